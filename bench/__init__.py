@@ -1,0 +1,1 @@
+"""Which pretraining strategy should I use? Controlled comparisons with measured verdicts."""

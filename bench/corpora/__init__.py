@@ -1,0 +1,1 @@
+"""One file per corpus; each yields documents or (image, caption) pairs as a stream."""

@@ -1,0 +1,31 @@
+"""The errors that a user sees as one line: what is wrong, which key, what to change."""
+
+
+class BenchError(Exception):
+    """Anything that a user can put right; the CLI prints it without a traceback."""
+
+
+class ConfigError(BenchError):
+    """A setting that cannot work; the message names the config key and the fix."""
+
+
+class DataError(BenchError):
+    """A corpus, shard or record that is missing, empty or damaged."""
+
+
+class DivergedError(BenchError):
+    """The loss left the finite numbers; the run ends with status `diverged`.
+
+    Args:
+        step: the last optimizer step whose loss was finite.
+        loss_nats: the loss at that step.
+    """
+
+    def __init__(self, step: int, loss_nats: float | None) -> None:
+        self.step, self.loss_nats = step, loss_nats
+        seen = "never finite" if loss_nats is None else f"last finite loss {loss_nats:.4f} nats at step {step}"
+        super().__init__(f"loss is not finite ({seen}); lower optim.lr_peak or raise optim.warmup_share")
+
+
+class InterruptedRunError(BenchError):
+    """SIGINT or SIGTERM reached the run; its checkpoint is saved and the same command resumes it."""
