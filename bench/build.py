@@ -1,0 +1,57 @@
+"""The only reader of `_target_`: class -> check base -> merge onto its Options dataclass -> construct."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def build(node: Mapping[str, Any] | DictConfig, base: type[T], key: str, **context: Any) -> T:
+    """Construct what `node` describes.
+
+    Args:
+        node: `_target_` (module.Class) and the class' options as plain scalars and lists.
+        base: the class must be one of these; nothing else is ever constructed.
+        key: the config key of the node, for messages.
+        context: further constructor arguments, the same for all classes of this base.
+
+    Raises:
+        ConfigError: unknown class, wrong base, unknown, missing or mistyped option; names the key.
+    """
+    cls = find_class(node, base, key)
+    return cls(find_options(cls, node, key), **context)  # type: ignore[call-arg]
+
+
+def find_class(node: Mapping[str, Any] | DictConfig, base: type[T], key: str) -> type[T]:
+    """Import the class that `node._target_` names and check that it is a `base`."""
+    target = str(node.get("_target_", ""))
+    module, _, name = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{key}._target_={target!r} cannot be imported: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ConfigError(f"{key}._target_={target!r} is not a {base.__name__}; choose a subclass of it")
+    return cls
+
+
+def find_options(cls: type[Any], node: Mapping[str, Any] | DictConfig, key: str) -> Any:
+    """The node's options as an instance of `cls.Options`, checked."""
+    given = {str(name): value for name, value in node.items() if name != "_target_"}
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(cls.Options), given)
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        problem = str(error).splitlines()[0]
+        where = f"{key}.{error.full_key}" if error.full_key else key
+        raise ConfigError(f"{where}: {problem} (options: {', '.join(_names(cls))})") from error
+
+
+def _names(cls: type[Any]) -> list[str]:
+    return [str(name) for name in OmegaConf.structured(cls.Options)]

@@ -1,0 +1,133 @@
+"""What every run shares, as dataclasses that Hydra checks at compose. No torch here.
+
+Pluggable parts (strategy, corpora, tasks) are plain mappings with one `_target_`; `bench.build` merges
+them onto the `Options` of their class.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class Model:
+    """A size preset of the backbone."""
+
+    d_model: int = MISSING
+    n_layers: int = MISSING
+    n_heads: int = MISSING
+    d_ff: int = MISSING  # width of the gated feed-forward
+    patch_size: int = MISSING  # pixels a side, for the vision tower built of the same blocks
+
+
+@dataclass
+class Budget:
+    """Unique data and compute. Exactly one of `tokens` and `flops` bounds the compute."""
+
+    unique_bytes: int | None = None  # of training text; null: all there is
+    unique_pairs: int | None = None  # of training pairs; null: all there are
+    tokens: int | None = None  # positions processed in pretraining
+    flops: float | None = None  # forward and backward of pretraining
+    repeat: bool = MISSING  # true: more than one epoch over the unique data is meant
+
+
+@dataclass
+class Corpus:
+    """One corpus of text and one of (image, caption) pairs; a strategy trains on its own modality."""
+
+    text: Any = MISSING
+    pairs: Any = MISSING
+
+
+@dataclass
+class Tokenizer:
+    """Byte-level BPE, trained on the training split of the text corpus; the same for all strategies."""
+
+    vocab_size: int = MISSING
+    train_bytes: int = MISSING  # size of the sample it is trained on
+
+
+@dataclass
+class Optim:
+    """AdamW, warmup and a schedule; the same for all strategies of a study."""
+
+    lr_peak: float = MISSING  # at width `lr_width`; other widths by the rule in bench.optim
+    lr_width: int = MISSING
+    schedule: str = MISSING  # cosine | wsd
+    warmup_share: float = MISSING  # of all steps
+    cooldown_share: float = MISSING  # of all steps, wsd only
+    final_lr_share: float = MISSING  # of the peak, at the last step
+    weight_decay: float = MISSING
+    beta1: float = MISSING
+    beta2: float = MISSING
+    clip_norm: float = MISSING
+    tokens_per_step: int = MISSING  # positions in one optimizer step, over all ranks
+
+
+@dataclass
+class Trainer:
+    """Where a run happens; changes its speed, never its result beyond rounding."""
+
+    accelerator: str = MISSING  # cpu | gpu
+    devices: int = MISSING
+    nodes: int = MISSING
+    precision: str = MISSING
+    loader_workers: int = MISSING
+    checkpoint_every_s: float = MISSING
+    n_validations: int = MISSING  # validation losses along the run, the last one included
+    validation_batches: int = MISSING
+
+
+@dataclass
+class Logger:
+    """Mirrors of the local metric files; the files themselves are always written."""
+
+    wandb: bool = MISSING
+    wandb_mode: str = MISSING  # offline | online
+    wandb_project: str = MISSING
+    log_every_n_steps: int = MISSING
+
+
+@dataclass
+class Launcher:
+    """How the runs of a sweep share a machine."""
+
+    workers: int | None = None  # runs side by side; null: one per core
+    threads_per_worker: int | None = None  # null: the cores divided among the workers
+
+
+@dataclass
+class Paths:
+    """Where things lie; never part of a run's identity."""
+
+    data: str = MISSING  # prepared corpora and tokenizers, safe to delete
+    experiments: str = MISSING  # runs and records
+    reports: str = MISSING
+
+
+@dataclass
+class Config:
+    """A run."""
+
+    study: str = MISSING
+    seed: int = MISSING
+    strategy: Any = MISSING
+    model: Model = field(default_factory=Model)
+    budget: Budget = field(default_factory=Budget)
+    corpus: Corpus = field(default_factory=Corpus)
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    sequence_length: int = MISSING  # tokens of a text, in pretraining and in tasks
+    caption_length: int = MISSING  # tokens of a caption
+    task: dict[str, Any] = field(default_factory=dict)
+    optim: Optim = field(default_factory=Optim)
+    trainer: Trainer = field(default_factory=Trainer)
+    logger: Logger = field(default_factory=Logger)
+    launcher: Launcher = field(default_factory=Launcher)
+    paths: Paths = field(default_factory=Paths)
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name `schema`."""
+    ConfigStore.instance().store(name="schema", node=Config)
