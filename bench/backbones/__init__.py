@@ -1,0 +1,1 @@
+"""The one Transformer that all strategies share, and the vision tower of the same blocks."""

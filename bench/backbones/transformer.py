@@ -1,0 +1,167 @@
+"""The shared backbone: a pre-norm Transformer shaped like ModernBERT (arXiv:2412.13663).
+
+RoPE (arXiv:2104.09864), GeGLU (arXiv:2002.05202), LayerNorm, no biases. Every detail (a norm after the
+embedding and none before the first attention, GELU on the first half of the gate, theta, init) is what
+Hugging Face's ModernBert classes compute, so that causal and bidirectional weights export exactly.
+Shapes: B batch, T tokens, D width, H heads, F feed-forward width, V vocabulary.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.schema import Model
+
+NORM_EPS = 1e-5
+ROPE_THETA = 160_000.0  # ModernBERT's full-attention layers
+INIT_STD = 0.02
+
+
+def layer_norm(d_model: int) -> nn.LayerNorm:
+    """LayerNorm without bias, as everywhere in ModernBERT."""
+    return nn.LayerNorm(d_model, eps=NORM_EPS, bias=False)
+
+
+class Rope(nn.Module):
+    """Rotary position embedding over the full head width, rotate-half convention."""
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__()
+        frequencies = ROPE_THETA ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def tables(self, length: int) -> tuple[Tensor, Tensor]:
+        """cos and sin, each (T, head_dim); computed once per forward pass, shared by all layers."""
+        positions = torch.arange(length, device=self.frequencies.device, dtype=torch.float32)
+        angles = torch.outer(positions, self.frequencies).repeat(1, 2)  # type: ignore[arg-type]
+        return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply RoPE to x: (B, H, T, head_dim)."""
+    a, b = x.chunk(2, dim=-1)
+    rotated = torch.cat((-b, a), dim=-1)
+    return (x * cos + rotated * sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention through PyTorch's fused kernel."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.n_heads = model.n_heads
+        self.Wqkv = nn.Linear(model.d_model, 3 * model.d_model, bias=False)
+        self.Wo = nn.Linear(model.d_model, model.d_model, bias=False)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool) -> Tensor:
+        """x: (B, T, D); mask: (B, 1, 1, T) bool, True where attended, or None -> (B, T, D)."""
+        batch, length, width = x.shape
+        qkv = self.Wqkv(x).view(batch, length, 3, self.n_heads, width // self.n_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
+        q, k = rotate(q, *rope), rotate(k, *rope)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return self.Wo(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class GatedMlp(nn.Module):
+    """GeGLU: Wo(gelu(a) * b) with (a, b) = Wi(x)."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.Wi = nn.Linear(model.d_model, 2 * model.d_ff, bias=False)
+        self.Wo = nn.Linear(model.d_ff, model.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, T, D) -> (B, T, D)."""
+        a, b = self.Wi(x).chunk(2, dim=-1)
+        return self.Wo(F.gelu(a) * b)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, each with a residual."""
+
+    def __init__(self, model: Model, *, first: bool) -> None:
+        super().__init__()
+        # The embedding has just been normalised: a second norm would be the identity.
+        self.attn_norm = nn.Identity() if first else layer_norm(model.d_model)
+        self.attn = Attention(model)
+        self.mlp_norm = layer_norm(model.d_model)
+        self.mlp = GatedMlp(model)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool) -> Tensor:
+        """x: (B, T, D) -> (B, T, D)."""
+        x = x + self.attn(self.attn_norm(x), rope, mask, causal)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Blocks(nn.Module):
+    """The stack that text and images share: embedding norm, blocks, final norm."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.embedding_norm = layer_norm(model.d_model)
+        self.layers = nn.ModuleList(Block(model, first=i == 0) for i in range(model.n_layers))
+        self.final_norm = layer_norm(model.d_model)
+        self.rope = Rope(model.d_model // model.n_heads)
+
+    def forward(self, embedded: Tensor, attended: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        """Hidden states of embedded inputs.
+
+        Args:
+            embedded: (B, T, D).
+            attended: (B, T) bool, False at padding, which must be on the right; None: no padding.
+            causal: each position sees itself and what is left of it.
+
+        Returns:
+            (B, T, D). Values at padding are meaningless.
+        """
+        # Under a causal mask no real token can see padding on its right: no second mask is needed.
+        mask = None if attended is None or causal else attended[:, None, None, :]
+        rope = self.rope.tables(embedded.shape[1])
+        x = self.embedding_norm(embedded)
+        for layer in self.layers:
+            x = layer(x, rope, mask, causal)
+        return self.final_norm(x)
+
+
+class Transformer(nn.Module):
+    """The text backbone: token embedding and blocks."""
+
+    def __init__(self, model: Model, vocab_size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, model.d_model)
+        self.blocks = Blocks(model)
+        initialise(self, model.n_layers)
+
+    def forward(self, tokens: Tensor, attended: Tensor | None = None, *, causal: bool) -> Tensor:
+        """tokens: (B, T) ids; attended: (B, T) bool or None -> (B, T, D). See `Blocks.forward`."""
+        return self.blocks(self.embedding(tokens), attended, causal=causal)
+
+
+class PredictionHead(nn.Module):
+    """ModernBERT's head: dense, GELU, norm, then a decoder tied to the embedding, with a bias."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        vocab_size, d_model = embedding.weight.shape
+        self.dense = nn.Linear(d_model, d_model, bias=False)
+        self.norm = layer_norm(d_model)
+        self.decoder = nn.Linear(d_model, vocab_size)
+        initialise(self.dense, n_layers=1)
+        nn.init.zeros_(self.decoder.bias)
+        self.decoder.weight = embedding.weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden: (..., D) -> logits (..., V)."""
+        return self.decoder(self.norm(F.gelu(self.dense(hidden))))
+
+
+def initialise(module: nn.Module, n_layers: int) -> None:
+    """Truncated normal of 0.02; the matrices that write to the residual scaled by 1/sqrt(2 L) (GPT-2)."""
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Linear | nn.Embedding | nn.Conv2d):
+            writes_to_residual = name.endswith("Wo")
+            std = INIT_STD / math.sqrt(2 * n_layers) if writes_to_residual else INIT_STD
+            nn.init.trunc_normal_(child.weight, std=std, a=-2 * std, b=2 * std)

@@ -1,0 +1,100 @@
+"""Parameters, tokens, steps and FLOPs: pure functions, no torch.
+
+FLOPs count a multiply-add as two and matrix products only, as `torch.utils.flop_counter` does; backward
+costs twice forward (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1). Attention is counted in full for
+causal masks as well, since that is what most kernels' users compare by (Chowdhery et al. 2022,
+arXiv:2204.02311, app. B). The embedding look-up is free; norms, softmax and activations are left out.
+"""
+
+import math
+from dataclasses import dataclass
+
+from bench.errors import ConfigError
+from bench.schema import Budget, Model
+
+BACKWARD_OVER_FORWARD = 2
+
+
+def block_parameters(model: Model) -> int:
+    """All blocks with their norms: attention 4 D^2, gated MLP 3 D F."""
+    matrices = 4 * model.d_model**2 + 3 * model.d_model * model.d_ff
+    norms = 2 * model.n_layers - 1 + 2  # none before the first attention; embedding and final norm
+    return model.n_layers * matrices + norms * model.d_model
+
+
+def text_parameters(model: Model, vocab_size: int) -> int:
+    """The text backbone with its embedding, without a head."""
+    return vocab_size * model.d_model + block_parameters(model)
+
+
+def head_parameters(model: Model, vocab_size: int) -> int:
+    """The prediction head; its decoder is tied to the embedding."""
+    return model.d_model**2 + model.d_model + vocab_size
+
+
+def vision_parameters(model: Model, n_patches: int) -> int:
+    """The vision tower."""
+    patch = 3 * model.patch_size**2 * model.d_model
+    return patch + n_patches * model.d_model + block_parameters(model)
+
+
+def blocks_flops(model: Model, length: int) -> int:
+    """Forward FLOPs of the blocks on one sequence of `length` positions."""
+    matrices = 2 * length * (4 * model.d_model**2 + 3 * model.d_model * model.d_ff)
+    attention = 2 * 2 * length**2 * model.d_model  # scores, then the mix of values
+    return model.n_layers * (matrices + attention)
+
+
+def head_flops(model: Model, vocab_size: int, n_targets: float) -> float:
+    """Forward FLOPs of the prediction head at `n_targets` positions."""
+    return 2 * n_targets * (model.d_model**2 + model.d_model * vocab_size)
+
+
+def vision_flops(model: Model, image_size: int) -> int:
+    """Forward FLOPs of the vision tower on one image."""
+    patches = (image_size // model.patch_size) ** 2
+    return 2 * patches * 3 * model.patch_size**2 * model.d_model + blocks_flops(model, patches)
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one optimizer step of a strategy uses, over all ranks. `flops`: forward and backward."""
+
+    rows: int  # sequences, or pairs
+    forward_tokens: int
+    supervised_tokens: float  # its expectation where the number of targets is random
+    flops: float
+
+    @staticmethod
+    def of_row(rows: int, tokens: int, targets: float, forward_flops: float) -> "StepCost":
+        """The cost of a step from the cost of one row."""
+        flops = (1 + BACKWARD_OVER_FORWARD) * forward_flops * rows
+        return StepCost(rows, tokens * rows, targets * rows, flops)
+
+
+def rows_per_step(tokens_per_step: int, tokens_per_row: int) -> int:
+    """Rows in one step.
+
+    Raises:
+        ConfigError: a step too small for one row.
+    """
+    rows = tokens_per_step // tokens_per_row
+    if rows < 1:
+        raise ConfigError(
+            f"optim.tokens_per_step={tokens_per_step} is less than one row of {tokens_per_row} tokens; raise it"
+        )
+    return rows
+
+
+def n_steps(budget: Budget, cost: StepCost) -> int:
+    """Steps that the compute budget buys: the nearest whole number, at least one."""
+    if budget.tokens is not None:
+        return max(1, round(budget.tokens / cost.forward_tokens))
+    if budget.flops is None:
+        raise ConfigError("set budget.tokens or budget.flops")
+    return max(1, round(budget.flops / cost.flops))
+
+
+def n_epochs(rows_seen: int, unique_rows: int) -> float:
+    """Passes over the unique data."""
+    return rows_seen / unique_rows if unique_rows else math.nan

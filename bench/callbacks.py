@@ -1,0 +1,90 @@
+"""What happens between two optimizer steps: held-out losses, progress, an orderly stop."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from bench import checkpoint
+from bench.budget import StepCost
+from bench.errors import InterruptedRunError
+from bench.objectives.base import Batch, Loss, Objective, mean_over_ranks
+from bench.stopping import Stop
+from bench.tracking import StatusFile
+
+
+class Validation(Callback):
+    """Measures the objective's own loss on fixed held-out batches, evenly along the run."""
+
+    def __init__(self, batches: Sequence[Batch], n_times: int, cost: StepCost) -> None:
+        self.batches, self.n_times, self.cost = batches, n_times, cost
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        """Log the loss with the tokens and FLOPs it took, at `n_times` steps, the last one included."""
+        assert isinstance(module, Objective)
+        step = trainer.global_step
+        if step in validation_steps(trainer.max_steps, self.n_times):
+            row = {
+                "validation_loss_nats": validation_loss(module, self.batches),
+                "forward_tokens": step * self.cost.forward_tokens,
+                "flops": step * self.cost.flops,
+            }
+            for logger in trainer.loggers:
+                logger.log_metrics(row, step=step)
+
+
+def validation_steps(total: int, n_times: int) -> set[int]:
+    """Steps after which to validate: evenly spaced, the last one included."""
+    return {max(1, round(total * i / n_times)) for i in range(1, n_times + 1)}
+
+
+@torch.no_grad()
+def validation_loss(module: Objective, batches: Sequence[Batch]) -> float:
+    """Mean loss in nats per target over all batches and all ranks, each rank doing its slice."""
+    rank, world = module.global_rank, module.trainer.world_size
+    module.eval()
+    losses = []
+    for batch in batches:
+        share = len(next(iter(batch.values()))) // world
+        mine = {k: v[rank * share : (rank + 1) * share].to(module.device) for k, v in batch.items()}
+        losses.append(module.loss(mine))
+    module.train()
+    total = Loss(torch.stack([x.sum.double() for x in losses]).sum(), sum(int(x.count) for x in losses))
+    return float(mean_over_ranks(total)[0])
+
+
+class Progress(Callback):
+    """Writes the run's status file, counts the seconds of training over all attempts, and stops in order."""
+
+    def __init__(self, status: StatusFile, stop: Stop, cost: StepCost, checkpoints: Any) -> None:
+        self.status, self.stop, self.cost, self.checkpoints = status, stop, cost, checkpoints
+        self.elapsed_s = 0.0
+        self._ticked_at = time.perf_counter()
+
+    def state_dict(self) -> dict[str, float]:
+        """Kept in checkpoints, so that a resumed run counts its first part."""
+        return {"elapsed_s": self.elapsed_s}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Back from a checkpoint."""
+        self.elapsed_s = state_dict["elapsed_s"]
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start the clock."""
+        self._started_at_step = trainer.global_step
+        self._ticked_at = self._started_at = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        """Count, show, and stop if any rank was told to."""
+        now = time.perf_counter()
+        self.elapsed_s += now - self._ticked_at
+        self._ticked_at = now
+        if trainer.is_global_zero and self.status.due():
+            done = trainer.global_step - self._started_at_step
+            rate = done * self.cost.forward_tokens / (now - self._started_at)
+            self.status.write("running", "pretrain", trainer.global_step, trainer.max_steps, rate)
+        if trainer.strategy.reduce_boolean_decision(self.stop.wanted(), all=False):
+            checkpoint.save(trainer, self.checkpoints)
+            raise InterruptedRunError("stopped; the same command resumes it")

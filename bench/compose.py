@@ -1,0 +1,212 @@
+"""Command line -> runs. Hydra composes, the sweep is expanded, every run gets its identity. No torch.
+
+A run's id is the hash of its science: what could change a number. Where it runs, where its files lie
+and how it is logged are left out.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench import report, schema
+from bench.errors import ConfigError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+NOT_SCIENCE = ("study", "trainer", "logger", "launcher", "paths")
+LABELLED = ("strategy", "model", "budget")  # axes whose overrides show in their own name
+SKIPPED_IN_NAMES = ("experiment", "seed", "task", "corpus", *NOT_SCIENCE)
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run to do: its axes, as named in tables, and its whole config as plain containers."""
+
+    run_id: str
+    study: str
+    strategy: str
+    model: str
+    budget: str | None
+    variant: str
+    seed: int
+    corpus: dict[str, str]
+    config: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """How the run is called on screen."""
+        parts = [self.strategy, self.model, self.budget, self.variant, f"seed={self.seed}"]
+        return " ".join(part for part in parts if part)
+
+    @property
+    def science(self) -> dict[str, Any]:
+        """The part of the config that may change a number."""
+        return science_of(self.config)
+
+    def typed(self) -> schema.Config:
+        """The config as checked dataclasses."""
+        merged = OmegaConf.merge(OmegaConf.structured(schema.Config), self.config)
+        config = OmegaConf.to_object(merged)
+        assert isinstance(config, schema.Config)
+        return config
+
+    def to_json(self) -> str:
+        """The run as text, for a worker process."""
+        return json.dumps(asdict(self))
+
+
+def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose one config by Hydra, the `hydra` node included.
+
+    Raises:
+        ConfigError: whatever Hydra or OmegaConf refuses, in one line.
+    """
+    schema.register()
+    report.register()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(name, overrides=list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
+    """The runs that a command line asks for, each once, in the order of the sweep.
+
+    Args:
+        overrides: Hydra overrides; with `multirun`, `a=1,2` sweeps and `hydra.sweeper.params` of the
+            experiment are expanded as well (the command line wins).
+        multirun: a sweep rather than one run.
+
+    Raises:
+        ConfigError: an unknown choice, key or type, or a sweep without `-m`.
+    """
+    given = _parse(overrides)
+    if not multirun and any(o.is_sweep_override() for o in given):
+        raise ConfigError("several values for one key are a sweep: add -m")
+    fixed = [o.input_line or "" for o in given if not o.is_sweep_override()]
+    base = compose_config("config", fixed)
+    if not multirun:
+        return [_spec(base, fixed)]
+    named = {o.key_or_group for o in given}
+    params = OmegaConf.to_container(base.hydra.sweeper.params) or {}
+    assert isinstance(params, dict)
+    swept = [o for o in given if o.is_sweep_override()]
+    swept += _parse([f"{key}={value}" for key, value in params.items() if key not in named])
+    runs = {}
+    for values in itertools.product(*(_elements(o) for o in swept)):
+        spec = _spec(compose_config("config", [*fixed, *values]), [*fixed, *values])
+        runs.setdefault(spec.run_id, spec)  # strategies that ignore an axis appear once
+    return list(runs.values())
+
+
+def science_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that may change a number; a strategy without pretraining has no budget."""
+    science = {key: value for key, value in config.items() if key not in NOT_SCIENCE}
+    # These decide when losses are measured and how much is validated, and so stand in the record's curve.
+    science["validation"] = {k: config["trainer"][k] for k in ("n_validations", "validation_batches")}
+    if config["strategy"]["modality"] == "none":
+        del science["budget"], science["validation"]
+    return science
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return list(OverridesParser.create().parse_overrides(list(overrides)))
+    except HydraException as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def _elements(override: Override) -> list[str]:
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _spec(composed: DictConfig, overrides: Sequence[str]) -> RunSpec:
+    choices = composed.hydra.runtime.choices
+    check_types(composed, overrides)
+    try:
+        config = OmegaConf.to_container(
+            OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"]),
+            resolve=True,
+            throw_on_missing=True,
+        )
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+    assert isinstance(config, dict)
+    plain: dict[str, Any] = {str(key): value for key, value in config.items()}
+    science = science_of(plain)
+    text = json.dumps(science, sort_keys=True, allow_nan=False)
+    names = {axis: _name(str(choices[axis]), axis, overrides) for axis in LABELLED}
+    return RunSpec(
+        run_id=hashlib.sha256(text.encode()).hexdigest()[:12],
+        study=str(plain["study"]),
+        strategy=names["strategy"],
+        model=names["model"],
+        budget=names["budget"] if "budget" in science else None,
+        variant=_variant(overrides),
+        seed=int(plain["seed"]),
+        corpus={kind: str(choices[f"corpus/{kind}"]) for kind in ("text", "pairs")},
+        config=plain,
+    )
+
+
+def _name(choice: str, axis: str, overrides: Sequence[str]) -> str:
+    """A choice with what the command line changed in it: `mlm[mask_rate=0.15]`."""
+    changed = [o.removeprefix(f"{axis}.") for o in overrides if o.startswith(f"{axis}.")]
+    return f"{choice}[{','.join(changed)}]" if changed else choice
+
+
+def _variant(overrides: Sequence[str]) -> str:
+    """Every other changed science setting, so that no table mixes it with repeats of a cell."""
+    named = (*SKIPPED_IN_NAMES, *LABELLED, "hydra")
+    return ",".join(o for o in overrides if not o.lstrip("+~").startswith(named))
+
+
+def check_types(composed: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse an override of a pluggable part whose type differs from the YAML's own value.
+
+    Their `Options` dataclasses are checked again where they are built; this needs no torch.
+
+    Raises:
+        ConfigError: names the key, the value and the type that the YAML has.
+    """
+    deep = [o for o in _parse(overrides) if "." in o.key_or_group and not o.is_add()]
+    pluggable = [o for o in deep if o.key_or_group.split(".")[0] in ("strategy", "task", "corpus")]
+    if not pluggable:
+        return
+    original = compose_config("config", [o for o in overrides if o not in [p.input_line for p in pluggable]])
+    for override in pluggable:
+        key = override.key_or_group
+        was, now = OmegaConf.select(original, key), OmegaConf.select(composed, key)
+        if was is not None and now is not None and not _fits(now, was):
+            wanted = type(was).__name__.replace("ListConfig", "list").replace("DictConfig", "mapping")
+            raise ConfigError(f"{key}={now!r}: expected {wanted}, such as {was!r}")
+
+
+def _fits(now: Any, was: Any) -> bool:
+    if isinstance(was, float) and not isinstance(was, bool):
+        return isinstance(now, int | float) and not isinstance(now, bool)
+    return type(now) is type(was)
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's message and its cause in one line, without the search path."""
+    lines = [line.strip() for line in str(error).split("Config search path")[0].splitlines() if line.strip()]
+    cause = error.__cause__
+    if cause is not None:
+        first = str(cause).strip().splitlines()[:1]
+        lines += [line for line in first if line not in lines]
+    return " ".join(lines)

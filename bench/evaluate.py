@@ -1,0 +1,212 @@
+"""The protocols by which every strategy is measured: frozen probe, fine-tuning, fitted vision tower.
+
+Nothing here knows which strategy it measures. Shapes: N items, D features, C classes or candidates.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from bench.backbones.transformer import initialise
+from bench.backbones.vision import VisionTower, to_float
+from bench.contrastive import info_nce
+from bench.objectives.base import EOS, PAD, Objective
+
+EVALUATION_BATCH = 256
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a small fit is optimised; the same for every strategy, `scratch` included."""
+
+    steps: int
+    batch_size: int
+    lr_at_64: float  # at width 64; other widths in inverse proportion, as in pretraining
+
+
+def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> Tensor:
+    """Texts to ids (N, T): cut to `length` with a closing EOS, padded on the right to the longest."""
+    rows = [e.ids[: length - 1] + [EOS] for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    width = max(map(len, rows))
+    return torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
+
+
+@torch.no_grad()
+def text_features(model: Objective, tokens: Tensor) -> Tensor:
+    """Frozen features (N, D) of padded ids (N, T), in batches of similar length."""
+    model.eval()
+    lengths = (tokens != PAD).sum(dim=1)
+    features = torch.empty(len(tokens), model.shapes.model.d_model, device=model.device)
+    for index in lengths.argsort(stable=True).split(EVALUATION_BATCH):
+        batch = tokens[index, : int(lengths[index].max())].to(model.device)
+        features[index.to(model.device)] = model.features(batch)
+    return features
+
+
+@torch.no_grad()
+def in_batches(function: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device) -> Tensor:
+    """`function` over (N, ...) inputs, a batch at a time -> (N, D)."""
+    return torch.cat([function(batch.to(device)) for batch in inputs.split(EVALUATION_BATCH)])
+
+
+def hit_rate(scores: Tensor, targets: Tensor, k: int = 1) -> float:
+    """Share of items whose target is among the k best candidates; ties count their expectation.
+
+    A constant model scores exactly k / C; with k = 1 this is accuracy.
+
+    Args:
+        scores: (N, C).
+        targets: (N,) column of the right candidate.
+    """
+    scores = scores.double()
+    own = scores.gather(1, targets[:, None])
+    better = (scores > own).sum(dim=1)
+    tied = (scores == own).sum(dim=1)  # itself included
+    return float(((k - better).clamp(min=0) / tied).clamp(max=1).double().mean())
+
+
+def probe(train: Tensor, train_labels: Tensor, test: Tensor) -> Tensor:
+    """Frozen probe: logistic regression on standardised features.
+
+    Args:
+        train: (N, D) features; train_labels: (N,) classes; test: (M, D) features.
+
+    Returns:
+        (M, C) decision scores.
+    """
+    scaler = StandardScaler().fit(train.cpu().double().numpy())
+    classifier = LogisticRegression(C=0.1, max_iter=500)
+    classifier.fit(scaler.transform(train.cpu().double().numpy()), train_labels.numpy())
+    return torch.from_numpy(_class_scores(classifier, scaler.transform(test.cpu().double().numpy())))
+
+
+def _class_scores(classifier: LogisticRegression, features: NDArray[np.float64]) -> NDArray[np.float64]:
+    decision = np.asarray(classifier.decision_function(features))
+    return np.stack([-decision, decision], axis=1) if decision.ndim == 1 else decision
+
+
+def fine_tune(
+    model: Objective,
+    tokens: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    *,
+    fit: Fit,
+    generator: torch.Generator,
+    keep_going: Callable[[], None],
+) -> Tensor:
+    """Train a copy of the whole backbone with a linear classifier on its features.
+
+    Args:
+        tokens: (N, T) ids; labels: (N,) classes; test: (M, T') ids.
+
+    Returns:
+        (M, C) logits.
+    """
+    tuned = copy.deepcopy(model).train()
+    classifier = nn.Linear(model.shapes.model.d_model, int(labels.max()) + 1).to(model.device)
+    nn.init.zeros_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
+
+    def loss(index: Tensor) -> Tensor:
+        logits = classifier(tuned.features(_trim(tokens[index]).to(model.device)))
+        return F.cross_entropy(logits, labels[index].to(model.device))
+
+    parameters = [*tuned.backbone.parameters(), *classifier.parameters()]
+    _minimise(loss, parameters, len(tokens), model.shapes.model.d_model, fit, generator, keep_going)
+    with torch.no_grad():
+        return classifier(text_features(tuned, test)).cpu()
+
+
+def fit_vision(
+    texts: Tensor,
+    images: Tensor,
+    model: Objective,
+    *,
+    fit: Fit,
+    temperature: float,
+    generator: torch.Generator,
+    keep_going: Callable[[], None],
+) -> tuple[nn.Module, nn.Module]:
+    """A new vision tower fitted to frozen text features (LiT, arXiv:2111.07991, with the sides swapped).
+
+    Args:
+        texts: (N, D) frozen features, standardised; images: (N, S, S, 3) uint8.
+
+    Returns:
+        The image embedder (B, S, S, 3) -> (B, D) and the text embedder (B, D) -> (B, D), unit rows.
+    """
+    size, device = model.shapes, model.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        project = nn.Linear(size.model.d_model, size.model.d_model, bias=False)
+        initialise(project, n_layers=1)
+        tower = VisionTower(size.model, size.image_size)
+    image_side = nn.Sequential(_ToFloat(), tower, _Unit()).to(device)
+    text_side = nn.Sequential(project, _Unit()).to(device)
+    scale = torch.tensor(1 / temperature, device=device)
+
+    def loss(index: Tensor) -> Tensor:
+        rows = info_nce(image_side(images[index].to(device)), text_side(texts[index.to(device)]), scale)
+        return rows / len(index)
+
+    parameters = [*image_side.parameters(), *text_side.parameters()]
+    _minimise(loss, parameters, len(images), size.model.d_model, fit, generator, keep_going)
+    return image_side.eval(), text_side.eval()
+
+
+def _minimise(
+    loss: Callable[[Tensor], Tensor],
+    parameters: list[nn.Parameter],
+    n_items: int,
+    d_model: int,
+    fit: Fit,
+    generator: torch.Generator,
+    keep_going: Callable[[], None],
+) -> None:
+    """AdamW with a tenth of warmup and a linear decay to zero over shuffled items."""
+    optimizer = torch.optim.AdamW(parameters, lr=fit.lr_at_64 * 64 / d_model, weight_decay=0.01, fused=True)
+    warmup = max(1, fit.steps // 10)
+    batch = min(fit.batch_size, n_items)
+    order = torch.empty(0, dtype=torch.long)
+    for step in range(fit.steps):
+        keep_going()
+        if len(order) < batch:
+            order = torch.cat([order, torch.randperm(n_items, generator=generator)])
+        index, order = order[:batch], order[batch:]
+        share = min((step + 1) / warmup, (fit.steps - step) / max(1, fit.steps - warmup))
+        for group in optimizer.param_groups:
+            group["lr"] = share * fit.lr_at_64 * 64 / d_model
+        optimizer.zero_grad()
+        value = loss(index)
+        if not math.isfinite(value.item()):
+            raise FloatingPointError(f"the fit's loss is not finite at step {step}; lower the task's lr_at_64")
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+
+def _trim(tokens: Tensor) -> Tensor:
+    """Drop columns that hold only padding."""
+    return tokens[:, : int((tokens != PAD).sum(dim=1).max())]
+
+
+class _ToFloat(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return to_float(images)
+
+
+class _Unit(nn.Module):
+    def forward(self, rows: Tensor) -> Tensor:
+        return F.normalize(rows, dim=-1)

@@ -1,0 +1,61 @@
+"""The machine a run happened on: versions, processor, memory."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+import torch
+
+VERSIONS_OF = (
+    "torch",
+    "pytorch-lightning",
+    "hydra-core",
+    "numpy",
+    "scikit-learn",
+    "tokenizers",
+    "pretraining-bench",
+)
+
+
+def environment() -> dict[str, str]:
+    """Versions, commit, processor and threads, as recorded beside every result."""
+    versions = {name: metadata.version(name) for name in VERSIONS_OF}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "commit": _commit(),
+        "system": platform.system(),
+        "device": device,
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def _commit() -> str:
+    """The project's git commit, with `-dirty` where tracked files differ from it."""
+    project = Path(__file__).resolve().parent.parent
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def reset_peak_memory() -> None:
+    """Forget earlier runs of this process, where the system can (Linux, CUDA)."""
+    refs = Path("/proc/self/clear_refs")
+    if refs.exists():
+        refs.write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_bytes() -> int:
+    """Highest resident memory since the reset: of the GPU if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    status = Path("/proc/self/status")
+    if status.exists():
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) * 1024
+    return int(psutil.Process().memory_info().rss)

@@ -1,0 +1,1 @@
+"""One file per objective: its corruption, its loss, its features, and nothing else."""

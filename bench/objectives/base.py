@@ -1,0 +1,155 @@
+"""What an objective is: it corrupts a batch, computes a loss, exposes features. batches -> loss.
+
+Corruption runs in the data path, on the whole step's rows and with that step's own generator, so it is
+the same on any device and for any number of ranks.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.distributed as dist
+from omegaconf import MISSING
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from bench import optim
+from bench.backbones.transformer import Transformer
+from bench.budget import StepCost
+from bench.errors import ConfigError, DivergedError
+from bench.schema import Model, Optim
+
+Batch = dict[str, Tensor]
+Modality = Literal["text", "pairs", "none"]
+POOLINGS = ("mean", "last", "first")
+PAD, EOS, MASK = 0, 1, 2  # ids that bench.tokens gives these special tokens
+N_SPECIAL = 4
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum over targets and their number; divided once, after reduction over ranks."""
+
+    sum: Tensor
+    count: int | Tensor
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """All that sizes a model and its batches."""
+
+    model: Model
+    vocab_size: int
+    sequence_length: int
+    caption_length: int
+    image_size: int
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """What every strategy declares."""
+
+    modality: str = MISSING  # text | pairs | none: the data that it trains on
+    attention: str = MISSING  # causal | bidirectional, wherever features are computed
+    pooling: str = MISSING  # mean | last | first: hidden states to one feature vector
+
+    def __post_init__(self) -> None:
+        if self.attention not in ("causal", "bidirectional"):
+            raise ConfigError(f"strategy.attention={self.attention!r}: choose causal or bidirectional")
+        if self.pooling not in POOLINGS:
+            raise ConfigError(f"strategy.pooling={self.pooling!r}: choose one of {', '.join(POOLINGS)}")
+
+
+class Objective(LightningModule):
+    """Base of all strategies.
+
+    A subclass sets `modality` and `Options`, and implements `corrupt`, `loss` and `step_cost`.
+    """
+
+    modality: ClassVar[Modality]
+    Options: ClassVar[type[Any]]
+
+    def __init__(self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim) -> None:
+        super().__init__()
+        if options.modality != self.modality:
+            raise ConfigError(f"strategy.modality={options.modality!r}: this strategy needs {self.modality!r}")
+        self.options = options
+        self.shapes = shapes
+        self.optimizer = optimizer
+        self.backbone = Transformer(shapes.model, shapes.vocab_size)
+        self._last_finite: tuple[int, float] | None = None
+
+    # What a strategy defines
+
+    def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
+        """Model inputs and targets from clean rows, on CPU; never writes into `rows`.
+
+        Args:
+            rows: text: {"tokens": (B, T)}; pairs: {"images": (B, S, S, 3) uint8, "captions": (B, L)}.
+            generator: the only source of randomness.
+        """
+        raise TypeError(f"{type(self).__name__} is not trained")
+
+    def loss(self, batch: Batch) -> Loss:
+        """The summed loss in nats over this rank's targets, and their number."""
+        raise TypeError(f"{type(self).__name__} is not trained")
+
+    def step_cost(self, tokens_per_step: int) -> StepCost:
+        """Rows, tokens and FLOPs of one optimizer step; see `bench.budget`."""
+        raise TypeError(f"{type(self).__name__} is not trained")
+
+    # What they share
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """One vector per text: (B, T) ids, padded with PAD on the right -> (B, D)."""
+        attended = tokens != PAD
+        hidden = self.backbone(tokens, attended, causal=self.options.attention == "causal")
+        return pool(hidden, attended, self.options.pooling)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean loss over the targets of all ranks, scaled so that DDP's mean of gradients is exact."""
+        loss = self.loss(batch)
+        mean, count, world = mean_over_ranks(loss)
+        self._check_finite(mean)
+        self.log("train_loss_nats", mean, batch_size=1)
+        return loss.sum * (world / count)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and its schedule over the trainer's `max_steps`."""
+        optimizer = optim.adamw(self, self.optimizer, self.shapes.model.d_model)
+        scheduler = optim.schedule(optimizer, self.optimizer, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _check_finite(self, mean: Tensor) -> None:
+        value = float(mean)
+        if not torch.isfinite(mean):
+            step, last = self._last_finite or (0, None)
+            raise DivergedError(step, last)
+        self._last_finite = (self.global_step, value)
+
+
+def mean_over_ranks(loss: Loss) -> tuple[Tensor, float, int]:
+    """Mean over the targets of all ranks (float64, no gradient), their number, and the number of ranks."""
+    total = torch.stack([loss.sum.detach().double(), torch.as_tensor(loss.count).to(loss.sum).double()])
+    world = 1
+    if dist.is_available() and dist.is_initialized():
+        world = dist.get_world_size()
+        dist.all_reduce(total)
+    return total[0] / total[1], float(total[1]), world
+
+
+def pool(hidden: Tensor, attended: Tensor, how: str) -> Tensor:
+    """Hidden states (B, T, D) to features (B, D), never looking at padding.
+
+    Args:
+        hidden: (B, T, D).
+        attended: (B, T) bool, True on the left; at least one per row.
+        how: mean | last | first.
+    """
+    if how == "first":
+        return hidden[:, 0]
+    n_attended = attended.sum(dim=1)
+    if how == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), n_attended - 1]
+    kept = hidden.masked_fill(~attended[:, :, None], 0.0)
+    return kept.sum(dim=1) / n_attended[:, None]

@@ -1,0 +1,93 @@
+"""Masked language modelling (BERT, arXiv:1810.04805, sec. 3.1): hidden tokens from both sides."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from omegaconf import MISSING
+from torch import Tensor
+
+from bench.backbones.transformer import PredictionHead
+from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.errors import ConfigError
+from bench.objectives.base import MASK, N_SPECIAL, Batch, Loss, Modality, Objective, ObjectiveOptions, Shapes
+from bench.schema import Optim
+
+IGNORED = -100  # a chosen position that holds a special token: no target
+KEEP_SHARE, RANDOM_SHARE = 0.1, 0.1  # BERT's 80/10/10
+
+
+class MaskedLM(Objective):
+    """Prediction of a fixed share of positions; logits at those positions only."""
+
+    modality: ClassVar[Modality] = "text"
+
+    @dataclass(frozen=True)
+    class Options(ObjectiveOptions):
+        """Which positions are predicted and what the model sees there."""
+
+        mask_rate: float = MISSING  # share of positions predicted
+        scheme: str = MISSING  # bert: 80 % [MASK], 10 % random, 10 % unchanged; mask: all [MASK]
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0 < self.mask_rate <= 1:
+                raise ConfigError(f"strategy.mask_rate={self.mask_rate}: choose a share in (0, 1]")
+            if self.scheme not in ("bert", "mask"):
+                raise ConfigError(f"strategy.scheme={self.scheme!r}: choose bert or mask")
+
+    options: Options
+
+    def __init__(self, options: Options, *, shapes: Shapes, optimizer: Optim) -> None:
+        super().__init__(options, shapes=shapes, optimizer=optimizer)
+        self.head = PredictionHead(self.backbone.embedding)
+
+    def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
+        """Choose positions and hide them.
+
+        Returns:
+            tokens: (B, T) corrupted ids; positions: (B, K) chosen; targets: (B, K) their ids, IGNORED
+            where a special token stood (it is never hidden).
+        """
+        tokens = rows["tokens"]
+        order = torch.rand(tokens.shape, generator=generator)
+        order = order.masked_fill(tokens < N_SPECIAL, -1.0)  # special tokens are chosen last
+        positions = order.topk(self._n_targets(), dim=1).indices.sort(dim=1).values  # (B, K)
+        chosen = tokens.gather(1, positions)
+        special = chosen < N_SPECIAL
+        seen = torch.where(special, chosen, self._hide(chosen, generator))
+        return {
+            "tokens": tokens.scatter(1, positions, seen),
+            "positions": positions,
+            "targets": chosen.masked_fill(special, IGNORED),
+        }
+
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy at the chosen positions: a pseudo-likelihood, not a likelihood."""
+        hidden = self.backbone(batch["tokens"], causal=False)  # (B, T, D)
+        index = batch["positions"][:, :, None].expand(-1, -1, hidden.shape[-1])
+        logits = self.head(hidden.gather(1, index)).flatten(0, 1)  # (B K, V)
+        targets = batch["targets"].flatten()
+        total = F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
+        return Loss(total, (targets != IGNORED).sum())
+
+    def step_cost(self, tokens_per_step: int) -> StepCost:
+        """All positions are processed, a share predicts."""
+        model, length = self.shapes.model, self.shapes.sequence_length
+        targets = self._n_targets()
+        forward = blocks_flops(model, length) + head_flops(model, self.shapes.vocab_size, targets)
+        return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
+
+    def _n_targets(self) -> int:
+        return max(1, round(self.options.mask_rate * self.shapes.sequence_length))
+
+    def _hide(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """What the model sees at the chosen positions: (B, K) ids -> (B, K) ids."""
+        masks = torch.full_like(chosen, MASK)
+        if self.options.scheme == "mask":
+            return masks
+        draw = torch.rand(chosen.shape, generator=generator)
+        random = torch.randint(N_SPECIAL, self.shapes.vocab_size, chosen.shape, generator=generator)
+        seen = torch.where(draw < RANDOM_SHARE, random, masks)
+        return torch.where(draw >= 1 - KEEP_SHARE, chosen, seen)

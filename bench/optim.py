@@ -1,0 +1,56 @@
+"""AdamW, its learning-rate schedule and the rule that carries the rate across widths."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from bench.schema import Optim
+
+
+def lr_peak(optim: Optim, d_model: int) -> float:
+    """The peak rate at a width: proportional to 1/width.
+
+    muP's rule for Adam on hidden matrices (Yang et al. 2022, arXiv:2203.03466, table 3); the rates of
+    GPT-3's sizes follow it as well (Brown et al. 2020, arXiv:2005.14165, table 2.1). The same for all
+    strategies.
+    """
+    return optim.lr_peak * optim.lr_width / d_model
+
+
+def lr_share(step: int, total: int, optim: Optim) -> float:
+    """The rate at `step` of `total`, as a share of the peak.
+
+    `cosine`: to `final_lr_share` at the last step (Loshchilov & Hutter 2017). `wsd`: constant, then a
+    1-sqrt cooldown over the last `cooldown_share` (Haegele et al. 2024, arXiv:2405.18392, eq. 1).
+    """
+    warmup = max(1, round(optim.warmup_share * total))
+    if step < warmup:
+        return (step + 1) / warmup
+    if optim.schedule == "wsd":
+        start = total - max(1, round(optim.cooldown_share * total))
+        decayed = math.sqrt(max(0.0, (step - start) / (total - start)))
+        return max(optim.final_lr_share, 1.0 - decayed)
+    progress = (step - warmup) / max(1, total - warmup)
+    return optim.final_lr_share + (1 - optim.final_lr_share) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def adamw(module: nn.Module, optim: Optim, d_model: int) -> torch.optim.AdamW:
+    """AdamW; norms, biases and other vectors and scalars are not decayed."""
+    groups = [
+        {"params": _trained(p for p in module.parameters() if p.ndim >= 2), "weight_decay": optim.weight_decay},
+        {"params": _trained(p for p in module.parameters() if p.ndim < 2), "weight_decay": 0.0},
+    ]
+    betas = (optim.beta1, optim.beta2)
+    return torch.optim.AdamW(groups, lr=lr_peak(optim, d_model), betas=betas, fused=True)
+
+
+def schedule(optimizer: torch.optim.Optimizer, optim: Optim, total_steps: int) -> LambdaLR:
+    """The schedule, stepped once per optimizer step."""
+    return LambdaLR(optimizer, lambda step: lr_share(step, total_steps, optim))
+
+
+def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [p for p in parameters if p.requires_grad]

@@ -1,0 +1,93 @@
+"""Text classification: labelled texts, balanced classes, by frozen probe or by fine-tuning."""
+
+import random
+from abc import abstractmethod
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from omegaconf import MISSING
+
+from bench.corpora.base import Split
+from bench.errors import ConfigError, DataError
+from bench.evaluate import Fit, encode, fine_tune, hit_rate, probe, text_features
+from bench.objectives.base import Objective
+from bench.tasks.base import Measured, Setting, Task
+
+Labelled = list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class ClassificationOptions:
+    """What every text classification declares."""
+
+    protocol: str = MISSING  # probe | finetune
+    train_per_class: int = MISSING
+    test_per_class: int = MISSING  # at most; fewer where a class has fewer
+    steps: int = MISSING  # of fine-tuning
+    batch_size: int = MISSING
+    lr_at_64: float = MISSING  # peak at width 64
+
+    def __post_init__(self) -> None:
+        if self.protocol not in ("probe", "finetune"):
+            raise ConfigError(f"task.*.protocol={self.protocol!r}: choose probe or finetune")
+
+
+class TextClassification(Task):
+    """A subclass gives the texts; items are drawn by a fixed seed, the same for every run."""
+
+    options: ClassificationOptions
+
+    @abstractmethod
+    def examples(self, split: Split, setting: Setting) -> dict[str, list[str]]:
+        """Texts of a split by class, in a fixed order."""
+
+    def evaluate(self, model: Objective, setting: Setting) -> list[Measured]:
+        """Accuracy on a balanced test split."""
+        train = self._draw("train", self.options.train_per_class, setting)
+        test = self._draw("test", self.options.test_per_class, setting)
+        train_tokens, test_tokens = (
+            encode([text for text, _ in part], setting.tokenizer, setting.sequence_length)
+            for part in (train, test)
+        )
+        train_labels, test_labels = (torch.tensor([label for _, label in part]) for part in (train, test))
+        if self.options.protocol == "probe":
+            scores = probe(text_features(model, train_tokens), train_labels, text_features(model, test_tokens))
+        else:
+            fit = Fit(self.options.steps, self.options.batch_size, self.options.lr_at_64)
+            generator = torch.Generator().manual_seed(setting.seed)
+            scores = fine_tune(
+                model,
+                train_tokens,
+                train_labels,
+                test_tokens,
+                fit=fit,
+                generator=generator,
+                keep_going=setting.keep_going,
+            )
+        accuracy = hit_rate(scores, test_labels)
+        return [Measured("accuracy", accuracy, 1 / scores.shape[1], len(test))]
+
+    def _draw(self, split: Split, per_class: int, setting: Setting) -> Labelled:
+        """The same number of items of each class, shuffled."""
+        by_class = self.examples(split, setting)
+        n = min(per_class, *(len(texts) for texts in by_class.values()))
+        if n == 0 or len(by_class) < 2:
+            empty = sorted(name for name, texts in by_class.items() if not texts) or sorted(by_class)
+            raise DataError(f"{type(self).__name__}: no {split} texts for {', '.join(empty)}")
+        rng = random.Random(0)  # noqa: S311 - a shuffle, not a secret
+        drawn = [
+            (text, label)
+            for label, name in enumerate(sorted(by_class))
+            for text in rng.sample(by_class[name], n)
+        ]
+        rng.shuffle(drawn)
+        return drawn
+
+
+def by_label(examples: list[tuple[str, str]]) -> dict[str, list[str]]:
+    """(text, class) pairs to texts by class."""
+    grouped: dict[str, list[str]] = defaultdict(list)
+    for text, label in examples:
+        grouped[label].append(text)
+    return dict(grouped)

@@ -1,0 +1,236 @@
+"""One run: prepare, build, fit, evaluate, record. config -> run record."""
+
+import time
+import traceback
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import Logger
+from safetensors.torch import save_model
+from tokenizers import Tokenizer
+
+from bench import budget, checkpoint, machine, optim, tracking
+from bench.build import build
+from bench.callbacks import Progress, Validation
+from bench.compose import RunSpec
+from bench.data import VALIDATION_SEED, BatchModule, PairRows, Rows, TextRows, make_batch
+from bench.errors import BenchError, DataError, DivergedError, InterruptedRunError
+from bench.objectives.base import Objective, Shapes
+from bench.prepare import Prepared, prepare
+from bench.records import RunRecord, Score, Spent, write_atomically, write_record
+from bench.stopping import Stop
+from bench.tasks.base import InapplicableError, Setting, Task
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run under way: what it is, where it works, whom it tells, when it must stop."""
+
+    spec: RunSpec
+    folder: Path
+    loggers: list[Logger]
+    status: tracking.StatusFile
+    stop: Stop
+
+
+def execute(spec: RunSpec, threads: int | None = None) -> str:
+    """Do one run to its record, or leave it resumable.
+
+    Returns:
+        The status: finished, diverged, failed or interrupted.
+    """
+    stop = Stop()
+    stop.listen()
+    if threads:
+        torch.set_num_threads(threads)
+    folder = spec.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "config.json", spec.to_json())
+    job = Job(spec, folder, tracking.make_loggers(spec), tracking.StatusFile(folder, spec.label), stop)
+    blank = _blank_record(spec)
+    try:
+        record = _run(job, blank)
+    except (InterruptedRunError, KeyboardInterrupt):
+        job.status.write("interrupted", "stopped")
+        return "interrupted"
+    except DivergedError as error:
+        record = replace(blank, status="diverged", reason=str(error), curve=tracking.curve(folder))
+    except Exception as error:
+        (folder / "error.log").write_text(traceback.format_exc())
+        reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        record = replace(blank, status="failed", reason=" ".join(reason.split()))
+    if record is None:  # rank 0 evaluates and records for all
+        return "finished"
+    write_record(record, spec.records)
+    tracking.mirror_result(job.loggers, record)
+    job.status.write(record.status, "done")
+    return record.status
+
+
+def build_objective(spec: RunSpec, data: Prepared) -> Objective:
+    """The strategy with its backbone, initialised from the run's seed."""
+    config = spec.typed()
+    shapes = Shapes(
+        model=config.model,
+        vocab_size=data.text.vocab_size,
+        sequence_length=config.sequence_length,
+        caption_length=config.caption_length,
+        image_size=data.pairs.image_size,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        return build(config.strategy, Objective, "strategy", shapes=shapes, optimizer=config.optim)
+
+
+def _run(job: Job, blank: RunRecord) -> RunRecord | None:
+    machine.reset_peak_memory()
+    job.status.write("running", "prepare")
+    tasks = {name: build(node, Task, f"task.{name}") for name, node in job.spec.typed().task.items()}
+    data = prepare(job.spec)
+    objective = build_objective(job.spec, data)
+    spent = Spent()
+    if objective.modality != "none":
+        spent = _pretrain(job, objective, data)
+        if not _is_rank_zero_alone():
+            return None
+    save_model(objective, str(job.folder / "weights.safetensors"))
+    started = time.perf_counter()
+    scores, inapplicable = _evaluate(job, objective, data, tasks)
+    evaluate_s = time.perf_counter() - started
+    return replace(
+        blank,
+        parameters=sum(p.numel() for p in objective.parameters()),
+        spent=replace(spent, evaluate_s=evaluate_s, peak_memory_bytes=machine.peak_memory_bytes()),
+        scores=scores,
+        inapplicable=inapplicable,
+        curve=tracking.curve(job.folder),
+        data=data.described(),
+    )
+
+
+def _pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
+    config = job.spec.typed()
+    cost = objective.step_cost(config.optim.tokens_per_step)
+    steps = budget.n_steps(config.budget, cost)
+    train, validation = _rows(job.spec, objective, data)
+    held_out = [
+        make_batch(validation, objective.corrupt, seed=VALIDATION_SEED, step=i, rows_per_step=cost.rows)
+        for i in range(config.trainer.validation_batches)
+    ]
+    batches = BatchModule(
+        train=train,
+        corrupt=objective.corrupt,
+        seed=job.spec.seed,
+        rows_per_step=cost.rows,
+        loader_workers=config.trainer.loader_workers,
+    )
+    checkpoints = job.folder / "checkpoints"
+    progress = Progress(job.status, job.stop, cost, checkpoints)
+    callbacks = [
+        Validation(held_out, config.trainer.n_validations, cost),
+        checkpoint.Checkpoints(checkpoints, config.trainer.checkpoint_every_s),
+        progress,
+    ]
+    trainer = _trainer(job, steps, callbacks)
+    trainer.fit(objective, batches, ckpt_path=checkpoint.latest(checkpoints), weights_only=True)
+    return Spent(
+        steps=steps,
+        forward_tokens=steps * cost.forward_tokens,
+        supervised_tokens=round(steps * cost.supervised_tokens),
+        flops=steps * cost.flops,
+        epochs=budget.n_epochs(steps * cost.rows, len(train)),
+        pretrain_s=progress.elapsed_s,
+        **data.unique(config.budget, objective.modality),
+    )
+
+
+def _trainer(job: Job, steps: int, callbacks: list[object]) -> Trainer:
+    config = job.spec.typed()
+    settings = config.trainer
+    return Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy="ddp" if settings.devices * settings.nodes > 1 else "auto",
+        precision=settings.precision,
+        max_steps=steps,
+        gradient_clip_val=config.optim.clip_norm,
+        deterministic=True,
+        logger=job.loggers,
+        callbacks=callbacks,
+        log_every_n_steps=config.logger.log_every_n_steps,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _rows(spec: RunSpec, objective: Objective, data: Prepared) -> tuple[Rows, Rows]:
+    """Training and validation rows of the strategy's modality."""
+    config = spec.typed()
+    if objective.modality == "pairs":
+        return PairRows(data.pairs.train(config.budget.unique_pairs)), PairRows(data.pairs.validation())
+    length = config.sequence_length
+    train = TextRows(data.text.train(config.budget.unique_bytes), length)
+    validation = TextRows(data.text.validation(), length)
+    if not len(validation):
+        raise DataError(f"the validation split holds less than sequence_length={length} tokens; lower it")
+    return train, validation
+
+
+def _evaluate(
+    job: Job, objective: Objective, data: Prepared, tasks: dict[str, Task]
+) -> tuple[tuple[Score, ...], dict[str, str]]:
+    config = job.spec.typed()
+    setting = Setting(
+        tokenizer=Tokenizer.from_file(str(data.text.tokenizer_path)),
+        sequence_length=config.sequence_length,
+        caption_length=config.caption_length,
+        pairs=data.pairs,
+        data_dir=Path(config.paths.data),
+        seed=job.spec.seed,
+        keep_going=job.stop.check,
+    )
+    scores: list[Score] = []
+    inapplicable: dict[str, str] = {}
+    for i, (name, task) in enumerate(tasks.items()):
+        job.stop.check()
+        job.status.write("running", f"evaluate {name}", i, len(tasks))
+        try:
+            measured = task.evaluate(objective, setting)
+            scores += [Score(name, m.metric, m.value, m.chance, m.n_items) for m in measured]
+        except InapplicableError as reason:
+            inapplicable[name] = str(reason)
+    return tuple(scores), inapplicable
+
+
+def _is_rank_zero_alone() -> bool:
+    """Leave the process group; evaluation is one process' work."""
+    if not dist.is_initialized():
+        return True
+    rank = dist.get_rank()
+    dist.barrier()
+    dist.destroy_process_group()
+    return rank == 0
+
+
+def _blank_record(spec: RunSpec) -> RunRecord:
+    return RunRecord(
+        run_id=spec.run_id,
+        study=spec.study,
+        status="finished",
+        strategy=spec.strategy,
+        model=spec.model,
+        budget=spec.budget,
+        variant=spec.variant,
+        seed=spec.seed,
+        corpus=spec.corpus,
+        config=spec.science,
+        environment=machine.environment(),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
