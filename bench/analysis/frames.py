@@ -1,0 +1,93 @@
+"""Comparisons -> data frames with full precision, for the CSV files. Absent is an empty field."""
+
+from typing import Any
+
+import pandas as pd
+
+from bench.analysis.compare import choices, pooled, summaries
+from bench.analysis.stats import Interval, Paired
+from bench.analysis.table import BASELINE, Cell, Measure, Tables, cell_of
+
+
+def csv_tables(tables: Tables) -> dict[str, pd.DataFrame]:
+    """Every table of a report by its file name, without the suffix."""
+    return {
+        "headline": headline(tables),
+        "cells": cells(tables),
+        "differences": differences(tables),
+        "decisions": decisions(tables),
+        "runs": tables.runs,
+        "scores": tables.scores,
+        "curves": tables.curves,
+    }
+
+
+def headline(tables: Tables) -> pd.DataFrame:
+    """One row per arm x measure over the whole grid, with the difference to scratch and the verdict."""
+    rows = []
+    for measure, info in tables.measures.items():
+        for arm in tables.arms:
+            row = pooled(tables, measure, arm)
+            names = {"strategy": arm.strategy, "variant": arm.variant} | measure._asdict()
+            reference = {"is_headline": info.is_headline, "chance": _single(info.chance)}
+            counts = {"n_cells": row.n_cells, "n_missing": row.n_missing, "verdict": row.verdict}
+            rows.append(names | reference | _spread(row.interval) | _gap(row.to_scratch) | counts)
+    return pd.DataFrame(rows)
+
+
+def cells(tables: Tables) -> pd.DataFrame:
+    """One row per cell x measure; `run_ids` are the finished runs, `lost_run_ids` the others."""
+    rows = []
+    for measure in tables.measures:
+        for row in summaries(tables, measure):
+            own = [record for record in tables.records if cell_of(record) == row.cell]
+            done = [record.run_id for record in own if record.status == "finished"]
+            lost = [record.run_id for record in own if record.status != "finished"]
+            runs = {"run_ids": " ".join(done), "lost_run_ids": " ".join(lost)}
+            rows.append(_place(measure, row.cell) | _spread(row.interval) | runs)
+    return pd.DataFrame(rows)
+
+
+def differences(tables: Tables) -> pd.DataFrame:
+    """One row per pretrained cell x measure: the seed-paired difference to scratch."""
+    return pd.DataFrame(
+        [
+            _place(measure, row.cell) | _gap(row.to_scratch)
+            for measure in tables.measures
+            for row in summaries(tables, measure)
+            if row.cell.arm.strategy != BASELINE
+        ]
+    )
+
+
+def decisions(tables: Tables) -> pd.DataFrame:
+    """One row per measure, model and data budget: the best arm and those not told apart from it."""
+    rows = []
+    for measure in tables.measures:
+        for row in choices(tables, measure):
+            lists = {"tied": row.tied, "beaten": row.beaten, "missing": row.missing}
+            names = {name: "; ".join(arm.label for arm in arms) for name, arms in lists.items()}
+            place = measure._asdict() | {"model": row.model, "budget": row.budget, "best": row.best.label}
+            rows.append(place | _spread(row.interval) | _gap(row.to_scratch) | names)
+    return pd.DataFrame(rows)
+
+
+def _place(measure: Measure, cell: Cell) -> dict[str, Any]:
+    axes = {"strategy": cell.arm.strategy, "variant": cell.arm.variant}
+    return measure._asdict() | axes | {"model": cell.model, "budget": cell.budget}
+
+
+def _spread(interval: Interval | None) -> dict[str, Any]:
+    if interval is None:
+        return {"mean": None, "low": None, "high": None, "n": 0}
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}
+
+
+def _gap(gap: Paired | None) -> dict[str, Any]:
+    spread = _spread(gap.interval if gap else None)
+    named = {f"difference_{name}": value for name, value in spread.items()}
+    return named | {"difference_p": gap.p if gap else None}
+
+
+def _single(chance: tuple[float, ...]) -> float | None:
+    return chance[0] if len(chance) == 1 else None

@@ -1,0 +1,254 @@
+"""Run records -> tidy tables: scores (run x task x metric), runs, curves, and the values of each cell.
+
+A cell is (strategy, variant, model, budget). Only finished runs have scores; a diverged or failed run is a
+row of `runs` with its reason. What a run does not have is absent (None), never 0.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from bench.errors import ConfigError, DataError
+from bench.records import RunRecord, finished, read_records
+
+BASELINE = "scratch"  # the strategy without pretraining, see DESIGN's vocabulary
+
+_STUDY_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+_INTEGERS = ["seed", "n_items", "parameters", "steps", "step", "forward_tokens", "supervised_tokens"]
+_INTEGERS += ["unique_bytes", "unique_tokens", "unique_pairs", "peak_memory_bytes"]
+_REALS = ["value", "chance", "flops", "epochs", "pretrain_s", "evaluate_s", "train_loss_nats"]
+_REALS += ["validation_loss_nats"]
+_ABSENT_WHEN_ZERO = {"unique_bytes", "unique_tokens", "unique_pairs", "peak_memory_bytes"}
+
+
+class Arm(NamedTuple):
+    """What is compared: a strategy, and the other swept setting if there is one."""
+
+    strategy: str
+    variant: str
+
+    @property
+    def label(self) -> str:
+        """The name in tables and figures."""
+        return f"{self.strategy} [{self.variant}]" if self.variant else self.strategy
+
+
+class Cell(NamedTuple):
+    """One point of the grid; `budget` is None for what is not pretrained."""
+
+    arm: Arm
+    model: str
+    budget: str | None
+
+
+class Measure(NamedTuple):
+    """A task's metric."""
+
+    task: str
+    metric: str
+
+
+@dataclass(frozen=True)
+class MeasureInfo:
+    """What holds for a measure in every run. `chance` has several values only if records disagree."""
+
+    chance: tuple[float, ...]
+    higher_is_better: bool
+    is_headline: bool  # the task's first score
+    n_items: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All that figures and views are drawn from."""
+
+    study: str
+    records: tuple[RunRecord, ...]
+    runs: pd.DataFrame
+    scores: pd.DataFrame
+    curves: pd.DataFrame
+    arms: tuple[Arm, ...]  # the baseline first, then by name
+    models: tuple[str, ...]  # by number of parameters
+    budgets: tuple[str, ...]  # by unique data
+    cells: tuple[Cell, ...]  # every cell that was tried, finished or not
+    measures: Mapping[Measure, MeasureInfo]
+    values: Mapping[Measure, Mapping[Cell, Mapping[int, float]]]  # by seed
+
+    @property
+    def headlines(self) -> list[Measure]:
+        """One measure per task: its first score."""
+        return [measure for measure, info in self.measures.items() if info.is_headline]
+
+
+def load(study: str, experiments_dir: Path) -> tuple[Tables, list[DataError]]:
+    """Read a study's records; unreadable ones come back as errors, to be shown.
+
+    Raises:
+        ConfigError: no such study, or a study without a single readable record.
+    """
+    if not _STUDY_NAME.fullmatch(study):
+        raise ConfigError(f"study={study!r} is not a study's name; use letters, digits, '-', '_' and '.'")
+    folder = experiments_dir / study / "records"
+    records, damaged = read_records(folder)
+    sound = []
+    for record in records:
+        broken = [s for s in record.scores if not (math.isfinite(s.value) and math.isfinite(s.chance))]
+        if broken:
+            where = f"{folder / record.run_id}.json"
+            damaged.append(DataError(f"{where}: {broken[0].task} is not a finite number; run it again"))
+        else:
+            sound.append(record)
+    if not sound:
+        known = sorted(path.parent.name for path in experiments_dir.glob("*/records"))
+        why = str(damaged[0]) if damaged else f"studies with records: {', '.join(known) or 'none'}"
+        raise ConfigError(f"study={study}: no run record under {folder} ({why}); run it with `bench train`")
+    return tabulate(study, sound), damaged
+
+
+def tabulate(study: str, records: Sequence[RunRecord]) -> Tables:
+    """Arrange records as tables, each in a fixed order."""
+    ordered = sorted(records, key=lambda record: record.run_id)
+    runs = _frame([run_row(record) for record in ordered])
+    scores = _frame([row for record in finished(ordered) for row in score_rows(record)])
+    curves = _frame([row for record in finished(ordered) for row in curve_rows(record)])
+    budgets, models = _budgets(ordered), _models(ordered)
+    cells = _cells(ordered, models, budgets)
+    arms = sorted({cell.arm for cell in cells}, key=_arm_order)
+    return Tables(
+        study=study,
+        records=tuple(ordered),
+        runs=runs,
+        scores=scores,
+        curves=curves,
+        arms=tuple(arms),
+        models=models,
+        budgets=budgets,
+        cells=cells,
+        measures=_measures(ordered),
+        values=_values(ordered),
+    )
+
+
+def axes(record: RunRecord) -> dict[str, Any]:
+    """The science axes of a run, as columns."""
+    return {
+        "run_id": record.run_id,
+        "status": record.status,
+        "strategy": record.strategy,
+        "model": record.model,
+        "budget": record.budget,
+        "variant": record.variant,
+        "seed": record.seed,
+    }
+
+
+def spent_columns(record: RunRecord) -> dict[str, Any]:
+    """What the run used; a zero that means "has none" or "never started" is absent."""
+    spent = asdict(record.spent)
+    started = record.status == "finished" or spent["steps"] > 0
+    absent = _ABSENT_WHEN_ZERO if started else spent.keys()
+    columns = {name: None if not value and name in absent else value for name, value in spent.items()}
+    return {"parameters": record.parameters or None} | columns
+
+
+def run_row(record: RunRecord) -> dict[str, Any]:
+    """One run, whatever became of it."""
+    extra = {"reason": record.reason, "started_at": record.started_at or None}
+    return axes(record) | extra | spent_columns(record)
+
+
+def score_rows(record: RunRecord) -> list[dict[str, Any]]:
+    """One row per task x metric of a finished run."""
+    return [axes(record) | asdict(score) | spent_columns(record) for score in record.scores]
+
+
+def curve_rows(record: RunRecord) -> list[dict[str, Any]]:
+    """One row per point of the pretraining curve."""
+    return [axes(record) | asdict(point) for point in record.curve]
+
+
+def cell_of(record: RunRecord) -> Cell:
+    """The cell that a run belongs to."""
+    return Cell(Arm(record.strategy, record.variant), record.model, record.budget)
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, dtype=object)
+    integers = {name: "Int64" for name in _INTEGERS if name in frame}
+    return frame.astype(integers | {name: "float64" for name in _REALS if name in frame})
+
+
+def _arm_order(arm: Arm) -> tuple[bool, str, str]:
+    return (arm.strategy != BASELINE, arm.strategy, arm.variant)
+
+
+def _budgets(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    sizes: dict[str, tuple[float, ...]] = {}
+    for record in records:
+        if record.budget is None:
+            continue
+        asked, spent = record.config.get("budget"), record.spent
+        wanted = asked if isinstance(asked, dict) else {}
+        size = tuple(
+            float(used or wanted.get(key) or 0)
+            for used, key in (
+                (spent.unique_bytes, "unique_bytes"),
+                (spent.unique_pairs, "unique_pairs"),
+                (spent.forward_tokens, "tokens"),
+                (spent.flops, "flops"),
+            )
+        )
+        known = sizes.get(record.budget, size)
+        sizes[record.budget] = tuple(max(pair) for pair in zip(known, size, strict=True))
+    return tuple(sorted(sizes, key=lambda name: (sizes[name], name)))
+
+
+def _models(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    sizes: dict[str, int] = {}
+    for record in records:
+        sizes[record.model] = max(sizes.get(record.model, 0), record.parameters)
+    return tuple(sorted(sizes, key=lambda name: (sizes[name], name)))
+
+
+def _cells(records: Sequence[RunRecord], models: Sequence[str], budgets: Sequence[str]) -> tuple[Cell, ...]:
+    def order(cell: Cell) -> tuple[Any, ...]:
+        budget = -1 if cell.budget is None else budgets.index(cell.budget)
+        return (_arm_order(cell.arm), models.index(cell.model), budget)
+
+    return tuple(sorted({cell_of(record) for record in records}, key=order))
+
+
+def _measures(records: Sequence[RunRecord]) -> dict[Measure, MeasureInfo]:
+    scores = [(index, score) for record in finished(records) for index, score in enumerate(record.scores)]
+    first: dict[str, str] = {}
+    for _, score in scores:
+        first.setdefault(score.task, score.metric)
+    found: dict[Measure, MeasureInfo] = {}
+    for _, score in scores:
+        measure = Measure(score.task, score.metric)
+        old = found.get(measure)
+        found[measure] = MeasureInfo(
+            chance=tuple(sorted({score.chance, *(old.chance if old else ())})),
+            higher_is_better=old.higher_is_better if old else score.higher_is_better,
+            is_headline=first[score.task] == score.metric,
+            n_items=tuple(sorted({score.n_items, *(old.n_items if old else ())})),
+        )
+    ranked = sorted(found, key=lambda measure: (measure.task, not found[measure].is_headline, measure.metric))
+    return {measure: found[measure] for measure in ranked}
+
+
+def _values(records: Sequence[RunRecord]) -> dict[Measure, dict[Cell, dict[int, float]]]:
+    repeats: dict[tuple[Measure, Cell, int], list[float]] = {}
+    for record in finished(records):
+        for score in record.scores:
+            place = (Measure(score.task, score.metric), cell_of(record), record.seed)
+            repeats.setdefault(place, []).append(score.value)
+    values: dict[Measure, dict[Cell, dict[int, float]]] = {}
+    for (measure, cell, seed), same in repeats.items():
+        values.setdefault(measure, {}).setdefault(cell, {})[seed] = sum(same) / len(same)
+    return values

@@ -1,0 +1,143 @@
+"""Numbers and tables as text. The one place that decides how a value, an interval or a cost is written.
+
+A view is a table of texts and links, made once and written as HTML, Markdown and LaTeX.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from bench.analysis.stats import Interval, Paired
+
+EMPTY = "–"  # no value; never 0
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "−": "$-$",
+    "×": r"$\times$",
+    "▲": r"$\blacktriangle$",
+    "▼": r"$\blacktriangledown$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "\n": " ",
+}
+_LATEX |= {sup: f"$^{{{sign}}}$" for sign, sup in zip("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)}
+
+
+class Link(NamedTuple):
+    """A piece of text that may lead somewhere; `title` is shown on hover."""
+
+    text: str
+    href: str = ""
+    title: str = ""
+
+
+Entry = str | list[Link]
+
+
+@dataclass(frozen=True)
+class View:
+    """A table for readers. `align` has one of l, r, c per column."""
+
+    name: str
+    title: str
+    note: str
+    header: list[str]
+    align: str
+    rows: list[list[Entry]]
+    anchors: list[str] = field(default_factory=list)  # one id per row, or none
+    marks: list[str] = field(default_factory=list)  # a CSS class per row, or none
+
+
+def number(value: float, *, signed: bool = False) -> str:
+    """Three decimals for scores, four digits for what is large."""
+    digits = "+" if signed else ""
+    text = f"{value:{digits}.3f}" if abs(value) < 100 else f"{value:{digits}.4g}"
+    return text.replace("-", "−")
+
+
+def with_interval(interval: Interval | None, *, signed: bool = False) -> str:
+    """`mean [low, high]`; a single seed has no interval and says so."""
+    if interval is None:
+        return EMPTY
+    mean = number(interval.mean, signed=signed)
+    if interval.low is None or interval.high is None:
+        return f"{mean} [one seed]"
+    return f"{mean} [{number(interval.low, signed=signed)}, {number(interval.high, signed=signed)}]"
+
+
+def with_seeds(interval: Interval | None, *, signed: bool = False) -> str:
+    """`mean [low, high], n = 5 seeds`, for prose."""
+    if interval is None:
+        return "no result"
+    if interval.n == 1:
+        return f"{number(interval.mean, signed=signed)} (one seed, no interval)"
+    return f"{with_interval(interval, signed=signed)}, n = {interval.n} seeds"
+
+
+def with_p(difference: Paired | None) -> str:
+    """`+0.050 [+0.030, +0.070], 5 paired seeds, p = 0.062`."""
+    if difference is None:
+        return EMPTY
+    n = difference.interval.n
+    seeds = f"{n} paired seed{'s' if n > 1 else ''}"
+    return f"{with_interval(difference.interval, signed=True)}, {seeds}, p = {difference.p:.3f}"
+
+
+def power(value: float) -> str:
+    """1234567 -> 1.2×10⁶."""
+    if not value:
+        return "0"
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits}×10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+
+
+def amount(value: object) -> str:
+    """A count or cost for a table: absent is empty, large is a power of ten."""
+    if value is None or value != value:
+        return EMPTY
+    if isinstance(value, (int, float)):
+        exact = f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+        return exact if abs(value) < 1e6 else power(float(value))
+    return str(value)
+
+
+def plain(entry: Entry) -> str:
+    """An entry without its links."""
+    return entry if isinstance(entry, str) else " ".join(link.text for link in entry)
+
+
+def markdown_escape(text: str) -> str:
+    """Text that no Markdown renderer takes for markup, on one line."""
+    flat = " ".join(text.split())
+    for char in "\\`*_[]|#~$":
+        flat = flat.replace(char, f"\\{char}")
+    return flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def markdown_table(view: View) -> str:
+    """A pipe table."""
+    rule = {"l": ":--", "r": "--:", "c": ":-:"}
+    lines = [view.header, *([plain(entry) for entry in row] for row in view.rows)]
+    body = ["| " + " | ".join(markdown_escape(text) for text in line) + " |" for line in lines]
+    body.insert(1, "| " + " | ".join(rule[side] for side in view.align) + " |")
+    return "\n".join(body) + "\n"
+
+
+def latex_escape(text: str) -> str:
+    """Text that LaTeX sets as it is."""
+    return "".join(_LATEX.get(char, char) for char in text)
+
+
+def latex_table(view: View) -> str:
+    """A booktabs tabular, to be \\input."""
+
+    def line(entries: Sequence[Entry]) -> str:
+        return " & ".join(latex_escape(plain(entry)) for entry in entries) + r" \\"
+
+    head = [f"% {' '.join(view.title.split())}", rf"\begin{{tabular}}{{{view.align}}}", r"\toprule"]
+    body = [line(view.header), r"\midrule", *(line(row) for row in view.rows)]
+    return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"

@@ -1,0 +1,242 @@
+"""Comparisons -> tables for readers. Every number leads to the cells, and every cell to its runs."""
+
+from collections.abc import Iterable
+from urllib.parse import quote
+
+from bench.analysis.compare import Pooled, Summary, between, choices, inapplicable, pooled, summaries
+from bench.analysis.stats import AHEAD, BEHIND, LEVEL, N_SEEDS_ENOUGH, coverage_ceiling
+from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, cell_of, run_row
+from bench.analysis.text import EMPTY, Entry, Link, View, amount, number, with_interval, with_p
+
+_MARK = {AHEAD: " ▲", BEHIND: " ▼"}
+_COSTS = ["parameters", "forward_tokens", "supervised_tokens", "flops", "epochs"]
+_COSTS += ["unique_bytes", "unique_pairs", "pretrain_s", "evaluate_s", "peak_memory_bytes"]
+
+
+def measure_label(tables: Tables, measure: Measure) -> str:
+    """`task: metric ↑`, the arrow pointing to better."""
+    arrow = "↑" if tables.measures[measure].higher_is_better else "↓"
+    return f"{measure.task}: {measure.metric} {arrow}"
+
+
+def cells_anchor(tables: Tables, measure: Measure) -> str:
+    """The id of a measure's cells table."""
+    return f"cells-{list(tables.measures).index(measure)}"
+
+
+def run_anchor(run_id: str) -> str:
+    """The id of a run's row."""
+    return f"run-{quote(run_id, safe='')}"
+
+
+def seeds_note(seeds: Iterable[int]) -> str:
+    """What an interval is and, where seeds are few, how little it can promise."""
+    counts = sorted(set(seeds))
+    base = f"Brackets: {LEVEL:.0%} percentile bootstrap of the mean over seeds."
+    few = [n for n in counts if 1 < n < N_SEEDS_ENOUGH]
+    limits = ", ".join(f"n = {n}: {100 * coverage_ceiling(n):.0f} %" for n in few)
+    if few:
+        base += f" With so few seeds its coverage is at most 1 − 2^(1−n) ({limits}): read it as a range."
+    if 1 in counts:
+        base += " One seed has no interval."
+    return base
+
+
+def all_pooled(tables: Tables, measures: Iterable[Measure]) -> list[Pooled]:
+    """Every arm on every one of these measures."""
+    return [pooled(tables, measure, arm) for measure in measures for arm in tables.arms]
+
+
+def headline(tables: Tables) -> View:
+    """Arms x tasks on each task's headline metric, with the chance and scratch rows."""
+    measures = tables.headlines
+    table = {(row.arm, row.measure): row for row in all_pooled(tables, measures)}
+    rows: list[list[Entry]] = [["chance", *(_chance(tables, measure) for measure in measures)]]
+    for arm in tables.arms:
+        rows.append([arm.label, *(_pooled_entry(tables, table[arm, measure]) for measure in measures)])
+    counts = [row.interval.n for row in table.values() if row.interval is not None]
+    note = (
+        "Mean over all models and data budgets within each seed, then over seeds "
+        f"(n = {_range(counts)}). ▲ ahead of scratch, ▼ behind scratch, by the paired interval; "
+        f"no mark: inconclusive. {seeds_note(counts)}"
+    )
+    header = ["strategy", *(measure_label(tables, measure) for measure in measures)]
+    marks = ["reference" if _is_reference(arm) else "" for arm in (None, *tables.arms)]
+    align = "l" + "r" * len(measures)
+    return View("headline", "Headline: strategies by task", note, header, align, rows, marks=marks)
+
+
+def verdicts(tables: Tables) -> View:
+    """The difference of every arm to scratch over the whole grid, on every measure."""
+    arms = [arm for arm in tables.arms if arm.strategy != BASELINE]
+    found = [pooled(tables, measure, arm) for measure in tables.measures for arm in arms]
+    rows: list[list[Entry]] = [
+        [
+            [Link(measure_label(tables, row.measure), f"#{cells_anchor(tables, row.measure)}")],
+            row.arm.label,
+            EMPTY if row.to_scratch is None else with_interval(row.to_scratch.interval, signed=True),
+            EMPTY if row.to_scratch is None else str(row.to_scratch.interval.n),
+            EMPTY if row.to_scratch is None else f"{row.to_scratch.p:.3f}",
+            f"{row.n_cells - row.n_missing} of {row.n_cells}",
+            row.verdict if row.inapplicable is None else f"not applicable: {row.inapplicable}",
+        ]
+        for row in found
+    ]
+    counts = [row.to_scratch.interval.n for row in found if row.to_scratch is not None]
+    note = (
+        "Difference to scratch of the same model, paired by seed and averaged over cells within a seed. "
+        "p: exact two-sided sign-flip test, never below 2^(1−n). "
+        f"{len(counts)} comparisons, not corrected for their number. {seeds_note(counts)}"
+    )
+    header = ["task: metric", "strategy", "difference to scratch", "n", "p", "cells", "verdict"]
+    return View("verdicts", "Verdicts against scratch", note, header, "llrrrrl", rows)
+
+
+def decisions(tables: Tables) -> View:
+    """For a task, a model and a data budget: which strategy, and which ones cannot be told from it."""
+    found = [choice for measure in tables.headlines for choice in choices(tables, measure)]
+    rows: list[list[Entry]] = [
+        [
+            [Link(measure_label(tables, row.measure), f"#{cells_anchor(tables, row.measure)}")],
+            row.model,
+            row.budget or EMPTY,
+            row.best.label,
+            with_interval(row.interval),
+            EMPTY if row.to_scratch is None else with_interval(row.to_scratch.interval, signed=True),
+            _labels(row.tied),
+            _labels(row.missing),
+        ]
+        for row in found
+    ]
+    note = (
+        "Highest mean at each model and data budget. Not told apart: those whose seed-paired interval of the "
+        "difference to the best includes 0, or that share fewer than two seeds with it. The best of several "
+        f"is flattered by chance. {seeds_note(row.interval.n for row in found)}"
+    )
+    header = ["task: metric", "model", "data budget", "best", "mean", "minus scratch"]
+    header += ["not told apart from it", "missing"]
+    return View("decisions", "Which strategy, for which task and budget", note, header, "llllrrll", rows)
+
+
+def cells(tables: Tables, measure: Measure) -> View:
+    """Every cell that was tried, its difference to scratch and its runs; an empty one says why."""
+    rows: list[list[Entry]] = []
+    for row in summaries(tables, measure):
+        gap = row.to_scratch
+        rows.append(
+            [
+                row.cell.arm.label,
+                row.cell.model,
+                row.cell.budget or EMPTY,
+                with_interval(row.interval) if row.interval else _why_empty(tables, row),
+                str(row.interval.n) if row.interval else "0",
+                EMPTY if gap is None else with_interval(gap.interval, signed=True),
+                EMPTY if gap is None else f"{gap.p:.3f}",
+                _run_links(tables, row.cell),
+            ]
+        )
+    info = tables.measures[measure]
+    note = f"Chance {_chance(tables, measure)}; {_range(info.n_items)} items."
+    header = ["strategy", "model", "data budget", "mean", "n", "minus scratch", "p", "runs, by seed"]
+    title = measure_label(tables, measure)
+    return View(cells_anchor(tables, measure), title, note, header, "lllrrrrl", rows)
+
+
+def differences(tables: Tables) -> View:
+    """Seed-paired differences to scratch, cell by cell, on every measure."""
+    found = [row for measure in tables.measures for row in summaries(tables, measure)]
+    rows: list[list[Entry]] = [
+        [
+            measure_label(tables, row.measure),
+            row.cell.arm.label,
+            row.cell.model,
+            row.cell.budget or EMPTY,
+            with_p(row.to_scratch),
+        ]
+        for row in found
+        if row.cell.arm.strategy != BASELINE
+    ]
+    header = ["task: metric", "strategy", "model", "data budget", "difference to scratch"]
+    return View("differences", "Differences to scratch by cell", "", header, "llllr", rows)
+
+
+def pairs(tables: Tables) -> View:
+    """Every two strategies over the grid that both have, on each task's headline metric."""
+    arms = [arm for arm in tables.arms if arm.strategy != BASELINE]
+    couples = [(left, right) for i, left in enumerate(arms) for right in arms[i + 1 :]]
+    found = [(m, a, b, between(tables, m, a, b)) for m in tables.headlines for a, b in couples]
+    rows: list[list[Entry]] = [
+        [measure_label(tables, measure), left.label, right.label, with_p(gap)]
+        for measure, left, right, gap in found
+        if gap is not None
+    ]
+    counts = [gap.interval.n for *_, gap in found if gap is not None]
+    note = (
+        f"First minus second, paired by cell and seed; only where both have every cell. {seeds_note(counts)}"
+    )
+    header = ["task: metric", "first", "second", "difference"]
+    return View("pairs", "Differences between strategies", note, header, "lllr", rows)
+
+
+def runs(tables: Tables, records_href: str) -> View:
+    """Every run with its status, reason and cost; the id leads to the record."""
+    rows: list[list[Entry]] = []
+    for run in map(run_row, tables.records):
+        run_id = str(run["run_id"])
+        link = Link(run_id, f"{records_href}/{quote(run_id, safe='')}.json")
+        axes = [run["strategy"], run["variant"], run["model"], run["budget"]]
+        status = run["status"] if not run["reason"] else f"{run['status']}: {run['reason']}"
+        costs: list[Entry] = [amount(run[name]) for name in _COSTS]
+        rows.append([[link], *(str(name or EMPTY) for name in axes), str(run["seed"]), status, *costs])
+    header = ["run", "strategy", "variant", "model", "data budget", "seed", "status"]
+    header += [name.replace("_", " ") for name in _COSTS]
+    anchors = [run_anchor(record.run_id) for record in tables.records]
+    marks = ["" if record.status == "finished" else "failure" for record in tables.records]
+    align = "lllllrl" + "r" * len(_COSTS)
+    return View("runs", "Runs", "", header, align, rows, anchors, marks)
+
+
+def _pooled_entry(tables: Tables, row: Pooled) -> Entry:
+    if row.inapplicable is not None:
+        return [Link("n/a", "", row.inapplicable)]
+    href = f"#{cells_anchor(tables, row.measure)}"
+    if row.interval is None:
+        return [Link(f"{EMPTY} ({row.n_cells - row.n_missing} of {row.n_cells} cells)", href, row.verdict)]
+    text = with_interval(row.interval) + _MARK.get(row.verdict, "")
+    return [Link(text, href, f"n = {row.interval.n}; {row.verdict}")]
+
+
+def _chance(tables: Tables, measure: Measure) -> str:
+    return " to ".join(number(bound) for bound in _ends(tables.measures[measure].chance))
+
+
+def _ends(values: tuple[float, ...]) -> list[float]:
+    return list(dict.fromkeys((values[0], values[-1])))
+
+
+def _range(counts: Iterable[int]) -> str:
+    known = sorted(set(counts))
+    return "0" if not known else f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"
+
+
+def _labels(arms: Iterable[Arm]) -> str:
+    return ", ".join(arm.label for arm in arms) or EMPTY
+
+
+def _is_reference(arm: Arm | None) -> bool:
+    return arm is None or arm.strategy == BASELINE
+
+
+def _run_links(tables: Tables, cell: Cell) -> list[Link]:
+    own = sorted((r for r in tables.records if cell_of(r) == cell), key=lambda r: (r.seed, r.run_id))
+    marks = {"finished": "", "diverged": " diverged", "failed": " failed"}
+    return [Link(f"{r.seed}{marks[r.status]}", f"#{run_anchor(r.run_id)}", r.run_id) for r in own]
+
+
+def _why_empty(tables: Tables, row: Summary) -> str:
+    own = [record for record in tables.records if cell_of(record) == row.cell]
+    lost = [record.status for record in own if record.status != "finished"]
+    if len(lost) < len(own):
+        reason = inapplicable(tables, row.cell.arm, row.measure.task)
+        return "not applicable" if reason is not None else "not scored"
+    return ", ".join(f"{lost.count(status)} {status}" for status in sorted(set(lost)))

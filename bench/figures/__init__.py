@@ -1,0 +1,1 @@
+"""Figures: one file and one YAML each, drawn from tables of run records."""

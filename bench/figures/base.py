@@ -1,0 +1,187 @@
+"""What a figure is, and the style that all share. tables -> matplotlib figure, caption -> SVG and PNG.
+
+Colours: Okabe and Ito (2008), safe for colour-blind readers; marker and line style repeat the distinction.
+Same tables, same bytes: no dates, no random ids, and the style is set only while drawing.
+"""
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from bench.analysis.stats import Interval
+from bench.analysis.table import BASELINE, Arm, Measure, Tables
+from bench.errors import ConfigError
+
+WIDTH_IN = 7.2  # a page's text width
+N_COLUMNS = 3  # panels side by side
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.edgecolor": "#555555",
+    "axes.linewidth": 0.7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+    "text.parse_math": False,  # a name with a dollar sign is a name
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "path.simplify": False,
+}
+_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+_MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+_DASHES = ["-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1))]
+GREY = "#6b6b6b"
+
+
+class Look(NamedTuple):
+    """How an arm is drawn, in every figure of a study."""
+
+    colour: str
+    marker: str
+    dash: Any
+
+
+class Figure(ABC):
+    """Base of all figures; subclasses carry their own frozen `Options`, filled from their YAML."""
+
+    Options: ClassVar[type[Any]]
+    title: ClassVar[str]
+
+    @abstractmethod
+    def draw(self, tables: Tables) -> Canvas:
+        """Draw; a missing cell is a gap, a failed run is never a number."""
+
+    @abstractmethod
+    def caption(self, tables: Tables) -> str:
+        """What is shown, and the finding, computed from the data with n and an interval."""
+
+
+def render(figure: Figure, tables: Tables, name: str) -> dict[str, bytes]:
+    """The figure as `svg` and `png` bytes, the same for the same tables."""
+    with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
+        canvas = figure.draw(tables)
+        svg, png = io.BytesIO(), io.BytesIO()
+        canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        canvas.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    return {"svg": svg.getvalue(), "png": png.getvalue()}
+
+
+def looks(tables: Tables) -> dict[Arm, Look]:
+    """A look for every pretrained arm, by sorted name."""
+    arms = [arm for arm in tables.arms if arm.strategy != BASELINE]
+    return {
+        arm: Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
+        for i, arm in enumerate(arms)
+    }
+
+
+def select(tables: Tables, tasks: Sequence[str] | None, metric: str | None, key: str) -> list[Measure]:
+    """The measures to draw: all tasks' headline metrics, or the named ones.
+
+    Raises:
+        ConfigError: a task or metric that no finished run has.
+    """
+    found = [m for m in tables.measures if m.metric == metric] if metric else tables.headlines
+    wanted = [measure for measure in found if tasks is None or measure.task in tasks]
+    lost = sorted(set(tasks or ()) - {measure.task for measure in wanted})
+    if lost or (metric and not wanted):
+        known = ", ".join(f"{m.task}/{m.metric}" for m in tables.measures)
+        raise ConfigError(f"figure.{key}: no scores for tasks={lost} metric={metric}; there are: {known}")
+    return wanted
+
+
+def panels(rows: int, columns: int, height_in: float) -> tuple[Canvas, list[list[Axes]]]:
+    """A grid of panels of a page's width."""
+    canvas = Canvas(figsize=(WIDTH_IN, rows * height_in + 0.6), layout="constrained")
+    grid = canvas.subplots(rows, columns, squeeze=False)
+    return canvas, [list(row) for row in grid]
+
+
+def wrapped(n: int, height_in: float = 1.9) -> tuple[Canvas, list[Axes]]:
+    """`n` panels in reading order, `N_COLUMNS` side by side; unused places stay empty."""
+    columns = min(max(n, 2), N_COLUMNS)
+    canvas, grid = panels(-(-n // columns), columns, height_in)
+    flat = [axes for row in grid for axes in row]
+    for axes in flat[n:]:
+        axes.set_axis_off()
+    return canvas, flat[:n]
+
+
+def blank(message: str) -> Canvas:
+    """A figure that says why there is nothing to see."""
+    canvas = Canvas(figsize=(WIDTH_IN, 1.2))
+    canvas.text(0.5, 0.5, message, ha="center", va="center", color=GREY)
+    return canvas
+
+
+def errors(intervals: Iterable[Interval | None]) -> tuple[list[float], list[list[float]]]:
+    """Means and distances to the bounds for `errorbar`; absent is NaN, so that lines break there."""
+    nan = float("nan")
+    means, below, above = [], [], []
+    for spread in intervals:
+        means.append(nan if spread is None else spread.mean)
+        bounded = spread is not None and spread.low is not None and spread.high is not None
+        below.append(spread.mean - spread.low if bounded else nan)  # type: ignore[union-attr, operator]
+        above.append(spread.high - spread.mean if bounded else nan)  # type: ignore[union-attr, operator]
+    return means, [below, above]
+
+
+def references(axes: Axes, tables: Tables, measure: Measure, scratch: Interval | None) -> None:
+    """Chance and scratch as lines, scratch with its interval as a band."""
+    axes.axhline(tables.measures[measure].chance[0], color=GREY, linestyle=":", linewidth=1)
+    if scratch is not None:
+        axes.axhline(scratch.mean, color=GREY, linestyle="--", linewidth=1)
+        if scratch.low is not None and scratch.high is not None:
+            axes.axhspan(scratch.low, scratch.high, color=GREY, alpha=0.15, linewidth=0)
+
+
+def legend(canvas: Canvas, tables: Tables, *extra: Line2D, has_references: bool = True) -> None:
+    """One legend for all panels, below them."""
+    handles = [
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=arm.label)
+        for arm, look in looks(tables).items()
+    ]
+    if has_references:
+        handles.append(
+            Line2D([], [], color=GREY, linestyle="--", linewidth=1, label=f"{BASELINE} (band: 95 %)")
+        )
+        handles.append(Line2D([], [], color=GREY, linestyle=":", linewidth=1, label="chance"))
+    handles += extra
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(len(handles), 110 // (longest + 8)))
+    canvas.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=3)
+
+
+def lost_note(tables: Tables) -> str:
+    """A sentence on the runs that have no numbers; empty if all finished."""
+    lost = [record.status for record in tables.records if record.status != "finished"]
+    counts = ", ".join(f"{lost.count(status)} {status}" for status in sorted(set(lost)))
+    return f" Runs without a number: {counts} (see the run table)." if lost else ""
+
+
+def crosses(axes: Axes, positions: Sequence[float], colour: str) -> None:
+    """A cross at the foot of the panel where all runs of a cell were lost."""
+    foot = [0.03] * len(positions)
+    transform = axes.get_xaxis_transform()
+    axes.plot(positions, foot, "x", color=colour, transform=transform, clip_on=False)

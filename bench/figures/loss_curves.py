@@ -1,0 +1,131 @@
+"""Validation loss against tokens: a panel per strategy, since losses compare only within an objective."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from bench.analysis.stats import interval
+from bench.analysis.table import Arm, Cell, Tables, cell_of
+from bench.analysis.text import with_seeds
+from bench.figures.base import GREY, Figure, blank, lost_note, wrapped
+
+_NOTHING = "No finished run has a validation loss: nothing to draw."
+_DASHES: list[Any] = ["-", "--", ":", "-."]
+
+Curve = dict[int, float]  # validation loss in nats by tokens
+
+
+class LossCurves(Figure):
+    """How each strategy's own loss falls: seeds thin, their mean thick."""
+
+    title = "Validation loss during pretraining"
+
+    @dataclass(frozen=True)
+    class Options:
+        """Which strategies; null: all that have a curve."""
+
+        strategies: list[str] | None = None
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def _curves(self, tables: Tables) -> dict[Cell, dict[str, Curve]]:
+        wanted = self.options.strategies
+        curves = validation_curves(tables)
+        return {cell: runs for cell, runs in curves.items() if wanted is None or cell.arm.strategy in wanted}
+
+    def draw(self, tables: Tables) -> Canvas:
+        """One panel per strategy; colour is the data budget, dash the model."""
+        curves = self._curves(tables)
+        if not curves:
+            return blank(_NOTHING)
+        arms = [arm for arm in tables.arms if any(cell.arm == arm for cell in curves)]
+        canvas, grid = wrapped(len(arms), height_in=1.8)
+        for axes, arm in zip(grid, arms, strict=True):
+            _panel(axes, tables, arm, curves)
+        canvas.supxlabel("tokens processed", fontsize=8)
+        canvas.supylabel("validation loss (nats per target)", fontsize=8)
+        canvas.legend(handles=_handles(tables), loc="outside lower center", ncols=5, handlelength=3)
+        return canvas
+
+    def caption(self, tables: Tables) -> str:
+        """First and last validation loss of each strategy's largest cell."""
+        curves = self._curves(tables)
+        if not curves:
+            return _NOTHING
+        arms = [arm for arm in tables.arms if any(cell.arm == arm for cell in curves)]
+        findings = "; ".join(_finding(tables, arm, curves) for arm in arms)
+        return (
+            "Validation loss in nats per target of the strategy's own objective: not comparable across "
+            f"panels. Thin: single seeds; thick: their mean.{lost_note(tables)} At the end, in each strategy's "
+            f"largest cell: {findings}."
+        )
+
+
+def validation_curves(tables: Tables) -> dict[Cell, dict[str, Curve]]:
+    """Validation losses of every finished run that measured any, by cell and run."""
+    curves: dict[Cell, dict[str, Curve]] = {}
+    for record in tables.records:
+        points = {
+            point.forward_tokens: point.validation_loss_nats
+            for point in record.curve
+            if point.validation_loss_nats is not None
+        }
+        if points and record.status == "finished":
+            curves.setdefault(cell_of(record), {})[record.run_id] = points
+    return curves
+
+
+def mean_curve(runs: list[Curve]) -> Curve:
+    """The mean over runs where all of them were measured."""
+    shared = sorted(set.intersection(*(set(run) for run in runs)))
+    return {tokens: sum(run[tokens] for run in runs) / len(runs) for tokens in shared}
+
+
+def _panel(axes: Axes, tables: Tables, arm: Arm, curves: dict[Cell, dict[str, Curve]]) -> None:
+    for cell in tables.cells:
+        if cell.arm != arm or cell not in curves:
+            continue
+        runs = list(curves[cell].values())
+        look = {"color": _colour(tables, cell.budget), "linestyle": _dash(tables, cell.model)}
+        for run in runs:
+            axes.plot(list(run), list(run.values()), linewidth=0.5, alpha=0.45, **look)
+        mean = mean_curve(runs)
+        axes.plot(list(mean), list(mean.values()), linewidth=1.6, **look)
+    axes.set_title(arm.label)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlim(left=0)
+
+
+def _colour(tables: Tables, budget: str | None) -> Any:
+    rank = 0 if budget is None else tables.budgets.index(budget)
+    return mpl.colormaps["viridis"](0.85 * (1 - rank / max(len(tables.budgets) - 1, 1)))
+
+
+def _dash(tables: Tables, model: str) -> Any:
+    return _DASHES[tables.models.index(model) % len(_DASHES)]
+
+
+def _handles(tables: Tables) -> list[Line2D]:
+    budgets = [
+        Line2D([], [], color=_colour(tables, name), linewidth=1.6, label=f"data {name}")
+        for name in tables.budgets
+    ]
+    models = [
+        Line2D([], [], color=GREY, linestyle=_dash(tables, name), label=f"model {name}")
+        for name in tables.models
+    ]
+    return budgets + models
+
+
+def _finding(tables: Tables, arm: Arm, curves: dict[Cell, dict[str, Curve]]) -> str:
+    cell = [cell for cell in tables.cells if cell.arm == arm and cell in curves][-1]
+    ends = [run[max(run)] for run in curves[cell].values()]
+    place = f"{cell.model}, {cell.budget}" if cell.budget else cell.model
+    return f"{arm.label} ({place}) {with_seeds(interval(ends))}"

@@ -1,0 +1,121 @@
+"""Quality against unique data: a line per strategy, a row per task, a column per model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from bench.analysis.compare import baseline_cell, choose, summaries
+from bench.analysis.stats import Interval
+from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables
+from bench.analysis.text import number, with_p, with_seeds
+from bench.analysis.views import measure_label
+from bench.figures.base import (
+    Figure,
+    Look,
+    blank,
+    crosses,
+    errors,
+    legend,
+    looks,
+    lost_note,
+    panels,
+    references,
+    select,
+    wrapped,
+)
+
+_NOTHING = "No finished pretrained run: nothing to draw."
+
+
+class QualityVsData(Figure):
+    """What more unique data buys each strategy. Data budgets are in order of size, evenly spaced."""
+
+    title = "Quality against unique data"
+
+    @dataclass(frozen=True)
+    class Options:
+        """Which panels; null: every task, each with its first metric."""
+
+        tasks: list[str] | None = None
+        metric: str | None = None
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def _measures(self, tables: Tables) -> list[Measure]:
+        return select(tables, self.options.tasks, self.options.metric, "quality_vs_data")
+
+    def draw(self, tables: Tables) -> Canvas:
+        """One panel per task and model."""
+        measures = self._measures(tables)
+        if not measures or not tables.budgets:
+            return blank(_NOTHING)
+        if len(tables.models) == 1:
+            canvas, flat = wrapped(len(measures))
+            grid = [[axes] for axes in flat]
+        else:
+            canvas, grid = panels(len(measures), len(tables.models), 1.7)
+        for row, measure in zip(grid, measures, strict=True):
+            for axes, model in zip(row, tables.models, strict=True):
+                _panel(axes, tables, measure, model)
+        for row in grid[1:] if len(tables.models) > 1 else []:
+            row[0].sharex(grid[0][0])
+        canvas.supxlabel("data budget (unique data, in order of size)", fontsize=8)
+        legend(canvas, tables)
+        return canvas
+
+    def caption(self, tables: Tables) -> str:
+        """The best strategy at the largest budget per task, against scratch and the smallest budget."""
+        measures = self._measures(tables)
+        if not measures or not tables.budgets:
+            return _NOTHING
+        model, budget = tables.models[-1], tables.budgets[-1]
+        findings = [_finding(tables, measure, model, budget) for measure in measures]
+        sizes = ", ".join(tables.budgets)
+        return (
+            f"Each task's metric against the data budget ({sizes}). Points are means over seeds, "
+            "bars their bootstrap intervals; a gap is a cell without a number, a cross one whose runs "
+            f"were all lost.{lost_note(tables)} At the largest budget ({budget}) with model {model}: "
+            f"{'; '.join(findings)}."
+        )
+
+
+def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:
+    found = {row.cell: row.interval for row in summaries(tables, measure)}
+    references(axes, tables, measure, found.get(Cell(Arm(BASELINE, ""), model, None)))
+    style = looks(tables)
+    for index, (arm, look) in enumerate(style.items()):
+        offset = (index - (len(style) - 1) / 2) * min(0.06, 0.5 / len(style))
+        spreads = [found.get(Cell(arm, model, budget)) for budget in tables.budgets]
+        _line(axes, spreads, offset, look)
+        tried = [Cell(arm, model, budget) in found for budget in tables.budgets]
+        lost = [i + offset for i, spread in enumerate(spreads) if spread is None and tried[i]]
+        if len(lost) < len(spreads):
+            crosses(axes, lost, look.colour)
+    axes.set_xticks(range(len(tables.budgets)), list(tables.budgets))
+    axes.set_xlim(-0.5, len(tables.budgets) - 0.5)
+    axes.grid(visible=False, axis="x")
+    title = measure_label(tables, measure)
+    axes.set_title(title if len(tables.models) == 1 else f"{title}\nmodel {model}")
+
+
+def _line(axes: Axes, spreads: list[Interval | None], offset: float, look: Look) -> None:
+    means, bars = errors(spreads)
+    positions = [index + offset for index in range(len(spreads))]
+    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": look.dash}
+    axes.errorbar(positions, means, yerr=bars, elinewidth=0.9, capsize=1.5, **style)
+
+
+def _finding(tables: Tables, measure: Measure, model: str, budget: str) -> str:
+    choice = choose(tables, measure, model, budget)
+    if choice is None:
+        return f"{measure.task}: no result"
+    best = f"{measure.task} ({measure.metric}): {choice.best.label} {with_seeds(choice.interval)}"
+    if choice.best.strategy == BASELINE:
+        return f"{best}, ahead of every pretrained strategy's mean"
+    scratch = baseline_cell(tables, Cell(choice.best, model, budget))
+    values = tables.values[measure].get(scratch, {})
+    level = f" of {number(sum(values.values()) / len(values))}" if values else ""
+    return f"{best}; minus scratch{level}: {with_p(choice.to_scratch)}"

@@ -1,0 +1,135 @@
+"""`bench status`: where the runs of a study stand. Records and status files -> a table in the terminal.
+
+Standard library and rich only, so that it answers at once.
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bench.errors import ConfigError
+from bench.records import RunRecord, read_records
+
+STATES = ("finished", "running", "interrupted", "diverged", "failed", "damaged")
+_COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow"}
+_SILENT_S = 60.0  # a running run that is silent for longer and whose process is gone was interrupted
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run, as the terminal shows it."""
+
+    run_id: str
+    label: str
+    state: str
+    detail: str
+
+
+def rows(study: str, experiments_dir: Path) -> list[Row]:
+    """Every run of a study: records first, then those that have only a status file.
+
+    Raises:
+        ConfigError: no such study.
+    """
+    folder = experiments_dir / study
+    if not folder.is_dir():
+        known = ", ".join(studies(experiments_dir)) or "none"
+        raise ConfigError(f"study={study}: no folder {folder}; studies with runs: {known}")
+    records, damaged = read_records(folder / "records")
+    found = [_recorded(record) for record in records]
+    found += [Row("", "", "damaged", str(error)) for error in damaged]
+    done = {record.run_id for record in records}
+    unfinished = sorted((folder / "runs").glob("*/status.json"))
+    found += [_unfinished(path) for path in unfinished if path.parent.name not in done]
+    return sorted(found, key=lambda row: (STATES.index(row.state), row.label, row.run_id))
+
+
+def studies(experiments_dir: Path) -> list[str]:
+    """Names of the studies that have records or runs."""
+    folders = [path.parent for name in ("records", "runs") for path in experiments_dir.glob(f"*/{name}")]
+    return sorted({folder.name for folder in folders})
+
+
+def table(study: str, experiments_dir: Path) -> Table:
+    """One line per run."""
+    found = rows(study, experiments_dir)
+    view = Table(title=escape(f"{study}: {summary(found)}"), title_justify="left")
+    for name in ("run", "what", "state", "detail"):
+        view.add_column(name, overflow="fold")
+    for row in found:
+        colour = _COLOURS.get(row.state, "red")
+        view.add_row(escape(row.run_id), escape(row.label), f"[{colour}]{row.state}[/]", escape(row.detail))
+    return view
+
+
+def overview(experiments_dir: Path) -> Table:
+    """One line per study."""
+    view = Table(title=escape(f"Studies in {experiments_dir}"), title_justify="left")
+    view.add_column("study")
+    view.add_column("runs")
+    for study in studies(experiments_dir):
+        view.add_row(escape(study), summary(rows(study, experiments_dir)))
+    return view
+
+
+def summary(found: Sequence[Row]) -> str:
+    """`12 finished, 1 running`."""
+    counts = Counter(row.state for row in found)
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no runs"
+
+
+def main(cfg: DictConfig) -> None:
+    """Print the runs of `cfg.study`, or one line per study if none is named."""
+    experiments_dir = Path(cfg.experiments_dir)
+    named = not OmegaConf.is_missing(cfg, "study") and cfg.study is not None
+    Console().print(table(str(cfg.study), experiments_dir) if named else overview(experiments_dir))
+
+
+def _recorded(record: RunRecord) -> Row:
+    parts = [record.strategy, record.variant, record.model, record.budget, f"seed={record.seed}"]
+    seconds = record.spent.pretrain_s + record.spent.evaluate_s
+    detail = record.reason or f"{seconds:.0f} s"
+    return Row(record.run_id, " ".join(part for part in parts if part), record.status, detail)
+
+
+def _unfinished(path: Path) -> Row:
+    run_id = path.parent.name
+    try:
+        status = json.loads(path.read_text(encoding="utf-8"))
+        state, age_s = str(status["status"]), time.time() - float(status["updated_at"])
+        share = f"step {status['step']} of {status['total_steps']}"
+        speed = f"{float(status['tokens_per_s']):,.0f} tokens/s"
+        label, phase = str(status["label"]), str(status["phase"])
+        if state == "running" and age_s > _SILENT_S and not _is_alive(int(status["pid"])):
+            state = "interrupted"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Row(run_id, "", "damaged", f"{path}: not a status file ({error!r})")
+    if state not in STATES:
+        return Row(run_id, label, "damaged", f"{path}: unknown status {state!r}")
+    return Row(run_id, label, state, f"{phase}, {share}, {speed}, {_age(age_s)} ago")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _age(seconds: float) -> str:
+    for size_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size_s:
+            return f"{seconds / size_s:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
