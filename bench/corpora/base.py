@@ -66,7 +66,13 @@ class Corpus(ABC):
 
 
 class TextCorpus(Corpus):
-    """A corpus of documents."""
+    """A corpus of documents.
+
+    `labelled` corpora feed tasks too: their documents are cached once parsed (`bench.tokens`). They are
+    small; an unlabelled corpus may be larger than memory and is never copied.
+    """
+
+    labelled: bool = False
 
     @abstractmethod
     def documents(self) -> Iterator[Document]:
