@@ -1,0 +1,130 @@
+"""Corpora of the Natural Language Toolkit, read from the user's NLTK data folder; none is shipped.
+
+A document is a block between blank lines, cut at line ends where it is long (a film script has no blank
+lines); a file is a group. Brown is given back as running text, without its part-of-speech tags.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from bench.corpora.base import Document, TextCorpus
+from bench.errors import ConfigError, DataError
+
+TAG = re.compile(r"/[^/\s]+(?=\s|$)")  # Brown: The/at Fulton/np-tl
+DOUBLED = re.compile(r"([?!;])\1")  # Brown writes them twice
+SPACED = re.compile(r"\s+([,.;:?!])(?=\s|$)")
+
+
+@dataclass(frozen=True)
+class NltkOptions:
+    """Which corpora, and how long a document may be."""
+
+    names: list[str] = field(default_factory=lambda: MISSING)  # as `python -m nltk.downloader` has them
+    min_chars: int = MISSING
+    max_chars: int = MISSING
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ConfigError("corpus.text.names is empty; name at least one NLTK corpus")
+        if not 1 <= self.min_chars <= self.max_chars:
+            raise ConfigError("corpus.text.min_chars must lie in 1..corpus.text.max_chars")
+
+
+class Nltk(TextCorpus):
+    """Plain-text and tagged corpora that NLTK has a reader for."""
+
+    Options = NltkOptions
+    labelled = True
+
+    def __init__(self, options: NltkOptions) -> None:
+        self.options = options
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Names and sizes of the files, time of change of the archives or files, and options."""
+        files = [
+            (name, *_stamp(reader, file)) for name, reader in self._readers() for file in reader.fileids()
+        ]
+        limits = {"min_chars": self.options.min_chars, "max_chars": self.options.max_chars}
+        return limits | {"files": sha256(repr(files).encode()).hexdigest()}
+
+    def provenance(self) -> dict[str, str]:
+        """The corpora; their terms are in the README of each."""
+        return {"source": "NLTK data: " + ", ".join(self.options.names), "licence": "see each corpus' README"}
+
+    def documents(self) -> Iterator[Document]:
+        """All documents, corpus by corpus, file by file."""
+        for name, reader in self._readers():
+            for file in reader.fileids():
+                labels = {"corpus": name}
+                if hasattr(reader, "categories"):
+                    labels["category"] = " ".join(reader.categories(file))
+                text = _decoded(reader, name, file)
+                for block in blocks(text.splitlines(), self.options.max_chars):
+                    if len(block) >= self.options.min_chars:
+                        yield Document(text=block, group=f"{name}/{file}", labels=labels)
+
+    def _readers(self) -> list[tuple[str, Any]]:
+        import nltk.corpus
+
+        readers = []
+        for name in self.options.names:
+            reader = getattr(nltk.corpus, name, None)
+            if reader is None:
+                raise ConfigError(f"corpus.text.names: NLTK has no corpus {name!r}; correct the name")
+            try:
+                reader.fileids()
+            except LookupError as error:
+                raise DataError(
+                    f"corpus.text.names: {name!r} is not in your NLTK data; run "
+                    f"`python -m nltk.downloader {name}`, or set NLTK_DATA to a folder with corpora/{name}"
+                ) from error
+            readers.append((name, reader))
+        return readers
+
+
+def blocks(lines: list[str], max_chars: int) -> Iterator[str]:
+    """Runs of lines between blank ones, cut at line ends so that none is longer than one line or `max_chars`.
+
+    >>> list(blocks(["ab", "cd", "", "ef"], max_chars=4))
+    ['ab', 'cd', 'ef']
+    """
+    block = ""
+    for line in (line.strip() for line in [*lines, ""]):
+        if block and (not line or len(block) + 1 + len(line) > max_chars):
+            yield block
+            block = ""
+        block = f"{block}\n{line}" if block else line
+
+
+def untagged(text: str) -> str:
+    """Running text of Brown's `word/tag` lines.
+
+    >>> untagged("The/at jury/nn said/vbd ``/`` no/at ''/'' ./.")
+    'The jury said "no".'
+    """
+    words = TAG.sub("", text).replace("`` ", '"').replace(" ''", '"')
+    return DOUBLED.sub(r"\1", SPACED.sub(r"\1", words))
+
+
+def _decoded(reader: Any, name: str, file: str) -> str:
+    try:
+        text = str(reader.raw(file))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"corpus.text.names: {name}/{file} is damaged at byte {error.start}; "
+            f"run `python -m nltk.downloader --force {name}`"
+        ) from error
+    return untagged(text) if hasattr(reader, "tagged_words") else text
+
+
+def _stamp(reader: Any, file: str) -> tuple[str, int, int]:
+    pointer = reader.root.join(file)
+    archive = getattr(pointer, "zipfile", None)
+    container = Path(archive.filename if archive else pointer.path)
+    return file, int(pointer.file_size()), container.stat().st_mtime_ns
