@@ -20,7 +20,7 @@ _KEY_SETTINGS = [
     "tokenizer.train_bytes",
 ]
 _MOST_VALUES = 8  # distinct values of a setting that are listed in full
-_HASH_WORDS = ("hash", "sha", "fingerprint", "digest")
+_HASH_WORDS = ("hash", "tokenizer")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -82,6 +82,9 @@ def environment_view(tables: Tables) -> View:
     return _tree_view("environment", "Environment", "item", trees)
 
 
+DETAILS = (data_view, environment_view, config_view)
+
+
 def warnings(tables: Tables) -> list[str]:
     """What a reader must know before comparing: disagreeing data or software, and repeated seeds."""
     lines = [
@@ -97,8 +100,8 @@ def warnings(tables: Tables) -> list[str]:
     repeated = len(places) - len(set(places))
     if repeated:
         lines.append(
-            f"{repeated} finished runs repeat a cell and seed of another run (their settings differ outside the "
-            "named axes); such repeats are averaged and count as one seed."
+            f"{repeated} finished runs repeat a cell and seed of another run (their settings differ outside "
+            "the named axes); such repeats are averaged and count as one seed."
         )
     directions = [m for m, info in tables.measures.items() if len(info.chance) > 1]
     lines += [f"The runs disagree in the chance level of {m.task}: {m.metric}." for m in directions]

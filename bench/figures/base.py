@@ -16,6 +16,8 @@ from matplotlib.lines import Line2D
 
 from bench.analysis.stats import Interval
 from bench.analysis.table import BASELINE, Arm, Measure, Tables
+from bench.analysis.text import number
+from bench.analysis.views import measure_label
 from bench.errors import ConfigError
 
 WIDTH_IN = 7.2  # a page's text width
@@ -111,17 +113,17 @@ def select(tables: Tables, tasks: Sequence[str] | None, metric: str | None, key:
     return wanted
 
 
-def panels(rows: int, columns: int, height_in: float) -> tuple[Canvas, list[list[Axes]]]:
-    """A grid of panels of a page's width."""
+def panels(rows: int, columns: int, height_in: float, *, sharey: bool) -> tuple[Canvas, list[list[Axes]]]:
+    """A grid of panels of a page's width; `sharey` within a row."""
     canvas = Canvas(figsize=(WIDTH_IN, rows * height_in + 0.6), layout="constrained")
-    grid = canvas.subplots(rows, columns, squeeze=False)
+    grid = canvas.subplots(rows, columns, squeeze=False, sharey="row" if sharey else False)
     return canvas, [list(row) for row in grid]
 
 
 def wrapped(n: int, height_in: float = 1.9) -> tuple[Canvas, list[Axes]]:
     """`n` panels in reading order, `N_COLUMNS` side by side; unused places stay empty."""
     columns = min(max(n, 2), N_COLUMNS)
-    canvas, grid = panels(-(-n // columns), columns, height_in)
+    canvas, grid = panels(-(-n // columns), columns, height_in, sharey=False)
     flat = [axes for row in grid for axes in row]
     for axes in flat[n:]:
         axes.set_axis_off()
@@ -147,17 +149,28 @@ def errors(intervals: Iterable[Interval | None]) -> tuple[list[float], list[list
     return means, [below, above]
 
 
-def references(axes: Axes, tables: Tables, measure: Measure, scratch: Interval | None) -> None:
-    """Chance and scratch as lines, scratch with its interval as a band."""
-    axes.axhline(tables.measures[measure].chance[0], color=GREY, linestyle=":", linewidth=1)
+def references(axes: Axes, scratch: Interval | None) -> None:
+    """Scratch as a line, with its interval as a band."""
     if scratch is not None:
         axes.axhline(scratch.mean, color=GREY, linestyle="--", linewidth=1)
         if scratch.low is not None and scratch.high is not None:
             axes.axhspan(scratch.low, scratch.high, color=GREY, alpha=0.15, linewidth=0)
 
 
+def finish(axes: Axes, tables: Tables, measure: Measure, second_line: str = "") -> None:
+    """Title and chance line; a chance that would squeeze all else into a corner is said in the title."""
+    level = tables.measures[measure].chance[0]
+    low, high = axes.get_ylim()
+    lines = [measure_label(tables, measure), second_line]
+    if max(low - level, level - high) <= 1.5 * (high - low):
+        axes.axhline(level, color=GREY, linestyle=":", linewidth=1)
+    else:
+        lines.append(f"chance {number(level)}, off scale")
+    axes.set_title("\n".join(line for line in lines if line))
+
+
 def legend(canvas: Canvas, tables: Tables, *extra: Line2D, has_references: bool = True) -> None:
-    """One legend for all panels, below them."""
+    """One legend for all panels, above them."""
     handles = [
         Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=arm.label)
         for arm, look in looks(tables).items()
@@ -170,7 +183,7 @@ def legend(canvas: Canvas, tables: Tables, *extra: Line2D, has_references: bool 
     handles += extra
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(len(handles), 110 // (longest + 8)))
-    canvas.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=3)
+    canvas.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=3)
 
 
 def lost_note(tables: Tables) -> str:
@@ -182,6 +195,8 @@ def lost_note(tables: Tables) -> str:
 
 def crosses(axes: Axes, positions: Sequence[float], colour: str) -> None:
     """A cross at the foot of the panel where all runs of a cell were lost."""
+    if not positions:
+        return
     foot = [0.03] * len(positions)
     transform = axes.get_xaxis_transform()
     axes.plot(positions, foot, "x", color=colour, transform=transform, clip_on=False)

@@ -50,7 +50,7 @@ class LossCurves(Figure):
             _panel(axes, tables, arm, curves)
         canvas.supxlabel("tokens processed", fontsize=8)
         canvas.supylabel("validation loss (nats per target)", fontsize=8)
-        canvas.legend(handles=_handles(tables), loc="outside lower center", ncols=5, handlelength=3)
+        canvas.legend(handles=_handles(tables), loc="outside upper center", ncols=5, handlelength=3)
         return canvas
 
     def caption(self, tables: Tables) -> str:
@@ -62,8 +62,8 @@ class LossCurves(Figure):
         findings = "; ".join(_finding(tables, arm, curves) for arm in arms)
         return (
             "Validation loss in nats per target of the strategy's own objective: not comparable across "
-            f"panels. Thin: single seeds; thick: their mean.{lost_note(tables)} At the end, in each strategy's "
-            f"largest cell: {findings}."
+            f"panels. Thin: single seeds; thick: their mean.{lost_note(tables)} At the end, in each "
+            f"strategy's largest cell: {findings}."
         )
 
 

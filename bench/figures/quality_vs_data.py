@@ -10,13 +10,13 @@ from bench.analysis.compare import baseline_cell, choose, summaries
 from bench.analysis.stats import Interval
 from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables
 from bench.analysis.text import number, with_p, with_seeds
-from bench.analysis.views import measure_label
 from bench.figures.base import (
     Figure,
     Look,
     blank,
     crosses,
     errors,
+    finish,
     legend,
     looks,
     lost_note,
@@ -56,12 +56,12 @@ class QualityVsData(Figure):
             canvas, flat = wrapped(len(measures))
             grid = [[axes] for axes in flat]
         else:
-            canvas, grid = panels(len(measures), len(tables.models), 1.7)
+            canvas, grid = panels(len(measures), len(tables.models), 1.7, sharey=True)
         for row, measure in zip(grid, measures, strict=True):
             for axes, model in zip(row, tables.models, strict=True):
                 _panel(axes, tables, measure, model)
-        for row in grid[1:] if len(tables.models) > 1 else []:
-            row[0].sharex(grid[0][0])
+            for axes, model in zip(row, tables.models, strict=True):
+                finish(axes, tables, measure, f"model {model}" if len(tables.models) > 1 else "")
         canvas.supxlabel("data budget (unique data, in order of size)", fontsize=8)
         legend(canvas, tables)
         return canvas
@@ -84,7 +84,7 @@ class QualityVsData(Figure):
 
 def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:
     found = {row.cell: row.interval for row in summaries(tables, measure)}
-    references(axes, tables, measure, found.get(Cell(Arm(BASELINE, ""), model, None)))
+    references(axes, found.get(Cell(Arm(BASELINE, ""), model, None)))
     style = looks(tables)
     for index, (arm, look) in enumerate(style.items()):
         offset = (index - (len(style) - 1) / 2) * min(0.06, 0.5 / len(style))
@@ -97,8 +97,6 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:
     axes.set_xticks(range(len(tables.budgets)), list(tables.budgets))
     axes.set_xlim(-0.5, len(tables.budgets) - 0.5)
     axes.grid(visible=False, axis="x")
-    title = measure_label(tables, measure)
-    axes.set_title(title if len(tables.models) == 1 else f"{title}\nmodel {model}")
 
 
 def _line(axes: Axes, spreads: list[Interval | None], offset: float, look: Look) -> None:

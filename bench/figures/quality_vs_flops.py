@@ -14,12 +14,12 @@ from bench.analysis.compare import Summary, summaries
 from bench.analysis.stats import AHEAD, verdict
 from bench.analysis.table import BASELINE, Cell, Measure, Tables, cell_of
 from bench.analysis.text import power, with_p
-from bench.analysis.views import measure_label
 from bench.figures.base import (
     GREY,
     Figure,
     blank,
     errors,
+    finish,
     legend,
     looks,
     lost_note,
@@ -74,8 +74,9 @@ class QualityVsFlops(Figure):
         findings = "; ".join(_finding(tables, measure, flops) for measure in measures)
         return (
             "Each task's metric against the FLOPs of pretraining, forward and backward. A point is a cell: "
-            "mean over seeds with its bootstrap interval, moved sideways a little where compute is matched; lines "
-            f"join one strategy's cells of growing compute at the same data budget.{lost_note(tables)} "
+            "mean over seeds with its bootstrap interval, the fainter the smaller its data budget, moved "
+            "sideways a little where compute is matched; lines join a strategy's cells of growing compute at the same "
+            f"data budget.{lost_note(tables)} "
             f"Cheapest cell ahead of scratch: {findings}."
         )
 
@@ -105,28 +106,39 @@ def _size(index: int) -> float:
     return 3.5 + 1.8 * index
 
 
+def _alpha(tables: Tables, budget: str | None) -> float:
+    if budget is None or len(tables.budgets) == 1:
+        return 1.0
+    return 0.3 + 0.7 * tables.budgets.index(budget) / (len(tables.budgets) - 1)
+
+
 def _panel(axes: Axes, tables: Tables, measure: Measure, flops: dict[Cell, float]) -> None:
     found = {row.cell: row for row in summaries(tables, measure)}
     for cell, row in found.items():
         if cell.arm.strategy == BASELINE:
-            references(axes, tables, measure, row.interval)
+            references(axes, row.interval)
     low, high = min(flops.values()), max(flops.values())
-    shift = max(math.log10(high / low), 0.3) * 0.012
+    shift = max(math.log10(high / low), 0.3) * 0.02
     for index, (arm, look) in enumerate(looks(tables).items()):
         factor = 10 ** ((index - (len(looks(tables)) - 1) / 2) * shift)
         own = [cell for cell in found if cell.arm == arm and cell in flops and found[cell].interval]
         for cell in own:
             mean, bars = errors([found[cell].interval])
             size = _size(tables.models.index(cell.model))
-            style: dict[str, Any] = {"marker": look.marker, "markersize": size, "color": look.colour}
+            style: dict[str, Any] = {"marker": look.marker, "ms": size, "color": look.colour, "mew": 0.4}
+            style |= {
+                "alpha": _alpha(tables, cell.budget),
+                "mec": "white",
+                "markeredgewidth": 0.4,
+            }
             axes.errorbar([flops[cell] * factor], mean, yerr=bars, elinewidth=0.8, **style)
         for budget in tables.budgets:
             line = sorted((flops[cell], _mean(found[cell])) for cell in own if cell.budget == budget)
             if len(line) > 1 and all(b[0] > a[0] * _SAME for a, b in pairwise(line)):
                 points = [[x * factor for x, _ in line], [y for _, y in line]]
-                axes.plot(*points, color=look.colour, linestyle=look.dash, linewidth=0.7, alpha=0.6)
+                axes.plot(*points, color=look.colour, linewidth=0.7, alpha=0.6 * _alpha(tables, budget))
     _log_axis(axes, low / 1.15, high * 1.15)
-    axes.set_title(measure_label(tables, measure))
+    finish(axes, tables, measure)
 
 
 def _log_axis(axes: Axes, low: float, high: float) -> None:

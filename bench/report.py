@@ -1,0 +1,227 @@
+"""Records -> report: the page, the tables, the figures. The only writer into reports/.
+
+Nothing here is typed by hand and nothing depends on when it is built: the same records give the same bytes.
+"""
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from bench.analysis import frames, provenance, views
+from bench.analysis.table import Tables, load
+from bench.analysis.text import View, latex_table, markdown_escape, markdown_table
+from bench.build import build
+from bench.errors import ConfigError, DataError
+from bench.figures.base import Figure, render
+from bench.records import write_atomically
+
+_HERE = Path(__file__).resolve().parent
+
+
+@dataclass
+class ReportConfig:
+    """Root of `bench report`."""
+
+    study: str = MISSING
+    experiments_dir: str = MISSING
+    reports_dir: str = MISSING
+    figure: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure as it goes into the page."""
+
+    name: str
+    title: str
+    caption: str
+    svg: bytes
+    png: bytes
+
+    @property
+    def data_uri(self) -> str:
+        """The SVG, for an `img` that needs no file beside the page."""
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the templates show."""
+
+    study: str
+    dates: str
+    readme: list[tuple[str, str]]  # (h, p, li or pre; text)
+    status: str
+    warnings: list[str]
+    lost: list[str]  # one line per run without numbers
+    headline: View
+    decisions: View
+    verdicts: View
+    figures: list[Drawn]
+    cells: list[View]
+    pairs: View
+    runs: View
+    setup: list[View]
+    details: list[View]
+    files: list[str]
+    has_scores: bool
+
+
+def register() -> None:
+    """Make the schema known to Hydra under the name `report_schema`."""
+    ConfigStore.instance().store(name="report_schema", node=ReportConfig)
+
+
+def main(cfg: DictConfig) -> Path:
+    """`bench report study=NAME`.
+
+    Raises:
+        ConfigError: no study named, or one without records.
+    """
+    if OmegaConf.is_missing(cfg, "study"):
+        raise ConfigError("study is not set; name one: bench report study=NAME")
+    return write(str(cfg.study), Path(cfg.experiments_dir), Path(cfg.reports_dir), cfg.figure)
+
+
+def write(study: str, experiments_dir: Path, reports_dir: Path, figures: Mapping[str, Any]) -> Path:
+    """Build reports/<study>/ from experiments/<study>/.
+
+    Args:
+        study: the study's name.
+        experiments_dir: where the studies' records lie.
+        reports_dir: where the report goes, in a folder of the study's name.
+        figures: a `_target_` node per figure.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ConfigError: no such study, no record, or a figure that cannot be built.
+    """
+    tables, damaged = load(study, experiments_dir)
+    folder = reports_dir / study
+    drawn = [_draw(name, node, tables) for name, node in figures.items()]
+    frames_by_name = frames.csv_tables(tables)
+    records_href = quote(os.path.relpath(experiments_dir / study / "records", folder))
+    page = _page(tables, damaged, drawn, records_href, experiments_dir / study / "README.md")
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, frame in frames_by_name.items():
+        write_atomically(folder / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+    for view in _latex_views(tables, page):
+        write_atomically(folder / "tables" / f"{view.name}.tex", latex_table(view))
+    for figure in drawn:
+        (folder / "figures" / f"{figure.name}.svg").write_bytes(figure.svg)
+        (folder / "figures" / f"{figure.name}.png").write_bytes(figure.png)
+    write_atomically(folder / "report.md", _render("report.md.j2", page, is_html=False))
+    path = folder / "report.html"
+    write_atomically(path, _render("report.html.j2", page, is_html=True))
+    return path
+
+
+def headline_markdown(study: str, experiments_dir: Path) -> str:
+    """The headline table of a study with its note, as Markdown."""
+    tables, _ = load(study, experiments_dir)
+    return _markdown(views.headline(tables))
+
+
+def _draw(name: str, node: Any, tables: Tables) -> Drawn:
+    if not name.isidentifier():
+        raise ConfigError(f"figure.{name}: a figure's name is a file name; use letters, digits and '_'")
+    figure = build(node, Figure, f"figure.{name}")  # type: ignore[type-abstract]
+    images = render(figure, tables, name)
+    return Drawn(name, figure.title, figure.caption(tables), images["svg"], images["png"])
+
+
+def _page(
+    tables: Tables, damaged: Sequence[DataError], drawn: list[Drawn], records_href: str, readme: Path
+) -> Page:
+    statuses = [record.status for record in tables.records]
+    counts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))]
+    lost = [
+        f"{r.run_id} ({r.strategy}, {r.model}, {r.budget or 'no data budget'}, seed {r.seed}): "
+        f"{r.status}, {r.reason or 'no reason recorded'}"
+        for r in tables.records
+        if r.status != "finished"
+    ]
+    return Page(
+        study=tables.study,
+        dates=provenance.dates(tables),
+        readme=blocks(readme.read_text(encoding="utf-8")) if readme.is_file() else [],
+        status=", ".join([*counts, *([f"{len(damaged)} damaged"] if damaged else [])]),
+        warnings=[f"Damaged record left out: {_short(error)}" for error in damaged]
+        + provenance.warnings(tables),
+        lost=lost,
+        headline=views.headline(tables),
+        decisions=views.decisions(tables),
+        verdicts=views.verdicts(tables),
+        figures=drawn,
+        cells=[views.cells(tables, measure) for measure in tables.measures],
+        pairs=views.pairs(tables),
+        runs=views.runs(tables, records_href),
+        setup=[provenance.axes_view(tables), provenance.settings_view(tables)],
+        details=[view(tables) for view in provenance.DETAILS],
+        files=sorted(frames.csv_tables(tables)),
+        has_scores=bool(tables.measures),
+    )
+
+
+def _latex_views(tables: Tables, page: Page) -> list[View]:
+    every = [view.rows for view in page.cells]
+    cells = [[view.title, *row[:-1]] for view, rows in zip(page.cells, every, strict=True) for row in rows]
+    header = ["task: metric", *page.cells[0].header[:-1]] if page.cells else ["task: metric"]
+    align = "l" * len(header)
+    stacked = View("cells", "Every cell", "", header, align, cells)
+    return [page.headline, page.decisions, page.verdicts, views.differences(tables), stacked, page.runs]
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """The little Markdown that a study's README needs: headings, list items and paragraphs, as text."""
+    found: list[tuple[str, str]] = []
+    paragraph: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        stripped = line.strip()
+        is_heading, is_item = stripped.startswith("#"), stripped[:2] in ("- ", "* ")
+        if paragraph and (not stripped or is_heading or is_item):
+            found.append(("p", " ".join(paragraph)))
+            paragraph = []
+        if is_heading:
+            found.append(("h", stripped.lstrip("# ")))
+        elif is_item:
+            found.append(("li", stripped[2:]))
+        elif stripped:
+            paragraph.append(stripped)
+    return found
+
+
+def _short(error: DataError) -> str:
+    where, _, what = str(error).partition(": ")
+    return f"{Path(where).name}: {what}"
+
+
+def _markdown(view: View) -> str:
+    note = f"\n{markdown_escape(view.note)}\n" if view.note else ""
+    return markdown_table(view) + note
+
+
+def _render(template: str, page: Page, *, is_html: bool) -> str:
+    loader = jinja2.FileSystemLoader(_HERE)
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=is_html,  # noqa: S701 -- Markdown has its own escape, the filter `plain`
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"plain": markdown_escape, "table": _markdown}
+    css = (_HERE / "report.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(page=page, css=css)
