@@ -26,6 +26,7 @@ from bench.vocabulary import EOS, load_tokenizer, train_tokenizer
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 SHARD_TOKENS = 2**27
+NARROW_VOCAB_SIZE = 2**16  # below it, an id fits into 16 bits
 BATCH_BYTES = 2**20  # of text encoded at a time
 BATCH_DOCUMENTS = 4096  # copied at a time
 
@@ -58,7 +59,7 @@ def write(documents: Callable[[], Iterator[Document]], settings: schema.Tokenize
     train_tokenizer(scan.sample, settings.vocab_size).save(str(path))
     tokenizer = load_tokenizer(path)
     vocab_size = tokenizer.get_vocab_size()
-    dtype = np.dtype(np.uint16 if vocab_size < 2**16 else np.uint32)
+    dtype = np.dtype(np.uint16 if vocab_size < NARROW_VOCAB_SIZE else np.uint32)
     counts = _encode(counted(documents(), "tokenising"), scan, tokenizer, folder, dtype)
     return {
         "content_sha256": scan.content_sha256,

@@ -2,6 +2,7 @@
 
 import glob
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -73,10 +74,9 @@ def open_rows(options: HfOptions, key: str) -> Any:
         DataError: it cannot be found, reached or read; names the config key.
     """
     import datasets
-    from datasets.exceptions import DatasetsError
 
     remote = [name for name in options.data_files or [] if "://" in name]
-    try:
+    with refusals(options, key):
         return datasets.load_dataset(
             options.name,
             options.config,
@@ -85,6 +85,15 @@ def open_rows(options: HfOptions, key: str) -> Any:
             split=options.split,
             streaming=options.streaming,
         )
+
+
+@contextmanager
+def refusals(options: HfOptions, key: str) -> Iterator[None]:
+    """Turn what `datasets` raises into a DataError of one line."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
     except (OSError, ValueError, DatasetsError) as error:
         problem = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
@@ -93,21 +102,26 @@ def open_rows(options: HfOptions, key: str) -> Any:
         ) from error
 
 
-def read_rows(rows: Any, columns: dict[str, str | None], key: str) -> Iterator[tuple[int, Row]]:
+def read_rows(
+    rows: Any, options: HfOptions, columns: dict[str, str | None], key: str
+) -> Iterator[tuple[int, Row]]:
     """Numbered rows, after a check that the columns are there.
 
     Args:
         rows: what `open_rows` returned.
+        options: of the data set.
         columns: option -> the column that it names, or None.
         key: config key of the corpus.
     """
-    for number, row in enumerate(rows):
-        for option, column in columns.items():
-            if column is not None and column not in row:
-                raise ConfigError(
-                    f"{key}.{option}={column!r} is no column of row {number}; choose from {', '.join(row)}"
-                )
-        yield number, row
+    with refusals(options, key):  # a stream is read, and refused, only now
+        for number, row in enumerate(rows):
+            for option, column in columns.items():
+                if column is not None and column not in row:
+                    raise ConfigError(
+                        f"{key}.{option}={column!r} is no column of row {number}; "
+                        f"choose from {', '.join(row)}"
+                    )
+            yield number, row
 
 
 def text_of(row: Row, column: str, number: int, *, key: str) -> str:

@@ -53,7 +53,8 @@ class HfImageText(PairCorpus):
         """All rows in their order."""
         image, caption, by = self.options.image_column, self.options.caption_column, self.options.group_column
         columns = {"image_column": image, "caption_column": caption, "group_column": by}
-        for number, row in read_rows(undecoded(open_rows(self.options, KEY), image), columns, KEY):
+        rows = undecoded(open_rows(self.options, KEY), image)
+        for number, row in read_rows(rows, self.options, columns, KEY):
             text = text_of(row, caption, number, key=f"{KEY}.caption_column")
             if text:
                 try:

@@ -47,7 +47,8 @@ class HfText(TextCorpus):
             "group_column": self.options.group_column,
             **names,
         }
-        for number, row in read_rows(open_rows(self.options, KEY), columns, KEY):
+        rows = open_rows(self.options, KEY)
+        for number, row in read_rows(rows, self.options, columns, KEY):
             text = text_of(row, self.options.text_column, number, key=f"{KEY}.text_column")
             if text:
                 labels = {column: str(row[column]) for column in self.options.label_columns}
