@@ -114,6 +114,8 @@ def pooled(tables: Tables, measure: Measure, arm: Arm) -> Pooled:
         gap = None if lacking else paired(pool(gaps))
         better = tables.measures[measure].higher_is_better
         words = verdict(gap, higher_is_better=better, n_missing=lacking)
+    if gap is None and n_missing == 0 and inapplicable(tables, Arm(BASELINE, ""), measure.task):
+        words = "no verdict (scratch cannot do the task)"
     if reason is not None and n_missing == len(cells):
         words = "not applicable"
     else:

@@ -22,6 +22,7 @@ _LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "▼": r"$\blacktriangledown$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
+    "\N{NO-BREAK SPACE}": "~",
     "\n": " ",
 }
 _LATEX |= {sup: f"$^{{{sign}}}$" for sign, sup in zip("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)}

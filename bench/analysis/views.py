@@ -16,7 +16,7 @@ _COSTS += ["unique_bytes", "unique_pairs", "pretrain_s", "evaluate_s", "peak_mem
 def measure_label(tables: Tables, measure: Measure) -> str:
     """`task: metric ↑`, the arrow pointing to better."""
     arrow = "↑" if tables.measures[measure].higher_is_better else "↓"
-    return f"{measure.task}: {measure.metric} {arrow}"
+    return f"{measure.task}: {measure.metric}\N{NO-BREAK SPACE}{arrow}"
 
 
 def cells_anchor(tables: Tables, measure: Measure) -> str:
@@ -32,7 +32,7 @@ def run_anchor(run_id: str) -> str:
 def seeds_note(seeds: Iterable[int]) -> str:
     """What an interval is and, where seeds are few, how little it can promise."""
     counts = sorted(set(seeds))
-    base = f"Brackets: {LEVEL:.0%} percentile bootstrap of the mean over seeds."
+    base = f"Brackets: {100 * LEVEL:.0f} % percentile bootstrap of the mean over seeds."
     few = [n for n in counts if 1 < n < N_SEEDS_ENOUGH]
     limits = ", ".join(f"n = {n}: {100 * coverage_ceiling(n):.0f} %" for n in few)
     if few:
@@ -201,7 +201,9 @@ def _pooled_entry(tables: Tables, row: Pooled) -> Entry:
         return [Link("n/a", "", row.inapplicable)]
     href = f"#{cells_anchor(tables, row.measure)}"
     if row.interval is None:
-        return [Link(f"{EMPTY} ({row.n_cells - row.n_missing} of {row.n_cells} cells)", href, row.verdict)]
+        why = f"{row.n_cells - row.n_missing} of {row.n_cells} cells"
+        why = why if row.n_missing else "no seed has every cell"
+        return [Link(f"{EMPTY} ({why})", href, row.verdict)]
     text = with_interval(row.interval) + _MARK.get(row.verdict, "")
     return [Link(text, href, f"n = {row.interval.n}; {row.verdict}")]
 

@@ -162,7 +162,7 @@ def finish(axes: Axes, tables: Tables, measure: Measure, second_line: str = "") 
     level = tables.measures[measure].chance[0]
     low, high = axes.get_ylim()
     lines = [measure_label(tables, measure), second_line]
-    if max(low - level, level - high) <= 1.5 * (high - low):
+    if max(low - level, level - high) <= max(1.5 * (high - low), 0.8 * abs(high)):
         axes.axhline(level, color=GREY, linestyle=":", linewidth=1)
     else:
         lines.append(f"chance {number(level)}, off scale")

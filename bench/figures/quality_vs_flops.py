@@ -75,8 +75,8 @@ class QualityVsFlops(Figure):
         return (
             "Each task's metric against the FLOPs of pretraining, forward and backward. A point is a cell: "
             "mean over seeds with its bootstrap interval, the fainter the smaller its data budget, moved "
-            "sideways a little where compute is matched; lines join a strategy's cells of growing compute at the same "
-            f"data budget.{lost_note(tables)} "
+            "sideways a little where compute is matched; lines join a strategy's cells of growing compute at "
+            f"the same data budget.{lost_note(tables)} "
             f"Cheapest cell ahead of scratch: {findings}."
         )
 
@@ -125,28 +125,25 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, flops: dict[Cell, float
         for cell in own:
             mean, bars = errors([found[cell].interval])
             size = _size(tables.models.index(cell.model))
-            style: dict[str, Any] = {"marker": look.marker, "ms": size, "color": look.colour, "mew": 0.4}
-            style |= {
-                "alpha": _alpha(tables, cell.budget),
-                "mec": "white",
-                "markeredgewidth": 0.4,
-            }
+            style: dict[str, Any] = {"marker": look.marker, "ms": size, "color": look.colour}
+            style |= {"alpha": _alpha(tables, cell.budget), "mec": "white", "mew": 0.4}
             axes.errorbar([flops[cell] * factor], mean, yerr=bars, elinewidth=0.8, **style)
         for budget in tables.budgets:
             line = sorted((flops[cell], _mean(found[cell])) for cell in own if cell.budget == budget)
             if len(line) > 1 and all(b[0] > a[0] * _SAME for a, b in pairwise(line)):
                 points = [[x * factor for x, _ in line], [y for _, y in line]]
                 axes.plot(*points, color=look.colour, linewidth=0.7, alpha=0.6 * _alpha(tables, budget))
-    _log_axis(axes, low / 1.15, high * 1.15)
+    _log_axis(axes, low, high)
     finish(axes, tables, measure)
 
 
 def _log_axis(axes: Axes, low: float, high: float) -> None:
     axes.set_xscale("log")
     axes.minorticks_off()
-    ticks = round_ticks(low, high)
+    ticks = list(dict.fromkeys(round_ticks(low, high)))
     axes.set_xticks(ticks, [power(tick) for tick in ticks])
-    axes.set_xlim(low, high)
+    margin = max(1.25, (high / low) ** 0.1)
+    axes.set_xlim(low / margin, high * margin)
 
 
 def _mean(row: Summary) -> float:

@@ -1,0 +1,203 @@
+"""Laws of the tables and the statistics, on records with values that can be checked by hand."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bench.analysis import stats, views
+from bench.analysis.compare import choices, pooled, summaries
+from bench.analysis.provenance import warnings
+from bench.analysis.table import Arm, Cell, Measure, Tables, tabulate
+from bench.analysis.text import latex_escape, markdown_escape, plain, with_seeds
+from bench.records import CurvePoint, RunRecord, Score, Spent
+
+PROBE = Measure("probe", "accuracy")
+SCRATCH = (0.50, 0.52, 0.54)
+CLM = (0.60, 0.63, 0.66)  # minus scratch: 0.10, 0.11, 0.12
+
+
+def make_record(strategy: str, seed: int, value: float | None, **changes: Any) -> RunRecord:
+    """One run with one score; no score means that the run failed."""
+    budget = changes.pop("budget", None if strategy == "scratch" else "1kb")
+    score = Score("probe", "accuracy", value or 0.0, 0.25, 100)
+    spent = Spent(steps=10, forward_tokens=1000, flops=1e9, unique_bytes=1000) if budget else Spent()
+    record = RunRecord(
+        run_id=f"{strategy}-{budget}-{seed}",
+        study="toy",
+        status="finished" if value is not None else "failed",
+        strategy=strategy,
+        model="tiny",
+        budget=budget,
+        variant="",
+        seed=seed,
+        corpus={"text": "toy"},
+        config={"optim": {"lr_peak": 0.001}},
+        reason=None if value is not None else "out of memory",
+        parameters=100,
+        spent=spent if value is not None else Spent(),
+        scores=(score,) if value is not None else (),
+        curve=(CurvePoint(10, 1000, 1e9, 2.0, 2.5),) if budget and value is not None else (),
+        data={"text": {"content_hash": "abc"}},
+        environment={"torch": "2.7"},
+        started_at="2026-01-02T03:04:05+00:00",
+    )
+    return replace(record, **changes)
+
+
+def toy_records() -> list[RunRecord]:
+    """Three seeds of scratch and of clm at one budget."""
+    runs = [make_record("scratch", seed, value) for seed, value in enumerate(SCRATCH)]
+    return runs + [make_record("clm", seed, value) for seed, value in enumerate(CLM)]
+
+
+def toy_tables(*more: RunRecord) -> Tables:
+    return tabulate("toy", [*toy_records(), *more])
+
+
+def cell(strategy: str, budget: str | None = "1kb") -> Cell:
+    return Cell(Arm(strategy, ""), "tiny", budget)
+
+
+def summary_of(tables: Tables, wanted: Cell) -> Any:
+    return next(row for row in summaries(tables, PROBE) if row.cell == wanted)
+
+
+def test_interval_of_three_seeds_is_their_range():
+    found = stats.interval([0.3, 0.1, 0.2])  # all-minimum resamples: 1/27 > 2.5 %
+    assert found is not None
+    assert (found.n, found.low, found.high) == (3, pytest.approx(0.1), pytest.approx(0.3))
+    assert found.mean == pytest.approx(0.2)
+
+
+def test_interval_needs_two_seeds_and_ignores_their_order():
+    assert stats.interval([]) is None
+    assert stats.interval([0.5]) == stats.Interval(0.5, None, None, 1)
+    values = [0.1, 0.5, 0.2, 0.9, 0.3, 0.4]
+    assert stats.interval(values) == stats.interval(values[::-1])
+
+
+def test_interval_refuses_what_is_not_finite():
+    with pytest.raises(ValueError, match="not finite"):
+        stats.interval([0.5, math.nan])
+
+
+def test_sign_flip_p_counts_patterns_and_has_its_floor():
+    assert stats.sign_flip_p([1.0, 2.0, 3.0]) == 2 / 8  # only +++ and --- reach the mean of 2
+    assert stats.sign_flip_p([3.0, -1.0]) == 1.0  # means 1, 2, -2, -1: none is closer to 0
+    assert stats.sign_flip_p([0.1] * 5) == 2.0 ** (1 - 5)
+    assert 0 < stats.sign_flip_p([0.1] * 20) <= 2.0**-14
+
+
+def test_coverage_ceiling_is_told_where_seeds_are_few():
+    assert [stats.coverage_ceiling(n) for n in (2, 3, 5)] == [0.5, 0.75, 0.9375]
+    assert "n = 3: 75 %" in views.seeds_note([3])
+    assert "at most" not in views.seeds_note([6])
+
+
+def test_pooling_averages_cells_within_seeds_that_have_all():
+    assert stats.pool([{0: 1.0, 1: 2.0}, {0: 3.0}]) == {0: 2.0}
+    assert stats.pool([]) == {}
+
+
+def test_cell_means_and_paired_differences_are_the_hand_computed_ones():
+    row = summary_of(toy_tables(), cell("clm"))
+    assert row.interval.mean == pytest.approx(0.63)
+    assert row.to_scratch.interval.mean == pytest.approx(0.11)
+    assert row.to_scratch.interval.low == pytest.approx(0.10)
+    assert row.to_scratch.interval.high == pytest.approx(0.12)
+    assert (row.to_scratch.p, row.to_scratch.seeds) == (0.25, (0, 1, 2))
+
+
+def test_differences_pair_by_seed_and_leave_out_the_unpaired():
+    records = [record for record in toy_records() if record.run_id != "scratch-None-0"]
+    row = summary_of(tabulate("toy", records), cell("clm"))
+    assert row.to_scratch.seeds == (1, 2)
+    assert row.interval.n == 3
+
+
+def test_verdict_follows_the_better_side():
+    gap = stats.paired({0: 0.10, 1: 0.11, 2: 0.12})
+    assert stats.verdict(gap, higher_is_better=True, n_missing=0) == stats.AHEAD
+    assert stats.verdict(gap, higher_is_better=False, n_missing=0) == stats.BEHIND
+    assert (
+        stats.verdict(stats.paired({0: -1.0, 1: 1.0}), higher_is_better=True, n_missing=0) == "inconclusive"
+    )
+    assert "one seed" in stats.verdict(stats.paired({0: 1.0}), higher_is_better=True, n_missing=0)
+    assert "missing cells" in stats.verdict(gap, higher_is_better=True, n_missing=1)
+
+
+def test_a_missing_cell_leaves_the_pooled_mean_empty_and_the_verdict_open():
+    tables = toy_tables(*(make_record("mlm", seed, 0.7, budget="2kb") for seed in range(3)))
+    row = pooled(tables, PROBE, Arm("clm", ""))  # clm lacks 2kb, which mlm makes part of the grid
+    assert (row.interval, row.n_missing) == (None, 1)
+    assert row.verdict == "inconclusive (missing cells)"
+
+
+def test_the_choice_names_the_tied_the_beaten_and_the_missing():
+    mlm = [make_record("mlm", seed, value) for seed, value in enumerate((0.61, 0.62, 0.66))]
+    lost = make_record("clip", 0, None)
+    [choice] = choices(toy_tables(*mlm, lost), PROBE)
+    assert choice.best == Arm("clm", "")
+    assert (choice.tied, choice.missing) == ((Arm("mlm", ""),), (Arm("clip", ""),))
+    assert choice.beaten == (Arm("scratch", ""),)
+
+
+def test_a_failed_run_is_never_a_number():
+    spoilt = make_record("clm", 3, None, scores=(Score("probe", "accuracy", 0.0, 0.25, 100),))
+    diverged = make_record("mlm", 0, None, status="diverged")
+    tables = toy_tables(spoilt, diverged)
+    assert summary_of(tables, cell("clm")).interval.n == 3
+    assert summary_of(tables, cell("mlm")).interval is None
+    assert set(tables.scores["status"]) == {"finished"}
+    lost = tables.runs[tables.runs["status"] != "finished"]
+    assert set(lost["reason"]) == {"out of memory"}
+    assert lost[["flops", "forward_tokens", "unique_bytes", "pretrain_s"]].isna().all(axis=None)
+
+
+def test_an_empty_cell_shows_its_status():
+    view = views.cells(toy_tables(make_record("mlm", 0, None)), PROBE)
+    row = next(row for row in view.rows if plain(row[0]) == "mlm")
+    assert "1 failed" in plain(row[3])
+
+
+def test_scratch_has_no_budget_and_no_unique_data():
+    runs = toy_tables().runs
+    scratch = runs[runs["strategy"] == "scratch"]
+    assert scratch["budget"].isna().all()
+    assert scratch["unique_bytes"].isna().all()
+    assert list(scratch["flops"]) == [0.0, 0.0, 0.0]  # no pretraining really costs nothing
+
+
+def test_budgets_stand_in_order_of_size_not_of_name():
+    big = Spent(steps=1, unique_bytes=20_000)
+    tables = toy_tables(make_record("clm", 0, 0.7, budget="1mb", spent=big))
+    assert tables.budgets == ("1kb", "1mb")
+
+
+def test_repeated_seeds_count_once_and_are_told():
+    tables = toy_tables(make_record("clm", 0, 0.70, run_id="again"))
+    row = summary_of(tables, cell("clm"))
+    assert row.interval.n == 3
+    assert row.interval.mean == pytest.approx((0.65 + 0.63 + 0.66) / 3)
+    assert any("repeat a cell" in line for line in warnings(tables))
+
+
+def test_disagreeing_data_and_software_are_told():
+    assert warnings(toy_tables()) == []
+    other = make_record("mlm", 0, 0.6, data={"text": {"content_hash": "xyz"}}, environment={"torch": "2.8"})
+    lines = " ".join(warnings(toy_tables(other)))
+    assert "text.content_hash" in lines
+    assert "torch" in lines
+
+
+def test_text_carries_n_and_interval_or_says_that_there_is_none():
+    assert with_seeds(stats.Interval(0.5, 0.4, 0.6, 3)) == "0.500 [0.400, 0.600], n = 3 seeds"
+    assert "one seed" in with_seeds(stats.Interval(0.5, None, None, 1))
+    assert with_seeds(None) == "no result"
+
+
+def test_markup_in_names_is_text():
+    assert markdown_escape("a|b<c>\n*d*") == r"a\|b&lt;c&gt; \*d\*"
+    assert latex_escape(r"50% of a_b \x") == r"50\% of a\_b \textbackslash{}x"

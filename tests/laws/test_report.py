@@ -1,0 +1,237 @@
+"""Laws of the report, its figures and the status table."""
+
+import io
+import json
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+from test_analysis import PROBE, make_record, toy_records, toy_tables
+
+from bench import report, status
+from bench.analysis.table import tabulate
+from bench.build import build
+from bench.errors import BenchError, ConfigError
+from bench.figures.base import Figure, render
+from bench.figures.quality_vs_flops import round_ticks
+from bench.records import RunRecord, write_record
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+FIGURES: dict[str, Any] = {}
+for path in sorted((CONF / "figure").glob("*.yaml")):
+    FIGURES |= OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[operator]
+
+
+def write_study(folder: Path, records: list[RunRecord]) -> Path:
+    for record in records:
+        write_record(record, folder / "experiments" / "toy" / "records")
+    return folder
+
+
+def write_report(folder: Path) -> Path:
+    return report.write("toy", folder / "experiments", folder / "reports", FIGURES)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
+
+
+class Page(HTMLParser):
+    """Ids, internal links, other links, images without alt text, and tags of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+        self.silent_images = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.add(tag)
+        self.ids += [found["id"] or ""] if "id" in found else []
+        self.links += [found["href"] or ""] if "href" in found else []
+        self.silent_images += tag == "img" and not found.get("alt")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return write_study(tmp_path, [*toy_records(), make_record("mlm", 0, None)])
+
+
+def test_the_same_records_give_the_same_bytes(study: Path):
+    write_report(study)
+    first = contents(study / "reports")
+    write_report(study)
+    assert first == contents(study / "reports")
+
+
+def test_the_report_has_its_page_tables_and_figures(study: Path):
+    files = contents(write_report(study).parent)
+    for name in ("headline", "cells", "differences", "runs"):
+        assert files[f"tables/{name}.csv"]
+        assert files[f"tables/{name}.tex"].startswith(b"%")
+    for name in FIGURES:
+        assert b"<svg" in files[f"figures/{name}.svg"]
+        assert files[f"figures/{name}.png"].startswith(b"\x89PNG")
+
+
+def test_every_link_of_the_page_leads_somewhere(study: Path):
+    path = write_report(study)
+    page = Page(path.read_text())
+    assert len(page.ids) == len(set(page.ids))
+    assert page.silent_images == 0
+    assert "script" not in page.tags
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids
+        else:
+            assert (path.parent / link).exists(), link
+    assert any(link.endswith("experiments/toy/records/clm-1kb-0.json") for link in page.links)
+
+
+def test_the_page_shows_failures_with_their_reason_and_never_a_number_for_them(study: Path):
+    text = write_report(study).read_text()
+    assert "failed: out of memory" in text
+    cells = (study / "reports/toy/tables/cells.csv").read_text()
+    assert "probe,accuracy,mlm,,tiny,1kb,,,,0,,mlm-1kb-0" in cells
+
+
+def test_the_headline_has_chance_scratch_and_every_strategy(study: Path):
+    table = report.headline_markdown("toy", study / "experiments")
+    assert "| chance | 0.250 |" in table
+    assert "| scratch | 0.520 \\[0.500, 0.540\\] |" in table
+    assert "| clm | 0.630 \\[0.600, 0.660\\] ▲ |" in table
+    assert "75 %" in table  # three seeds cover at most that
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "a|b $\\frac{1}{ & <b>", "_x%#~^{}"])
+def test_hostile_names_appear_as_text(tmp_path: Path, name: str):
+    hostile = [
+        make_record(name, seed, 0.7, run_id=f"h{seed}", model=name, reason=name, config={name: name})
+        for seed in range(2)
+    ]
+    write_study(tmp_path, [*toy_records(), *hostile])
+    (tmp_path / "experiments/toy/README.md").write_text(f"# {name}\n\n- {name}\n")
+    path = write_report(tmp_path)
+    assert Page(path.read_text()).tags.isdisjoint({"script", "b"})
+    assert "<script>" not in path.with_suffix(".md").read_text()
+
+
+def test_a_study_whose_runs_all_failed_says_so(tmp_path: Path):
+    write_study(tmp_path, [make_record("clm", seed, None) for seed in range(2)])
+    path = write_report(tmp_path)
+    assert "No run of this study finished" in path.read_text()
+    assert "failed: out of memory" in path.read_text()
+    assert "No run of this study finished" in path.with_suffix(".md").read_text()
+
+
+def test_a_single_seed_has_no_interval(tmp_path: Path):
+    write_study(tmp_path, [make_record("scratch", 0, 0.5), make_record("clm", 0, 0.6)])
+    text = write_report(tmp_path).read_text()
+    assert "0.600 [one seed]" in text
+    assert "inconclusive (one seed)" in text
+
+
+def test_a_damaged_record_is_told_and_left_out(study: Path):
+    (study / "experiments/toy/records/bad.json").write_text("{")
+    text = write_report(study).read_text()
+    assert "Damaged record left out: bad.json" in text
+    assert str(study) not in text
+
+
+def test_a_study_without_records_is_one_line(tmp_path: Path):
+    (tmp_path / "experiments").mkdir()
+    with pytest.raises(BenchError, match="no run record") as caught:
+        write_report(tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="not a study's name"):
+        report.write("../toy", tmp_path, tmp_path, FIGURES)
+
+
+def test_captions_state_the_computed_numbers():
+    tables = toy_tables(make_record("mlm", 0, None))
+    drawn = {name: build(node, Figure, name) for name, node in FIGURES.items()}  # type: ignore[type-abstract]
+    captions = {name: figure.caption(tables) for name, figure in drawn.items()}
+    for name in ("quality_vs_data", "quality_vs_flops"):
+        assert "+0.110 [+0.100, +0.120], 3 paired seeds, p = 0.250" in captions[name]
+        assert "1 failed" in captions[name]
+    assert "clm (tiny, 1kb) 2.500 [2.500, 2.500], n = 3 seeds" in captions["loss_curves"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_without_data_says_so(name: str):
+    tables = tabulate("toy", [make_record("clm", 0, None)])
+    figure = build(FIGURES[name], Figure, name)  # type: ignore[type-abstract]
+    assert "nothing to draw" in figure.caption(tables)
+    assert render(figure, tables, name)["png"]
+
+
+def test_a_figure_of_an_unknown_task_is_one_clear_error():
+    node = FIGURES["quality_vs_data"] | {"tasks": ["nope"]}
+    figure = build(node, Figure, "figure.quality_vs_data")  # type: ignore[type-abstract]
+    with pytest.raises(ConfigError, match=f"nope.*{PROBE.task}/{PROBE.metric}"):
+        figure.draw(toy_tables())
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e12, 1.1e12), (1e12, 3e12), (1e9, 1e15), (1e9, 1e30)])
+def test_log_axes_have_a_few_ticks_inside(low: float, high: float):
+    ticks = round_ticks(low, high)
+    assert 2 <= len(ticks) <= 5
+    assert all(low <= tick <= high for tick in ticks)
+
+
+def test_the_shipped_config_composes_and_names_every_figure():
+    report.register()
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = compose("report", overrides=["study=toy"])
+        unnamed = compose("report")
+    assert set(cfg.figure) == set(FIGURES)
+    with pytest.raises(ConfigError, match="study=NAME"):
+        report.main(unnamed)
+
+
+def test_status_tells_running_interrupted_and_recorded_runs(study: Path):
+    beat = {"label": "clm 2kb", "step": 5, "total_steps": 10, "tokens_per_s": 1234.5, "phase": "pretrain"}
+    alive = beat | {"status": "running", "updated_at": time.time(), "pid": 1}
+    gone = beat | {"status": "running", "updated_at": time.time() - 1000, "pid": 2**30}
+    for run_id, state in (("alive", alive), ("gone", gone), ("clm-1kb-0", alive)):
+        folder = study / "experiments/toy/runs" / run_id
+        folder.mkdir(parents=True)
+        (folder / "status.json").write_text(json.dumps(state))
+    rows = {row.run_id: row for row in status.rows("toy", study / "experiments")}
+    states = {name: rows[name].state for name in ("alive", "gone", "clm-1kb-0", "mlm-1kb-0")}
+    assert states == {
+        "alive": "running",
+        "gone": "interrupted",
+        "clm-1kb-0": "finished",
+        "mlm-1kb-0": "failed",
+    }
+    assert "step 5 of 10" in rows["alive"].detail
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(status.table("toy", study / "experiments"))
+    console.print(status.overview(study / "experiments"))
+    assert "6 finished, 1 running, 1 interrupted, 1 failed" in console.export_text()
+
+
+def test_status_of_an_unknown_study_names_the_known_ones(study: Path):
+    with pytest.raises(ConfigError, match="toy"):
+        status.rows("nope", study / "experiments")
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"), [("report", ("torch",)), ("status", ("torch", "pandas", "matplotlib"))]
+)
+def test_reading_results_imports_no_training_code(module: str, absent: tuple[str, ...]):
+    wanted = (*absent, "pytorch_lightning")
+    code = f"import sys, bench.{module}; print([m for m in {wanted} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
