@@ -1,12 +1,13 @@
 """Corpora of the Natural Language Toolkit, read from the user's NLTK data folder; none is shipped.
 
 A document is a block between blank lines, cut at line ends where it is long (a film script has no blank
-lines); a file is a group. Brown is given back as running text, without its part-of-speech tags.
+lines). A group is a stretch of a file, since a few long files would make lopsided splits. Brown is given
+back as running text, without its part-of-speech tags.
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,15 @@ class NltkOptions:
     names: list[str] = field(default_factory=lambda: MISSING)  # as `python -m nltk.downloader` has them
     min_chars: int = MISSING
     max_chars: int = MISSING
+    blocks_per_group: int = MISSING
 
     def __post_init__(self) -> None:
         if not self.names:
             raise ConfigError("corpus.text.names is empty; name at least one NLTK corpus")
         if not 1 <= self.min_chars <= self.max_chars:
             raise ConfigError("corpus.text.min_chars must lie in 1..corpus.text.max_chars")
+        if self.blocks_per_group < 1:
+            raise ConfigError(f"corpus.text.blocks_per_group={self.blocks_per_group} must be at least 1")
 
 
 class Nltk(TextCorpus):
@@ -50,8 +54,7 @@ class Nltk(TextCorpus):
         files = [
             (name, *_stamp(reader, file)) for name, reader in self._readers() for file in reader.fileids()
         ]
-        limits = {"min_chars": self.options.min_chars, "max_chars": self.options.max_chars}
-        return limits | {"files": sha256(repr(files).encode()).hexdigest()}
+        return asdict(self.options) | {"files": sha256(repr(files).encode()).hexdigest()}
 
     def provenance(self) -> dict[str, str]:
         """The corpora; their terms are in the README of each."""
@@ -65,9 +68,10 @@ class Nltk(TextCorpus):
                 if hasattr(reader, "categories"):
                     labels["category"] = " ".join(reader.categories(file))
                 text = _decoded(reader, name, file)
-                for block in blocks(text.splitlines(), self.options.max_chars):
+                for i, block in enumerate(blocks(text.splitlines(), self.options.max_chars)):
                     if len(block) >= self.options.min_chars:
-                        yield Document(text=block, group=f"{name}/{file}", labels=labels)
+                        group = f"{name}/{file}#{i // self.options.blocks_per_group}"
+                        yield Document(text=block, group=group, labels=labels)
 
     def _readers(self) -> list[tuple[str, Any]]:
         import nltk.corpus
