@@ -112,12 +112,12 @@ def load(study: str, experiments_dir: Path) -> tuple[Tables, list[DataError]]:
 
 def tabulate(study: str, records: Sequence[RunRecord]) -> Tables:
     """Arrange records as tables, each in a fixed order."""
-    ordered = sorted(records, key=lambda record: record.run_id)
+    budgets, models = _budgets(records), _models(records)
+    cells = _cells(records, models, budgets)
+    ordered = sorted(records, key=lambda r: (cells.index(cell_of(r)), r.seed, r.run_id))
     runs = _frame([run_row(record) for record in ordered])
     scores = _frame([row for record in finished(ordered) for row in score_rows(record)])
     curves = _frame([row for record in finished(ordered) for row in curve_rows(record)])
-    budgets, models = _budgets(ordered), _models(ordered)
-    cells = _cells(ordered, models, budgets)
     arms = sorted({cell.arm for cell in cells}, key=_arm_order)
     return Tables(
         study=study,

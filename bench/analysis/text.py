@@ -70,13 +70,13 @@ def with_interval(interval: Interval | None, *, signed: bool = False) -> str:
     return f"{mean} [{number(interval.low, signed=signed)}, {number(interval.high, signed=signed)}]"
 
 
-def with_seeds(interval: Interval | None, *, signed: bool = False) -> str:
+def with_seeds(interval: Interval | None) -> str:
     """`mean [low, high], n = 5 seeds`, for prose."""
     if interval is None:
         return "no result"
     if interval.n == 1:
-        return f"{number(interval.mean, signed=signed)} (one seed, no interval)"
-    return f"{with_interval(interval, signed=signed)}, n = {interval.n} seeds"
+        return f"{number(interval.mean)} (one seed, no interval)"
+    return f"{with_interval(interval)}, n = {interval.n} seeds"
 
 
 def with_p(difference: Paired | None) -> str:

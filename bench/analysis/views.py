@@ -230,7 +230,7 @@ def _is_reference(arm: Arm | None) -> bool:
 
 
 def _run_links(tables: Tables, cell: Cell) -> list[Link]:
-    own = sorted((r for r in tables.records if cell_of(r) == cell), key=lambda r: (r.seed, r.run_id))
+    own = [record for record in tables.records if cell_of(record) == cell]
     marks = {"finished": "", "diverged": " diverged", "failed": " failed"}
     return [Link(f"{r.seed}{marks[r.status]}", f"#{run_anchor(r.run_id)}", r.run_id) for r in own]
 

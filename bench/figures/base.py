@@ -169,17 +169,14 @@ def finish(axes: Axes, tables: Tables, measure: Measure, second_line: str = "") 
     axes.set_title("\n".join(line for line in lines if line))
 
 
-def legend(canvas: Canvas, tables: Tables, *extra: Line2D, has_references: bool = True) -> None:
+def legend(canvas: Canvas, tables: Tables, *extra: Line2D) -> None:
     """One legend for all panels, above them."""
     handles = [
         Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=arm.label)
         for arm, look in looks(tables).items()
     ]
-    if has_references:
-        handles.append(
-            Line2D([], [], color=GREY, linestyle="--", linewidth=1, label=f"{BASELINE} (band: 95 %)")
-        )
-        handles.append(Line2D([], [], color=GREY, linestyle=":", linewidth=1, label="chance"))
+    for dash, label in (("--", f"{BASELINE} (band: {100 * LEVEL:.0f} %)"), (":", "chance")):
+        handles.append(Line2D([], [], color=GREY, linestyle=dash, linewidth=1, label=label))
     handles += extra
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(len(handles), 110 // (longest + 8)))
