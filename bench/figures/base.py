@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from bench.analysis.stats import Interval
+from bench.analysis.stats import LEVEL, Interval
 from bench.analysis.table import BASELINE, Arm, Measure, Tables
 from bench.analysis.text import number
 from bench.analysis.views import measure_label

@@ -103,7 +103,7 @@ def round_ticks(low: float, high: float) -> list[float]:
 
 
 def _size(index: int) -> float:
-    return 3.5 + 1.8 * index
+    return 4.5 + 1.8 * index
 
 
 def _alpha(tables: Tables, budget: str | None) -> float:
