@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import report, schema
+from bench import schema
 from bench.errors import ConfigError
+from bench.records import RunRecord, Status
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 NOT_SCIENCE = ("study", "trainer", "logger", "launcher", "paths")
@@ -53,12 +55,32 @@ class RunSpec:
         """The part of the config that may change a number."""
         return science_of(self.config)
 
+    @property
+    def folder(self) -> Path:
+        """Where the run works; may be deleted once its record is written."""
+        return self._experiment / "runs" / self.run_id
+
+    @property
+    def records(self) -> Path:
+        """Where the records of its study lie."""
+        return self._experiment / "records"
+
+    @property
+    def _experiment(self) -> Path:
+        return Path(self.config["paths"]["experiments"]) / self.study
+
     def typed(self) -> schema.Config:
         """The config as checked dataclasses."""
         merged = OmegaConf.merge(OmegaConf.structured(schema.Config), self.config)
         config = OmegaConf.to_object(merged)
         assert isinstance(config, schema.Config)
         return config
+
+    def record(self, status: Status, reason: str | None = None) -> RunRecord:
+        """A record of this run that holds its axes and no numbers yet."""
+        axes = {key: getattr(self, key) for key in vars(self) if key != "config"}
+        started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        return RunRecord(**axes, status=status, reason=reason, config=self.science, started_at=started_at)
 
     def to_json(self) -> str:
         """The run as text, for a worker process."""
@@ -72,7 +94,6 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
         ConfigError: whatever Hydra or OmegaConf refuses, in one line.
     """
     schema.register()
-    report.register()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose(name, overrides=list(overrides), return_hydra_config=True)
@@ -99,11 +120,10 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
     if not multirun:
         return [_spec(base, fixed)]
     named = {o.key_or_group for o in given}
-    params = OmegaConf.to_container(base.hydra.sweeper.params) or {}
-    assert isinstance(params, dict)
+    params = base.hydra.sweeper.params or {}
     swept = [o for o in given if o.is_sweep_override()]
     swept += _parse([f"{key}={value}" for key, value in params.items() if key not in named])
-    runs = {}
+    runs: dict[str, RunSpec] = {}
     for values in itertools.product(*(_elements(o) for o in swept)):
         spec = _spec(compose_config("config", [*fixed, *values]), [*fixed, *values])
         runs.setdefault(spec.run_id, spec)  # strategies that ignore an axis appear once

@@ -51,7 +51,7 @@ class TextRows:
 
 
 class PairRows:
-    """Images with their captions."""
+    """Images with their captions. S pixels a side, L tokens a caption."""
 
     def __init__(self, pairs: PairArray) -> None:
         self.pairs = pairs
@@ -63,6 +63,10 @@ class PairRows:
         """{"images": (B, S, S, 3) uint8, "captions": (B, L)}."""
         images, captions = self.pairs.images[indices], self.pairs.captions[indices]
         return {"images": torch.from_numpy(images), "captions": torch.from_numpy(captions.astype(np.int64))}
+
+    def all(self) -> Batch:
+        """All pairs, in order."""
+        return self.read(np.arange(len(self)))
 
 
 def row_indices(seed: int, step: int, rows_per_step: int, n_rows: int) -> NDArray[np.int64]:
@@ -98,9 +102,6 @@ class Stream(IterableDataset[Batch]):
     stop: int
     rank: int
     world: int
-
-    def __len__(self) -> int:
-        return self.stop
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()

@@ -23,7 +23,9 @@ class DivergedError(BenchError):
 
     def __init__(self, step: int, loss_nats: float | None) -> None:
         self.step, self.loss_nats = step, loss_nats
-        seen = "never finite" if loss_nats is None else f"last finite loss {loss_nats:.4f} nats at step {step}"
+        seen = (
+            "never finite" if loss_nats is None else f"last finite loss {loss_nats:.4f} nats at step {step}"
+        )
         super().__init__(f"loss is not finite ({seen}); lower optim.lr_peak or raise optim.warmup_share")
 
 

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from bench.backbones.transformer import initialise
 from bench.backbones.vision import VisionTower, to_float
 from bench.contrastive import info_nce
-from bench.objectives.base import EOS, PAD, Objective
+from bench.objectives.base import Objective
+from bench.vocabulary import EOS, PAD
 
 EVALUATION_BATCH = 256
+CHARS_PER_TOKEN = 32
 Images = NDArray[np.uint8]
 
 
@@ -37,7 +39,8 @@ class Fit:
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> Tensor:
     """Texts to ids (N, T): cut to `length` with a closing EOS, padded on the right to the longest."""
-    rows = [e.ids[: length - 1] + [EOS] for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    cut = [text[: CHARS_PER_TOKEN * length] for text in texts]  # far more than can be kept; the rest is slow
+    rows = [[*e.ids[: length - 1], EOS] for e in tokenizer.encode_batch(cut, add_special_tokens=False)]
     width = max(map(len, rows))
     return torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
 
@@ -191,7 +194,9 @@ def _minimise(
         optimizer.zero_grad()
         value = loss(index)
         if not math.isfinite(value.item()):
-            raise FloatingPointError(f"the fit's loss is not finite at step {step}; lower the task's lr_at_64")
+            raise FloatingPointError(
+                f"the fit's loss is not finite at step {step}; lower the task's lr_at_64"
+            )
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

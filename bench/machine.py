@@ -1,7 +1,10 @@
 """The machine a run happened on: versions, processor, memory."""
 
+import logging
+import os
 import platform
 import subprocess
+import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -33,6 +36,13 @@ def environment() -> dict[str, str]:
     }
 
 
+def quiet_libraries() -> None:
+    """Drop Lightning's banners and the warnings that no user can act on."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*non-writable tensors.*"):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def _commit() -> str:
     """The project's git commit, with `-dirty` where tracked files differ from it."""
     project = Path(__file__).resolve().parent.parent
@@ -44,7 +54,7 @@ def _commit() -> str:
 def reset_peak_memory() -> None:
     """Forget earlier runs of this process, where the system can (Linux, CUDA)."""
     refs = Path("/proc/self/clear_refs")
-    if refs.exists():
+    if os.access(refs, os.W_OK):
         refs.write_text("5")
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

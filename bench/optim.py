@@ -40,7 +40,10 @@ def lr_share(step: int, total: int, optim: Optim) -> float:
 def adamw(module: nn.Module, optim: Optim, d_model: int) -> torch.optim.AdamW:
     """AdamW; norms, biases and other vectors and scalars are not decayed."""
     groups = [
-        {"params": _trained(p for p in module.parameters() if p.ndim >= 2), "weight_decay": optim.weight_decay},
+        {
+            "params": _trained(p for p in module.parameters() if p.ndim >= 2),
+            "weight_decay": optim.weight_decay,
+        },
         {"params": _trained(p for p in module.parameters() if p.ndim < 2), "weight_decay": 0.0},
     ]
     betas = (optim.beta1, optim.beta2)

@@ -6,14 +6,13 @@ Nothing here is typed by hand and nothing depends on when it is built: the same 
 import base64
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from bench.analysis import frames, provenance, views
 from bench.analysis.table import Tables, load
@@ -24,16 +23,6 @@ from bench.figures.base import Figure, render
 from bench.records import write_atomically
 
 _HERE = Path(__file__).resolve().parent
-
-
-@dataclass
-class ReportConfig:
-    """Root of `bench report`."""
-
-    study: str = MISSING
-    experiments_dir: str = MISSING
-    reports_dir: str = MISSING
-    figure: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,11 +62,6 @@ class Page:
     details: list[View]
     files: list[str]
     has_scores: bool
-
-
-def register() -> None:
-    """Make the schema known to Hydra under the name `report_schema`."""
-    ConfigStore.instance().store(name="report_schema", node=ReportConfig)
 
 
 def main(cfg: DictConfig) -> Path:

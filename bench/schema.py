@@ -10,6 +10,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from bench.errors import ConfigError
+
 
 @dataclass
 class Model:
@@ -128,6 +130,84 @@ class Config:
     paths: Paths = field(default_factory=Paths)
 
 
+@dataclass
+class ReportConfig:
+    """Root of `bench report` and `bench status`."""
+
+    study: str = MISSING
+    experiments_dir: str = MISSING
+    reports_dir: str = MISSING
+    figure: dict[str, Any] = field(default_factory=dict)
+
+
 def register() -> None:
-    """Make the schema known to Hydra under the name `schema`."""
+    """Make the schemas known to Hydra under the names `schema` and `report_schema`."""
     ConfigStore.instance().store(name="schema", node=Config)
+    ConfigStore.instance().store(name="report_schema", node=ReportConfig)
+
+
+def validate(config: Config) -> None:
+    """Every check of one setting against another, before any compute.
+
+    Raises:
+        ConfigError: names the key and what to change.
+    """
+    _validate_model(config.model)
+    _validate_budget(config.budget)
+    _validate_optim(config.optim)
+    trainer, least = config.trainer, {"sequence_length": 8, "caption_length": 2, "seed": 0}
+    for key, low in least.items():
+        _require(getattr(config, key) >= low, f"{key}={getattr(config, key)}: use {low} or more")
+    _one_of("trainer.accelerator", trainer.accelerator, ("cpu", "gpu"))
+    _one_of("logger.wandb_mode", config.logger.wandb_mode, ("offline", "online"))
+    _one_of("strategy.modality", config.strategy.get("modality"), ("text", "pairs", "none"))
+    for key in ("devices", "nodes", "n_validations", "validation_batches"):
+        _require(getattr(trainer, key) >= 1, f"trainer.{key}={getattr(trainer, key)}: use 1 or more")
+
+
+def _validate_model(model: Model) -> None:
+    for key, value in vars(model).items():
+        _require(value >= 1, f"model.{key}={value}: use 1 or more")
+    _require(
+        model.d_model % model.n_heads == 0,
+        f"model.d_model={model.d_model} is not a multiple of model.n_heads={model.n_heads}; change one",
+    )
+    _require(
+        model.d_model // model.n_heads % 2 == 0,
+        f"model.d_model / model.n_heads = {model.d_model // model.n_heads} must be even for RoPE; change one",
+    )
+
+
+def _validate_budget(budget: Budget) -> None:
+    given = [key for key in ("tokens", "flops") if getattr(budget, key) is not None]
+    _require(
+        len(given) == 1, f"set exactly one of budget.tokens and budget.flops, the other to null; now {given}"
+    )
+    for key in ("unique_bytes", "unique_pairs", "tokens", "flops"):
+        value = getattr(budget, key)
+        _require(value is None or value > 0, f"budget.{key}={value}: use a number above 0, or null")
+
+
+def _validate_optim(optim: Optim) -> None:
+    _one_of("optim.schedule", optim.schedule, ("cosine", "wsd"))
+    for key in ("warmup_share", "cooldown_share", "final_lr_share", "beta1", "beta2"):
+        value = getattr(optim, key)
+        _require(0 <= value <= 1, f"optim.{key}={value}: use a share from 0 to 1")
+    for key in ("lr_peak", "lr_width", "clip_norm", "tokens_per_step"):
+        value = getattr(optim, key)
+        _require(value > 0, f"optim.{key}={value}: use a number above 0")
+    shares = optim.warmup_share + optim.cooldown_share
+    _require(shares <= 1, f"optim.warmup_share + optim.cooldown_share = {shares}: at most 1")
+    _require(
+        optim.schedule != "wsd" or optim.cooldown_share > 0,
+        "optim.cooldown_share=0 with optim.schedule=wsd: use a share above 0, such as 0.2",
+    )
+
+
+def _one_of(key: str, value: object, choices: tuple[str, ...]) -> None:
+    _require(value in choices, f"{key}={value!r}: choose one of {', '.join(choices)}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)

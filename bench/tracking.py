@@ -15,10 +15,10 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from bench.compose import RunSpec
+from bench.display import STATUS_FILE
 from bench.records import CurvePoint, RunRecord, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
-STATUS_FILE = "status.json"
 HEARTBEAT_S = 0.5
 
 
@@ -87,6 +87,7 @@ class StatusFile:
     label: str
     _written_at: float = 0.0
 
+    @rank_zero_only
     def write(
         self, status: str, phase: str, step: int = 0, total_steps: int = 0, tokens_per_s: float = 0.0
     ) -> None:
@@ -109,9 +110,9 @@ class StatusFile:
         return time.monotonic() - self._written_at >= HEARTBEAT_S
 
 
-def make_loggers(spec: RunSpec, folder: Path) -> list[Logger]:
+def make_loggers(spec: RunSpec) -> list[Logger]:
     """The metric file, and W&B where the config asks for it."""
-    loggers: list[Logger] = [MetricFile(folder)]
+    loggers: list[Logger] = [MetricFile(spec.folder)]
     settings = spec.typed().logger
     if settings.wandb:
         axes = [spec.strategy, spec.model, spec.budget or "no budget", *spec.corpus.values()]
@@ -123,7 +124,7 @@ def make_loggers(spec: RunSpec, folder: Path) -> list[Logger]:
                 id=spec.run_id,
                 tags=[*axes, *filter(None, [spec.variant]), f"seed={spec.seed}"],
                 config=spec.science,
-                save_dir=str(folder),
+                save_dir=str(spec.folder),
                 mode=settings.wandb_mode,
                 resume="allow",
             )

@@ -3,17 +3,15 @@
 import time
 import traceback
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from safetensors.torch import save_model
-from tokenizers import Tokenizer
 
-from bench import budget, checkpoint, machine, optim, tracking
+from bench import budget, checkpoint, machine, tracking
 from bench.build import build
 from bench.callbacks import Progress, Validation
 from bench.compose import RunSpec
@@ -43,6 +41,8 @@ def execute(spec: RunSpec, threads: int | None = None) -> str:
     Returns:
         The status: finished, diverged, failed or interrupted.
     """
+    machine.quiet_libraries()
+    torch.set_flush_denormal(True)  # vanishing weights otherwise cost up to three times the CPU time
     stop = Stop()
     stop.listen()
     if threads:
@@ -51,7 +51,7 @@ def execute(spec: RunSpec, threads: int | None = None) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", spec.to_json())
     job = Job(spec, folder, tracking.make_loggers(spec), tracking.StatusFile(folder, spec.label), stop)
-    blank = _blank_record(spec)
+    blank = replace(spec.record("finished"), environment=machine.environment())
     try:
         record = _run(job, blank)
     except (InterruptedRunError, KeyboardInterrupt):
@@ -63,7 +63,7 @@ def execute(spec: RunSpec, threads: int | None = None) -> str:
         (folder / "error.log").write_text(traceback.format_exc())
         reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
         record = replace(blank, status="failed", reason=" ".join(reason.split()))
-    if record is None:  # rank 0 evaluates and records for all
+    if record is None:  # rank 0 records for all
         return "finished"
     write_record(record, spec.records)
     tracking.mirror_result(job.loggers, record)
@@ -148,7 +148,7 @@ def _pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
     )
 
 
-def _trainer(job: Job, steps: int, callbacks: list[object]) -> Trainer:
+def _trainer(job: Job, steps: int, callbacks: list[Callback]) -> Trainer:
     config = job.spec.typed()
     settings = config.trainer
     return Trainer(
@@ -156,7 +156,7 @@ def _trainer(job: Job, steps: int, callbacks: list[object]) -> Trainer:
         devices=settings.devices,
         num_nodes=settings.nodes,
         strategy="ddp" if settings.devices * settings.nodes > 1 else "auto",
-        precision=settings.precision,
+        precision=settings.precision,  # type: ignore[arg-type]
         max_steps=steps,
         gradient_clip_val=config.optim.clip_norm,
         deterministic=True,
@@ -188,7 +188,7 @@ def _evaluate(
 ) -> tuple[tuple[Score, ...], dict[str, str]]:
     config = job.spec.typed()
     setting = Setting(
-        tokenizer=Tokenizer.from_file(str(data.text.tokenizer_path)),
+        tokenizer=data.text.tokenizer(),
         sequence_length=config.sequence_length,
         caption_length=config.caption_length,
         pairs=data.pairs,
@@ -217,20 +217,3 @@ def _is_rank_zero_alone() -> bool:
     dist.barrier()
     dist.destroy_process_group()
     return rank == 0
-
-
-def _blank_record(spec: RunSpec) -> RunRecord:
-    return RunRecord(
-        run_id=spec.run_id,
-        study=spec.study,
-        status="finished",
-        strategy=spec.strategy,
-        model=spec.model,
-        budget=spec.budget,
-        variant=spec.variant,
-        seed=spec.seed,
-        corpus=spec.corpus,
-        config=spec.science,
-        environment=machine.environment(),
-        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )

@@ -29,13 +29,14 @@ class Rope(nn.Module):
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
+        self.frequencies: Tensor
         frequencies = ROPE_THETA ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def tables(self, length: int) -> tuple[Tensor, Tensor]:
         """cos and sin, each (T, head_dim); computed once per forward pass, shared by all layers."""
         positions = torch.arange(length, device=self.frequencies.device, dtype=torch.float32)
-        angles = torch.outer(positions, self.frequencies).repeat(1, 2)  # type: ignore[arg-type]
+        angles = torch.outer(positions, self.frequencies).repeat(1, 2)
         return angles.cos(), angles.sin()
 
 

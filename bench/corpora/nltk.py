@@ -74,22 +74,29 @@ class Nltk(TextCorpus):
                         yield Document(text=block, group=group, labels=labels)
 
     def _readers(self) -> list[tuple[str, Any]]:
-        import nltk.corpus
+        return [(name, corpus_reader(name, "corpus.text.names")) for name in self.options.names]
 
-        readers = []
-        for name in self.options.names:
-            reader = getattr(nltk.corpus, name, None)
-            if reader is None:
-                raise ConfigError(f"corpus.text.names: NLTK has no corpus {name!r}; correct the name")
-            try:
-                reader.fileids()
-            except LookupError as error:
-                raise DataError(
-                    f"corpus.text.names: {name!r} is not in your NLTK data; run "
-                    f"`python -m nltk.downloader {name}`, or set NLTK_DATA to a folder with corpora/{name}"
-                ) from error
-            readers.append((name, reader))
-        return readers
+
+def corpus_reader(name: str, key: str) -> Any:
+    """NLTK's reader of a corpus in the user's NLTK data.
+
+    Raises:
+        ConfigError: NLTK knows no such corpus.
+        DataError: it is not there; names `key` and the command that gets it.
+    """
+    import nltk.corpus
+
+    reader = getattr(nltk.corpus, name, None)
+    if reader is None:
+        raise ConfigError(f"{key}: NLTK has no corpus {name!r}; correct the name")
+    try:
+        reader.fileids()
+    except LookupError as error:
+        raise DataError(
+            f"{key}: {name!r} is not in your NLTK data; run `python -m nltk.downloader {name}`, "
+            f"or set NLTK_DATA to a folder with corpora/{name}"
+        ) from error
+    return reader
 
 
 def blocks(lines: list[str], max_chars: int) -> Iterator[str]:

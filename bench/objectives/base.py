@@ -18,12 +18,11 @@ from bench.backbones.transformer import Transformer
 from bench.budget import StepCost
 from bench.errors import ConfigError, DivergedError
 from bench.schema import Model, Optim
+from bench.vocabulary import PAD
 
 Batch = dict[str, Tensor]
 Modality = Literal["text", "pairs", "none"]
 POOLINGS = ("mean", "last", "first")
-PAD, EOS, MASK = 0, 1, 2  # ids that bench.tokens gives these special tokens
-N_SPECIAL = 4
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,9 @@ class Objective(LightningModule):
     def __init__(self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim) -> None:
         super().__init__()
         if options.modality != self.modality:
-            raise ConfigError(f"strategy.modality={options.modality!r}: this strategy needs {self.modality!r}")
+            raise ConfigError(
+                f"strategy.modality={options.modality!r}: this strategy needs {self.modality!r}"
+            )
         self.options = options
         self.shapes = shapes
         self.optimizer = optimizer

@@ -11,9 +11,11 @@ from torch import Tensor
 from bench.backbones.transformer import PredictionHead
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
 from bench.errors import ConfigError
-from bench.objectives.base import MASK, N_SPECIAL, Batch, Loss, Modality, Objective, ObjectiveOptions, Shapes
+from bench.objectives.base import Batch, Loss, Modality, Objective, ObjectiveOptions, Shapes
 from bench.schema import Optim
+from bench.vocabulary import MASK, SPECIAL_TOKENS
 
+N_SPECIAL = len(SPECIAL_TOKENS)  # their ids come first
 IGNORED = -100  # a chosen position that holds a special token: no target
 KEEP_SHARE, RANDOM_SHARE = 0.1, 0.1  # BERT's 80/10/10
 

@@ -1,14 +1,18 @@
 """Which library does a docstring come from? Embedded data; split by source file, names masked."""
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from omegaconf import MISSING
 
-from bench.corpora.base import Split
+from bench.corpora.base import Split, split_of
 from bench.corpora.docstrings import Docstrings
+from bench.shards import SPLITS
 from bench.tasks.base import Setting
-from bench.tasks.text_classification import ClassificationOptions, TextClassification, by_label
+from bench.tasks.text_classification import ClassificationOptions, TextClassification
 from bench.tokens import load_documents
 
 # A library's own names give the label away: its import names and usual aliases become one word.
@@ -30,7 +34,16 @@ class Library(TextClassification):
 
     def examples(self, split: Split, setting: Setting) -> dict[str, list[str]]:
         """Docstrings by library, with all libraries' names masked."""
-        corpus = Docstrings(Docstrings.Options(packages=self.options.packages, min_chars=self.options.min_chars))
-        names = re.compile(rf"\b({'|'.join(map(re.escape, self.options.packages))}|{ALIASES})\b", re.IGNORECASE)
-        documents = load_documents(corpus, setting.data_dir, split)
-        return by_label([(names.sub(MASKED, d.text), d.labels["library"]) for d in documents])
+        return _read(tuple(self.options.packages), self.options.min_chars, setting.data_dir)[split]
+
+
+@lru_cache(maxsize=2)  # the runs of one worker share it
+def _read(packages: tuple[str, ...], min_chars: int, data_dir: Path) -> dict[Split, dict[str, list[str]]]:
+    """Masked docstrings by split and library."""
+    corpus = Docstrings(Docstrings.Options(packages=list(packages), min_chars=min_chars))
+    names = re.compile(rf"\b({'|'.join(map(re.escape, packages))}|{ALIASES})\b", re.IGNORECASE)
+    found: dict[Split, dict[str, list[str]]] = {split: defaultdict(list) for split in SPLITS}
+    for document in load_documents(corpus, data_dir):
+        text = names.sub(MASKED, document.text)
+        found[split_of(document.group)][document.labels["library"]].append(text)
+    return found

@@ -11,6 +11,7 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor
 
+from bench.data import PairRows
 from bench.errors import ConfigError
 from bench.evaluate import Fit, fit_vision, hit_rate, in_batches, text_features
 from bench.objectives.base import Objective
@@ -53,11 +54,9 @@ class Retrieval(Task):
 
     def evaluate(self, model: Objective, setting: Setting) -> list[Measured]:
         """Mean of both directions' recall@5 first, then each recall of each direction."""
-        test = setting.pairs.test()
-        captions = torch.from_numpy(test.captions[:].astype("int64"))
-        images = torch.from_numpy(test.images[:])
+        test = PairRows(setting.pairs.test()).all()
         embed = self._zero_shot if self.options.protocol == "zero_shot" else self._fitted
-        image_rows, text_rows = embed(model, images, captions, setting)
+        image_rows, text_rows = embed(model, test["images"], test["captions"], setting)
         similarity = image_rows.double() @ text_rows.double().T  # (N, N)
         return recalls(similarity.cpu())
 
@@ -75,12 +74,12 @@ class Retrieval(Task):
     def _fitted(
         self, model: Objective, images: Tensor, captions: Tensor, setting: Setting
     ) -> tuple[Tensor, Tensor]:
-        train = setting.pairs.train(None)
-        texts = text_features(model, torch.from_numpy(train.captions[:].astype("int64")))
+        train = PairRows(setting.pairs.train()).all()
+        texts = text_features(model, train["captions"])
         mean, std = texts.mean(dim=0), texts.std(dim=0).clamp(min=1e-6)
         image_side, text_side = fit_vision(
             (texts - mean) / std,
-            torch.from_numpy(train.images[:]),
+            train["images"],
             model,
             fit=Fit(self.options.steps, self.options.batch_size, self.options.lr_at_64),
             temperature=self.options.temperature,
@@ -101,6 +100,8 @@ def recalls(similarity: Tensor) -> list[Measured]:
     measured = []
     for k in RECALLS:
         for name, scores in (("image_to_text", similarity), ("text_to_image", similarity.T)):
-            measured.append(Measured(f"{name}_recall_at_{k}", hit_rate(scores, partners, k), min(1, k / n), n))
+            measured.append(
+                Measured(f"{name}_recall_at_{k}", hit_rate(scores, partners, k), min(1, k / n), n)
+            )
     both = [m.value for m in measured if m.metric.endswith("recall_at_5")]
     return [Measured("recall_at_5", sum(both) / len(both), min(1, 5 / n), n), *measured]

@@ -52,7 +52,9 @@ class TextClassification(Task):
         )
         train_labels, test_labels = (torch.tensor([label for _, label in part]) for part in (train, test))
         if self.options.protocol == "probe":
-            scores = probe(text_features(model, train_tokens), train_labels, text_features(model, test_tokens))
+            scores = probe(
+                text_features(model, train_tokens), train_labels, text_features(model, test_tokens)
+            )
         else:
             fit = Fit(self.options.steps, self.options.batch_size, self.options.lr_at_64)
             generator = torch.Generator().manual_seed(setting.seed)

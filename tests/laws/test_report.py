@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from test_analysis import PROBE, make_record, toy_records, toy_tables
 
-from bench import report, status
+from bench import report, schema, status
 from bench.analysis.table import tabulate
 from bench.build import build
 from bench.errors import BenchError, ConfigError
@@ -190,7 +190,7 @@ def test_log_axes_have_a_few_ticks_inside(low: float, high: float):
 
 
 def test_the_shipped_config_composes_and_names_every_figure():
-    report.register()
+    schema.register()
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("report", overrides=["study=toy"])
         unnamed = compose("report")

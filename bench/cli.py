@@ -1,0 +1,140 @@
+"""The console script `bench`: train, report, status. Answers without torch until a run starts."""
+
+import argparse
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+
+from omegaconf import OmegaConf
+
+from bench import status
+from bench.compose import CONF, RunSpec, compose_config, compose_runs
+from bench.errors import BenchError
+from bench.launch import launch
+from bench.records import read_record
+
+EPILOG = """\
+examples:
+  bench train strategy=clm model=0.5m budget=1mb           one run
+  bench train -m experiment=quickstart                     a study: strategies x sizes x budgets x seeds
+  bench train -m strategy=mlm strategy.mask_rate=0.15,0.4  a sweep of your own (study=adhoc)
+  bench status study=quickstart                            what is done, running, failed
+  bench report study=quickstart                            tables, figures and page in reports/quickstart
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 if all went well, 1 if a run failed or diverged, 2 for a config or data error, 130 if stopped.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except BenchError as error:
+        if arguments.traceback:
+            traceback.print_exc()
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder that cannot be written
+        if arguments.traceback:
+            traceback.print_exc()
+        print(f"bench: {error.strerror}: {error.filename}; free or fix it and run again", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("bench: stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench",
+        description="Which pretraining strategy should I use? Controlled comparisons with measured verdicts.",
+        epilog=EPILOG + "\n" + _choices(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="{train,report,status}")
+    for name, function, text in (
+        ("train", _train, "do one run, or with -m all runs of a sweep that are not done yet"),
+        ("report", _report, "rebuild a study's report from its records"),
+        ("status", _status, "list a study's runs, or all studies"),
+    ):
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=parser.epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(command=function)
+        command.add_argument("overrides", nargs="*", help="Hydra overrides: key=value, group=choice")
+        command.add_argument("--traceback", action="store_true", help="show where an error came from")
+        if name == "train":
+            command.add_argument("-m", "--multirun", action="store_true", help="sweep: a=1,2 and experiments")
+            command.add_argument("--cfg", action="store_true", help="print the runs' config and stop")
+    return parser
+
+
+def _choices() -> str:
+    """The config groups with their choices, as they stand in conf/."""
+    lines = ["choices:"]
+    for folder in sorted(path for path in CONF.rglob("*") if path.is_dir()):
+        stems = sorted(path.stem for path in folder.glob("*.yaml"))
+        if stems:
+            lines.append(f"  {folder.relative_to(CONF).as_posix()}={'|'.join(stems)}")
+    return "\n".join(lines)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    specs = compose_runs(arguments.overrides, multirun=arguments.multirun)
+    if arguments.cfg:
+        for spec in specs:
+            print(f"# {spec.run_id}  {spec.label}\n{OmegaConf.to_yaml(OmegaConf.create(spec.config))}")
+        return 0
+    statuses = launch(specs)
+    _print_outcome(specs, statuses)
+    if "interrupted" in statuses.values():
+        return 130
+    return 0 if set(statuses.values()) <= {"finished", "busy"} else 1
+
+
+def _print_outcome(specs: Sequence[RunSpec], statuses: dict[str, str]) -> None:
+    """The closing table: how many of each status, and every run that has no result, with the reason."""
+    counts = Counter(statuses.values())
+    print(", ".join(f"{n} {name}" for name, n in sorted(counts.items())) + f" of {len(specs)} runs")
+    for spec in specs:
+        state = statuses.get(spec.run_id, "not started")
+        if state == "finished":
+            continue
+        path = spec.records / f"{spec.run_id}.json"
+        reason = read_record(path).reason if state in ("failed", "diverged") and path.exists() else ""
+        print(f"  {state:<11} {spec.label}  {spec.folder}  {reason or ''}".rstrip())
+    if len(specs) == 1 and counts["finished"]:
+        _print_scores(specs[0])
+    print(f"records: {specs[0].records}   report: bench report study={specs[0].study}")
+
+
+def _print_scores(spec: RunSpec) -> None:
+    record = read_record(spec.records / f"{spec.run_id}.json")
+    for score in record.scores:
+        print(
+            f"  {score.task}/{score.metric}: {score.value:.3f} (chance {score.chance:.3f}, n={score.n_items})"
+        )
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from bench import report  # pandas and matplotlib, for this command only
+
+    print(report.main(compose_config("report", arguments.overrides)))
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    status.main(compose_config("report", arguments.overrides))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""A sweep's runs side by side on this machine: skip what is done, survive what fails, say what happened.
+
+Runs are done by worker processes that import torch once; this process never does. A worker that dies
+takes its run with it and nothing else.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future
+from multiprocessing import get_context
+
+from filelock import FileLock, Timeout
+from pebble import ProcessExpired, ProcessPool
+
+from bench import budget, schema
+from bench.compose import RunSpec
+from bench.display import Display, read_status
+from bench.errors import DataError
+from bench.prepare import prepare
+from bench.records import read_record, write_atomically, write_record
+
+DONE = ("finished", "diverged")  # a run that diverged would diverge again
+POLL_S = 0.25
+GRACE_S = 60.0  # for workers to save and stop
+
+
+def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
+    """Do the runs that are not done yet.
+
+    Returns:
+        The status of every run by id: finished, diverged, failed, interrupted or busy (another
+        launcher is doing it).
+
+    Raises:
+        BenchError: a config or corpus that cannot work, before any run is started.
+    """
+    for spec in specs:
+        schema.validate(spec.typed())
+        prepare(spec)
+    statuses = {spec.run_id: status for spec in specs if (status := recorded(spec)) in DONE}
+    todo = [spec for spec in specs if spec.run_id not in statuses]
+    todo.sort(key=_size, reverse=True)  # longest first: no straggler at the end
+    with Display(len(specs), len(statuses)) as display:
+        settings = specs[0].typed().launcher
+        run_all = _run_in_pool if settings.workers != 0 and todo else _run_here
+        statuses |= run_all(todo, settings, display)
+    return statuses
+
+
+def run_one(text: str, threads: int | None) -> str:
+    """Do one run in this process, or under torchrun if it wants several; the entry of a worker.
+
+    Returns:
+        Its status, or `busy` if another process holds it.
+    """
+    spec = RunSpec(**json.loads(text))
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(spec.folder / "lock", timeout=0):
+            if (status := recorded(spec)) in DONE:
+                return status
+            settings = spec.typed().trainer
+            if settings.devices * settings.nodes > 1:
+                return _run_distributed(spec)
+            from bench.train import execute  # torch, in the worker only
+
+            return execute(spec, threads)
+    except Timeout:
+        return "busy"
+
+
+def recorded(spec: RunSpec) -> str | None:
+    """The status that the run's record states; None without a readable record."""
+    path = spec.records / f"{spec.run_id}.json"
+    try:
+        return read_record(path).status if path.exists() else None
+    except DataError:
+        return None  # damaged: the run is done again and the record replaced
+
+
+def _run_here(specs: Sequence[RunSpec], settings: schema.Launcher, display: Display) -> dict[str, str]:
+    statuses = {}
+    for spec in specs:
+        statuses[spec.run_id] = run_one(spec.to_json(), settings.threads_per_worker)
+        display.finish(spec, statuses[spec.run_id])
+        if statuses[spec.run_id] == "interrupted":
+            break
+    return statuses
+
+
+def _run_in_pool(specs: Sequence[RunSpec], settings: schema.Launcher, display: Display) -> dict[str, str]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(settings.workers or cores, len(specs))
+    threads = settings.threads_per_worker or max(1, cores // workers)
+    pool = ProcessPool(max_workers=workers, context=get_context("spawn"))
+    futures = {spec.run_id: pool.schedule(run_one, args=(spec.to_json(), threads)) for spec in specs}
+    try:
+        _watch(specs, futures, display)
+        pool.close()
+    except KeyboardInterrupt:
+        _stop(specs, futures, display)
+        pool.stop()
+    pool.join()
+    return {spec.run_id: _status(spec, futures[spec.run_id]) for spec in specs}
+
+
+def _watch(specs: Sequence[RunSpec], futures: dict[str, "Future[str]"], display: Display) -> None:
+    """Show the runs until all are done."""
+    waiting = list(specs)
+    while waiting:
+        time.sleep(POLL_S)
+        for spec in list(waiting):
+            future = futures[spec.run_id]
+            if future.done():
+                waiting.remove(spec)
+                display.finish(spec, _status(spec, future))
+            elif future.running():
+                display.update(spec)
+
+
+def _stop(specs: Sequence[RunSpec], futures: dict[str, "Future[str]"], display: Display) -> None:
+    """Ask the running workers to save and stop, and wait for them."""
+    display.say("stopping: runs save their state; the same command resumes them")
+    for spec in specs:
+        if futures[spec.run_id].running():
+            _signal(spec)
+        else:
+            futures[spec.run_id].cancel()
+    deadline = time.monotonic() + GRACE_S
+    while time.monotonic() < deadline and any(f.running() for f in futures.values()):
+        time.sleep(POLL_S)
+
+
+def _signal(spec: RunSpec) -> None:
+    state = read_status(spec.folder)
+    if state and state["status"] == "running":
+        try:
+            os.kill(int(state["pid"]), 15)
+        except ProcessLookupError:
+            return
+
+
+def _status(spec: RunSpec, future: "Future[str]") -> str:
+    """A finished future's status; a worker that died could not record its run, so that is done here."""
+    try:
+        return future.result()
+    except CancelledError:
+        return "interrupted"
+    except Exception as error:
+        died = isinstance(error, ProcessExpired)
+        return _record_failure(
+            spec, f"{'the worker process died' if died else type(error).__name__}: {error}"
+        )
+
+
+def _record_failure(spec: RunSpec, reason: str) -> str:
+    write_record(spec.record("failed", " ".join(reason.split())), spec.records)
+    return "failed"
+
+
+def _run_distributed(spec: RunSpec) -> str:
+    """One run over several processes of this node, each started by torchrun."""
+    settings = spec.typed().trainer
+    config = spec.folder / "config.json"
+    write_atomically(config, spec.to_json())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(settings.devices), "-m", "bench.worker", str(config)]
+    with (spec.folder / "torchrun.log").open("w") as log:
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+    state = read_status(spec.folder) or {}
+    if state.get("status") == "interrupted":
+        return "interrupted"
+    reason = f"torchrun exited with {done.returncode}; see {spec.folder / 'torchrun.log'}"
+    return recorded(spec) or _record_failure(spec, reason)
+
+
+def _size(spec: RunSpec) -> int:
+    """Roughly proportional to a run's time."""
+    config = spec.typed()
+    return budget.text_parameters(config.model, config.tokenizer.vocab_size)
