@@ -81,7 +81,7 @@ def rows_per_step(tokens_per_step: int, tokens_per_row: int) -> int:
     rows = tokens_per_step // tokens_per_row
     if rows < 1:
         raise ConfigError(
-            f"optim.tokens_per_step={tokens_per_step} is less than one row of {tokens_per_row} tokens; raise it"
+            f"optim.tokens_per_step={tokens_per_step} holds no row of {tokens_per_row} tokens; raise it"
         )
     return rows
 

@@ -1,0 +1,30 @@
+# `make quickstart` and `make test` need only Python 3.11+; everything else is made here.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+quickstart: $(VENV)/.installed ## repeat the study `quickstart` from scratch and write reports/my_quickstart
+	$(BIN)/bench train -m experiment=quickstart study=my_quickstart
+	$(BIN)/bench report study=my_quickstart
+
+lint: $(VENV)/.installed ## ruff and mypy
+	$(BIN)/ruff check bench tests
+	$(BIN)/ruff format --check bench tests
+	$(BIN)/mypy
+
+test: lint ## lint, types and all tests
+	$(BIN)/pytest
+
+clean: ## remove the environment and prepared data; records and reports stay
+	rm -rf $(VENV) data .mypy_cache .ruff_cache .pytest_cache
