@@ -53,7 +53,13 @@ def head_flops(model: Model, vocab_size: int, n_targets: float) -> float:
 def vision_flops(model: Model, image_size: int) -> int:
     """Forward FLOPs of the vision tower on one image."""
     patches = (image_size // model.patch_size) ** 2
-    return 2 * patches * 3 * model.patch_size**2 * model.d_model + blocks_flops(model, patches)
+    return patch_flops(model, image_size) + blocks_flops(model, patches)
+
+
+def patch_flops(model: Model, image_size: int) -> int:
+    """Forward FLOPs of the patch embedding of one image."""
+    patches = (image_size // model.patch_size) ** 2
+    return 2 * patches * 3 * model.patch_size**2 * model.d_model
 
 
 @dataclass(frozen=True)
@@ -66,10 +72,20 @@ class StepCost:
     flops: float
 
     @staticmethod
-    def of_row(rows: int, tokens: int, targets: float, forward_flops: float) -> "StepCost":
-        """The cost of a step from the cost of one row."""
-        flops = (1 + BACKWARD_OVER_FORWARD) * forward_flops * rows
-        return StepCost(rows, tokens * rows, targets * rows, flops)
+    def of_row(
+        rows: int, tokens: int, targets: float, forward_flops: float, *, data_flops: float = 0
+    ) -> "StepCost":
+        """The cost of a step from the cost of one row.
+
+        Args:
+            rows: of the step.
+            tokens: positions of a row.
+            targets: of a row.
+            forward_flops: of a row.
+            data_flops: the part of them whose input is data: its backward has no gradient of the input.
+        """
+        flops = (1 + BACKWARD_OVER_FORWARD) * forward_flops - data_flops
+        return StepCost(rows, tokens * rows, targets * rows, flops * rows)
 
 
 def rows_per_step(tokens_per_step: int, tokens_per_row: int) -> int:

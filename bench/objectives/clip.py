@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.backbones.transformer import initialise
 from bench.backbones.vision import VisionTower, n_patches, to_float
-from bench.budget import StepCost, blocks_flops, rows_per_step, vision_flops
+from bench.budget import StepCost, blocks_flops, patch_flops, rows_per_step, vision_flops
 from bench.contrastive import info_nce
 from bench.objectives.base import Batch, Loss, Modality, Objective, ObjectiveOptions, Shapes
 from bench.schema import Optim
@@ -59,7 +59,9 @@ class Clip(Objective):
         projections = 2 * 2 * model.d_model**2
         similarities = 2 * 2 * rows * model.d_model  # of one pair with all rows, both ways
         towers = blocks_flops(model, length) + vision_flops(model, self.shapes.image_size)
-        return StepCost.of_row(rows, tokens, 2, towers + projections + similarities)
+        forward = towers + projections + similarities
+        pixels = patch_flops(model, self.shapes.image_size)
+        return StepCost.of_row(rows, tokens, 2, forward, data_flops=pixels)
 
     def embed_images(self, images: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> unit rows (B, D) of the joint space."""
