@@ -1,0 +1,175 @@
+"""What every strategy in conf/strategy keeps; a new YAML is tested without an edit here."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_model, save_model
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+from toy_models import (
+    OPTIM,
+    SHAPES,
+    equal_batches,
+    generator,
+    make_strategy,
+    ragged_tokens,
+    rows_for,
+    stems,
+    strategy_node,
+)
+
+from bench import budget, optim
+from bench.build import build, find_class
+from bench.errors import ConfigError
+from bench.objectives.base import POOLINGS, Objective
+
+STRATEGIES = stems("strategy")
+TRAINED = [stem for stem in STRATEGIES if strategy_node(stem)["modality"] != "none"]
+every_strategy = pytest.mark.parametrize("stem", STRATEGIES)
+every_trained = pytest.mark.parametrize("stem", TRAINED)
+
+
+@every_strategy
+def test_the_yaml_sets_every_option_and_no_other(stem: str):
+    node = strategy_node(stem)
+    options = find_class(node, Objective, "strategy").Options  # type: ignore[type-abstract]
+    assert set(node) - {"_target_"} == {field.name for field in fields(options)}
+    for key in set(node) - {"_target_"}:
+        with pytest.raises(ConfigError, match=key):
+            make_strategy(stem, **{key: ["not", "this"]})
+    with pytest.raises(ConfigError, match="nonsense"):
+        make_strategy(stem, nonsense=1)
+
+
+@every_strategy
+def test_no_option_has_a_default_in_python(stem: str):
+    node = strategy_node(stem)
+    for key in set(node) - {"_target_"}:
+        rest = {name: value for name, value in node.items() if name != key}
+        with pytest.raises(ConfigError, match=key):
+            build(rest, Objective, "strategy", shapes=SHAPES, optimizer=OPTIM)  # type: ignore[type-abstract]
+
+
+@every_strategy
+def test_the_backbone_has_the_parameters_that_the_budget_counts(stem: str):
+    counted = sum(p.numel() for p in make_strategy(stem).backbone.parameters())
+    assert counted == budget.text_parameters(SHAPES.model, SHAPES.vocab_size)
+
+
+@every_strategy
+def test_the_seed_alone_decides_the_backbone(stem: str):
+    reference = make_strategy(STRATEGIES[0], seed=3).backbone.state_dict()
+    torch.manual_seed(99)  # the global state has no say
+    same = make_strategy(stem, seed=3).backbone.state_dict()
+    other = make_strategy(stem, seed=4).backbone.state_dict()
+    assert_close(same, reference, rtol=0, atol=0)
+    assert not torch.equal(other["embedding.weight"], reference["embedding.weight"])
+
+
+@every_trained
+def test_the_loss_falls_on_a_batch_seen_again_and_again(stem: str):
+    model = make_strategy(stem).train()
+    batch = model.corrupt(rows_for(model, 8), generator())
+    optimizer = optim.adamw(model, OPTIM, SHAPES.model.d_model)
+    losses = []
+    for _ in range(40):
+        loss = model.loss(batch)
+        mean = loss.sum / loss.count
+        optimizer.zero_grad()
+        mean.backward()
+        optimizer.step()
+        losses.append(float(mean.detach()))
+    assert torch.isfinite(torch.tensor(losses)).all()
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@every_trained
+def test_every_parameter_is_trained(stem: str):
+    model = make_strategy(stem).train()
+    model.loss(model.corrupt(rows_for(model, 8), generator())).sum.backward()
+    silent = [
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.any())
+    ]
+    assert silent == []
+
+
+@every_trained
+def test_the_generator_alone_decides_the_corruption(stem: str):
+    model = make_strategy(stem)
+    rows = rows_for(model, 8)
+    torch.manual_seed(0)
+    first = model.corrupt(rows, generator(1))
+    torch.manual_seed(1)
+    assert equal_batches(first, model.corrupt(rows, generator(1)))
+    corrupts = not equal_batches(first, rows)
+    assert corrupts != equal_batches(first, model.corrupt(rows, generator(2)))
+
+
+@every_trained
+def test_corruption_leaves_its_input_alone(stem: str):
+    model = make_strategy(stem)
+    rows = rows_for(model, 8)
+    before = {name: values.clone() for name, values in rows.items()}
+    batch = model.corrupt(rows, generator())
+    assert equal_batches(rows, before)
+    model.loss(batch).sum.backward()
+    assert equal_batches(rows, before)
+
+
+@every_trained
+def test_the_rows_of_a_corrupted_batch_can_be_dealt_to_ranks(stem: str):
+    model = make_strategy(stem)
+    batch = model.corrupt(rows_for(model, 8), generator())
+    assert {len(values) for values in batch.values()} == {8}
+
+
+@every_strategy
+def test_saved_and_loaded_gives_the_same_features(stem: str, tmp_path: Path):
+    model, other = make_strategy(stem, seed=0), make_strategy(stem, seed=1)
+    tokens = ragged_tokens([3, 7, 16])
+    assert not torch.allclose(model.features(tokens), other.features(tokens))
+    save_model(model, str(tmp_path / "weights.safetensors"))
+    assert load_model(other, tmp_path / "weights.safetensors") == (set(), [])
+    assert_close(other.features(tokens), model.features(tokens), rtol=0, atol=0)
+    assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+@every_strategy
+@pytest.mark.parametrize("pooling", POOLINGS)
+@torch.no_grad()
+def test_features_do_not_depend_on_padding_or_company(stem: str, pooling: str):
+    model = make_strategy(stem, pooling=pooling)
+    tokens = ragged_tokens([1, 3, 7, 16])
+    together = model.features(tokens)
+    assert torch.isfinite(together).all()
+    assert together.shape == (4, SHAPES.model.d_model)
+    assert (together.std(dim=0) > 1e-3).any()
+    assert_close(model.features(F.pad(tokens, (0, 5))), together, atol=1e-5, rtol=0)
+    for row, length, expected in zip(tokens, [1, 3, 7, 16], together, strict=True):
+        assert_close(model.features(row[None, :length])[0], expected, atol=1e-5, rtol=0)
+
+
+@every_trained
+def test_flops_are_those_that_torch_counts(stem: str):
+    model = make_strategy(stem).train()
+    cost = model.step_cost(OPTIM.tokens_per_step)
+    batch = model.corrupt(rows_for(model, cost.rows), generator())
+    # The fused kernel on CPU is not counted; the plain one is made of matrix products, which are.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.loss(batch).sum.backward()
+    assert cost.flops == pytest.approx(counter.get_total_flops(), rel=1e-3)
+
+
+@every_trained
+def test_a_step_holds_the_tokens_that_it_says(stem: str):
+    cost = make_strategy(stem).step_cost(OPTIM.tokens_per_step)
+    assert OPTIM.tokens_per_step - cost.forward_tokens / cost.rows < cost.forward_tokens
+    assert cost.forward_tokens <= OPTIM.tokens_per_step
+    with pytest.raises(ConfigError, match=r"optim\.tokens_per_step=1 "):
+        make_strategy(stem).step_cost(1)

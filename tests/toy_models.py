@@ -1,0 +1,89 @@
+"""Strategies as conf/ ships them on a tiny backbone, and toy rows for them to train on."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from bench import schema
+from bench.build import build
+from bench.objectives.base import Batch, Objective, Shapes
+from bench.vocabulary import EOS, PAD, SPECIAL_TOKENS
+
+CONF = Path(__file__).parents[1] / "conf"
+N_SPECIAL = len(SPECIAL_TOKENS)
+MODEL = schema.Model(d_model=32, n_layers=2, n_heads=2, d_ff=48, patch_size=4)
+SHAPES = Shapes(model=MODEL, vocab_size=64, sequence_length=16, caption_length=6, image_size=8)
+OPTIM = schema.Optim(
+    lr_peak=1e-2,
+    lr_width=32,
+    schedule="cosine",
+    warmup_share=0.1,
+    cooldown_share=0.2,
+    final_lr_share=0.1,
+    weight_decay=0.1,
+    beta1=0.9,
+    beta2=0.98,
+    clip_norm=1.0,
+    tokens_per_step=128,
+)
+
+
+def stems(folder: str) -> list[str]:
+    """The choices of a config group."""
+    return sorted(path.stem for path in (CONF / folder).glob("*.yaml"))
+
+
+def strategy_node(stem: str, **changes: Any) -> dict[str, Any]:
+    node = OmegaConf.to_container(OmegaConf.load(CONF / "strategy" / f"{stem}.yaml"))
+    assert isinstance(node, dict)
+    return {str(key): value for key, value in node.items()} | changes
+
+
+def make_strategy(stem: str, *, seed: int = 0, shapes: Shapes = SHAPES, **changes: Any) -> Objective:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build(
+            strategy_node(stem, **changes), Objective, "strategy", shapes=shapes, optimizer=OPTIM
+        ).eval()
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def text_rows(n: int, seed: int = 0, shapes: Shapes = SHAPES) -> Batch:
+    """Tokens with an EOS here and there, as packed documents have."""
+    tokens = torch.randint(
+        N_SPECIAL, shapes.vocab_size, (n, shapes.sequence_length), generator=generator(seed)
+    )
+    tokens[::2, 5] = EOS
+    return {"tokens": tokens}
+
+
+def pair_rows(n: int, seed: int = 0, shapes: Shapes = SHAPES) -> Batch:
+    """Images of one colour each, captions of two or three tokens."""
+    colours = torch.randint(256, (n, 1, 1, 3), generator=generator(seed))
+    images = colours.expand(-1, shapes.image_size, shapes.image_size, -1).to(torch.uint8).contiguous()
+    captions = torch.full((n, shapes.caption_length), PAD)
+    captions[:, :3] = torch.randint(N_SPECIAL, shapes.vocab_size, (n, 3), generator=generator(seed + 1))
+    captions[torch.arange(n), 2 + torch.arange(n) % 2] = EOS
+    return {"images": images, "captions": captions}
+
+
+def rows_for(model: Objective, n: int, seed: int = 0) -> Batch:
+    return pair_rows(n, seed) if model.modality == "pairs" else text_rows(n, seed)
+
+
+def ragged_tokens(lengths: list[int], seed: int = 0, vocab_size: int = SHAPES.vocab_size) -> Tensor:
+    """Texts of these lengths, padded on the right: (N, longest)."""
+    tokens = torch.full((len(lengths), max(lengths)), PAD)
+    for row, length in zip(tokens, lengths, strict=True):
+        row[:length] = torch.randint(N_SPECIAL, vocab_size, (length,), generator=generator(seed + length))
+    return tokens
+
+
+def equal_batches(a: Batch, b: Batch) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
