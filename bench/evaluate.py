@@ -76,7 +76,7 @@ def hit_rate(scores: Tensor, targets: Tensor, k: int = 1) -> float:
     own = scores.gather(1, targets[:, None])
     better = (scores > own).sum(dim=1)
     tied = (scores == own).sum(dim=1)  # itself included
-    return float(((k - better).clamp(min=0) / tied).clamp(max=1).double().mean())
+    return float(((k - better).clamp(min=0).double() / tied).clamp(max=1).mean())
 
 
 def probe(train: Tensor, train_labels: Tensor, test: Tensor) -> Tensor:
