@@ -1,0 +1,249 @@
+"""What every task in conf/task keeps; a new YAML is tested without an edit here."""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from torch import Tensor
+from torch.testing import assert_close
+from toy_data import ToyPairs, prepare
+from toy_models import CONF, SHAPES, make_strategy, stems
+
+from bench import evaluate
+from bench.build import build, find_class
+from bench.corpora.base import Pair, Split, split_of
+from bench.errors import ConfigError, InterruptedRunError
+from bench.objectives.base import Objective, Shapes
+from bench.objectives.scratch import Scratch
+from bench.pairs import prepare_pairs
+from bench.shards import SPLITS
+from bench.tasks.base import InapplicableError, Measured, Setting, Task
+from bench.tasks.library import MASKED, Library
+from bench.tasks.sentence_polarity import SentencePolarity
+from bench.tasks.text_classification import TextClassification
+from bench.vocabulary import PAD
+
+NODES: dict[str, dict[str, Any]] = {}
+for _stem in stems("task"):
+    NODES |= OmegaConf.to_container(OmegaConf.load(CONF / "task" / f"{_stem}.yaml"))  # type: ignore[operator]
+# What makes a task quick; a task without such an option ignores it.
+QUICK = {"train_per_class": 8, "test_per_class": 6, "steps": 3, "batch_size": 8, "lr_at_64": 1e-3}
+TOY_SHAPES = Shapes(model=SHAPES.model, vocab_size=300, sequence_length=12, caption_length=6, image_size=8)
+every_task = pytest.mark.parametrize("name", NODES)
+
+
+class Constant(Scratch):
+    """A strategy to which all texts and all images are one."""
+
+    def features(self, tokens: Tensor) -> Tensor:
+        return torch.ones(len(tokens), self.shapes.model.d_model)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        return F.normalize(torch.ones(len(images), self.shapes.model.d_model), dim=-1)
+
+    def embed_texts(self, tokens: Tensor) -> Tensor:
+        return F.normalize(self.features(tokens), dim=-1)
+
+
+def toy_examples(self: TextClassification, split: Split, setting: Setting) -> dict[str, list[str]]:
+    """Three classes of numbers, of very different lengths."""
+    return {
+        name: [f"{name} {split} " + f"{i} " * (1 + i % 5) for i in range(10)]
+        for name in ("one", "two", "six")
+    }
+
+
+@pytest.fixture
+def setting(whole_setting: Setting, monkeypatch: pytest.MonkeyPatch) -> Setting:
+    for name, node in NODES.items():
+        cls = find_class(node, Task, name)  # type: ignore[type-abstract]
+        if issubclass(cls, TextClassification):
+            monkeypatch.setattr(cls, "examples", toy_examples)
+    return whole_setting
+
+
+@pytest.fixture(scope="module")
+def whole_setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    folder = tmp_path_factory.mktemp("data")
+    text = prepare(folder)
+    rng = np.random.default_rng(0)
+    pairs = [
+        Pair(rng.integers(256, size=(8, 8, 3), dtype=np.uint8), f"no {i}", group=f"g{i}") for i in range(100)
+    ]
+    return Setting(
+        tokenizer=text.tokenizer(),
+        sequence_length=TOY_SHAPES.sequence_length,
+        caption_length=TOY_SHAPES.caption_length,
+        pairs=prepare_pairs(ToyPairs(pairs, 8), text.tokenizer_path, TOY_SHAPES.caption_length, folder),
+        data_dir=folder,
+        seed=0,
+        keep_going=lambda: None,
+    )
+
+
+def make_task(name: str, **changes: Any) -> Task:
+    quick = {key: value for key, value in QUICK.items() if key in NODES[name]}
+    return build(NODES[name] | quick | changes, Task, f"task.{name}")  # type: ignore[type-abstract]
+
+
+def able(task: Task, setting: Setting, stem: str = "scratch") -> Objective:
+    """The asked strategy, or else the first that can do the task."""
+    for candidate in (stem, *stems("strategy")):
+        model = make_strategy(candidate, shapes=TOY_SHAPES)
+        try:
+            task.evaluate(model, setting)
+        except InapplicableError:
+            continue
+        return model
+    raise AssertionError("no strategy can do this task")
+
+
+@every_task
+def test_the_yaml_names_the_task_and_sets_every_option(name: str):
+    node = NODES[name]
+    assert name in stems("task")
+    options = find_class(node, Task, name).Options  # type: ignore[type-abstract]
+    assert set(node) - {"_target_"} == {field.name for field in fields(options)}
+    with pytest.raises(ConfigError, match="nonsense"):
+        make_task(name, nonsense=1)
+
+
+@every_task
+def test_a_constant_model_scores_chance_exactly(name: str, setting: Setting):
+    constant = Constant(
+        Scratch.Options(modality="none", attention="bidirectional", pooling="mean"),
+        shapes=TOY_SHAPES,
+        optimizer=make_strategy("scratch").optimizer,
+    )
+    measured = make_task(name).evaluate(constant, setting)
+    assert measured
+    for m in measured:
+        assert m.value == pytest.approx(m.chance, abs=1e-12), m.metric
+
+
+@every_task
+@pytest.mark.parametrize("stem", stems("strategy"))
+def test_a_strategy_gets_shares_or_is_told_inapplicable_and_stays_as_it_was(
+    name: str, stem: str, setting: Setting
+):
+    model = make_strategy(stem, shapes=TOY_SHAPES)
+    before = {key: values.clone() for key, values in model.state_dict().items()}
+    try:
+        measured = make_task(name).evaluate(model, setting)
+    except InapplicableError:
+        return
+    assert len({m.metric for m in measured}) == len(measured)
+    for m in measured:
+        assert 0 <= m.value <= 1
+        assert 0 < m.chance <= 1
+        assert m.n_items > 0
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+@every_task
+def test_the_same_seed_gives_the_same_scores(name: str, setting: Setting):
+    task = make_task(name)
+    model = able(task, setting)
+    first = task.evaluate(model, setting)
+    torch.manual_seed(99)  # the global state has no say
+    assert task.evaluate(model, setting) == first
+
+
+def assert_same_scores(a: list[Measured], b: list[Measured]) -> None:
+    assert [(m.metric, m.n_items) for m in a] == [(m.metric, m.n_items) for m in b]
+    assert [m.value for m in a] == pytest.approx([m.value for m in b], abs=1e-12)
+
+
+@every_task
+def test_scores_do_not_depend_on_the_batch_size_of_the_evaluation(
+    name: str, setting: Setting, monkeypatch: pytest.MonkeyPatch
+):
+    task = make_task(name)
+    model = able(task, setting)
+    at_once = task.evaluate(model, setting)
+    monkeypatch.setattr(evaluate, "EVALUATION_BATCH", 3)
+    assert_same_scores(task.evaluate(model, setting), at_once)
+
+
+@every_task
+def test_scores_do_not_depend_on_padding(name: str, setting: Setting, monkeypatch: pytest.MonkeyPatch):
+    task = make_task(name)
+    model = able(task, setting)
+    narrow = task.evaluate(model, setting)
+    plain = Objective.features
+    monkeypatch.setattr(
+        Objective, "features", lambda self, tokens: plain(self, F.pad(tokens, (0, 4), value=PAD))
+    )
+    assert_same_scores(task.evaluate(model, setting), narrow)
+
+
+@every_task
+def test_a_fit_stops_when_the_run_is_told_to(name: str, setting: Setting):
+    def stop() -> None:
+        raise InterruptedRunError
+
+    task = make_task(name)
+    if NODES[name].get("protocol") in ("finetune", "fitted"):
+        stopped = replace(setting, keep_going=stop)
+        with pytest.raises(InterruptedRunError):
+            task.evaluate(make_strategy("scratch", shapes=TOY_SHAPES), stopped)
+
+
+def test_a_strategy_without_an_image_tower_has_no_zero_shot_retrieval(setting: Setting):
+    with pytest.raises(InapplicableError, match="image tower"):
+        make_task("retrieval_zero_shot").evaluate(make_strategy("mlm", shapes=TOY_SHAPES), setting)
+
+
+# The texts of the tasks that ship
+
+
+def test_a_docstring_never_names_its_library(
+    whole_setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for package in ("toy_red", "toy_blue"):
+        (tmp_path / package).mkdir()
+        for i in range(60):
+            text = f"Use {package.upper()}.f{i} as np.array of `{package}`, or torch."
+            (tmp_path / package / f"m{i}.py").write_text(f'"""{text}"""\n')
+        (tmp_path / package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    task = make_task("library_probe", packages=["toy_red", "toy_blue"], min_chars=10)
+    assert isinstance(task, Library)
+    found = {split: task.examples(split, whole_setting) for split in SPLITS}
+    assert all(set(classes) == {"toy_red", "toy_blue"} for classes in found.values())
+    texts = [text for classes in found.values() for items in classes.values() for text in items]
+    expected = {f"Use {MASKED}.f{i} as {MASKED}.array of `{MASKED}`, or {MASKED}." for i in range(60)}
+    assert set(texts) == expected
+    assert len(texts) == 120
+
+
+@pytest.fixture
+def reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A toy copy of NLTK's sentence_polarity: 40 sentences a class."""
+    import nltk.corpus
+    import nltk.data
+
+    sentences = [f"sentence {i} is fine ." for i in range(40)]
+    folder = tmp_path / "nltk_data" / "corpora" / "sentence_polarity"
+    folder.mkdir(parents=True)
+    for name in ("neg", "pos"):
+        (folder / f"rt-polarity.{name}").write_text("".join(f"{s} {name}\n" for s in sentences))
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk_data")])
+    nltk.corpus.sentence_polarity._unload()
+    yield sentences
+    nltk.corpus.sentence_polarity._unload()
+
+
+def test_every_review_sentence_is_in_one_split_with_its_polarity(reviews: list[str], whole_setting: Setting):
+    task = make_task("polarity_probe")
+    assert isinstance(task, SentencePolarity)
+    for split in SPLITS:
+        found = task.examples(split, whole_setting)
+        for name in ("neg", "pos"):
+            assert found[name] == [f"{s} {name}" for s in reviews if split_of(f"{s} {name}") == split]
