@@ -172,7 +172,7 @@ def blocks(text: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     paragraph: list[str] = []
     for line in [*text.splitlines(), ""]:
-        stripped = line.strip()
+        stripped = line.strip().replace("`", "")
         is_heading, is_item = stripped.startswith("#"), stripped[:2] in ("- ", "* ")
         if paragraph and (not stripped or is_heading or is_item):
             found.append(("p", " ".join(paragraph)))

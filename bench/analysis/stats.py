@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 LEVEL = 0.95
 N_RESAMPLES = 10_000
 N_SEEDS_ENOUGH = 6  # from here on the coverage ceiling is above LEVEL
+N_SEEDS_VERDICT = 5  # fewer can lean, not decide: their coverage ceiling is below 90 %
 N_EXACT = 14  # up to here all 2^n sign flips are enumerated; beyond, this many are sampled
 
 AHEAD, BEHIND, INCONCLUSIVE = "ahead of scratch", "behind scratch", "inconclusive"
+LEANS_AHEAD, LEANS_BEHIND = f"{INCONCLUSIVE}, leaning ahead", f"{INCONCLUSIVE}, leaning behind"
 
 
 @dataclass(frozen=True)
@@ -106,16 +108,21 @@ def pool(cells: Sequence[Mapping[int, float]]) -> dict[int, float]:
 
 
 def verdict(difference: Paired | None, *, higher_is_better: bool, n_missing: int) -> str:
-    """One word on a pooled difference to scratch: ahead, behind, or why it is inconclusive."""
+    """One word on a pooled difference to scratch: ahead, behind, or why it is inconclusive.
+
+    Ahead or behind: the whole interval is on one side of 0, over `N_SEEDS_VERDICT` seeds or more; over
+    fewer, it only leans.
+    """
     if n_missing:
         return f"{INCONCLUSIVE} (missing cells)"
     if difference is None:
         return f"{INCONCLUSIVE} (no paired seeds)"
-    low, high = difference.interval.low, difference.interval.high
+    low, high, n = difference.interval.low, difference.interval.high, difference.interval.n
     if low is None or high is None:
         return f"{INCONCLUSIVE} (one seed)"
-    if low > 0:
-        return AHEAD if higher_is_better else BEHIND
-    if high < 0:
-        return BEHIND if higher_is_better else AHEAD
-    return INCONCLUSIVE
+    if low <= 0 <= high:
+        return INCONCLUSIVE
+    is_better = (low > 0) == higher_is_better
+    if n < N_SEEDS_VERDICT:
+        return LEANS_AHEAD if is_better else LEANS_BEHIND
+    return AHEAD if is_better else BEHIND

@@ -4,11 +4,20 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 from bench.analysis.compare import Pooled, Summary, between, choices, inapplicable, pooled, summaries
-from bench.analysis.stats import AHEAD, BEHIND, LEVEL, N_SEEDS_ENOUGH, coverage_ceiling
+from bench.analysis.stats import (
+    AHEAD,
+    BEHIND,
+    LEANS_AHEAD,
+    LEANS_BEHIND,
+    LEVEL,
+    N_SEEDS_ENOUGH,
+    N_SEEDS_VERDICT,
+    coverage_ceiling,
+)
 from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, cell_of, run_row
 from bench.analysis.text import EMPTY, Entry, Link, View, amount, number, with_interval, with_p
 
-_MARK = {AHEAD: " ▲", BEHIND: " ▼"}
+_MARK = {AHEAD: " ▲", BEHIND: " ▼", LEANS_AHEAD: " △", LEANS_BEHIND: " ▽"}
 _COSTS = ["parameters", "forward_tokens", "supervised_tokens", "flops", "epochs"]
 _COSTS += ["unique_bytes", "unique_pairs", "pretrain_s", "evaluate_s", "peak_memory_bytes"]
 
@@ -57,8 +66,9 @@ def headline(tables: Tables) -> View:
     counts = [row.interval.n for row in table.values() if row.interval is not None]
     note = (
         "Mean over all models and data budgets within each seed, then over seeds "
-        f"(n = {_range(counts)}). ▲ ahead of scratch, ▼ behind scratch, by the paired interval; "
-        f"no mark: inconclusive. {seeds_note(counts)}"
+        f"(n = {_range(counts)}). ▲ ahead of scratch, ▼ behind it, by the paired interval "
+        f"({N_SEEDS_VERDICT} seeds or more); △ ▽ leaning so, with fewer; no mark: inconclusive. "
+        f"{seeds_note(counts)}"
     )
     header = ["strategy", *(measure_label(tables, measure) for measure in measures)]
     marks = ["reference" if _is_reference(arm) else "" for arm in (None, *tables.arms)]
@@ -67,9 +77,9 @@ def headline(tables: Tables) -> View:
 
 
 def verdicts(tables: Tables) -> View:
-    """The difference of every arm to scratch over the whole grid, on every measure."""
+    """The difference of every arm to scratch over the whole grid, on every task's headline metric."""
     arms = [arm for arm in tables.arms if arm.strategy != BASELINE]
-    found = [pooled(tables, measure, arm) for measure in tables.measures for arm in arms]
+    found = [pooled(tables, measure, arm) for measure in tables.headlines for arm in arms]
     rows: list[list[Entry]] = [
         [
             [Link(measure_label(tables, row.measure), f"#{cells_anchor(tables, row.measure)}")],
@@ -86,6 +96,7 @@ def verdicts(tables: Tables) -> View:
     note = (
         "Difference to scratch of the same model, paired by seed and averaged over cells within a seed. "
         "p: exact two-sided sign-flip test, never below 2^(1−n). "
+        f"Ahead or behind: the whole interval on one side of 0, over {N_SEEDS_VERDICT} seeds or more. "
         f"{len(counts)} comparisons, not corrected for their number. {seeds_note(counts)}"
     )
     header = ["task: metric", "strategy", "difference to scratch", "n", "p", "cells", "verdict"]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from bench.analysis.compare import Summary, summaries
-from bench.analysis.stats import AHEAD, verdict
+from bench.analysis.stats import AHEAD, LEANS_AHEAD, N_SEEDS_VERDICT, verdict
 from bench.analysis.table import BASELINE, Cell, Measure, Tables, cell_of
 from bench.analysis.text import power, with_p
 from bench.figures.base import (
@@ -77,7 +77,7 @@ class QualityVsFlops(Figure):
             "mean over seeds with its bootstrap interval, the fainter the smaller its data budget, moved "
             "sideways a little where compute is matched; lines join a strategy's cells of growing compute at "
             f"the same data budget.{lost_note(tables)} "
-            f"Cheapest cell ahead of scratch: {findings}."
+            f"Cheapest cell ahead of scratch (with fewer than {N_SEEDS_VERDICT} seeds: leaning so): {findings}."
         )
 
 
@@ -157,7 +157,8 @@ def _finding(tables: Tables, measure: Measure, flops: dict[Cell, float]) -> str:
     ahead = [
         (flops[row.cell], row)
         for row in summaries(tables, measure)
-        if row.cell in flops and verdict(row.to_scratch, higher_is_better=better, n_missing=0) == AHEAD
+        if row.cell in flops
+        and verdict(row.to_scratch, higher_is_better=better, n_missing=0) in (AHEAD, LEANS_AHEAD)
     ]
     if not ahead:
         return f"{measure.task}: none"

@@ -118,7 +118,7 @@ def test_differences_pair_by_seed_and_leave_out_the_unpaired():
 
 
 def test_verdict_follows_the_better_side():
-    gap = stats.paired({0: 0.10, 1: 0.11, 2: 0.12})
+    gap = stats.paired({0: 0.10, 1: 0.11, 2: 0.12, 3: 0.13, 4: 0.14})
     assert stats.verdict(gap, higher_is_better=True, n_missing=0) == stats.AHEAD
     assert stats.verdict(gap, higher_is_better=False, n_missing=0) == stats.BEHIND
     assert (
@@ -126,6 +126,12 @@ def test_verdict_follows_the_better_side():
     )
     assert "one seed" in stats.verdict(stats.paired({0: 1.0}), higher_is_better=True, n_missing=0)
     assert "missing cells" in stats.verdict(gap, higher_is_better=True, n_missing=1)
+
+
+def test_few_seeds_lean_and_do_not_decide():
+    gap = stats.paired({seed: 0.1 + seed / 100 for seed in range(stats.N_SEEDS_VERDICT - 1)})
+    assert stats.verdict(gap, higher_is_better=True, n_missing=0) == stats.LEANS_AHEAD
+    assert stats.verdict(gap, higher_is_better=False, n_missing=0) == stats.LEANS_BEHIND
 
 
 def test_a_missing_cell_leaves_the_pooled_mean_empty_and_the_verdict_open():

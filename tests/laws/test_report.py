@@ -109,7 +109,7 @@ def test_the_headline_has_chance_scratch_and_every_strategy(study: Path):
     table = report.headline_markdown("toy", study / "experiments")
     assert "| chance | 0.250 |" in table
     assert "| scratch | 0.520 \\[0.500, 0.540\\] |" in table
-    assert "| clm | 0.630 \\[0.600, 0.660\\] ▲ |" in table
+    assert "| clm | 0.630 \\[0.600, 0.660\\] △ |" in table
     assert "75 %" in table  # three seeds cover at most that
 
 
