@@ -77,7 +77,8 @@ class QualityVsFlops(Figure):
             "mean over seeds with its bootstrap interval, the fainter the smaller its data budget, moved "
             "sideways a little where compute is matched; lines join a strategy's cells of growing compute at "
             f"the same data budget.{lost_note(tables)} "
-            f"Cheapest cell ahead of scratch (with fewer than {N_SEEDS_VERDICT} seeds: leaning so): {findings}."
+            f"Cheapest cell ahead of scratch (leaning so, with fewer than {N_SEEDS_VERDICT} seeds): "
+            f"{findings}."
         )
 
 
