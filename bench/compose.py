@@ -7,7 +7,8 @@ and how it is logged are left out.
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,8 +27,9 @@ from bench.records import RunRecord, Status
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 NOT_SCIENCE = ("study", "trainer", "logger", "launcher", "paths")
+PRETRAINING_ONLY = ("budget", "optim")
 LABELLED = ("strategy", "model", "budget")  # axes whose overrides show in their own name
-SKIPPED_IN_NAMES = ("experiment", "seed", "task", "corpus", *NOT_SCIENCE)
+# Tasks and corpora have columns of their own; a setting within one has not, and is named.
 
 
 @dataclass(frozen=True)
@@ -131,13 +133,14 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
 
 
 def science_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that may change a number; a strategy without pretraining has no budget."""
+    """The part of a config that may change a number; without pretraining, budget and optimizer cannot."""
+    trainer = config["trainer"]
     science = {key: value for key, value in config.items() if key not in NOT_SCIENCE}
-    # These decide when losses are measured and how much is validated, and so stand in the record's curve.
-    science["validation"] = {k: config["trainer"][k] for k in ("n_validations", "validation_batches")}
+    science["precision"] = trainer["precision"]
     if config["strategy"]["modality"] == "none":
-        del science["budget"], science["validation"]
-    return science
+        return {key: value for key, value in science.items() if key not in PRETRAINING_ONLY}
+    # When losses are measured, and on how much, stands in the record's curve.
+    return science | {"validation": {k: trainer[k] for k in ("n_validations", "validation_batches")}}
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -176,7 +179,7 @@ def _spec(composed: DictConfig, overrides: Sequence[str]) -> RunSpec:
         strategy=names["strategy"],
         model=names["model"],
         budget=names["budget"] if "budget" in science else None,
-        variant=_variant(overrides),
+        variant=_variant(overrides, science),
         seed=int(plain["seed"]),
         corpus={kind: str(choices[f"corpus/{kind}"]) for kind in ("text", "pairs")},
         config=plain,
@@ -189,10 +192,11 @@ def _name(choice: str, axis: str, overrides: Sequence[str]) -> str:
     return f"{choice}[{','.join(changed)}]" if changed else choice
 
 
-def _variant(overrides: Sequence[str]) -> str:
-    """Every other changed science setting, so that no table mixes it with repeats of a cell."""
-    named = (*SKIPPED_IN_NAMES, *LABELLED, "hydra")
-    return ",".join(o for o in overrides if not o.lstrip("+~").startswith(named))
+def _variant(overrides: Sequence[str], science: Mapping[str, Any]) -> str:
+    """Every other setting changed that may change a number, so that no table mixes it with a cell's repeats."""
+    named = (*LABELLED, "seed", "task")
+    roots = {o: re.split("[./=]", o.lstrip("+~"))[0] for o in overrides}
+    return ",".join(o for o, root in roots.items() if root in science and root not in named)
 
 
 def check_types(composed: DictConfig, overrides: Sequence[str]) -> None:
