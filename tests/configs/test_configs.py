@@ -1,0 +1,273 @@
+"""Every YAML in conf/ composes and passes the checks; a run's identity is its science."""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from toy_models import CONF, stems
+
+from bench import budget, schema
+from bench.compose import RunSpec, compose_config, compose_runs
+from bench.errors import ConfigError
+
+GROUPS = sorted(
+    path.relative_to(CONF).as_posix()
+    for path in CONF.rglob("*")
+    if path.is_dir() and list(path.glob("*.yaml"))
+)
+OF_A_RUN = [group for group in GROUPS if group not in ("experiment", "figure")]
+CHOICES = [(group, stem) for group in OF_A_RUN for stem in stems(group)]
+TOLERANCE = 0.15  # of a preset's name against its parameters
+
+
+def one(*overrides: str) -> RunSpec:
+    (spec,) = compose_runs(overrides, multirun=False)
+    return spec
+
+
+def many(*overrides: str) -> list[RunSpec]:
+    return compose_runs(overrides, multirun=True)
+
+
+def filled(*overrides: str) -> list[str]:
+    """The overrides, and something for each key that is left to the user."""
+    composed = compose_config("config", overrides)
+    run = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    return [*overrides, *(f"{key}=toy" for key in OmegaConf.missing_keys(run))]
+
+
+@cache
+def runs_of(experiment: str) -> list[RunSpec]:
+    return many(f"experiment={experiment}")
+
+
+# Everything that ships
+
+
+@pytest.mark.parametrize(("group", "stem"), CHOICES)
+def test_every_choice_composes_and_passes_the_checks(group: str, stem: str):
+    choice = f"[{stem}]" if group == "task" else stem
+    spec = one(*filled(f"{group}={choice}"))
+    schema.validate(spec.typed())
+
+
+@pytest.mark.parametrize("stem", stems("figure"))
+def test_every_figure_composes_under_its_name(stem: str):
+    assert list(compose_config("report", ["study=toy", f"figure=[{stem}]"]).figure) == [stem]
+
+
+@pytest.mark.parametrize("stem", stems("experiment"))
+def test_every_experiment_is_a_sweep_of_checked_runs_under_its_own_name(stem: str):
+    specs = runs_of(stem)
+    assert len(specs) > 1
+    for spec in specs:
+        schema.validate(spec.typed())
+        assert spec.study == stem
+    assert len({spec.label for spec in specs}) == len(specs)
+
+
+@pytest.mark.parametrize("stem", stems("experiment"))
+def test_every_experiment_has_seeds_to_pair_and_says_what_it_expects(stem: str):
+    seeds: dict[tuple[str, ...], set[int]] = {}
+    for spec in runs_of(stem):
+        cell = (spec.strategy, spec.model, spec.budget or "", spec.variant)
+        seeds.setdefault(cell, set()).add(spec.seed)
+    assert len({frozenset(found) for found in seeds.values()}) == 1
+    assert (CONF.parent / "experiments" / stem / "README.md").exists()
+
+
+@pytest.mark.parametrize("stem", stems("model"))
+def test_a_models_name_is_its_number_of_parameters(stem: str):
+    text = (CONF / "model" / f"{stem}.yaml").read_text()
+    stated = re.search(r"([\d,]+) tokens of vocabulary", text)
+    assert stated, "the comment does not state the vocabulary"
+    value, unit = re.fullmatch(r"([\d.]+)([mb])", stem).groups()  # type: ignore[union-attr]
+    named = float(value) * {"m": 1e6, "b": 1e9}[unit]
+    model = schema.Model(**OmegaConf.load(CONF / "model" / f"{stem}.yaml"))  # type: ignore[arg-type]
+    counted = budget.text_parameters(model, int(stated[1].replace(",", "")))
+    assert counted == pytest.approx(named, rel=TOLERANCE)
+
+
+# Identity
+
+
+@pytest.fixture(scope="module")
+def plain() -> RunSpec:
+    return one()
+
+
+def other_choices(group: str) -> Iterator[str]:
+    yield from (f"{group}={stem}" for stem in stems(group))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *other_choices("logger"),
+        *other_choices("launcher"),
+        *(f"trainer={stem}" for stem in stems("trainer")),
+        "study=other",
+        "paths.data=elsewhere",
+        "paths.experiments=elsewhere",
+        "trainer.devices=4",
+        "trainer.checkpoint_every_s=1",
+        "logger.log_every_n_steps=1",
+        "launcher.workers=7",
+    ],
+)
+def test_where_and_how_a_run_happens_is_not_its_identity(override: str, plain: RunSpec):
+    assert one(override).run_id == plain.run_id
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "strategy=clm",
+        "strategy.mask_rate=0.15",
+        "strategy.pooling=last",
+        "model=0.2m",
+        "model.d_ff=64",
+        "budget=64kb",
+        "budget.tokens=1000",
+        "optim=wsd",
+        "optim.lr_peak=1e-5",
+        "tokenizer.vocab_size=300",
+        "sequence_length=32",
+        "caption_length=8",
+        "task=[library_probe]",
+        "task.library_probe.train_per_class=7",
+        "corpus.text.min_chars=81",
+        "corpus/text=nltk",
+    ],
+)
+def test_what_may_change_a_number_is_the_identity(override: str, plain: RunSpec):
+    assert one(override).run_id != plain.run_id
+
+
+def test_the_same_science_written_otherwise_is_the_same_run(plain: RunSpec):
+    assert one("optim.lr_peak=0.006").run_id == one("optim.lr_peak=6e-3").run_id
+    assert one("model=0.5m", "seed=0").run_id == one("seed=0", "model=0.5m").run_id == plain.run_id
+
+
+def test_a_strategy_without_pretraining_has_no_budget():
+    first, second = one("strategy=scratch", "budget=64kb"), one("strategy=scratch", "budget=1mb")
+    assert first.run_id == second.run_id
+    assert first.budget is None
+    assert first.run_id != one("strategy=scratch", "seed=1").run_id
+
+
+# Names
+
+
+def test_a_changed_strategy_option_shows_in_the_strategys_name():
+    specs = many("strategy=mlm", "strategy.mask_rate=0.15,0.4")
+    assert [spec.strategy for spec in specs] == ["mlm[mask_rate=0.15]", "mlm[mask_rate=0.4]"]
+    assert {spec.variant for spec in specs} == {""}
+
+
+def test_any_other_changed_science_shows_as_a_variant():
+    specs = many("optim.lr_peak=1e-3,2e-3", "optim=wsd", "trainer=gpu", "study=s", "seed=4")
+    assert [spec.variant for spec in specs] == [
+        "optim=wsd,optim.lr_peak=0.001",
+        "optim=wsd,optim.lr_peak=0.002",
+    ]
+    assert {(spec.strategy, spec.model, spec.budget) for spec in specs} == {("mlm", "0.5m", "1mb")}
+
+
+@pytest.mark.parametrize(
+    "swept", ["corpus.text.min_chars=80,200", "task.library_probe.train_per_class=50,100"]
+)
+def test_two_runs_of_a_sweep_never_share_a_name(swept: str):
+    specs = many(swept)
+    assert len({spec.run_id for spec in specs}) == 2
+    assert len({(spec.label, *spec.corpus.values()) for spec in specs}) == 2
+
+
+# Sweeps
+
+
+def test_a_sweep_is_the_product_in_order_and_scratch_stands_in_it_once():
+    specs = many("strategy=scratch,clm", "budget=64kb,1mb", "seed=range(2)")
+    found = [(spec.strategy, spec.budget, spec.seed) for spec in specs]
+    assert found == [
+        ("scratch", None, 0),
+        ("scratch", None, 1),
+        *(("clm", size, seed) for size in ("64kb", "1mb") for seed in (0, 1)),
+    ]
+
+
+def test_the_command_line_wins_over_the_experiment():
+    specs = many("experiment=quickstart", "strategy=clm", "model=1m", "budget=1mb")
+    assert {(spec.strategy, spec.model, spec.budget) for spec in specs} == {("clm", "1m", "1mb")}
+    assert [spec.seed for spec in specs] == [0, 1]
+
+
+def test_a_sweep_has_to_be_asked_for():
+    with pytest.raises(ConfigError, match="add -m"):
+        one("seed=1,2")
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("strategy=clmm", ["clmm"]),
+        ("modle=1m", ["modle"]),
+        ("model.d_modle=3", ["d_modle"]),
+        ("strategy.mask_rte=0.1", ["mask_rte"]),
+        ("strategy.mask_rate=high", ["strategy.mask_rate", "high"]),
+        ("model.d_model=wide", ["wide"]),
+        ("optim.lr_peak=fast", ["fast"]),
+        ("seed=", ["seed"]),
+        ("corpus/text=text_files", ["path"]),
+        ("strategy.pooling=3", ["strategy.pooling"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(override: str, parts: list[str]):
+    with pytest.raises(ConfigError) as caught:
+        one(override)
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("model.n_heads=5", "model.n_heads"),
+        ("model.n_heads=32", "RoPE"),
+        ("model.n_layers=0", "model.n_layers"),
+        ("budget.flops=1e9", "budget.tokens"),
+        ("budget.tokens=null", "budget.tokens"),
+        ("budget.tokens=0", "budget.tokens"),
+        ("budget.unique_bytes=0", "budget.unique_bytes"),
+        ("optim.schedule=linear", "optim.schedule"),
+        ("optim.warmup_share=1.5", "optim.warmup_share"),
+        ("optim.clip_norm=0", "optim.clip_norm"),
+        ("optim.schedule=wsd", "optim.cooldown_share"),
+        ("sequence_length=1", "sequence_length"),
+        ("caption_length=1", "caption_length"),
+        ("seed=-1", "seed"),
+        ("trainer.accelerator=tpu", "trainer.accelerator"),
+        ("trainer.devices=0", "trainer.devices"),
+        ("logger.wandb_mode=loud", "logger.wandb_mode"),
+        ("strategy.modality=sound", "strategy.modality"),
+    ],
+)
+def test_settings_that_cannot_work_together_name_a_key(override: str, key: str):
+    with pytest.raises(ConfigError, match=re.escape(key)) as caught:
+        schema.validate(one(override).typed())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_survives_the_way_to_its_worker(plain: RunSpec):
+    again: dict[str, Any] = json.loads(plain.to_json())
+    assert RunSpec(**again) == plain
+    assert RunSpec(**again).typed() == plain.typed()
