@@ -29,7 +29,6 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 NOT_SCIENCE = ("study", "trainer", "logger", "launcher", "paths")
 PRETRAINING_ONLY = ("budget", "optim")
 LABELLED = ("strategy", "model", "budget")  # axes whose overrides show in their own name
-# Tasks and corpora have columns of their own; a setting within one has not, and is named.
 
 
 @dataclass(frozen=True)
@@ -193,10 +192,9 @@ def _name(choice: str, axis: str, overrides: Sequence[str]) -> str:
 
 
 def _variant(overrides: Sequence[str], science: Mapping[str, Any]) -> str:
-    """Every other setting changed that may change a number, so that no table mixes it with a cell's repeats."""
-    named = (*LABELLED, "seed", "task")
-    roots = {o: re.split("[./=]", o.lstrip("+~"))[0] for o in overrides}
-    return ",".join(o for o, root in roots.items() if root in science and root not in named)
+    """Every other change that may change a number, so that no table takes its runs for repeats of a cell."""
+    roots = {o: re.split("[./=]", o.lstrip("+~"))[0] for o in overrides if not o.startswith("task=")}
+    return ",".join(o for o, root in roots.items() if root in science and root not in (*LABELLED, "seed"))
 
 
 def check_types(composed: DictConfig, overrides: Sequence[str]) -> None:

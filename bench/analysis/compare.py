@@ -54,9 +54,21 @@ class Choice:
 
 
 def baseline_cell(tables: Tables, cell: Cell) -> Cell:
-    """The scratch cell beside a cell: same model, same variant if scratch was run with it."""
-    same = Cell(Arm(BASELINE, cell.arm.variant), cell.model, None)
-    return same if same in tables.cells else Cell(Arm(BASELINE, ""), cell.model, None)
+    """The scratch cell beside a cell: same model, and of the cell's changed settings all that it shares.
+
+    Settings of pretraining alone (a learning rate) do not touch scratch and are not in its variant.
+    """
+
+    def changes(other: Cell) -> set[str]:
+        return set(filter(None, other.arm.variant.split(",")))
+
+    beside = [
+        other
+        for other in tables.cells
+        if (other.arm.strategy, other.model) == (BASELINE, cell.model) and changes(other) <= changes(cell)
+    ]
+    default = Cell(Arm(BASELINE, ""), cell.model, None)
+    return max(beside, key=lambda other: len(changes(other)), default=default)
 
 
 def grid(tables: Tables, arm: Arm) -> list[Cell]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.analysis import stats, views
-from bench.analysis.compare import choices, pooled, summaries
+from bench.analysis.compare import baseline_cell, choices, pooled, summaries
 from bench.analysis.provenance import warnings
 from bench.analysis.table import Arm, Cell, Measure, Tables, tabulate
 from bench.analysis.text import latex_escape, markdown_escape, plain, with_seeds
@@ -207,3 +207,21 @@ def test_text_carries_n_and_interval_or_says_that_there_is_none():
 def test_markup_in_names_is_text():
     assert markdown_escape("a|b<c>\n*d*") == r"a\|b&lt;c&gt; \*d\*"
     assert latex_escape(r"50% of a_b \x") == r"50\% of a\_b \textbackslash{}x"
+
+
+def test_a_changed_setting_is_compared_with_the_scratch_that_shares_it():
+    tables = tabulate(
+        "toy",
+        [
+            make_record("scratch", 0, 0.5),
+            make_record("scratch", 0, 0.6, run_id="nltk", variant="corpus/text=nltk"),
+            make_record("clm", 0, 0.7, variant="corpus/text=nltk,optim.lr_peak=0.1"),
+            make_record("clm", 0, 0.7, run_id="lr", variant="optim.lr_peak=0.1"),
+        ],
+    )
+
+    def beside(variant: str) -> str:
+        return baseline_cell(tables, Cell(Arm("clm", variant), "tiny", "1kb")).arm.variant
+
+    assert beside("corpus/text=nltk,optim.lr_peak=0.1") == "corpus/text=nltk"
+    assert beside("optim.lr_peak=0.1") == ""
