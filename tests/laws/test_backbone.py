@@ -1,0 +1,248 @@
+"""The backbone: what it can see, how it counts positions, how it starts, and that Hugging Face agrees."""
+
+import math
+from dataclasses import asdict
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.testing import assert_close
+from toy_models import MODEL, SHAPES, make_strategy, ragged_tokens
+
+from bench import budget
+from bench.backbones.transformer import (
+    INIT_STD,
+    NORM_EPS,
+    ROPE_THETA,
+    PredictionHead,
+    Rope,
+    Transformer,
+    rotate,
+)
+from bench.backbones.vision import VisionTower, n_patches, to_float
+from bench.errors import ConfigError
+from bench.objectives.base import pool
+from bench.schema import Model
+from bench.vocabulary import BOS, EOS, PAD
+
+CUT_NORMAL_STD = 0.8796  # of a standard normal cut at two standard deviations
+
+
+def make_backbone(seed: int = 0) -> Transformer:
+    torch.manual_seed(seed)
+    return Transformer(MODEL, SHAPES.vocab_size).eval()
+
+
+def with_change_at(tokens: Tensor, position: int) -> Tensor:
+    changed = tokens.clone()
+    changed[:, position] = 4 + (changed[:, position] + 1) % 60
+    return changed
+
+
+# What it can see
+
+
+@torch.no_grad()
+def test_a_causal_model_cannot_see_the_future():
+    backbone, tokens = make_backbone(), ragged_tokens([10, 10])
+    hidden, other = backbone(tokens, causal=True), backbone(with_change_at(tokens, 6), causal=True)
+    assert_close(hidden[:, :6], other[:, :6], rtol=0, atol=0)
+    assert (hidden[:, 6:] - other[:, 6:]).abs().amax(dim=-1).min() > 1e-6
+
+
+@torch.no_grad()
+def test_a_bidirectional_model_sees_both_sides():
+    backbone, tokens = make_backbone(), ragged_tokens([10, 10])
+    hidden, other = backbone(tokens, causal=False), backbone(with_change_at(tokens, 6), causal=False)
+    assert (hidden - other).abs().amax(dim=-1).min() > 1e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("causal", [True, False])
+def test_padding_on_the_right_changes_no_real_position(causal: bool):
+    backbone, tokens = make_backbone(), ragged_tokens([10, 10])
+    padded = F.pad(tokens, (0, 4), value=PAD)
+    hidden = backbone(padded, padded != PAD, causal=causal)[:, :10]
+    assert_close(hidden, backbone(tokens, causal=causal), rtol=0, atol=1e-6)
+    if not causal:
+        assert (backbone(padded, causal=False)[:, :10] - hidden).abs().max() > 1e-5  # the mask does it
+
+
+@torch.no_grad()
+def test_order_matters():
+    backbone, tokens = make_backbone(), ragged_tokens([10])
+    flipped = backbone(tokens.flip(1), causal=False).flip(1)
+    assert (backbone(tokens, causal=False) - flipped).abs().max() > 1e-5
+
+
+# Positions
+
+
+def test_attention_scores_depend_only_on_the_distance():
+    rope, length = Rope(16), 12
+    q, k = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    cos, sin = rope.tables(length)
+    scores = rotate(q.expand(1, 1, length, -1), cos, sin) @ rotate(k.expand(1, 1, length, -1), cos, sin).mT
+    for distance in range(1 - length, length):
+        diagonal = scores[0, 0].diagonal(distance)
+        assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=0, atol=1e-5)
+    assert scores[0, 0, 0].std() > 1e-2
+    assert_close(scores[0, 0, 3, 3], q @ k, rtol=0, atol=1e-5)
+
+
+def test_a_rotation_is_by_the_angle_of_its_frequency():
+    cos, sin = Rope(2).tables(3)  # one frequency: one radian a position
+    turned = rotate(torch.tensor([1.0, 0.0]).expand(1, 1, 3, 2), cos, sin)
+    expected = [[math.cos(p), math.sin(p)] for p in range(3)]
+    assert_close(turned[0, 0], torch.tensor(expected))
+
+
+# Pooling
+
+
+def test_pooling_by_hand():
+    hidden = torch.tensor([[[1.0], [3.0], [100.0]], [[2.0], [4.0], [9.0]]])
+    attended = torch.tensor([[True, True, False], [True, True, True]])
+    for how, expected in (("mean", [2.0, 5.0]), ("last", [3.0, 9.0]), ("first", [1.0, 2.0])):
+        assert pool(hidden, attended, how).flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("how", ["mean", "last", "first"])
+def test_pooling_never_looks_at_padding(how: str):
+    hidden = torch.tensor([[[1.0], [3.0], [float("nan")]]])
+    assert torch.isfinite(pool(hidden, torch.tensor([[True, True, False]]), how)).all()
+
+
+# How it starts
+
+
+def test_the_seed_decides_the_weights():
+    first, again, other = (make_backbone(seed).state_dict() for seed in (0, 0, 1))
+    assert_close(first, again, rtol=0, atol=0)
+    assert not torch.equal(first["embedding.weight"], other["embedding.weight"])
+
+
+def test_weights_start_as_cut_normals_scaled_where_they_write_to_the_residual():
+    torch.manual_seed(0)
+    wide = Model(d_model=128, n_layers=4, n_heads=4, d_ff=256, patch_size=4)
+    for module in (Transformer(wide, 512), VisionTower(wide, 16)):
+        for name, weight in module.state_dict().items():
+            if weight.ndim == 1:
+                assert torch.equal(weight, torch.ones_like(weight)), name
+                continue
+            std = INIT_STD / math.sqrt(2 * 4) if name.endswith("Wo.weight") else INIT_STD
+            assert float(weight.std()) == pytest.approx(CUT_NORMAL_STD * std, rel=0.15), name
+            assert weight.numel() < 5000 or float(weight.std()) == pytest.approx(
+                CUT_NORMAL_STD * std, rel=0.03
+            )
+            assert float(weight.abs().max()) <= 2 * std * (1 + 1e-6) or name == "position", name
+
+
+def test_the_head_shares_its_matrix_with_the_embedding():
+    backbone = make_backbone()
+    head = PredictionHead(backbone.embedding)
+    assert head.decoder.weight is backbone.embedding.weight
+    with torch.no_grad():
+        backbone.embedding.weight.zero_()
+    assert not head(torch.randn(2, MODEL.d_model)).any()
+
+
+def test_parameters_are_those_that_the_budget_counts():
+    backbone = make_backbone()
+    head = PredictionHead(backbone.embedding)
+    tower = VisionTower(MODEL, 8)
+    counted = {id(p): p.numel() for p in [*backbone.parameters(), *head.parameters()]}
+    expected = budget.text_parameters(MODEL, 64) + budget.head_parameters(MODEL, 64)
+    assert sum(counted.values()) == expected
+    assert sum(p.numel() for p in tower.parameters()) == budget.vision_parameters(MODEL, 4)
+    # By hand: embedding 64 x 32; two blocks of 4 x 32^2 + 3 x 32 x 48; five norms of 32.
+    assert budget.text_parameters(MODEL, 64) == 2048 + 2 * (4096 + 4608) + 5 * 32
+
+
+# Vision
+
+
+@torch.no_grad()
+def test_the_vision_tower_knows_where_a_patch_is():
+    torch.manual_seed(0)
+    tower = VisionTower(MODEL, 8).eval()
+    images = torch.rand(1, 3, 8, 8) * 2 - 1
+    moved = images.roll(4, dims=3)  # the same patches in other places
+    assert tower(images).shape == (1, MODEL.d_model)
+    assert (tower(images) - tower(moved)).abs().max() > 1e-5
+    assert n_patches(MODEL, 8) == 4
+
+
+def test_pixels_become_minus_one_to_one_and_channels_first():
+    images = torch.tensor([0, 255, 51], dtype=torch.uint8).expand(1, 2, 2, 3)
+    assert_close(to_float(images)[0, :, 0, 0], torch.tensor([-1.0, 1.0, -0.6]))
+
+
+def test_a_patch_size_that_does_not_divide_the_image_is_refused():
+    with pytest.raises(ConfigError, match=r"model\.patch_size=4.*image_size=10"):
+        VisionTower(MODEL, 10)
+
+
+# Hugging Face
+
+
+def hf_config(**more: object) -> dict[str, object]:
+    size = asdict(MODEL)
+    return {
+        "vocab_size": SHAPES.vocab_size,
+        "hidden_size": size["d_model"],
+        "num_hidden_layers": size["n_layers"],
+        "num_attention_heads": size["n_heads"],
+        "intermediate_size": size["d_ff"],
+        "layer_types": ["full_attention"] * size["n_layers"],
+        "norm_eps": NORM_EPS,
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": ROPE_THETA}},
+        "pad_token_id": PAD,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "cls_token_id": BOS,
+        "sep_token_id": EOS,
+    } | more
+
+
+def hf_weights(model: torch.nn.Module, *, causal: bool) -> dict[str, Tensor]:
+    """Our weights under Hugging Face's names."""
+    names = {
+        "backbone.embedding.": "model.embeddings.tok_embeddings.",
+        "backbone.blocks.embedding_norm.": "model.embeddings.norm.",
+        "backbone.blocks.": "model.",
+    }
+    head = {"head.decoder.": "decoder.", "head.": "lm_head." if causal else "head."}
+    renamed: dict[str, Tensor] = {}
+    for name, weight in model.state_dict().items():
+        prefix = next(p for p in (names | head) if name.startswith(p))
+        new = (names | head)[prefix] + name.removeprefix(prefix)
+        if causal and new.endswith("attn.Wqkv.weight"):
+            for part, matrix in zip("qkv", weight.chunk(3), strict=True):
+                renamed[new.replace("Wqkv", f"{part}_proj")] = matrix
+        else:
+            renamed[new] = weight
+    return renamed
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("causal", [True, False], ids=["decoder", "encoder"])
+def test_logits_are_those_of_hugging_faces_modernbert(causal: bool):
+    transformers = pytest.importorskip("transformers")
+    ours = make_strategy("clm" if causal else "mlm")
+    for parameter in ours.parameters():  # far from the start, so that a difference shows
+        parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    if causal:
+        config = transformers.ModernBertDecoderConfig(**hf_config())
+        theirs = transformers.ModernBertDecoderForCausalLM(config).eval()
+    else:
+        config = transformers.ModernBertConfig(**hf_config())
+        theirs = transformers.ModernBertForMaskedLM(config).eval()
+    theirs.load_state_dict(hf_weights(ours, causal=causal), strict=True)
+    tokens = ragged_tokens([12, 7])
+    attended = tokens != PAD
+    logits = ours.head(ours.backbone(tokens, attended, causal=causal))
+    expected = theirs(input_ids=tokens, attention_mask=attended.long()).logits
+    assert expected[attended].std() > 0.1
+    assert_close(logits[attended], expected[attended], rtol=0, atol=1e-4)
