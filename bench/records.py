@@ -33,9 +33,9 @@ class Score:
 class Spent:
     """What a run used. Tokens count the positions that the model processed, padding included.
 
-    `supervised_tokens` are the positions with a prediction target (all but none for a CLM, the mask
-    rate for an MLM, captions' sentences for CLIP: one per image and one per text). `epochs` is passes
-    over the unique data. `flops` counts matrix products of forward and backward of pretraining only.
+    `supervised_tokens` counts what was predicted: all positions but the first for a CLM, the mask rate of
+    them for an MLM, one partner per image and one per caption for CLIP. `epochs` is passes over the unique
+    data. `flops` counts matrix products of forward and backward of pretraining only.
     """
 
     steps: int = 0

@@ -159,7 +159,7 @@ def _trainer(job: Job, steps: int, callbacks: list[Callback]) -> Trainer:
         precision=settings.precision,  # type: ignore[arg-type]
         max_steps=steps,
         gradient_clip_val=config.optim.clip_norm,
-        deterministic=True,
+        deterministic=True if settings.accelerator == "cpu" else "warn",
         logger=job.loggers,
         callbacks=callbacks,
         log_every_n_steps=config.logger.log_every_n_steps,
