@@ -23,8 +23,8 @@ def lr_peak(optim: Optim, d_model: int) -> float:
 def lr_share(step: int, total: int, optim: Optim) -> float:
     """The rate at `step` of `total`, as a share of the peak.
 
-    `cosine`: to `final_lr_share` at the last step (Loshchilov & Hutter 2017). `wsd`: constant, then a
-    1-sqrt cooldown over the last `cooldown_share` (Haegele et al. 2024, arXiv:2405.18392, eq. 1).
+    `cosine`: to `final_lr_share`, reached after the last step (Loshchilov & Hutter 2017). `wsd`: constant,
+    then a 1-sqrt cooldown over the last `cooldown_share` (Haegele et al. 2024, arXiv:2405.18392, eq. 1).
     """
     warmup = max(1, round(optim.warmup_share * total))
     if step < warmup:

@@ -60,7 +60,7 @@ class Optim:
     schedule: str = MISSING  # cosine | wsd
     warmup_share: float = MISSING  # of all steps
     cooldown_share: float = MISSING  # of all steps, wsd only
-    final_lr_share: float = MISSING  # of the peak, at the last step
+    final_lr_share: float = MISSING  # of the peak, reached after the last step
     weight_decay: float = MISSING
     beta1: float = MISSING
     beta2: float = MISSING
