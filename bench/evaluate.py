@@ -71,7 +71,12 @@ def hit_rate(scores: Tensor, targets: Tensor, k: int = 1) -> float:
     Args:
         scores: (N, C).
         targets: (N,) column of the right candidate.
+
+    Raises:
+        FloatingPointError: a score is not a number; no rank can be given to it.
     """
+    if scores.isnan().any():
+        raise FloatingPointError("scores are not numbers; the model or the fit diverged")
     scores = scores.double()
     own = scores.gather(1, targets[:, None])
     better = (scores > own).sum(dim=1)
