@@ -1,0 +1,236 @@
+"""The protocols of measurement, on cases that can be done by hand."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from torch.testing import assert_close
+from toy_data import prepare
+from toy_models import SHAPES, generator, make_strategy, pair_rows, ragged_tokens, stems
+
+from bench import evaluate
+from bench.evaluate import Fit, encode, fine_tune, fit_vision, hit_rate, in_batches, probe, text_features
+from bench.tasks.retrieval import recalls
+from bench.vocabulary import EOS, PAD
+
+D = SHAPES.model.d_model
+
+
+def going() -> None:
+    """Never stops."""
+
+
+# Scores
+
+
+@pytest.mark.parametrize(
+    ("scores", "k", "expected"),
+    [
+        ([3.0, 2.0, 1.0, 0.0], 1, 1.0),
+        ([2.0, 3.0, 1.0, 0.0], 1, 0.0),
+        ([2.0, 3.0, 1.0, 0.0], 2, 1.0),
+        ([3.0, 3.0, 1.0, 0.0], 1, 1 / 2),  # two share the first place
+        ([2.0, 3.0, 2.0, 2.0], 2, 1 / 3),  # one place for three
+        ([2.0, 3.0, 2.0, 2.0], 3, 2 / 3),
+        ([2.0, 3.0, 2.0, 2.0], 4, 1.0),
+        ([0.0, 3.0, 3.0, 3.0], 3, 0.0),
+    ],
+)
+def test_ties_count_their_expectation(scores: list[float], k: int, expected: float):
+    assert hit_rate(torch.tensor([scores]), torch.tensor([0]), k) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 2), (1, 3), (5, 7), (10, 7), (5, 1000)])
+def test_a_constant_scores_k_of_n(k: int, n: int):
+    assert hit_rate(torch.zeros(n, n), torch.arange(n), k) == pytest.approx(min(1, k / n), abs=1e-12)
+
+
+def test_accuracy_is_the_share_of_right_first_places():
+    scores = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    assert hit_rate(scores, torch.tensor([0, 1, 1])) == pytest.approx(2 / 3)
+
+
+def test_a_score_that_is_not_a_number_is_an_error_and_no_hit():
+    scores = torch.tensor([[float("nan"), 0.0], [1.0, 0.0]])
+    with pytest.raises(FloatingPointError, match="not numbers"):
+        hit_rate(scores, torch.tensor([0, 0]))
+
+
+def test_recalls_by_hand():
+    similarity = torch.eye(20)
+    similarity[:, 0] += 2  # every image likes text 0 best; every text still finds its image
+    measured = recalls(similarity)
+    assert measured[0].metric == "recall_at_5"
+    found = {m.metric: m.value for m in measured}
+    assert found["image_to_text_recall_at_1"] == pytest.approx(1 / 20)
+    assert found["image_to_text_recall_at_5"] == 1.0
+    assert found["text_to_image_recall_at_1"] == 1.0
+    assert [m.chance for m in measured] == [5 / 20, 1 / 20, 1 / 20, 5 / 20, 5 / 20, 10 / 20, 10 / 20]
+
+
+# Texts
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory):
+    return prepare(tmp_path_factory.mktemp("toy")).tokenizer()
+
+
+def test_texts_are_cut_closed_and_padded(tokenizer):
+    ids = [tokenizer.encode(text).ids for text in ("ab", "abcdefgh xyz", "")]
+    rows = encode(["ab", "abcdefgh xyz", ""], tokenizer, length=5)
+    assert rows.tolist() == [
+        [*ids[0], EOS, *[PAD] * (4 - len(ids[0]))],
+        [*ids[1][:4], EOS],
+        [EOS, PAD, PAD, PAD, PAD],
+    ]
+    assert encode(["ab"], tokenizer, length=50).shape == (1, len(ids[0]) + 1)
+
+
+def test_a_text_that_names_a_special_token_is_text(tokenizer):
+    assert encode(["[PAD][MASK]"], tokenizer, length=50)[0, :-1].min() > EOS
+
+
+def test_a_long_text_is_encoded_as_its_beginning(tokenizer):
+    text = "document no. 7, " * 500
+    assert torch.equal(encode([text], tokenizer, length=9), encode([text[:100]], tokenizer, length=9))
+
+
+@pytest.mark.parametrize("stem", stems("strategy"))
+def test_features_come_back_in_the_order_of_the_texts(stem: str, monkeypatch: pytest.MonkeyPatch):
+    model, tokens = make_strategy(stem), ragged_tokens([5, 2, 16, 9, 2, 11, 3])
+    with torch.no_grad():
+        expected = torch.cat([model.features(row[None, : int((row != PAD).sum())]) for row in tokens])
+    for size in (1, 3, 256):
+        monkeypatch.setattr(evaluate, "EVALUATION_BATCH", size)
+        assert_close(text_features(model, tokens), expected, rtol=0, atol=1e-5)
+
+
+def test_in_batches_is_the_function_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(evaluate, "EVALUATION_BATCH", 3)
+    inputs = torch.arange(10.0)[:, None]
+    assert torch.equal(in_batches(lambda x: 2 * x, inputs, torch.device("cpu")), 2 * inputs)
+
+
+# Probe
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_probe_separates_what_is_separable(n_classes: int):
+    labels = torch.arange(30) % n_classes
+    centres = 5 * torch.eye(n_classes, D)
+    noise = [torch.randn(30, D, generator=generator(seed)) * 0.1 for seed in range(2)]
+    train, test = (centres[labels] + part for part in noise)
+    scores = probe(train, labels, test)
+    assert scores.shape == (30, n_classes)
+    assert hit_rate(scores, labels) == 1.0
+    assert hit_rate(scores, (labels + 1) % n_classes) == 0.0
+
+
+def test_a_probe_does_not_see_the_scale_of_a_feature():
+    labels = torch.arange(40) % 2
+    train, test = torch.randn(2, 40, 6, generator=generator()) + labels[:, None]
+    scale = torch.tensor([1e-3, 1, 1e3, 1, 7, 1])
+    plain, scaled = probe(train, labels, test), probe(train * scale, labels, test * scale)
+    assert_close(plain, scaled, rtol=1e-3, atol=1e-3)
+
+
+def test_a_probe_converges_within_its_iterations(monkeypatch: pytest.MonkeyPatch):
+    fitted: list[LogisticRegression] = []
+    plain = LogisticRegression.fit
+    monkeypatch.setattr(
+        LogisticRegression, "fit", lambda self, *a, **k: fitted.append(plain(self, *a, **k)) or fitted[-1]
+    )
+    labels = torch.arange(400) % 8
+    probe(torch.randn(400, D, generator=generator()), labels, torch.zeros(1, D))
+    assert int(np.max(fitted[0].n_iter_)) < fitted[0].max_iter
+
+
+# Fine-tuning
+
+
+def one_word_task(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The class is told by one of two words, somewhere among others."""
+    tokens = torch.randint(10, 20, (n, 8), generator=generator(seed))
+    labels = torch.arange(n) % 2
+    tokens[torch.arange(n), torch.arange(n) // 2 % 8] = 5 + labels
+    return tokens, labels
+
+
+@pytest.mark.parametrize("stem", stems("strategy"))
+def test_fine_tuning_learns_and_leaves_the_model_as_it_was(stem: str):
+    model = make_strategy(stem)
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    tokens, labels = one_word_task(128, seed=0)
+    test, expected = one_word_task(64, seed=1)
+    fit = Fit(steps=80, batch_size=32, lr_at_64=5e-3)
+
+    def tuned(seed: int) -> Tensor:
+        return fine_tune(model, tokens, labels, test, fit=fit, generator=generator(seed), keep_going=going)
+
+    scores = tuned(0)
+    assert hit_rate(scores, expected) > 0.95
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert all(p.grad is None for p in model.parameters())
+    torch.manual_seed(99)  # the global state has no say
+    assert torch.equal(tuned(0), scores)
+    assert not torch.equal(tuned(1), scores)
+
+
+def test_a_fit_that_leaves_the_finite_numbers_is_an_error_and_no_score():
+    model = make_strategy("scratch")
+    with torch.no_grad():
+        model.backbone.embedding.weight.fill_(float("nan"))
+    tokens, labels = one_word_task(16, seed=0)
+    fit = Fit(steps=3, batch_size=8, lr_at_64=1e-3)
+    with pytest.raises(FloatingPointError, match="lr_at_64"):
+        fine_tune(model, tokens, labels, tokens, fit=fit, generator=generator(), keep_going=going)
+
+
+def test_every_item_is_trained_on_once_before_any_twice(monkeypatch: pytest.MonkeyPatch):
+    seen: list[int] = []
+    plain = evaluate._trim
+
+    def watched(tokens: Tensor) -> Tensor:
+        seen.extend(tokens[:, 0].tolist())
+        return plain(tokens)
+
+    monkeypatch.setattr(evaluate, "_trim", watched)
+    tokens = torch.stack([torch.arange(4, 16), torch.full((12,), EOS)], dim=1)
+    fit = Fit(steps=6, batch_size=4, lr_at_64=1e-3)
+    fine_tune(
+        make_strategy("scratch"),
+        tokens,
+        torch.arange(12) % 2,
+        tokens,
+        fit=fit,
+        generator=generator(),
+        keep_going=going,
+    )
+    assert sorted(seen[:12]) == sorted(seen[12:24]) == list(range(4, 16))
+    assert seen[:12] != seen[12:24]
+
+
+# Fitted vision tower
+
+
+def test_a_fitted_tower_finds_the_images_of_features_and_changes_nothing_else():
+    model, rows = make_strategy("scratch"), pair_rows(24)
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    features = torch.randn(24, D, generator=generator())
+    images, texts = fit_vision(
+        features,
+        rows["images"],
+        model,
+        fit=Fit(steps=120, batch_size=24, lr_at_64=5e-3),
+        temperature=0.07,
+        generator=generator(),
+        keep_going=going,
+    )
+    with torch.no_grad():
+        a, b = images(rows["images"]), texts(features)
+    assert_close(a.norm(dim=1), torch.ones(24))
+    assert_close(b.norm(dim=1), torch.ones(24))
+    assert hit_rate(a @ b.T, torch.arange(24)) > 0.9
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
