@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import schema
+from bench.complaints import explain, unknown_choice
 from bench.errors import ConfigError
 from bench.records import RunRecord, Status
 
@@ -97,9 +98,13 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     schema.register()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose(name, overrides=list(overrides), return_hydra_config=True)
+            composed = compose(name, overrides=list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(error)) from error
+        raise ConfigError(explain(error, CONF)) from error
+    experiment = composed.hydra.runtime.choices.get("experiment")
+    if experiment and not (CONF / "experiment" / f"{experiment}.yaml").exists():  # optional: Hydra is silent
+        raise ConfigError(unknown_choice("experiment", experiment, CONF))
+    return composed
 
 
 def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
@@ -128,6 +133,8 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
     for values in itertools.product(*(_elements(o) for o in swept)):
         spec = _spec(compose_config("config", [*fixed, *values]), [*fixed, *values])
         runs.setdefault(spec.run_id, spec)  # strategies that ignore an axis appear once
+    if not runs:
+        raise ConfigError("the sweep holds no run; give every key at least one value")
     return list(runs.values())
 
 
@@ -144,20 +151,33 @@ def science_of(config: dict[str, Any]) -> dict[str, Any]:
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
     try:
-        return list(OverridesParser.create().parse_overrides(list(overrides)))
+        parsed = list(OverridesParser.create().parse_overrides(list(overrides)))
     except HydraException as error:
-        raise ConfigError(_one_line(error)) from error
+        raise ConfigError(explain(error, CONF)) from error
+    for override in parsed:
+        if override.is_delete() and not override.key_or_group.startswith("task"):
+            raise ConfigError(f"{override.input_line}: every run needs it; only tasks can be left out")
+        group = override.key_or_group
+        if (CONF / group).is_dir() and override.value() is None:
+            raise ConfigError(unknown_choice(group, "null", CONF))
+    return parsed
 
 
 def _elements(override: Override) -> list[str]:
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    try:
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    except HydraException as error:  # glob(*)
+        raise ConfigError(f"{override.input_line}: list the values, such as {key}=a,b") from error
 
 
 def _spec(composed: DictConfig, overrides: Sequence[str]) -> RunSpec:
     choices = composed.hydra.runtime.choices
+    for axis in (*LABELLED, "corpus/text", "corpus/pairs"):
+        if axis not in choices:
+            raise ConfigError(f"{axis} takes one choice; to compare several, sweep: -m {axis}=a,b")
     check_types(composed, overrides)
     try:
         config = OmegaConf.to_container(
@@ -166,11 +186,15 @@ def _spec(composed: DictConfig, overrides: Sequence[str]) -> RunSpec:
             throw_on_missing=True,
         )
     except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from error
+        raise ConfigError(explain(error, CONF)) from error
     assert isinstance(config, dict)
     plain: dict[str, Any] = {str(key): value for key, value in config.items()}
+    _check_shape(plain)
     science = science_of(plain)
-    text = json.dumps(science, sort_keys=True, allow_nan=False)
+    try:
+        text = json.dumps(science, sort_keys=True, allow_nan=False)
+    except ValueError as error:
+        raise ConfigError("a setting is nan or inf; give it a finite number") from error
     names = {axis: _name(str(choices[axis]), axis, overrides) for axis in LABELLED}
     return RunSpec(
         run_id=hashlib.sha256(text.encode()).hexdigest()[:12],
@@ -183,6 +207,19 @@ def _spec(composed: DictConfig, overrides: Sequence[str]) -> RunSpec:
         corpus={kind: str(choices[f"corpus/{kind}"]) for kind in ("text", "pairs")},
         config=plain,
     )
+
+
+def _check_shape(config: Mapping[str, Any]) -> None:
+    """Refuse what would break before `schema.validate` or `bench.build` could name it."""
+    if not re.fullmatch(r"\w[\w.-]*", config["study"]):
+        raise ConfigError(f"study={config['study']!r} names a folder: use letters, digits, '_', '.', '-'")
+    parts = {"strategy": config["strategy"]}
+    parts |= {f"corpus.{kind}": node for kind, node in config["corpus"].items()}
+    parts |= {f"task.{name}": node for name, node in config["task"].items()}
+    for key, node in parts.items():
+        if not isinstance(node, dict):
+            group = "task" if key.startswith("task.") else key.replace(".", "/")
+            raise ConfigError(f"{key}={node!r} is no set of options; choose one by {group}=NAME")
 
 
 def _name(choice: str, axis: str, overrides: Sequence[str]) -> str:
@@ -222,13 +259,3 @@ def _fits(now: Any, was: Any) -> bool:
     if isinstance(was, float) and not isinstance(was, bool):
         return isinstance(now, int | float) and not isinstance(now, bool)
     return type(now) is type(was)
-
-
-def _one_line(error: Exception) -> str:
-    """Hydra's message and its cause in one line, without the search path."""
-    lines = [line.strip() for line in str(error).split("Config search path")[0].splitlines() if line.strip()]
-    cause = error.__cause__
-    if cause is not None:
-        first = str(cause).strip().splitlines()[:1]
-        lines += [line for line in first if line not in lines]
-    return " ".join(lines)
