@@ -1,6 +1,8 @@
 """The console script `bench`: train, report, status. Answers without torch until a run starts."""
 
 import argparse
+import os
+import signal
 import sys
 import traceback
 from collections import Counter
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 if all went well, 1 if a run failed or diverged, 2 for a config or data error, 130 if stopped.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
     try:
         return int(arguments.command(arguments))
     except BenchError as error:
@@ -38,14 +40,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"bench: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `bench ... | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - so that the last flush is silent
+        return 2
     except OSError as error:  # a full disk, a folder that cannot be written
         if arguments.traceback:
             traceback.print_exc()
-        print(f"bench: {error.strerror}: {error.filename}; free or fix it and run again", file=sys.stderr)
+        what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
+        print(f"bench: {what}; free space or fix paths.* and run again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("bench: stopped", file=sys.stderr)
         return 130
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Flags and overrides in any order, which argparse alone does not allow."""
+    flags = [word for word in argv if word.startswith("-")]
+    words = [word for word in argv if not word.startswith("-")]
+    return _parser().parse_args([*words[:1], *flags, *words[1:]])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,6 +106,7 @@ def _train(arguments: argparse.Namespace) -> int:
         for spec in specs:
             print(f"# {spec.run_id}  {spec.label}\n{OmegaConf.to_yaml(OmegaConf.create(spec.config))}")
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as Ctrl-C does: workers save
     statuses = launch(specs)
     _print_outcome(specs, statuses)
     if "interrupted" in statuses.values():
