@@ -11,17 +11,20 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from multiprocessing import get_context
 
+import psutil
 from filelock import FileLock, Timeout
 from pebble import ProcessExpired, ProcessPool
 
 from bench import budget, schema
 from bench.compose import RunSpec
 from bench.display import Display, read_status
-from bench.errors import DataError
+from bench.errors import ConfigError, DataError
 from bench.prepare import prepare
 from bench.records import read_record, write_atomically, write_record
+from bench.stopping import supervisors
 
 DONE = ("finished", "diverged")  # a run that diverged would diverge again
 POLL_S = 0.25
@@ -38,6 +41,8 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     Raises:
         BenchError: a config or corpus that cannot work, before any run is started.
     """
+    settings = specs[0].typed().launcher
+    _check_workers(settings)
     for spec in specs:
         schema.validate(spec.typed())
         prepare(spec)
@@ -45,10 +50,18 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     todo = [spec for spec in specs if spec.run_id not in statuses]
     todo.sort(key=_size, reverse=True)  # longest first: no straggler at the end
     with Display(len(specs), len(statuses)) as display:
-        settings = specs[0].typed().launcher
         run_all = _run_in_pool if settings.workers != 0 and todo else _run_here
         statuses |= run_all(todo, settings, display)
     return statuses
+
+
+def _check_workers(settings: schema.Launcher) -> None:
+    if settings.workers is not None and settings.workers < 0:
+        raise ConfigError(f"launcher.workers={settings.workers}: use 0 or more, or null for one per core")
+    if settings.threads_per_worker is not None and settings.threads_per_worker < 1:
+        raise ConfigError(
+            f"launcher.threads_per_worker={settings.threads_per_worker}: use 1 or more, or null"
+        )
 
 
 def run_one(text: str, threads: int | None) -> str:
@@ -101,10 +114,15 @@ def _run_in_pool(specs: Sequence[RunSpec], settings: schema.Launcher, display: D
     try:
         _watch(specs, futures, display)
         pool.close()
+        pool.join()
     except KeyboardInterrupt:
-        _stop(specs, futures, display)
-        pool.stop()
-    pool.join()
+        try:
+            _stop(specs, futures, display)
+        finally:  # after a second Ctrl-C as well
+            _kill_descendants()
+            pool.stop()
+            pool.join()
+        return {spec.run_id: _status_when_stopped(futures[spec.run_id]) for spec in specs}
     return {spec.run_id: _status(spec, futures[spec.run_id]) for spec in specs}
 
 
@@ -125,23 +143,36 @@ def _watch(specs: Sequence[RunSpec], futures: dict[str, "Future[str]"], display:
 def _stop(specs: Sequence[RunSpec], futures: dict[str, "Future[str]"], display: Display) -> None:
     """Ask the running workers to save and stop, and wait for them."""
     display.say("stopping: runs save their state; the same command resumes them")
-    for spec in specs:
-        if futures[spec.run_id].running():
-            _signal(spec)
-        else:
-            futures[spec.run_id].cancel()
+    for future in futures.values():
+        if not future.running():
+            future.cancel()
+    asked: set[str] = set()
     deadline = time.monotonic() + GRACE_S
     while time.monotonic() < deadline and any(f.running() for f in futures.values()):
+        for spec in specs:  # a worker that is still importing can be asked later only
+            if spec.run_id not in asked and futures[spec.run_id].running() and _ask_to_stop(spec):
+                asked.add(spec.run_id)
         time.sleep(POLL_S)
 
 
-def _signal(spec: RunSpec) -> None:
+def _ask_to_stop(spec: RunSpec) -> bool:
+    """Signal the process that does the run, if it is one of ours: a status file may be left from another."""
     state = read_status(spec.folder)
-    if state and state["status"] == "running":
-        try:
-            os.kill(int(state["pid"]), 15)
-        except ProcessLookupError:
-            return
+    if not state or state["status"] != "running":
+        return False
+    ours = {child.pid: child for child in psutil.Process().children(recursive=True)}
+    if state["pid"] not in ours:
+        return False
+    with suppress(psutil.NoSuchProcess):
+        ours[state["pid"]].terminate()
+    return True
+
+
+def _kill_descendants() -> None:
+    """No process of a sweep outlives it."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def _status(spec: RunSpec, future: "Future[str]") -> str:
@@ -157,7 +188,16 @@ def _status(spec: RunSpec, future: "Future[str]") -> str:
         )
 
 
+def _status_when_stopped(future: "Future[str]") -> str:
+    """The run's own word if it had one; a run cut off by the stop did not fail."""
+    done = future.done() and not future.cancelled() and future.exception() is None
+    return future.result() if done else "interrupted"
+
+
 def _record_failure(spec: RunSpec, reason: str) -> str:
+    """Unless the run was recorded as done before its process broke."""
+    if (status := recorded(spec)) in DONE:
+        return status
     write_record(spec.record("failed", " ".join(reason.split())), spec.records)
     return "failed"
 
@@ -169,10 +209,12 @@ def _run_distributed(spec: RunSpec) -> str:
     write_atomically(config, spec.to_json())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(settings.devices), "-m", "bench.worker", str(config)]
+    command += map(str, supervisors())
+    started_at = time.time()
     with (spec.folder / "torchrun.log").open("w") as log:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
     state = read_status(spec.folder) or {}
-    if state.get("status") == "interrupted":
+    if state.get("status") == "interrupted" and state["updated_at"] >= started_at:
         return "interrupted"
     reason = f"torchrun exited with {done.returncode}; see {spec.folder / 'torchrun.log'}"
     return recorded(spec) or _record_failure(spec, reason)

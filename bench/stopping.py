@@ -1,18 +1,32 @@
 """SIGINT and SIGTERM become an orderly stop: the run saves at its next step and can be resumed."""
 
+import multiprocessing
 import os
 import signal
+from collections.abc import Sequence
 from types import FrameType
+
+import psutil
 
 from bench.errors import InterruptedRunError
 
 
-class Stop:
-    """Set by a signal, or when the process that started this one is gone."""
+def supervisors() -> list[int]:
+    """Processes without which this one should not go on: itself, and its launcher if it has one."""
+    parent = multiprocessing.parent_process()
+    return [os.getpid(), *([parent.pid] if parent and parent.pid else [])]
 
-    def __init__(self) -> None:
+
+class Stop:
+    """Set by a signal, or when a process that watches over this one is gone.
+
+    Args:
+        watched: process ids; whoever started `bench` itself, such as a shell, may go.
+    """
+
+    def __init__(self, watched: Sequence[int]) -> None:
         self.requested = False
-        self._parent = os.getppid()
+        self._watched = watched
 
     def listen(self) -> None:
         """Take over SIGINT and SIGTERM; a second SIGINT stops at once."""
@@ -26,9 +40,16 @@ class Stop:
 
     def wanted(self) -> bool:
         """Is a stop wanted?"""
-        return self.requested or os.getppid() != self._parent
+        return self.requested or not all(_is_alive(pid) for pid in self._watched)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

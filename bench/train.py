@@ -2,6 +2,7 @@
 
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from bench.errors import BenchError, DataError, DivergedError, InterruptedRunErr
 from bench.objectives.base import Objective, Shapes
 from bench.prepare import Prepared, prepare
 from bench.records import RunRecord, Score, Spent, write_atomically, write_record
-from bench.stopping import Stop
+from bench.stopping import Stop, supervisors
 from bench.tasks.base import InapplicableError, Setting, Task
 
 
@@ -35,15 +36,20 @@ class Job:
     stop: Stop
 
 
-def execute(spec: RunSpec, threads: int | None = None) -> str:
+def execute(spec: RunSpec, threads: int | None = None, watched: Sequence[int] | None = None) -> str:
     """Do one run to its record, or leave it resumable.
+
+    Args:
+        spec: the run.
+        threads: for matrix products; None: torch's choice.
+        watched: processes without which to stop; None: the launcher that this is a worker of.
 
     Returns:
         The status: finished, diverged, failed or interrupted.
     """
     machine.quiet_libraries()
     torch.set_flush_denormal(True)  # vanishing weights otherwise cost up to three times the CPU time
-    stop = Stop()
+    stop = Stop(supervisors() if watched is None else watched)
     stop.listen()
     if threads:
         torch.set_num_threads(threads)
@@ -51,24 +57,44 @@ def execute(spec: RunSpec, threads: int | None = None) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", spec.to_json())
     job = Job(spec, folder, tracking.make_loggers(spec), tracking.StatusFile(folder, spec.label), stop)
-    blank = replace(spec.record("finished"), environment=machine.environment())
+    started_at = time.time()
     try:
-        record = _run(job, blank)
+        record = _outcome(job)
     except (InterruptedRunError, KeyboardInterrupt):
         job.status.write("interrupted", "stopped")
+        tracking.close(job.loggers)
         return "interrupted"
-    except DivergedError as error:
-        record = replace(blank, status="diverged", reason=str(error), curve=tracking.curve(folder))
-    except Exception as error:
-        (folder / "error.log").write_text(traceback.format_exc())
-        reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
-        record = replace(blank, status="failed", reason=" ".join(reason.split()))
     if record is None:  # rank 0 records for all
         return "finished"
-    write_record(record, spec.records)
-    tracking.mirror_result(job.loggers, record)
+    if record.status == "finished" or not _is_recorded_since(spec, started_at):
+        write_record(record, spec.records)
+    try:
+        tracking.mirror_result(job.loggers, record)
+    except Exception:  # a mirror that breaks costs no result
+        (folder / "error.log").write_text(traceback.format_exc())
     job.status.write(record.status, "done")
     return record.status
+
+
+def _outcome(job: Job) -> RunRecord | None:
+    """The run's record, whether it finished or not; None on a rank that has none to write."""
+    blank = replace(job.spec.record("finished"), environment=machine.environment())
+    try:
+        return _run(job, blank)
+    except (InterruptedRunError, KeyboardInterrupt):
+        raise
+    except DivergedError as error:
+        return replace(blank, status="diverged", reason=str(error), curve=tracking.curve(job.folder))
+    except Exception as error:
+        (job.folder / "error.log").write_text(traceback.format_exc())
+        reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        return replace(blank, status="failed", reason=" ".join(reason.split()))
+
+
+def _is_recorded_since(spec: RunSpec, started_at: float) -> bool:
+    """Has another rank failed first? Its reason is the cause, this rank's is the lost connection."""
+    path = spec.records / f"{spec.run_id}.json"
+    return dist.is_initialized() and path.exists() and path.stat().st_mtime >= started_at
 
 
 def build_objective(spec: RunSpec, data: Prepared) -> Objective:
