@@ -82,9 +82,13 @@ class Progress(Callback):
         self.elapsed_s += now - self._ticked_at
         self._ticked_at = now
         if trainer.is_global_zero and self.status.due():
-            done = trainer.global_step - self._started_at_step
-            rate = done * self.cost.forward_tokens / (now - self._started_at)
-            self.status.write("running", "pretrain", trainer.global_step, trainer.max_steps, rate)
+            step, total = trainer.global_step, trainer.max_steps
+            steps_per_s = (step - self._started_at_step) / (now - self._started_at)
+            self.status.write(
+                *("running", "pretrain", step, total),
+                tokens_per_s=steps_per_s * self.cost.forward_tokens,
+                seconds_left=(total - step) / steps_per_s,
+            )
         if trainer.strategy.reduce_boolean_decision(self.stop.wanted(), all=False):
             checkpoint.save(trainer, self.checkpoints)
             raise InterruptedRunError("stopped; the same command resumes it")

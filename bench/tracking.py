@@ -20,6 +20,7 @@ from bench.records import CurvePoint, RunRecord, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 HEARTBEAT_S = 0.5
+LONGEST_TAG = 64  # characters; W&B refuses longer ones
 
 
 class MetricFile(Logger):
@@ -89,9 +90,16 @@ class StatusFile:
 
     @rank_zero_only
     def write(
-        self, status: str, phase: str, step: int = 0, total_steps: int = 0, tokens_per_s: float = 0.0
+        self,
+        status: str,
+        phase: str,
+        step: int = 0,
+        total_steps: int = 0,
+        *,
+        tokens_per_s: float = 0.0,
+        seconds_left: float | None = None,
     ) -> None:
-        """Write it now."""
+        """Write it now; `seconds_left` of this phase, None where nobody knows."""
         self._written_at = time.monotonic()
         state = {
             "status": status,
@@ -100,6 +108,7 @@ class StatusFile:
             "step": step,
             "total_steps": total_steps,
             "tokens_per_s": tokens_per_s,
+            "seconds_left": seconds_left,
             "updated_at": time.time(),
             "pid": os.getpid(),
         }
@@ -116,31 +125,37 @@ def make_loggers(spec: RunSpec) -> list[Logger]:
     settings = spec.typed().logger
     if settings.wandb:
         axes = [spec.strategy, spec.model, spec.budget or "no budget", *spec.corpus.values()]
+        tags = [*axes, *filter(None, [spec.variant]), f"seed={spec.seed}"]
         loggers.append(
             WandbLogger(
                 project=settings.wandb_project,
                 group=spec.study,
                 name=spec.label,
                 id=spec.run_id,
-                tags=[*axes, *filter(None, [spec.variant]), f"seed={spec.seed}"],
+                tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in tags)),
                 config=spec.science,
                 save_dir=str(spec.folder),
                 mode=settings.wandb_mode,
                 resume="allow",
+                reinit="finish_previous",
             )
         )
     return loggers
 
 
 def mirror_result(loggers: list[Logger], record: RunRecord) -> None:
-    """Write a finished record's scores and costs to W&B's summary and close its run.
-
-    Without the close, the next run in this process would be merged into this one (wandb#1314).
-    """
+    """Write a finished record's scores and costs to W&B's summary and close its run."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             scores = {f"{s.task}/{s.metric}": s.value for s in record.scores}
             spent = {f"spent/{key}": value for key, value in vars(record.spent).items()}
-            run = logger.experiment
-            run.summary.update({**scores, **spent, "status": record.status, "parameters": record.parameters})
-            run.finish(exit_code=0 if record.status == "finished" else 1, quiet=True)
+            summary = {**scores, **spent, "status": record.status, "parameters": record.parameters}
+            logger.experiment.summary.update(summary)
+    close(loggers, exit_code=0 if record.status == "finished" else 1)
+
+
+def close(loggers: list[Logger], exit_code: int = 1) -> None:
+    """Close W&B's run: the next run in this process would be merged into it (wandb#1314)."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish(exit_code=exit_code)
