@@ -1,6 +1,5 @@
 """InfoNCE by its formula; two processes are one: the same loss and the same gradients."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -98,7 +97,6 @@ STEMS = ("clip", "mlm", "clm")
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("ranks")
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     mp.spawn(_work, args=(STEMS, folder), nprocs=WORLD)
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD)]
 
