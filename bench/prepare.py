@@ -9,7 +9,7 @@ from bench.compose import RunSpec
 from bench.corpora.base import PairCorpus, TextCorpus
 from bench.errors import ConfigError
 from bench.pairs import PairData, prepare_pairs
-from bench.schema import Budget
+from bench.schema import Budget, Config
 from bench.tokens import TextData, prepare_text
 
 
@@ -47,18 +47,26 @@ def prepare(spec: RunSpec) -> Prepared:
     text = prepare_text(build(config.corpus.text, TextCorpus, "corpus.text"), config.tokenizer, data_dir)
     pairs = build(config.corpus.pairs, PairCorpus, "corpus.pairs")
     data = Prepared(text, prepare_pairs(pairs, text.tokenizer_path, config.caption_length, data_dir))
-    modality = config.strategy["modality"]
-    if modality != "none":
-        unique = data.unique(config.budget, modality)
-        _check_epochs(config.budget, unique.get("unique_tokens"))
+    if config.budget.tokens is not None and config.strategy["modality"] != "none":
+        check_epochs(config.budget, config.budget.tokens / _unique_positions(config, data))
     return data
 
 
-def _check_epochs(budget: Budget, unique_tokens: int | None) -> None:
-    """Repeating text must be meant."""
-    if budget.repeat or budget.tokens is None or unique_tokens is None or budget.tokens <= unique_tokens:
-        return
-    raise ConfigError(
-        f"budget.tokens={budget.tokens} is more than one epoch of {unique_tokens} unique tokens; set "
-        "budget.repeat=true to train for several epochs, or lower budget.tokens"
-    )
+def check_epochs(budget: Budget, epochs: float) -> None:
+    """Repeating data must be meant.
+
+    Raises:
+        ConfigError: more than one epoch without `budget.repeat`.
+    """
+    if epochs > 1 and not budget.repeat:
+        raise ConfigError(
+            f"the compute budget is {epochs:.2f} epochs of the unique data; set budget.repeat=true to train for "
+            "several epochs, or lower budget.tokens or budget.flops"
+        )
+
+
+def _unique_positions(config: Config, data: Prepared) -> int:
+    """Positions that one epoch processes."""
+    unique = data.unique(config.budget, config.strategy["modality"])
+    patches = (data.pairs.image_size // config.model.patch_size) ** 2
+    return unique.get("unique_tokens", 0) + unique.get("unique_pairs", 0) * (patches + config.caption_length)

@@ -19,7 +19,7 @@ from bench.compose import RunSpec
 from bench.data import VALIDATION_SEED, BatchModule, PairRows, Rows, TextRows, make_batch
 from bench.errors import BenchError, DataError, DivergedError, InterruptedRunError
 from bench.objectives.base import Objective, Shapes
-from bench.prepare import Prepared, prepare
+from bench.prepare import Prepared, check_epochs, prepare
 from bench.records import RunRecord, Score, Spent, write_atomically, write_record
 from bench.stopping import Stop, supervisors
 from bench.tasks.base import InapplicableError, Setting, Task
@@ -143,6 +143,9 @@ def _pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
     cost = objective.step_cost(config.optim.tokens_per_step)
     steps = budget.n_steps(config.budget, cost)
     train, validation = _rows(job.spec, objective, data)
+    epochs = budget.n_epochs(steps * cost.rows, len(train))
+    if config.budget.flops is not None:  # only now known; a budget of tokens was checked before
+        check_epochs(config.budget, epochs)
     held_out = [
         make_batch(validation, objective.corrupt, seed=VALIDATION_SEED, step=i, rows_per_step=cost.rows)
         for i in range(config.trainer.validation_batches)
@@ -168,7 +171,7 @@ def _pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
         forward_tokens=steps * cost.forward_tokens,
         supervised_tokens=round(steps * cost.supervised_tokens),
         flops=steps * cost.flops,
-        epochs=budget.n_epochs(steps * cost.rows, len(train)),
+        epochs=epochs,
         pretrain_s=progress.elapsed_s,
         **data.unique(config.budget, objective.modality),
     )
