@@ -1,5 +1,6 @@
 """What happens between two optimizer steps: held-out losses, progress, an orderly stop."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from bench import checkpoint
 from bench.budget import StepCost
-from bench.errors import InterruptedRunError
+from bench.errors import DivergedError, InterruptedRunError
 from bench.objectives.base import Batch, Loss, Objective, mean_over_ranks
 from bench.stopping import Stop
 from bench.tracking import StatusFile
@@ -22,12 +23,19 @@ class Validation(Callback):
         self.batches, self.n_times, self.cost = batches, n_times, cost
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        """Log the loss with the tokens and FLOPs it took, at `n_times` steps, the last one included."""
+        """Log the loss with the tokens and FLOPs it took, at `n_times` steps, the last one included.
+
+        Raises:
+            DivergedError: the loss is not finite, on all ranks alike.
+        """
         assert isinstance(module, Objective)
         step = trainer.global_step
         if step in validation_steps(trainer.max_steps, self.n_times):
+            loss = validation_loss(module, self.batches)
+            if not math.isfinite(loss):  # the last step has no training loss after it
+                raise DivergedError(*(module.last_finite or (0, None)))
             row = {
-                "validation_loss_nats": validation_loss(module, self.batches),
+                "validation_loss_nats": loss,
                 "forward_tokens": step * self.cost.forward_tokens,
                 "flops": step * self.cost.flops,
             }

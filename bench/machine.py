@@ -38,7 +38,6 @@ def environment() -> dict[str, str]:
 
 def quiet_libraries() -> None:
     """Drop Lightning's banners and the warnings that no user can act on."""
-    os.environ["WANDB_SILENT"] = "true"
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*non-writable tensors.*"):
         warnings.filterwarnings("ignore", message=message)

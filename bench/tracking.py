@@ -124,6 +124,7 @@ def make_loggers(spec: RunSpec) -> list[Logger]:
     loggers: list[Logger] = [MetricFile(spec.folder)]
     settings = spec.typed().logger
     if settings.wandb:
+        _silence_wandb()
         axes = [spec.strategy, spec.model, spec.budget or "no budget", *spec.corpus.values()]
         tags = [*axes, *filter(None, [spec.variant]), f"seed={spec.seed}"]
         loggers.append(
@@ -141,6 +142,14 @@ def make_loggers(spec: RunSpec) -> list[Logger]:
             )
         )
     return loggers
+
+
+@rank_zero_only
+def _silence_wandb() -> None:
+    """Before Lightning's first call: its defaults alone make W&B warn."""
+    import wandb  # 0.8 s, where it is asked for only
+
+    wandb.setup(wandb.Settings(silent=True))
 
 
 def mirror_result(loggers: list[Logger], record: RunRecord) -> None:

@@ -78,7 +78,7 @@ class Objective(LightningModule):
         self.shapes = shapes
         self.optimizer = optimizer
         self.backbone = Transformer(shapes.model, shapes.vocab_size)
-        self._last_finite: tuple[int, float] | None = None
+        self.last_finite: tuple[int, float] | None = None
 
     # What a strategy defines
 
@@ -124,9 +124,9 @@ class Objective(LightningModule):
     def _check_finite(self, mean: Tensor) -> None:
         value = float(mean)
         if not torch.isfinite(mean):
-            step, last = self._last_finite or (0, None)
+            step, last = self.last_finite or (0, None)
             raise DivergedError(step, last)
-        self._last_finite = (self.global_step, value)
+        self.last_finite = (self.global_step, value)
 
 
 def mean_over_ranks(loss: Loss) -> tuple[Tensor, float, int]:
