@@ -21,7 +21,7 @@ from pebble import ProcessExpired, ProcessPool
 from bench import budget, schema
 from bench.compose import RunSpec
 from bench.display import Display, read_status
-from bench.errors import ConfigError, DataError
+from bench.errors import DataError
 from bench.prepare import prepare
 from bench.records import read_record, write_atomically, write_record
 from bench.stopping import supervisors
@@ -42,7 +42,6 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
         BenchError: a config or corpus that cannot work, before any run is started.
     """
     settings = specs[0].typed().launcher
-    _check_workers(settings)
     for spec in specs:
         schema.validate(spec.typed())
         prepare(spec)
@@ -50,18 +49,16 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     todo = [spec for spec in specs if spec.run_id not in statuses]
     todo.sort(key=_size, reverse=True)  # longest first: no straggler at the end
     with Display(len(specs), len(statuses)) as display:
-        run_all = _run_in_pool if settings.workers != 0 and todo else _run_here
-        statuses |= run_all(todo, settings, display)
-    return statuses
+        if settings.workers == 0 or not todo:
+            return statuses | _run_here(todo, settings.threads_per_worker, display)
+        # By all runs, not by those left: with another number of threads, a run rounds otherwise.
+        workers = min(settings.workers or _cores(), len(specs))
+        threads = settings.threads_per_worker or max(1, _cores() // workers)
+        return statuses | _run_in_pool(todo, min(workers, len(todo)), threads, display)
 
 
-def _check_workers(settings: schema.Launcher) -> None:
-    if settings.workers is not None and settings.workers < 0:
-        raise ConfigError(f"launcher.workers={settings.workers}: use 0 or more, or null for one per core")
-    if settings.threads_per_worker is not None and settings.threads_per_worker < 1:
-        raise ConfigError(
-            f"launcher.threads_per_worker={settings.threads_per_worker}: use 1 or more, or null"
-        )
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_one(text: str, threads: int | None) -> str:
@@ -95,20 +92,17 @@ def recorded(spec: RunSpec) -> str | None:
         return None  # damaged: the run is done again and the record replaced
 
 
-def _run_here(specs: Sequence[RunSpec], settings: schema.Launcher, display: Display) -> dict[str, str]:
+def _run_here(specs: Sequence[RunSpec], threads: int | None, display: Display) -> dict[str, str]:
     statuses = {}
     for spec in specs:
-        statuses[spec.run_id] = run_one(spec.to_json(), settings.threads_per_worker)
+        statuses[spec.run_id] = run_one(spec.to_json(), threads)
         display.finish(spec, statuses[spec.run_id])
         if statuses[spec.run_id] == "interrupted":
             break
     return statuses
 
 
-def _run_in_pool(specs: Sequence[RunSpec], settings: schema.Launcher, display: Display) -> dict[str, str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(settings.workers or cores, len(specs))
-    threads = settings.threads_per_worker or max(1, cores // workers)
+def _run_in_pool(specs: Sequence[RunSpec], workers: int, threads: int, display: Display) -> dict[str, str]:
     pool = ProcessPool(max_workers=workers, context=get_context("spawn"))
     futures = {spec.run_id: pool.schedule(run_one, args=(spec.to_json(), threads)) for spec in specs}
     try:

@@ -163,6 +163,18 @@ def validate(config: Config) -> None:
     _one_of("strategy.modality", config.strategy.get("modality"), ("text", "pairs", "none"))
     for key in ("devices", "nodes", "n_validations", "validation_batches"):
         _require(getattr(trainer, key) >= 1, f"trainer.{key}={getattr(trainer, key)}: use 1 or more")
+    _validate_place(config)
+
+
+def _validate_place(config: Config) -> None:
+    every_n, every_s = config.logger.log_every_n_steps, config.trainer.checkpoint_every_s
+    _require(every_n >= 1, f"logger.log_every_n_steps={every_n}: use 1 or more")
+    _require(every_s > 0, f"trainer.checkpoint_every_s={every_s}: use a number above 0")
+    workers, threads = config.launcher.workers, config.launcher.threads_per_worker
+    _require(workers is None or workers >= 0, f"launcher.workers={workers}: use 0 or more, or null")
+    _require(
+        threads is None or threads >= 1, f"launcher.threads_per_worker={threads}: use 1 or more, or null"
+    )
 
 
 def _validate_model(model: Model) -> None:
