@@ -16,6 +16,23 @@ from bench.stopping import Stop
 from bench.tracking import StatusFile
 
 
+class TrainingLoss(Callback):
+    """Logs the loss of every n-th step, before that step's checkpoint.
+
+    Lightning logs after it, by a counter that lags: a resumed run would lack a step and shift the others.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        self.every_n_steps = every_n_steps
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        """Log it under the number of steps done."""
+        assert isinstance(module, Objective)
+        if trainer.global_step % self.every_n_steps == 0 and module.last_finite:
+            for logger in trainer.loggers:
+                logger.log_metrics({"train_loss_nats": module.last_finite[1]}, step=trainer.global_step)
+
+
 class Validation(Callback):
     """Measures the objective's own loss on fixed held-out batches, evenly along the run."""
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_model
 
 from bench import budget, checkpoint, machine, tracking
 from bench.build import build
-from bench.callbacks import Progress, Validation
+from bench.callbacks import Progress, TrainingLoss, Validation
 from bench.compose import RunSpec
 from bench.data import VALIDATION_SEED, BatchModule, PairRows, Rows, TextRows, make_batch
 from bench.errors import BenchError, DataError, DivergedError, InterruptedRunError
@@ -160,6 +160,7 @@ def _pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
     checkpoints = job.folder / "checkpoints"
     progress = Progress(job.status, job.stop, cost, checkpoints)
     callbacks = [
+        TrainingLoss(config.logger.log_every_n_steps),
         Validation(held_out, config.trainer.n_validations, cost),
         checkpoint.Checkpoints(checkpoints, config.trainer.checkpoint_every_s),
         progress,
@@ -191,7 +192,6 @@ def _trainer(job: Job, steps: int, callbacks: list[Callback]) -> Trainer:
         deterministic=True if settings.accelerator == "cpu" else "warn",
         logger=job.loggers,
         callbacks=callbacks,
-        log_every_n_steps=config.logger.log_every_n_steps,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,

@@ -112,7 +112,6 @@ class Objective(LightningModule):
         loss = self.loss(batch)
         mean, count, world = mean_over_ranks(loss)
         self._check_finite(mean)
-        self.log("train_loss_nats", mean, batch_size=1)
         return loss.sum * (world / count)
 
     def configure_optimizers(self) -> Any:
