@@ -165,4 +165,9 @@ def initialise(module: nn.Module, n_layers: int) -> None:
         if isinstance(child, nn.Linear | nn.Embedding | nn.Conv2d):
             writes_to_residual = name.endswith("Wo")
             std = INIT_STD / math.sqrt(2 * n_layers) if writes_to_residual else INIT_STD
-            nn.init.trunc_normal_(child.weight, std=std, a=-2 * std, b=2 * std)
+            truncated_normal(child.weight, std)
+
+
+def truncated_normal(weight: Tensor, std: float = INIT_STD) -> None:
+    """Fill `weight` from a normal cut off at two standard deviations."""
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from bench.backbones.transformer import Blocks, initialise
+from bench.backbones.transformer import Blocks, initialise, truncated_normal
 from bench.errors import ConfigError
 from bench.schema import Model
 
@@ -21,7 +21,7 @@ class VisionTower(nn.Module):
         self.position = nn.Parameter(torch.zeros(n_patches(model, image_size), model.d_model))
         self.blocks = Blocks(model)
         initialise(self, model.n_layers)
-        nn.init.trunc_normal_(self.position, std=0.02)
+        truncated_normal(self.position)
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, 3, S, S) float in [-1, 1] -> mean over patches (B, D)."""

@@ -49,7 +49,8 @@ def describe(options: HfOptions) -> dict[str, str]:
     """Provenance."""
     from datasets import __version__
 
-    parts = [options.name, options.config, options.revision, *(options.data_files or [])]
+    files = [name if "://" in name else Path(name).name for name in options.data_files or []]
+    parts = [options.name, options.config, options.revision, *files]
     source = " ".join(str(part) for part in parts if part)
     return {"source": f"{source}, split {options.split}, datasets {__version__}", "licence": "see its card"}
 
