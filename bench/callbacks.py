@@ -97,7 +97,8 @@ class Progress(Callback):
         self.elapsed_s = state_dict["elapsed_s"]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock; take back SIGTERM, for which Lightning leaves between two steps without saving."""
+        self.stop.listen()
         self._started_at_step = trainer.global_step
         self._ticked_at = self._started_at = time.perf_counter()
 

@@ -163,10 +163,11 @@ def _ask_to_stop(spec: RunSpec) -> bool:
 
 
 def _kill_descendants() -> None:
-    """No process of a sweep outlives it."""
+    """No process of a sweep outlives it; Python's own tracker ends by itself."""
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            child.kill()
+            if not any("resource_tracker" in word for word in child.cmdline()):
+                child.kill()
 
 
 def _status(spec: RunSpec, future: "Future[str]") -> str:

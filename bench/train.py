@@ -60,7 +60,7 @@ def execute(spec: RunSpec, threads: int | None = None, watched: Sequence[int] | 
     started_at = time.time()
     try:
         record = _outcome(job)
-    except (InterruptedRunError, KeyboardInterrupt):
+    except (InterruptedRunError, KeyboardInterrupt, SystemExit):  # Lightning's answer to SIGTERM
         job.status.write("interrupted", "stopped")
         tracking.close(job.loggers)
         return "interrupted"
@@ -81,7 +81,7 @@ def _outcome(job: Job) -> RunRecord | None:
     blank = replace(job.spec.record("finished"), environment=machine.environment())
     try:
         return _run(job, blank)
-    except (InterruptedRunError, KeyboardInterrupt):
+    except InterruptedRunError:
         raise
     except DivergedError as error:
         return replace(blank, status="diverged", reason=str(error), curve=tracking.curve(job.folder))
