@@ -1,0 +1,111 @@
+"""`bench` as a user runs it: in a folder of its own, on a corpus of words, with runs of seconds."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.records import RunRecord, read_record
+
+BENCH = [sys.executable, "-m", "bench.cli"]
+MARK = "BENCH_E2E"  # an environment variable that all descendants inherit
+
+
+def write_corpus(folder: Path) -> Path:
+    """Forty files of made-up words."""
+    rng = random.Random(0)  # noqa: S311 - made-up words
+    words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 7))) for _ in range(300)]
+    folder.mkdir()
+    for i in range(40):
+        paragraphs = [" ".join(rng.choices(words, k=40)) for _ in range(6)]
+        (folder / f"{i}.txt").write_text("\n\n".join(paragraphs))
+    return folder
+
+
+def tiny(corpus: Path, data: Path) -> list[str]:
+    """Settings under which a run takes a second."""
+    return [
+        *("corpus/text=text_files", f"corpus.text.path={corpus}", f"paths.data={data}"),
+        *("corpus.pairs.skin_tones=false", "tokenizer.vocab_size=300", "model=0.2m", "sequence_length=32"),
+        *("budget.tokens=8000", "budget.unique_bytes=20000", "budget.unique_pairs=64"),
+        *("optim.tokens_per_step=1024", "task=[retrieval_fitted,retrieval_zero_shot]"),
+        *("task.retrieval_fitted.steps=2", "logger.log_every_n_steps=1"),
+    ]
+
+
+class Place:
+    """A folder with its own experiments, and all processes that were started from it."""
+
+    def __init__(self, folder: Path, settings: list[str]) -> None:
+        self.folder, self.settings = folder, settings
+        self.mark = uuid.uuid4().hex
+        folder.mkdir(exist_ok=True)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """A command in a session of its own, as a terminal would have it."""
+        return subprocess.Popen(
+            [*BENCH, *words],
+            cwd=self.folder,
+            env=os.environ | {MARK: self.mark, "COLUMNS": "400"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def bench(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command to its end."""
+        process = self.start(*words)
+        out, err = process.communicate(timeout=180)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def sweep(self, *words: str) -> list[str]:
+        return ["train", "-m", *self.settings, *words]
+
+    def folders(self, study: str = "adhoc") -> dict[str, Path]:
+        """The runs' folders by strategy."""
+        found = {}
+        for path in (self.folder / "experiments" / study / "runs").glob("*/config.json"):
+            found[json.loads(path.read_text())["strategy"]] = path.parent
+        return found
+
+    def records(self, study: str = "adhoc") -> dict[str, RunRecord]:
+        """The records by strategy."""
+        paths = (self.folder / "experiments" / study / "records").glob("*.json")
+        return {record.strategy: record for record in map(read_record, paths)}
+
+    def state(self, strategy: str) -> dict[str, Any]:
+        """The run's status file; empty if there is none."""
+        path = self.folders().get(strategy, Path()) / "status.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def processes(self) -> list[psutil.Process]:
+        """All that descend from commands of this place and still live."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+    def checkpointed(self, *strategies: str) -> bool:
+        """Has every run a whole checkpoint?"""
+        return all(list((self.folders().get(s, Path()) / "checkpoints").glob("*.ckpt")) for s in strategies)
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait, but not for ever."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)

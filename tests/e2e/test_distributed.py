@@ -1,0 +1,72 @@
+"""Two processes on one node give the weights of one, one record, and never a hang."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from harness import Place, until
+from safetensors.numpy import load_file
+
+STRATEGIES = ("clm", "mlm", "clip")
+
+
+def test_two_ranks_give_the_weights_of_one_process(place: Place, study: Place):
+    done = place.bench(*place.sweep("strategy=clm,mlm,clip", "trainer=ddp", "launcher.workers=1"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert place.processes() == []
+    assert len(list((place.folder / "experiments/adhoc/records").glob("*"))) == 3
+    for strategy in STRATEGIES:
+        record, alone = place.records()[strategy], study.records("first")[strategy]
+        assert (record.status, record.run_id) == ("finished", alone.run_id)
+        assert record.spent.forward_tokens == alone.spent.forward_tokens
+        assert_close(place.folders()[strategy], study.folders("first")[strategy])
+
+
+def assert_close(one: Path, other: Path) -> None:
+    """Within 1e-4 of each tensor's norm, and no element off by a hundredth of what one step moves it.
+
+    Not element by element relative to itself: Adam divides a gradient by its own size, so that the rounding
+    of a vanishing one moves its weight visibly. A step moves a weight by about lr_peak = 6e-3.
+    """
+    mine, theirs = (load_file(folder / "weights.safetensors") for folder in (one, other))
+    assert mine.keys() == theirs.keys()
+    for name, values in mine.items():
+        difference = values - theirs[name]
+        assert np.linalg.norm(difference) <= 1e-4 * np.linalg.norm(theirs[name]), name
+        assert np.abs(difference).max() <= 6e-5, name
+
+
+def is_rank(process: psutil.Process, rank: int) -> bool:
+    try:
+        return process.environ().get("RANK") == str(rank)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+
+
+def test_a_killed_rank_fails_its_run_and_nothing_hangs(place: Place):
+    words = ["strategy=clm", "trainer=ddp", "budget.tokens=2000000", "trainer.checkpoint_every_s=0.2"]
+    launcher = place.start(*place.sweep(*words))
+    until(lambda: place.checkpointed("clm"))
+    (victim,) = [process for process in place.processes() if is_rank(process, 1)]
+    os.kill(victim.pid, signal.SIGKILL)
+    out, err = launcher.communicate(timeout=45)
+    assert launcher.returncode == 1
+    assert place.records()["clm"].status == "failed"
+    assert "Traceback" not in out + err
+    assert place.processes() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_ranks_stop_with_their_launcher(number: signal.Signals, place: Place):
+    words = ["strategy=clm", "trainer=ddp", "budget.tokens=2000000", "trainer.checkpoint_every_s=0.2"]
+    launcher = place.start(*place.sweep(*words))
+    until(lambda: place.checkpointed("clm"))
+    os.kill(launcher.pid, number)
+    until(lambda: place.processes() == [], seconds=30)
+    launcher.communicate()
+    assert place.state("clm")["status"] == "interrupted"
+    assert launcher.returncode == (130 if number == signal.SIGINT else -9)
+    assert place.records() == {}

@@ -1,0 +1,136 @@
+"""Runs that are stopped in any way go on to the same bits; nothing is left running, no run is done twice."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import Place, until
+
+from bench.records import RunRecord
+
+LONG = ["budget.tokens=160000", "trainer.checkpoint_every_s=0.2"]  # some seconds
+
+
+def sweep(place: Place) -> list[str]:
+    return place.sweep(*LONG, "strategy=clm,clip")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, settings: list[str]) -> Place:
+    made = Place(tmp_path_factory.mktemp("undisturbed"), settings)
+    assert made.bench(*sweep(made)).returncode == 0
+    return made
+
+
+def weights(place: Place, strategy: str) -> bytes:
+    return (place.folders()[strategy] / "weights.safetensors").read_bytes()
+
+
+def numbers(record: RunRecord) -> tuple[object, ...]:
+    """All of a record that does not tell the time."""
+    spent = vars(record.spent) | {"pretrain_s": 0, "evaluate_s": 0, "peak_memory_bytes": 0}
+    return record.run_id, record.status, record.scores, record.curve, spent
+
+
+def assert_same_bits(place: Place, undisturbed: Place, *strategies: str) -> None:
+    for strategy in strategies:
+        assert weights(place, strategy) == weights(undisturbed, strategy)
+        assert numbers(place.records()[strategy]) == numbers(undisturbed.records()[strategy])
+
+
+def steps_logged(folder: Path) -> list[str]:
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
+def ctrl_c(pid: int) -> None:
+    os.killpg(pid, signal.SIGINT)  # as a terminal does: the launcher and its workers
+
+
+def terminate(pid: int) -> None:
+    os.kill(pid, signal.SIGTERM)  # as a supervisor does: the launcher alone
+
+
+@pytest.mark.parametrize("stop", [ctrl_c, terminate])
+def test_a_stopped_sweep_saves_and_goes_on_to_the_same_bits(
+    stop: Callable[[int], None], place: Place, undisturbed: Place
+):
+    launcher = place.start(*sweep(place))
+    until(lambda: place.checkpointed("clm", "clip"))
+    stop(launcher.pid)
+    out, err = launcher.communicate(timeout=20)
+    assert launcher.returncode == 130
+    assert "2 interrupted of 2 runs" in out
+    assert "Traceback" not in out + err
+    assert place.processes() == []
+    assert {place.state(s)["status"] for s in ("clm", "clip")} == {"interrupted"}
+    assert place.records() == {}
+    assert "2 interrupted" in place.bench("status").stdout
+    assert place.bench(*sweep(place)).returncode == 0
+    assert_same_bits(place, undisturbed, "clm", "clip")
+
+
+def test_a_killed_worker_fails_its_run_alone_and_the_run_goes_on_to_the_same_bits(
+    place: Place, undisturbed: Place
+):
+    launcher = place.start(*sweep(place))
+    until(lambda: place.checkpointed("clm"))
+    os.kill(place.state("clm")["pid"], signal.SIGKILL)
+    out, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    records = place.records()
+    assert {name: record.status for name, record in records.items()} == {"clm": "failed", "clip": "finished"}
+    assert "the worker process died" in str(records["clm"].reason)
+    assert "Traceback" not in out + err
+    logged = len(steps_logged(place.folders()["clm"]))
+    assert place.bench(*sweep(place)).returncode == 0
+    rerun = len(steps_logged(place.folders()["clm"])) - logged
+    assert rerun < len(steps_logged(undisturbed.folders()["clm"]))  # it did not start again
+    assert_same_bits(place, undisturbed, "clm", "clip")
+
+
+def test_workers_do_not_outlive_a_killed_launcher_and_their_runs_go_on(place: Place, undisturbed: Place):
+    launcher = place.start(*sweep(place))
+    until(lambda: place.checkpointed("clm"))
+    launcher.kill()
+    until(lambda: not place.processes(), seconds=10)
+    launcher.communicate()
+    damage(newest(place.folders()["clm"] / "checkpoints"))
+    assert place.bench(*sweep(place)).returncode == 0
+    assert_same_bits(place, undisturbed, "clm", "clip")
+
+
+def test_workers_that_are_still_importing_stop_as_well(place: Place):
+    launcher = place.start(*sweep(place))
+    until(lambda: len(place.processes()) > 2)
+    terminate(launcher.pid)
+    launcher.communicate(timeout=30)
+    assert launcher.returncode == 130
+    assert place.processes() == []
+    assert place.records() == {}
+
+
+def test_two_launchers_share_a_sweep_and_do_no_run_twice(place: Place):
+    words = place.sweep("strategy=clm,mlm,clip")
+    both = [place.start(*words) for _ in range(2)]
+    for launcher in both:
+        launcher.communicate(timeout=120)
+        assert launcher.returncode == 0
+    assert {r.status for r in place.records().values()} == {"finished"}
+    assert len(place.records()) == 3
+    for folder in place.folders().values():
+        lines = steps_logged(folder)
+        assert len(lines) == len(set(lines))
+        assert len([line for line in lines if "train_loss_nats" in line]) == 8
+
+
+def newest(checkpoints: Path) -> Path:
+    return max(checkpoints.glob("*.ckpt"))
+
+
+def damage(path: Path) -> None:
+    """One flipped byte, which torch would load without a word."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)

@@ -1,0 +1,121 @@
+"""A study from the command line to its page; what it does with runs that go wrong."""
+
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from harness import Place
+
+from bench.records import Spent, read_record
+
+STRATEGIES = {"clm", "mlm", "clip", "scratch"}
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.glob("*.json")}
+
+
+def test_every_run_of_a_study_leaves_a_complete_record(study: Place):
+    records = study.records("first")
+    assert set(records) == STRATEGIES
+    for record in records.values():
+        assert record.status == "finished"
+        assert {"torch", "pytorch-lightning", "commit", "python"} <= record.environment.keys()
+        assert all(len(record.data[kind]["content_sha256"]) == 64 for kind in ("text", "pairs"))
+        assert len(record.data["tokenizer_sha256"]) == 64
+        assert {s.task for s in record.scores} >= {"retrieval_fitted"}
+        assert record.parameters > 0
+        assert record.spent.peak_memory_bytes > 0
+
+
+def test_the_costs_in_a_record_are_those_of_its_steps(study: Place):
+    records = study.records("first")
+    for name in ("clm", "mlm", "clip"):
+        spent = records[name].spent
+        assert spent.steps == 8  # 8,000 tokens by 1,024
+        assert spent.forward_tokens == records[name].curve[-1].forward_tokens
+        assert spent.flops == records[name].curve[-1].flops > 0
+        assert spent.epochs > 0
+    assert records["clm"].spent.supervised_tokens == 8 * 32 * 31  # all but the first of 32 rows of 32
+    assert records["mlm"].spent.supervised_tokens < records["clm"].spent.supervised_tokens
+    assert records["clip"].spent.unique_pairs == 64
+    untrained = records["scratch"].spent
+    assert untrained.flops == untrained.steps == untrained.forward_tokens == 0
+    assert records["scratch"].budget is None
+    assert "retrieval_zero_shot" in records["clm"].inapplicable
+
+
+def test_a_report_names_every_run(study: Place):
+    done = study.bench("report", "study=first")
+    assert done.returncode == 0, done.stderr
+    page = (study.folder / "reports" / "first" / "report.html").read_text()
+    assert all(record.run_id in page for record in study.records("first").values())
+    assert all(name in page for name in STRATEGIES)
+
+
+def test_status_lists_studies_and_runs(study: Place):
+    assert "4 finished" in study.bench("status").stdout
+    one = study.bench("status", "study=first").stdout
+    assert all(record.run_id in one for record in study.records("first").values())
+
+
+def test_a_finished_study_is_skipped_at_once(study: Place):
+    records = study.folder / "experiments" / "first" / "records"
+    before, runs = contents(records), study.folder / "experiments" / "first" / "runs"
+    touched = {p: p.stat().st_mtime_ns for p in runs.rglob("*")}
+    started = time.monotonic()
+    done = study.bench(*study.sweep("strategy=clm,mlm,clip,scratch", "study=first"))
+    assert done.returncode == 0
+    assert "4 of 4 runs are done already" in done.stderr
+    assert contents(records) == before
+    assert {p: p.stat().st_mtime_ns for p in runs.rglob("*")} == touched  # no worker came near
+    assert time.monotonic() - started < 5  # torch alone would take 2
+
+
+def test_a_study_is_complete_without_its_run_folders(study: Place, place: Place):
+    shutil.copytree(
+        study.folder / "experiments" / "first" / "records", place.folder / "experiments/first/records"
+    )
+    done = place.bench(*place.sweep("strategy=clm,mlm,clip,scratch", "study=first"))
+    assert "4 of 4 runs are done already" in done.stderr
+    assert place.bench("report", "study=first").returncode == 0
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory, settings: list[str]) -> tuple[Place, list[str]]:
+    """A sweep with one run that diverges, two that fail and one that finishes."""
+    made = Place(tmp_path_factory.mktemp("broken"), settings)
+    axes = ["strategy.initial_temperature=-1,0.07", "optim.lr_peak=6e-3,1e30"]
+    return made, made.sweep("strategy=clip", "optim.clip_norm=1e30", "optim.warmup_share=0", *axes)
+
+
+def test_a_run_that_fails_or_diverges_stops_no_other(broken: tuple[Place, list[str]]):
+    place, words = broken
+    done = place.bench(*words)
+    assert done.returncode == 1
+    paths = (place.folder / "experiments/adhoc/records").glob("*.json")
+    records = [read_record(path) for path in paths]
+    assert Counter(r.status for r in records) == {"finished": 1, "diverged": 1, "failed": 2}
+    for record in records:
+        if record.status != "finished":
+            assert (record.scores, record.spent) == ((), Spent())
+            assert record.reason
+            assert "\n" not in record.reason
+            assert record.reason in done.stdout  # the closing table
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "1 diverged, 2 failed, 1 finished of 4 runs" in done.stdout
+
+
+def test_what_failed_is_tried_again_and_what_diverged_is_not(broken: tuple[Place, list[str]]):
+    place, words = broken
+    records = place.folder / "experiments" / "adhoc" / "records"
+    before = contents(records)
+    done = place.bench(*words)
+    assert done.returncode == 1
+    assert "2 of 4 runs are done already" in done.stderr
+    after = contents(records)
+    rewritten = {name for name in before if before[name][1] != after[name][1]}
+    assert len(rewritten) == 2
+    assert all('"failed"' in after[name][0].decode() for name in rewritten)
