@@ -26,6 +26,8 @@ from bench.compose import RunSpec
 from bench.records import read_record
 
 STATUS_FILE = "status.json"
+BAR_WIDTH = 16
+NUMBERS_WIDTH = 52  # steps, tokens/s, time passed and left, with what separates them
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
@@ -55,7 +57,7 @@ class Display:
         self.console = Console(stderr=True, highlight=False)
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=BAR_WIDTH),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
@@ -88,16 +90,23 @@ class Display:
         if state is None or state["status"] != "running":
             return
         if spec.run_id not in self.bars:
-            self.bars[spec.run_id] = self.progress.add_task(spec.label, total=None, rate="")
+            self.bars[spec.run_id] = self.progress.add_task("", total=None, rate="")
         speed, cost = state["tokens_per_s"], state.get("seconds_left")
         self.progress.update(
             self.bars[spec.run_id],
-            description=f"{spec.label}  {state['phase']}",
+            description=self._name(spec.label, state["phase"]),
             completed=state["step"],
             total=state["total_steps"] or None,
             rate=f"{speed:,.0f} tokens/s" if speed else "",
             remaining_s=cost,
         )
+
+    def _name(self, label: str, phase: str) -> str:
+        """A name that leaves room for the numbers: its ends say strategy and seed, its middle gives way."""
+        room = max(8, self.console.width - BAR_WIDTH - NUMBERS_WIDTH - len(phase) - 2)
+        if len(label) > room:
+            label = f"{label[: room - room // 3 - 1]}…{label[-(room // 3) :]}"
+        return f"{label}  {phase}"
 
     def finish(self, spec: RunSpec, status: str) -> None:
         """A run is over: say how it went and drop its bar."""
