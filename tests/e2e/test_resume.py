@@ -57,7 +57,7 @@ def test_a_stopped_sweep_saves_and_goes_on_to_the_same_bits(
     stop: Callable[[int], None], place: Place, undisturbed: Place
 ):
     launcher = place.start(*sweep(place))
-    until(lambda: place.checkpointed("clm", "clip"))
+    until(lambda: place.state("clm").get("seconds_left") and place.checkpointed("clm", "clip"))
     stop(launcher.pid)
     out, err = launcher.communicate(timeout=20)
     assert launcher.returncode == 130
