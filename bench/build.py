@@ -34,9 +34,9 @@ def find_class(node: Mapping[str, Any] | DictConfig, base: type[T], key: str) ->
     module, _, name = target.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever a module raises that was not meant to be imported
         raise ConfigError(f"{key}._target_={target!r} cannot be imported: {error}") from error
-    if not (isinstance(cls, type) and issubclass(cls, base)):
+    if not (isinstance(cls, type) and issubclass(cls, base) and hasattr(cls, "Options")):
         raise ConfigError(f"{key}._target_={target!r} is not a {base.__name__}; choose a subclass of it")
     return cls
 

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 
 from bench import status
-from bench.compose import CONF, RunSpec, compose_config, compose_runs
+from bench.compose import CONF, compose_config, compose_runs
 from bench.errors import BenchError
 from bench.launch import launch
 from bench.records import read_record
+from bench.spec import RunSpec
 
 EPILOG = """\
 examples:

@@ -1,16 +1,12 @@
-"""Command line -> runs. Hydra composes, the sweep is expanded, every run gets its identity. No torch.
-
-A run's id is the hash of its science: what could change a number. Where it runs, where its files lie
-and how it is logged are left out.
-"""
+"""Command line -> runs. Hydra composes, the sweep is expanded, every run gets its identity. No torch."""
 
 import hashlib
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,69 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import schema
 from bench.complaints import explain, unknown_choice
 from bench.errors import ConfigError
-from bench.records import RunRecord, Status
+from bench.spec import RunSpec, science_of
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-NOT_SCIENCE = ("study", "trainer", "logger", "launcher", "paths")
-PRETRAINING_ONLY = ("budget", "optim")
-LABELLED = ("strategy", "model", "budget")  # axes whose overrides show in their own name
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """One run to do: its axes, as named in tables, and its whole config as plain containers."""
-
-    run_id: str
-    study: str
-    strategy: str
-    model: str
-    budget: str | None
-    variant: str
-    seed: int
-    corpus: dict[str, str]
-    config: dict[str, Any]
-
-    @property
-    def label(self) -> str:
-        """How the run is called on screen."""
-        parts = [self.strategy, self.model, self.budget, self.variant, f"seed={self.seed}"]
-        return " ".join(part for part in parts if part)
-
-    @property
-    def science(self) -> dict[str, Any]:
-        """The part of the config that may change a number."""
-        return science_of(self.config)
-
-    @property
-    def folder(self) -> Path:
-        """Where the run works; may be deleted once its record is written."""
-        return self._experiment / "runs" / self.run_id
-
-    @property
-    def records(self) -> Path:
-        """Where the records of its study lie."""
-        return self._experiment / "records"
-
-    @property
-    def _experiment(self) -> Path:
-        return Path(self.config["paths"]["experiments"]) / self.study
-
-    def typed(self) -> schema.Config:
-        """The config as checked dataclasses."""
-        merged = OmegaConf.merge(OmegaConf.structured(schema.Config), self.config)
-        config = OmegaConf.to_object(merged)
-        assert isinstance(config, schema.Config)
-        return config
-
-    def record(self, status: Status, reason: str | None = None) -> RunRecord:
-        """A record of this run that holds its axes and no numbers yet."""
-        axes = {key: getattr(self, key) for key in vars(self) if key != "config"}
-        started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        return RunRecord(**axes, status=status, reason=reason, config=self.science, started_at=started_at)
-
-    def to_json(self) -> str:
-        """The run as text, for a worker process."""
-        return json.dumps(asdict(self))
+LABELLED = ("strategy", "model", "budget")  # axes whose changes show in their own name
+UNLABELLED = ("optim", "corpus/text", "corpus/pairs")  # groups that show in a run's variant
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -119,34 +57,25 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
         ConfigError: an unknown choice, key or type, or a sweep without `-m`.
     """
     given = _parse(overrides)
+    command = shlex.join(["bench", "train", *(["-m"] if multirun else []), *overrides])
     if not multirun and any(o.is_sweep_override() for o in given):
         raise ConfigError("several values for one key are a sweep: add -m")
     fixed = [o.input_line or "" for o in given if not o.is_sweep_override()]
     base = compose_config("config", fixed)
     if not multirun:
-        return [_spec(base, fixed)]
+        return [_spec(base, fixed, command)]
     named = {o.key_or_group for o in given}
     params = base.hydra.sweeper.params or {}
     swept = [o for o in given if o.is_sweep_override()]
     swept += _parse([f"{key}={value}" for key, value in params.items() if key not in named])
     runs: dict[str, RunSpec] = {}
     for values in itertools.product(*(_elements(o) for o in swept)):
-        spec = _spec(compose_config("config", [*fixed, *values]), [*fixed, *values])
+        line = [*fixed, *values]
+        spec = _spec(compose_config("config", line), line, command)
         runs.setdefault(spec.run_id, spec)  # strategies that ignore an axis appear once
     if not runs:
         raise ConfigError("the sweep holds no run; give every key at least one value")
     return list(runs.values())
-
-
-def science_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that may change a number; without pretraining, budget and optimizer cannot."""
-    trainer = config["trainer"]
-    science = {key: value for key, value in config.items() if key not in NOT_SCIENCE}
-    science["precision"] = trainer["precision"]
-    if config["strategy"]["modality"] == "none":
-        return {key: value for key, value in science.items() if key not in PRETRAINING_ONLY}
-    # When losses are measured, and on how much, stands in the record's curve.
-    return science | {"validation": {k: trainer[k] for k in ("n_validations", "validation_batches")}}
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -173,39 +102,34 @@ def _elements(override: Override) -> list[str]:
         raise ConfigError(f"{override.input_line}: list the values, such as {key}=a,b") from error
 
 
-def _spec(composed: DictConfig, overrides: Sequence[str]) -> RunSpec:
+def _spec(composed: DictConfig, overrides: Sequence[str], command: str) -> RunSpec:
     choices = composed.hydra.runtime.choices
     for axis in (*LABELLED, "corpus/text", "corpus/pairs"):
         if axis not in choices:
             raise ConfigError(f"{axis} takes one choice; to compare several, sweep: -m {axis}=a,b")
     check_types(composed, overrides)
     try:
-        config = OmegaConf.to_container(
-            OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"]),
-            resolve=True,
-            throw_on_missing=True,
-        )
+        plain = _plain(composed, complete=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, CONF)) from error
-    assert isinstance(config, dict)
-    plain: dict[str, Any] = {str(key): value for key, value in config.items()}
     _check_shape(plain)
     science = science_of(plain)
     try:
         text = json.dumps(science, sort_keys=True, allow_nan=False)
     except ValueError as error:
         raise ConfigError("a setting is nan or inf; give it a finite number") from error
-    names = {axis: _name(str(choices[axis]), axis, overrides) for axis in LABELLED}
+    names = _names(composed, science, overrides)
     return RunSpec(
         run_id=hashlib.sha256(text.encode()).hexdigest()[:12],
         study=str(plain["study"]),
         strategy=names["strategy"],
         model=names["model"],
         budget=names["budget"] if "budget" in science else None,
-        variant=_variant(overrides, science),
+        variant=names["variant"],
         seed=int(plain["seed"]),
         corpus={kind: str(choices[f"corpus/{kind}"]) for kind in ("text", "pairs")},
         config=plain,
+        command=command,
     )
 
 
@@ -222,16 +146,55 @@ def _check_shape(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key}={node!r} is no set of options; choose one by {group}=NAME")
 
 
-def _name(choice: str, axis: str, overrides: Sequence[str]) -> str:
-    """A choice with what the command line changed in it: `mlm[mask_rate=0.15]`."""
-    changed = [o.removeprefix(f"{axis}.") for o in overrides if o.startswith(f"{axis}.")]
-    return f"{choice}[{','.join(changed)}]" if changed else choice
+def _names(composed: DictConfig, science: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]:
+    """What tables call the run: `mlm[mask_rate=0.15]` for a changed choice, `variant` for all else.
+
+    Names come from values, not from how they were typed: equal science, equal name, and no two runs of
+    different science share one.
+    """
+    choices = composed.hydra.runtime.choices
+    chosen = tuple(o.input_line or "" for o in _parse(overrides) if _is_choice(o))
+    before = _flat(science_of(_plain(_unchanged(chosen), complete=False)))
+    changes = {k: v for k, v in _flat(science).items() if before.get(k) != v and k != "seed"}
+    names = {}
+    for axis in LABELLED:
+        own = [f"{k.removeprefix(f'{axis}.')}={v}" for k, v in changes.items() if k.startswith(f"{axis}.")]
+        names[axis] = f"{choices[axis]}[{','.join(own)}]" if own else str(choices[axis])
+    usual = _unchanged(tuple(line for line in chosen if line.startswith("experiment"))).hydra.runtime.choices
+    groups = [group for group in UNLABELLED if group.split("/")[0] in science]
+    variant = [f"{group}={choices[group]}" for group in groups if choices[group] != usual[group]]
+    variant += [f"{k}={v}" for k, v in changes.items() if k.split(".")[0] not in LABELLED]
+    return names | {"variant": " ".join(variant)}
 
 
-def _variant(overrides: Sequence[str], science: Mapping[str, Any]) -> str:
-    """Every other change that may change a number, so that no table takes its runs for repeats of a cell."""
-    roots = {o: re.split("[./=]", o.lstrip("+~"))[0] for o in overrides if not o.startswith("task=")}
-    return ",".join(o for o, root in roots.items() if root in science and root not in (*LABELLED, "seed"))
+def _is_choice(override: Override) -> bool:
+    return override.key_or_group == "experiment" or (CONF / override.key_or_group).is_dir()
+
+
+@lru_cache(maxsize=256)
+def _unchanged(chosen: tuple[str, ...]) -> DictConfig:
+    """The config of these group choices, without any other change."""
+    return compose_config("config", chosen)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"a": {"b": 1}} -> {"a.b": "1"}; a value's text holds no space."""
+    found: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            found[f"{prefix}{key}"] = "_".join(text.split())
+    return found
+
+
+def _plain(composed: DictConfig, *, complete: bool) -> dict[str, Any]:
+    """The config without Hydra's node, as plain containers; `complete`: no value may be missing."""
+    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    container = OmegaConf.to_container(ours, resolve=True, throw_on_missing=complete)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
 
 
 def check_types(composed: DictConfig, overrides: Sequence[str]) -> None:
@@ -242,11 +205,10 @@ def check_types(composed: DictConfig, overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: names the key, the value and the type that the YAML has.
     """
-    deep = [o for o in _parse(overrides) if "." in o.key_or_group and not o.is_add()]
+    parsed = _parse(overrides)
+    deep = [o for o in parsed if "." in o.key_or_group and not o.is_add()]
     pluggable = [o for o in deep if o.key_or_group.split(".")[0] in ("strategy", "task", "corpus")]
-    if not pluggable:
-        return
-    original = compose_config("config", [o for o in overrides if o not in [p.input_line for p in pluggable]])
+    original = _unchanged(tuple(o.input_line or "" for o in parsed if _is_choice(o)))
     for override in pluggable:
         key = override.key_or_group
         was, now = OmegaConf.select(original, key), OmegaConf.select(composed, key)

@@ -22,8 +22,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from bench.compose import RunSpec
 from bench.records import read_record
+from bench.spec import RunSpec
 
 STATUS_FILE = "status.json"
 BAR_WIDTH = 16

@@ -19,11 +19,11 @@ from filelock import FileLock, Timeout
 from pebble import ProcessExpired, ProcessPool
 
 from bench import budget, schema
-from bench.compose import RunSpec
 from bench.display import Display, read_status
 from bench.errors import DataError
 from bench.prepare import prepare
 from bench.records import read_record, write_atomically, write_record
+from bench.spec import RunSpec
 from bench.stopping import supervisors
 
 DONE = ("finished", "diverged")  # a run that diverged would diverge again
@@ -52,9 +52,15 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
         if settings.workers == 0 or not todo:
             return statuses | _run_here(todo, settings.threads_per_worker, display)
         # By all runs, not by those left: with another number of threads, a run rounds otherwise.
-        workers = min(settings.workers or _cores(), len(specs))
+        workers = min(settings.workers or _default_workers(specs), len(specs))
         threads = settings.threads_per_worker or max(1, _cores() // workers)
         return statuses | _run_in_pool(todo, min(workers, len(todo)), threads, display)
+
+
+def _default_workers(specs: Sequence[RunSpec]) -> int:
+    """One run per core; one at a time where a run wants a GPU or several ranks for itself."""
+    trainers = [spec.typed().trainer for spec in specs]
+    return 1 if any(t.accelerator == "gpu" or t.devices > 1 for t in trainers) else _cores()
 
 
 def _cores() -> int:
@@ -74,7 +80,7 @@ def run_one(text: str, threads: int | None) -> str:
             if (status := recorded(spec)) in DONE:
                 return status
             settings = spec.typed().trainer
-            if settings.devices * settings.nodes > 1:
+            if settings.devices > 1:
                 return _run_distributed(spec)
             from bench.train import execute  # torch, in the worker only
 
@@ -215,7 +221,10 @@ def _run_distributed(spec: RunSpec) -> str:
     return recorded(spec) or _record_failure(spec, reason)
 
 
-def _size(spec: RunSpec) -> int:
+def _size(spec: RunSpec) -> float:
     """Roughly proportional to a run's time."""
     config = spec.typed()
-    return budget.text_parameters(config.model, config.tokenizer.vocab_size)
+    parameters = budget.text_parameters(config.model, config.tokenizer.vocab_size)
+    if config.strategy["modality"] == "none":
+        return 0.0
+    return config.budget.flops or float(parameters * (config.budget.tokens or 0))

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from bench.schema import Trainer
+
 VERSIONS_OF = (
     "torch",
     "pytorch-lightning",
@@ -22,16 +24,17 @@ VERSIONS_OF = (
 )
 
 
-def environment() -> dict[str, str]:
-    """Versions, commit, processor and threads, as recorded beside every result."""
+def environment(trainer: Trainer) -> dict[str, str]:
+    """Versions, commit, processor, ranks and threads, as recorded beside every result."""
     versions = {name: metadata.version(name) for name in VERSIONS_OF}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    on_gpu = trainer.accelerator == "gpu" and torch.cuda.is_available()
     return {
         "python": platform.python_version(),
         **versions,
         "commit": _commit(),
         "system": platform.system(),
-        "device": device,
+        "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
+        "ranks": str(trainer.devices),
         "threads": str(torch.get_num_threads()),
     }
 
@@ -60,9 +63,9 @@ def reset_peak_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def peak_memory_bytes() -> int:
-    """Highest resident memory since the reset: of the GPU if there is one, else of this process."""
-    if torch.cuda.is_available():
+def peak_memory_bytes(trainer: Trainer) -> int:
+    """Highest memory since the reset: allocated on the GPU if the run was there, else resident here."""
+    if trainer.accelerator == "gpu":
         return int(torch.cuda.max_memory_allocated())
     status = Path("/proc/self/status")
     if status.exists():

@@ -13,9 +13,8 @@ from bench.schema import Optim
 def lr_peak(optim: Optim, d_model: int) -> float:
     """The peak rate at a width: proportional to 1/width.
 
-    muP's rule for Adam on hidden matrices (Yang et al. 2022, arXiv:2203.03466, table 3); the rates of
-    GPT-3's sizes follow it as well (Brown et al. 2020, arXiv:2005.14165, table 2.1). The same for all
-    strategies.
+    muP's rule for Adam on hidden matrices (Yang et al. 2022, arXiv:2203.03466, table 3), used here for all
+    parameters: simple, stated, and the same for all strategies.
     """
     return optim.lr_peak * optim.lr_width / d_model
 

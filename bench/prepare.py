@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.build import build
-from bench.compose import RunSpec
 from bench.corpora.base import PairCorpus, TextCorpus
 from bench.errors import ConfigError
 from bench.pairs import PairData, prepare_pairs
 from bench.schema import Budget, Config
+from bench.spec import RunSpec
 from bench.tokens import TextData, prepare_text
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from bench.errors import DataError
 
 SCHEMA_VERSION = 1
+PRETRAINING_ONLY = ("budget", "optim", "validation")  # parts of a config that scratch does not have
 Status = Literal["finished", "diverged", "failed"]
 
 
@@ -90,6 +91,7 @@ class RunRecord:
     data: dict[str, Any] = field(default_factory=dict)  # content hashes and provenance
     environment: dict[str, str] = field(default_factory=dict)  # versions, git commit, cpu
     started_at: str = ""
+    command: str = ""  # that asked for the run
     schema_version: int = SCHEMA_VERSION
 
 

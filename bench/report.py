@@ -60,6 +60,7 @@ class Page:
     runs: View
     setup: list[View]
     details: list[View]
+    commands: list[str]  # that asked for the runs
     files: list[str]
     has_scores: bool
 
@@ -117,6 +118,13 @@ def headline_markdown(study: str, experiments_dir: Path) -> str:
     return _markdown(views.headline(tables))
 
 
+def cells_markdown(study: str, experiments_dir: Path, task: str) -> str:
+    """Every cell of a study on a task's headline metric, with its note, as Markdown."""
+    tables, _ = load(study, experiments_dir)
+    [measure] = [measure for measure in tables.headlines if measure.task == task]
+    return _markdown(views.cells(tables, measure))
+
+
 def _draw(name: str, node: Any, tables: Tables) -> Drawn:
     if not name.isidentifier():
         raise ConfigError(f"figure.{name}: a figure's name is a file name; use letters, digits and '_'")
@@ -153,6 +161,7 @@ def _page(
         runs=views.runs(tables, records_href),
         setup=[provenance.axes_view(tables), provenance.settings_view(tables)],
         details=[view(tables) for view in provenance.DETAILS],
+        commands=sorted({record.command for record in tables.records if record.command}),
         files=sorted(frames.csv_tables(tables)),
         has_scores=bool(tables.measures),
     )

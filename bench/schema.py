@@ -74,7 +74,6 @@ class Trainer:
 
     accelerator: str = MISSING  # cpu | gpu
     devices: int = MISSING
-    nodes: int = MISSING
     precision: str = MISSING
     loader_workers: int = MISSING
     checkpoint_every_s: float = MISSING
@@ -96,7 +95,7 @@ class Logger:
 class Launcher:
     """How the runs of a sweep share a machine."""
 
-    workers: int | None = None  # runs side by side; null: one per core
+    workers: int | None = None  # runs side by side; null: one per core, one where runs want a GPU or ranks
     threads_per_worker: int | None = None  # null: the cores divided among the workers
 
 
@@ -159,9 +158,10 @@ def validate(config: Config) -> None:
     for key, low in least.items():
         _require(getattr(config, key) >= low, f"{key}={getattr(config, key)}: use {low} or more")
     _one_of("trainer.accelerator", trainer.accelerator, ("cpu", "gpu"))
+    _one_of("trainer.precision", trainer.precision, ("32-true", "64-true", "16-mixed", "bf16-mixed"))
     _one_of("logger.wandb_mode", config.logger.wandb_mode, ("offline", "online"))
     _one_of("strategy.modality", config.strategy.get("modality"), ("text", "pairs", "none"))
-    for key in ("devices", "nodes", "n_validations", "validation_batches"):
+    for key in ("devices", "n_validations", "validation_batches"):
         _require(getattr(trainer, key) >= 1, f"trainer.{key}={getattr(trainer, key)}: use 1 or more")
     _validate_place(config)
 

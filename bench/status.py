@@ -45,11 +45,10 @@ def rows(study: str, experiments_dir: Path) -> list[Row]:
         known = ", ".join(studies(experiments_dir)) or "none"
         raise ConfigError(f"study={study}: no folder {folder}; studies with runs: {known}")
     records, damaged = read_records(folder / "records")
-    found = [_recorded(record) for record in records]
-    found += [Row("", "", "damaged", str(error)) for error in damaged]
-    done = {record.run_id for record in records}
-    unfinished = sorted((folder / "runs").glob("*/status.json"))
-    found += [_unfinished(path) for path in unfinished if path.parent.name not in done]
+    done = {record.run_id: _recorded(record) for record in records}
+    unfinished = {path.parent.name: _unfinished(path) for path in (folder / "runs").glob("*/status.json")}
+    again = {name: row for name, row in unfinished.items() if name not in done or row.state == "running"}
+    found = [*(done | again).values(), *(Row("", "", "damaged", str(error)) for error in damaged)]
     return sorted(found, key=lambda row: (STATES.index(row.state), row.label, row.run_id))
 
 

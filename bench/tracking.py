@@ -14,9 +14,9 @@ from typing import Any
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from bench.compose import RunSpec
 from bench.display import STATUS_FILE
 from bench.records import CurvePoint, RunRecord, write_atomically
+from bench.spec import RunSpec
 
 METRICS_FILE = "metrics.jsonl"
 HEARTBEAT_S = 0.5

@@ -15,12 +15,12 @@ from safetensors.torch import save_model
 from bench import budget, checkpoint, machine, tracking
 from bench.build import build
 from bench.callbacks import Progress, TrainingLoss, Validation
-from bench.compose import RunSpec
 from bench.data import VALIDATION_SEED, BatchModule, PairRows, Rows, TextRows, make_batch
 from bench.errors import BenchError, DataError, DivergedError, InterruptedRunError
 from bench.objectives.base import Objective, Shapes
 from bench.prepare import Prepared, check_epochs, prepare
 from bench.records import RunRecord, Score, Spent, write_atomically, write_record
+from bench.spec import RunSpec
 from bench.stopping import Stop, supervisors
 from bench.tasks.base import InapplicableError, Setting, Task
 
@@ -78,7 +78,8 @@ def execute(spec: RunSpec, threads: int | None = None, watched: Sequence[int] | 
 
 def _outcome(job: Job) -> RunRecord | None:
     """The run's record, whether it finished or not; None on a rank that has none to write."""
-    blank = replace(job.spec.record("finished"), environment=machine.environment())
+    environment = machine.environment(job.spec.typed().trainer)
+    blank = replace(job.spec.record("finished"), environment=environment)
     try:
         return _run(job, blank)
     except InterruptedRunError:
@@ -115,7 +116,8 @@ def build_objective(spec: RunSpec, data: Prepared) -> Objective:
 def _run(job: Job, blank: RunRecord) -> RunRecord | None:
     machine.reset_peak_memory()
     job.status.write("running", "prepare")
-    tasks = {name: build(node, Task, f"task.{name}") for name, node in job.spec.typed().task.items()}
+    config = job.spec.typed()
+    tasks = {name: build(node, Task, f"task.{name}") for name, node in config.task.items()}
     data = prepare(job.spec)
     objective = build_objective(job.spec, data)
     spent = Spent()
@@ -124,13 +126,14 @@ def _run(job: Job, blank: RunRecord) -> RunRecord | None:
         if not _is_rank_zero_alone():
             return None
     save_model(objective, str(job.folder / "weights.safetensors"))
+    objective.to("cuda" if config.trainer.accelerator == "gpu" else "cpu")  # Lightning left it on the CPU
     started = time.perf_counter()
     scores, inapplicable = _evaluate(job, objective, data, tasks)
-    evaluate_s = time.perf_counter() - started
+    evaluate_s, peak = time.perf_counter() - started, machine.peak_memory_bytes(config.trainer)
     return replace(
         blank,
         parameters=sum(p.numel() for p in objective.parameters()),
-        spent=replace(spent, evaluate_s=evaluate_s, peak_memory_bytes=machine.peak_memory_bytes()),
+        spent=replace(spent, evaluate_s=evaluate_s, peak_memory_bytes=peak),
         scores=scores,
         inapplicable=inapplicable,
         curve=tracking.curve(job.folder),
@@ -184,8 +187,7 @@ def _trainer(job: Job, steps: int, callbacks: list[Callback]) -> Trainer:
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        num_nodes=settings.nodes,
-        strategy="ddp" if settings.devices * settings.nodes > 1 else "auto",
+        strategy="ddp" if settings.devices > 1 else "auto",
         precision=settings.precision,  # type: ignore[arg-type]
         max_steps=steps,
         gradient_clip_val=config.optim.clip_norm,

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.compose import RunSpec
+from bench.spec import RunSpec
 from bench.train import execute
 
 

@@ -4,11 +4,22 @@ Comparisons are paired by seed and made within a cell's model. Over several cell
 each seed first, since the seed is the unit; a comparison that lacks a cell is not made.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
-from bench.analysis.stats import Interval, Paired, interval, paired, pool, subtract, verdict
-from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables
+from bench.analysis.stats import (
+    LEVEL,
+    Interval,
+    Paired,
+    holm,
+    interval,
+    paired,
+    pool,
+    subtract,
+    verdict,
+)
+from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, cell_of
+from bench.records import PRETRAINING_ONLY
 
 Seeds = Mapping[int, float]
 _NONE: Seeds = {}
@@ -34,6 +45,7 @@ class Pooled:
     to_scratch: Paired | None
     n_missing: int
     n_cells: int
+    n_lost: int  # runs of its cells that did not finish
     inapplicable: str | None  # why the strategy cannot do the task at all
     verdict: str
 
@@ -54,21 +66,12 @@ class Choice:
 
 
 def baseline_cell(tables: Tables, cell: Cell) -> Cell:
-    """The scratch cell beside a cell: same model, and of the cell's changed settings all that it shares.
+    """The scratch cell beside a cell: same model, same changed settings but those of pretraining alone.
 
-    Settings of pretraining alone (a learning rate) do not touch scratch and are not in its variant.
+    It need not exist: scratch with other settings is no baseline.
     """
-
-    def changes(other: Cell) -> set[str]:
-        return set(filter(None, other.arm.variant.split(",")))
-
-    beside = [
-        other
-        for other in tables.cells
-        if (other.arm.strategy, other.model) == (BASELINE, cell.model) and changes(other) <= changes(cell)
-    ]
-    default = Cell(Arm(BASELINE, ""), cell.model, None)
-    return max(beside, key=lambda other: len(changes(other)), default=default)
+    shared = [x for x in cell.arm.variant.split() if not x.startswith(PRETRAINING_ONLY)]
+    return Cell(Arm(BASELINE, " ".join(shared)), cell.model, None)
 
 
 def grid(tables: Tables, arm: Arm) -> list[Cell]:
@@ -111,47 +114,63 @@ def summaries(tables: Tables, measure: Measure) -> list[Summary]:
     return found
 
 
-def pooled(tables: Tables, measure: Measure, arm: Arm) -> Pooled:
-    """An arm over the whole grid: its mean, its difference to scratch, and the verdict."""
+def pooled(tables: Tables, measures: Iterable[Measure]) -> list[Pooled]:
+    """Every arm over the whole grid, on all of these measures: means, differences to scratch, verdicts.
+
+    The verdicts' p values are Holm-corrected over all differences among them.
+    """
+    found = [_pooled(tables, measure, arm) for measure in measures for arm in tables.arms]
+    tested = [i for i, row in enumerate(found) if row.to_scratch is not None]
+    p_values = [gap.p_t for i in tested if (gap := found[i].to_scratch) is not None]
+    p_holm = dict(zip(tested, holm(p_values), strict=True))
+    return [replace(row, verdict=_verdict(tables, row, p_holm.get(i, 1.0))) for i, row in enumerate(found)]
+
+
+def _pooled(tables: Tables, measure: Measure, arm: Arm) -> Pooled:
     cells = grid(tables, arm)
     values = [tables.values[measure].get(cell, _NONE) for cell in cells]
     gaps = [difference(tables, measure, cell, baseline_cell(tables, cell)) for cell in cells]
     n_missing = sum(not seeds for seeds in values)
-    means = pool(values)
-    spread = None if n_missing else interval(list(means.values()))
-    reason = inapplicable(tables, arm, measure.task)
-    gap, words = None, "baseline"
-    if arm.strategy != BASELINE:
-        lacking = sum(not seeds for seeds in gaps)
-        gap = None if lacking else paired(pool(gaps))
-        better = tables.measures[measure].higher_is_better
-        words = verdict(gap, higher_is_better=better, n_missing=lacking)
-    if gap is None and n_missing == 0 and inapplicable(tables, Arm(BASELINE, ""), measure.task):
-        words = "no verdict (scratch cannot do the task)"
-    if reason is not None and n_missing == len(cells):
-        words = "not applicable"
-    else:
-        reason = None
-    return Pooled(measure, arm, spread, gap, n_missing, len(cells), reason, words)
+    spread = None if n_missing else interval(list(pool(values).values()))
+    gap = None if arm.strategy == BASELINE or not all(gaps) else paired(pool(gaps))
+    reason = inapplicable(tables, arm, measure.task) if n_missing == len(cells) else None
+    n_lost = sum(record.status != "finished" and cell_of(record) in cells for record in tables.records)
+    return Pooled(measure, arm, spread, gap, n_missing, len(cells), n_lost, reason, verdict="")
 
 
-def between(tables: Tables, measure: Measure, left: Arm, right: Arm) -> Paired | None:
-    """left - right over the whole grid, cell by cell and seed by seed; None where a cell is missing."""
-    cells = [cell for arm in (left, right) for cell in grid(tables, arm) if cell.budget is not None]
-    places = dict.fromkeys((cell.model, cell.budget) for cell in cells)
-    gaps = [
-        difference(tables, measure, _at(tables, left, *place), _at(tables, right, *place)) for place in places
-    ]
-    return paired(pool(gaps))
+def _verdict(tables: Tables, row: Pooled, p_holm: float) -> str:
+    if row.arm.strategy == BASELINE:
+        return "baseline"
+    if row.inapplicable is not None:
+        return "not applicable"
+    if row.to_scratch is None and row.n_missing == 0:
+        if inapplicable(tables, Arm(BASELINE, ""), row.measure.task):
+            return "no verdict (scratch cannot do the task)"
+        return "no verdict (no scratch with the same settings and seeds)"
+    lacking = "missing cells" if row.n_missing else f"{row.n_lost} runs lost" if row.n_lost else ""
+    better = tables.measures[row.measure].higher_is_better
+    return verdict(row.to_scratch, higher_is_better=better, p_holm=p_holm, lacking=lacking)
+
+
+def places(tables: Tables) -> list[tuple[str, str | None]]:
+    """Every model and data budget that was tried, in order of size."""
+    pretrained: set[tuple[str, str | None]]
+    pretrained = {(cell.model, cell.budget) for cell in tables.cells if cell.budget is not None}
+    found = pretrained or {(cell.model, cell.budget) for cell in tables.cells}
+    return sorted(found, key=lambda place: (tables.models.index(place[0]), _rank(tables, place[1])))
+
+
+def between(
+    tables: Tables, measure: Measure, left: Arm, right: Arm, model: str, budget: str | None
+) -> Paired | None:
+    """left - right at one model and data budget, seed by seed; None where no seed is shared."""
+    cells = _at(tables, left, model, budget), _at(tables, right, model, budget)
+    return paired(difference(tables, measure, *cells))
 
 
 def choices(tables: Tables, measure: Measure) -> list[Choice]:
     """The decision table of one measure: a row per model and data budget with any result."""
-    pretrained: set[tuple[str, str | None]]
-    pretrained = {(cell.model, cell.budget) for cell in tables.cells if cell.budget is not None}
-    places = pretrained or {(cell.model, cell.budget) for cell in tables.cells}
-    ordered = sorted(places, key=lambda place: (tables.models.index(place[0]), _rank(tables, place[1])))
-    found = (choose(tables, measure, model, budget) for model, budget in ordered)
+    found = (choose(tables, measure, model, budget) for model, budget in places(tables))
     return [choice for choice in found if choice is not None]
 
 
@@ -182,8 +201,7 @@ def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> 
 
 
 def _is_clear(gap: Paired, sign: int) -> bool:
-    bound = gap.interval.low if sign > 0 else gap.interval.high
-    return bound is not None and sign * bound > 0
+    return gap.p_t <= 1 - LEVEL and sign * gap.interval.mean > 0
 
 
 def _at(tables: Tables, arm: Arm, model: str, budget: str | None) -> Cell:

@@ -23,15 +23,14 @@ def csv_tables(tables: Tables) -> dict[str, pd.DataFrame]:
 
 
 def headline(tables: Tables) -> pd.DataFrame:
-    """One row per arm x measure over the whole grid, with the difference to scratch and the verdict."""
+    """One row per arm x headline metric over the whole grid, with its difference to scratch and verdict."""
     rows = []
-    for measure, info in tables.measures.items():
-        for arm in tables.arms:
-            row = pooled(tables, measure, arm)
-            names = {"strategy": arm.strategy, "variant": arm.variant} | measure._asdict()
-            reference = {"is_headline": info.is_headline, "chance": _single(info.chance)}
-            counts = {"n_cells": row.n_cells, "n_missing": row.n_missing, "verdict": row.verdict}
-            rows.append(names | reference | _spread(row.interval) | _gap(row.to_scratch) | counts)
+    for row in pooled(tables, tables.headlines):
+        names = {"strategy": row.arm.strategy, "variant": row.arm.variant} | row.measure._asdict()
+        reference = {"chance": _single(tables.measures[row.measure].chance)}
+        counts = {"n_cells": row.n_cells, "n_missing": row.n_missing, "n_lost": row.n_lost}
+        gap = _gap(row.to_scratch)
+        rows.append(names | reference | _spread(row.interval) | gap | counts | {"verdict": row.verdict})
     return pd.DataFrame(rows)
 
 
@@ -86,7 +85,10 @@ def _spread(interval: Interval | None) -> dict[str, Any]:
 def _gap(gap: Paired | None) -> dict[str, Any]:
     spread = _spread(gap.interval if gap else None)
     named = {f"difference_{name}": value for name, value in spread.items()}
-    return named | {"difference_p": gap.p if gap else None}
+    return named | {
+        "difference_p_t": gap.p_t if gap else None,
+        "difference_p_sign_flip": gap.p if gap else None,
+    }
 
 
 def _single(chance: tuple[float, ...]) -> float | None:

@@ -2,8 +2,9 @@
 
 Intervals are percentile bootstraps (Efron 1979) of the mean over seeds. Such an interval never leaves the
 range of its values, so with n seeds it cannot cover a median more often than 1 - 2^(1-n), whatever level
-is asked for: `coverage_ceiling` is what a reader must be told where n is small. The p value is the exact
-two-sided sign-flip test on the paired differences, whose smallest possible value is 2^(1-n).
+is asked for: `coverage_ceiling` is what a reader must be told where n is small. Verdicts therefore rest on
+a paired t test over seeds, Holm-corrected (1979) over the study's comparisons; the exact sign-flip p, whose
+smallest possible value is 2^(1-n), stands beside it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,12 @@ from functools import lru_cache
 from itertools import product
 
 import numpy as np
+import scipy.stats
 from numpy.typing import NDArray
 
 LEVEL = 0.95
 N_RESAMPLES = 10_000
 N_SEEDS_ENOUGH = 6  # from here on the coverage ceiling is above LEVEL
-N_SEEDS_VERDICT = 5  # fewer can lean, not decide: their coverage ceiling is below 90 %
 N_EXACT = 14  # up to here all 2^n sign flips are enumerated; beyond, this many are sampled
 
 AHEAD, BEHIND, INCONCLUSIVE = "ahead of scratch", "behind scratch", "inconclusive"
@@ -36,10 +37,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences left - right over the seeds that both have, with the sign-flip p value."""
+    """Differences left - right over the seeds that both have, with the sign-flip and the t test's p."""
 
     interval: Interval
-    p: float
+    p: float  # sign-flip
+    p_t: float  # t test; 1 for a single seed
     seeds: tuple[int, ...]
 
 
@@ -83,12 +85,34 @@ def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
     return float((means >= observed * (1 - 1e-9)).mean())
 
 
+def t_test_p(differences: Sequence[float]) -> float:
+    """Two-sided one-sample t test of the mean difference against 0; 1 where there is nothing to test."""
+    sample = np.asarray(differences, dtype=np.float64)
+    if sample.size < 2 or not sample.any():
+        return 1.0
+    if np.ptp(sample) == 0:
+        return 0.0
+    return float(scipy.stats.ttest_1samp(sample, 0.0).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: p values that hold the familywise error rate."""
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
+    return corrected
+
+
 def paired(differences: Mapping[int, float], seed: int = 0) -> Paired | None:
     """Summarise per-seed differences; None when no seed is shared."""
     seeds = tuple(sorted(differences))
     values = [differences[index] for index in seeds]
     spread = interval(values, seed)
-    return None if spread is None else Paired(spread, sign_flip_p(values, seed), seeds)
+    if spread is None:
+        return None
+    return Paired(spread, sign_flip_p(values, seed), t_test_p(values), seeds)
 
 
 def subtract(left: Mapping[int, float], right: Mapping[int, float]) -> dict[int, float]:
@@ -107,22 +131,23 @@ def pool(cells: Sequence[Mapping[int, float]]) -> dict[int, float]:
     return {seed: sum(cell[seed] for cell in cells) / len(cells) for seed in sorted(shared)}
 
 
-def verdict(difference: Paired | None, *, higher_is_better: bool, n_missing: int) -> str:
+def verdict(difference: Paired | None, *, higher_is_better: bool, p_holm: float, lacking: str) -> str:
     """One word on a pooled difference to scratch: ahead, behind, or why it is inconclusive.
 
-    Ahead or behind: the whole interval is on one side of 0, over `N_SEEDS_VERDICT` seeds or more; over
-    fewer, it only leans.
+    Args:
+        difference: of the cells pooled.
+        higher_is_better: of the metric.
+        p_holm: the t test's p, corrected; ahead or behind takes 1 - LEVEL or less.
+        lacking: what is missing for a verdict, "" if nothing is.
     """
-    if n_missing:
-        return f"{INCONCLUSIVE} (missing cells)"
-    if difference is None:
-        return f"{INCONCLUSIVE} (no paired seeds)"
-    low, high, n = difference.interval.low, difference.interval.high, difference.interval.n
+    if lacking or difference is None:
+        return f"{INCONCLUSIVE} ({lacking or 'no paired seeds'})"
+    low, high = difference.interval.low, difference.interval.high
     if low is None or high is None:
         return f"{INCONCLUSIVE} (one seed)"
+    is_better = (difference.interval.mean > 0) == higher_is_better
+    if p_holm <= 1 - LEVEL:
+        return AHEAD if is_better else BEHIND
     if low <= 0 <= high:
         return INCONCLUSIVE
-    is_better = (low > 0) == higher_is_better
-    if n < N_SEEDS_VERDICT:
-        return LEANS_AHEAD if is_better else LEANS_BEHIND
-    return AHEAD if is_better else BEHIND
+    return LEANS_AHEAD if is_better else LEANS_BEHIND

@@ -80,12 +80,18 @@ def with_seeds(interval: Interval | None) -> str:
 
 
 def with_p(difference: Paired | None) -> str:
-    """`+0.050 [+0.030, +0.070], 5 paired seeds, p = 0.062`."""
+    """`+0.050 [+0.030, +0.070], 5 paired seeds, p = 0.062`, p of the t test."""
     if difference is None:
         return EMPTY
     n = difference.interval.n
     seeds = f"{n} paired seed{'s' if n > 1 else ''}"
-    return f"{with_interval(difference.interval, signed=True)}, {seeds}, p = {difference.p:.3f}"
+    p = p_value(difference.p_t, equals="= ")
+    return f"{with_interval(difference.interval, signed=True)}, {seeds}, p {p}"
+
+
+def p_value(p: float, equals: str = "") -> str:
+    """`0.062`, or `< 0.001` where more digits would feign precision."""
+    return "< 0.001" if p < 0.001 else f"{equals}{p:.3f}"
 
 
 def power(value: float) -> str:

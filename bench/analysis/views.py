@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from bench.analysis.compare import Pooled, Summary, between, choices, inapplicable, pooled, summaries
+from bench.analysis.compare import Pooled, Summary, between, choices, inapplicable, places, pooled, summaries
 from bench.analysis.stats import (
     AHEAD,
     BEHIND,
@@ -11,11 +11,10 @@ from bench.analysis.stats import (
     LEANS_BEHIND,
     LEVEL,
     N_SEEDS_ENOUGH,
-    N_SEEDS_VERDICT,
     coverage_ceiling,
 )
 from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, cell_of, run_row
-from bench.analysis.text import EMPTY, Entry, Link, View, amount, number, with_interval, with_p
+from bench.analysis.text import EMPTY, Entry, Link, View, amount, number, p_value, with_interval, with_p
 
 _MARK = {AHEAD: " ▲", BEHIND: " ▼", LEANS_AHEAD: " △", LEANS_BEHIND: " ▽"}
 _COSTS = ["parameters", "forward_tokens", "supervised_tokens", "flops", "epochs"]
@@ -51,23 +50,19 @@ def seeds_note(seeds: Iterable[int]) -> str:
     return base
 
 
-def all_pooled(tables: Tables, measures: Iterable[Measure]) -> list[Pooled]:
-    """Every arm on every one of these measures."""
-    return [pooled(tables, measure, arm) for measure in measures for arm in tables.arms]
-
-
 def headline(tables: Tables) -> View:
     """Arms x tasks on each task's headline metric, with the chance and scratch rows."""
     measures = tables.headlines
-    table = {(row.arm, row.measure): row for row in all_pooled(tables, measures)}
+    table = {(row.arm, row.measure): row for row in pooled(tables, measures)}
     rows: list[list[Entry]] = [["chance", *(_chance(tables, measure) for measure in measures)]]
     for arm in tables.arms:
         rows.append([arm.label, *(_pooled_entry(tables, table[arm, measure]) for measure in measures)])
     counts = [row.interval.n for row in table.values() if row.interval is not None]
     note = (
         "Mean over all models and data budgets within each seed, then over seeds "
-        f"(n = {_range(counts)}). ▲ ahead of scratch, ▼ behind it, by the paired interval "
-        f"({N_SEEDS_VERDICT} seeds or more); △ ▽ leaning so, with fewer; no mark: inconclusive. "
+        f"(n = {_range(counts)}). ▲ ahead of scratch, ▼ behind it: paired t test over seeds, "
+        "Holm-corrected, p ≤ 0.05. △ ▽ leaning: only the paired interval leaves 0 out. "
+        "No mark: inconclusive. "
         f"{seeds_note(counts)}"
     )
     header = ["strategy", *(measure_label(tables, measure) for measure in measures)]
@@ -78,15 +73,15 @@ def headline(tables: Tables) -> View:
 
 def verdicts(tables: Tables) -> View:
     """The difference of every arm to scratch over the whole grid, on every task's headline metric."""
-    arms = [arm for arm in tables.arms if arm.strategy != BASELINE]
-    found = [pooled(tables, measure, arm) for measure in tables.headlines for arm in arms]
+    found = [row for row in pooled(tables, tables.headlines) if row.arm.strategy != BASELINE]
     rows: list[list[Entry]] = [
         [
             [Link(measure_label(tables, row.measure), f"#{cells_anchor(tables, row.measure)}")],
             row.arm.label,
             EMPTY if row.to_scratch is None else with_interval(row.to_scratch.interval, signed=True),
             EMPTY if row.to_scratch is None else str(row.to_scratch.interval.n),
-            EMPTY if row.to_scratch is None else f"{row.to_scratch.p:.3f}",
+            EMPTY if row.to_scratch is None else p_value(row.to_scratch.p_t),
+            EMPTY if row.to_scratch is None else p_value(row.to_scratch.p),
             f"{row.n_cells - row.n_missing} of {row.n_cells}",
             row.verdict if row.inapplicable is None else f"not applicable: {row.inapplicable}",
         ]
@@ -95,12 +90,13 @@ def verdicts(tables: Tables) -> View:
     counts = [row.to_scratch.interval.n for row in found if row.to_scratch is not None]
     note = (
         "Difference to scratch of the same model, paired by seed and averaged over cells within a seed. "
-        "p: exact two-sided sign-flip test, never below 2^(1−n). "
-        f"Ahead or behind: the whole interval on one side of 0, over {N_SEEDS_VERDICT} seeds or more. "
-        f"{len(counts)} comparisons, not corrected for their number. {seeds_note(counts)}"
+        "p (t): paired t test over seeds; p (flip): exact sign-flip test, never below 2^(1−n); both "
+        "two-sided and uncorrected. Ahead or behind: p (t) ≤ 0.05 after Holm's correction for "
+        f"{len(counts)} comparisons; leaning: only the interval leaves 0 out. {seeds_note(counts)}"
     )
-    header = ["task: metric", "strategy", "difference to scratch", "n", "p", "cells", "verdict"]
-    return View("verdicts", "Verdicts against scratch", note, header, "llrrrrl", rows)
+    header = ["task: metric", "strategy", "difference to scratch", "n", "p (t)", "p (flip)"]
+    header += ["cells", "verdict"]
+    return View("verdicts", "Verdicts against scratch", note, header, "llrrrrrl", rows)
 
 
 def decisions(tables: Tables) -> View:
@@ -120,9 +116,9 @@ def decisions(tables: Tables) -> View:
         for row in found
     ]
     note = (
-        "Highest mean at each model and data budget. Not told apart: those whose seed-paired interval of the "
-        "difference to the best includes 0, or that share fewer than two seeds with it. The best of several "
-        f"is flattered by chance. {seeds_note(row.interval.n for row in found)}"
+        "Highest mean at each model and data budget. Not told apart: p > 0.05 in a seed-paired t test "
+        "against the best, uncorrected. The best of several is flattered by chance. "
+        f"{seeds_note(row.interval.n for row in found)}"
     )
     header = ["task: metric", "model", "data budget", "best", "mean", "minus scratch"]
     header += ["not told apart from it", "missing"]
@@ -142,7 +138,7 @@ def cells(tables: Tables, measure: Measure) -> View:
                 with_interval(row.interval) if row.interval else _why_empty(tables, row),
                 str(row.interval.n) if row.interval else "0",
                 EMPTY if gap is None else with_interval(gap.interval, signed=True),
-                EMPTY if gap is None else f"{gap.p:.3f}",
+                EMPTY if gap is None else p_value(gap.p_t),
                 _run_links(tables, row.cell),
             ]
         )
@@ -172,21 +168,24 @@ def differences(tables: Tables) -> View:
 
 
 def pairs(tables: Tables) -> View:
-    """Every two strategies over the grid that both have, on each task's headline metric."""
+    """Every two strategies at each model and data budget, on each task's headline metric."""
     arms = [arm for arm in tables.arms if arm.strategy != BASELINE]
     couples = [(left, right) for i, left in enumerate(arms) for right in arms[i + 1 :]]
-    found = [(m, a, b, between(tables, m, a, b)) for m in tables.headlines for a, b in couples]
+    found = [
+        (measure, place, left, right, between(tables, measure, left, right, *place))
+        for measure in tables.headlines
+        for left, right in couples
+        for place in places(tables)
+    ]
     rows: list[list[Entry]] = [
-        [measure_label(tables, measure), left.label, right.label, with_p(gap)]
-        for measure, left, right, gap in found
+        [measure_label(tables, measure), left.label, right.label, model, budget or EMPTY, with_p(gap)]
+        for measure, (model, budget), left, right, gap in found
         if gap is not None
     ]
     counts = [gap.interval.n for *_, gap in found if gap is not None]
-    note = (
-        f"First minus second, paired by cell and seed; only where both have every cell. {seeds_note(counts)}"
-    )
-    header = ["task: metric", "first", "second", "difference"]
-    return View("pairs", "Differences between strategies", note, header, "lllr", rows)
+    note = f"First minus second, paired by seed; p: t test, uncorrected. {seeds_note(counts)}"
+    header = ["task: metric", "first", "second", "model", "data budget", "difference"]
+    return View("pairs", "Differences between strategies", note, header, "lllllr", rows)
 
 
 def runs(tables: Tables, records_href: str) -> View:

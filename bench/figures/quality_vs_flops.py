@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from bench.analysis.compare import Summary, summaries
-from bench.analysis.stats import AHEAD, LEANS_AHEAD, N_SEEDS_VERDICT, verdict
+from bench.analysis.stats import Paired
 from bench.analysis.table import BASELINE, Cell, Measure, Tables, cell_of
 from bench.analysis.text import power, with_p
 from bench.figures.base import (
@@ -77,7 +77,7 @@ class QualityVsFlops(Figure):
             "mean over seeds with its bootstrap interval, the fainter the smaller its data budget, moved "
             "sideways a little where compute is matched; lines join a strategy's cells of growing compute at "
             f"the same data budget.{lost_note(tables)} "
-            f"Cheapest cell ahead of scratch (leaning so, with fewer than {N_SEEDS_VERDICT} seeds): "
+            "Cheapest cell whose paired interval lies above scratch (p of the t test, uncorrected): "
             f"{findings}."
         )
 
@@ -154,15 +154,20 @@ def _mean(row: Summary) -> float:
 
 
 def _finding(tables: Tables, measure: Measure, flops: dict[Cell, float]) -> str:
-    better = tables.measures[measure].higher_is_better
+    sign = 1 if tables.measures[measure].higher_is_better else -1
     ahead = [
         (flops[row.cell], row)
         for row in summaries(tables, measure)
-        if row.cell in flops
-        and verdict(row.to_scratch, higher_is_better=better, n_missing=0) in (AHEAD, LEANS_AHEAD)
+        if row.cell in flops and row.to_scratch is not None and _lower_end(row.to_scratch, sign) > 0
     ]
     if not ahead:
         return f"{measure.task}: none"
     cost, row = min(ahead, key=lambda pair: (pair[0], pair[1].cell))
     place = f"{row.cell.arm.label}, {row.cell.model}, {row.cell.budget}"
     return f"{measure.task} ({measure.metric}): {place} at {power(cost)} FLOPs, {with_p(row.to_scratch)}"
+
+
+def _lower_end(gap: Paired, sign: int) -> float:
+    """The end of the interval that is worse for the cell; a single seed shows nothing."""
+    bound = gap.interval.low if sign > 0 else gap.interval.high
+    return -math.inf if bound is None else sign * bound

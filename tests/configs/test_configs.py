@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from toy_models import CONF, stems
 
 from bench import budget, schema
-from bench.compose import RunSpec, compose_config, compose_runs
+from bench.compose import compose_config, compose_runs
 from bench.errors import ConfigError
+from bench.spec import RunSpec
 
 GROUPS = sorted(
     path.relative_to(CONF).as_posix()
@@ -175,8 +176,8 @@ def test_a_changed_strategy_option_shows_in_the_strategys_name():
 def test_any_other_changed_science_shows_as_a_variant():
     specs = many("optim.lr_peak=1e-3,2e-3", "optim=wsd", "trainer=gpu", "study=s", "seed=4")
     assert [spec.variant for spec in specs] == [
-        "optim=wsd,optim.lr_peak=0.001",
-        "optim=wsd,optim.lr_peak=0.002",
+        "optim=wsd optim.lr_peak=0.001",
+        "optim=wsd optim.lr_peak=0.002",
     ]
     assert {(spec.strategy, spec.model, spec.budget) for spec in specs} == {("mlm", "0.5m", "1mb")}
 
@@ -188,6 +189,14 @@ def test_two_runs_of_a_sweep_never_share_a_name(swept: str):
     specs = many(swept)
     assert len({spec.run_id for spec in specs}) == 2
     assert len({(spec.label, *spec.corpus.values()) for spec in specs}) == 2
+
+
+def test_names_come_from_values_and_not_from_how_they_were_typed():
+    assert one("strategy=mlm", "strategy.mask_rate=0.3").strategy == "mlm"
+    assert one("budget.tokens=3_000_000").budget == one("budget.tokens=3000000").budget
+    forced = many("strategy=mlm", "++strategy.mask_rate=0.15,0.4")
+    assert [spec.strategy for spec in forced] == ["mlm[mask_rate=0.15]", "mlm[mask_rate=0.4]"]
+    assert one("trainer.precision=64-true").variant == "precision=64-true"
 
 
 # Sweeps

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import headline_markdown
+from bench.report import cells_markdown, headline_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = dict(re.findall(r"<!-- headline: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL))
+BLOCKS = re.findall(r"<!-- (headline|cells): (.*?) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+TABLES = {"headline": headline_markdown, "cells": cells_markdown}
 
 
-@pytest.mark.parametrize("study", BLOCKS)
-def test_the_readme_shows_the_headline_of_the_records(study: str):
-    assert BLOCKS[study] == headline_markdown(study, ROOT / "experiments")
+@pytest.mark.parametrize(("kind", "of", "shown"), BLOCKS, ids=[f"{kind} {of}" for kind, of, _ in BLOCKS])
+def test_the_readme_shows_what_the_records_say(kind: str, of: str, shown: str):
+    study, *task = of.split()
+    assert shown == TABLES[kind](study, ROOT / "experiments", *task)
 
 
 def test_the_readme_names_every_module():
