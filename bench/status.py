@@ -47,7 +47,11 @@ def rows(study: str, experiments_dir: Path) -> list[Row]:
     records, damaged = read_records(folder / "records")
     done = {record.run_id: _recorded(record) for record in records}
     unfinished = {path.parent.name: _unfinished(path) for path in (folder / "runs").glob("*/status.json")}
-    again = {name: row for name, row in unfinished.items() if name not in done or row.state == "running"}
+    again = {
+        name: row
+        for name, row in unfinished.items()
+        if name not in done or (row.state == "running" and done[name].state == "failed")
+    }
     found = [*(done | again).values(), *(Row("", "", "damaged", str(error)) for error in damaged)]
     return sorted(found, key=lambda row: (STATES.index(row.state), row.label, row.run_id))
 
