@@ -21,7 +21,7 @@ def leet(folder: Path, *flags: str) -> str:
 
 
 def without_times(record: RunRecord) -> dict[str, Any]:
-    """All of a record but its clock readings, peak memory, the command, and the commit, which may move meanwhile."""
+    """All of a record but clock readings, peak memory, command and commit, which may move meanwhile."""
     plain = asdict(record)
     environment = {key: value for key, value in plain["environment"].items() if key != "commit"}
     spent = {key: value for key, value in plain["spent"].items() if key not in ("pretrain_s", "evaluate_s")}
