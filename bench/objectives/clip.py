@@ -13,6 +13,7 @@ from bench.backbones.transformer import initialise
 from bench.backbones.vision import VisionTower, n_patches, to_float
 from bench.budget import StepCost, blocks_flops, patch_flops, rows_per_step, vision_flops
 from bench.contrastive import info_nce
+from bench.errors import ConfigError
 from bench.objectives.base import Batch, Loss, Modality, Objective, ObjectiveOptions, Shapes
 from bench.schema import Optim
 
@@ -28,6 +29,12 @@ class Clip(Objective):
 
         initial_temperature: float = MISSING
         min_temperature: float = MISSING  # learned values are clipped here
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            for key in ("initial_temperature", "min_temperature"):
+                if getattr(self, key) <= 0:
+                    raise ConfigError(f"strategy.{key}={getattr(self, key)}: use a number above 0")
 
     options: Options
 
