@@ -7,6 +7,7 @@ Same tables, same bytes: no dates, no random ids, and the style is set only whil
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import matplotlib as mpl
@@ -79,6 +80,35 @@ class Figure(ABC):
         """What is shown, and the finding, computed from the data with n and an interval."""
 
 
+class TaskFigure(Figure):
+    """Base of figures with a panel per task."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Which panels; null: every task, each with its first metric."""
+
+        tasks: list[str] | None = None
+        metric: str | None = None
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def measures(self, tables: Tables) -> list[Measure]:
+        """The measures to draw.
+
+        Raises:
+            ConfigError: a task or metric that no finished run has.
+        """
+        tasks, metric = self.options.tasks, self.options.metric
+        found = [m for m in tables.measures if m.metric == metric] if metric else tables.headlines
+        wanted = [measure for measure in found if tasks is None or measure.task in tasks]
+        lost = sorted(set(tasks or ()) - {measure.task for measure in wanted})
+        if lost or (metric and not wanted):
+            known = ", ".join(f"{m.task}/{m.metric}" for m in tables.measures)
+            raise ConfigError(f"figure: no scores for tasks={lost} metric={metric}; there are: {known}")
+        return wanted
+
+
 def render(figure: Figure, tables: Tables, name: str) -> dict[str, bytes]:
     """The figure as `svg` and `png` bytes, the same for the same tables."""
     with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
@@ -96,21 +126,6 @@ def looks(tables: Tables) -> dict[Arm, Look]:
         arm: Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
         for i, arm in enumerate(arms)
     }
-
-
-def select(tables: Tables, tasks: Sequence[str] | None, metric: str | None, key: str) -> list[Measure]:
-    """The measures to draw: all tasks' headline metrics, or the named ones.
-
-    Raises:
-        ConfigError: a task or metric that no finished run has.
-    """
-    found = [m for m in tables.measures if m.metric == metric] if metric else tables.headlines
-    wanted = [measure for measure in found if tasks is None or measure.task in tasks]
-    lost = sorted(set(tasks or ()) - {measure.task for measure in wanted})
-    if lost or (metric and not wanted):
-        known = ", ".join(f"{m.task}/{m.metric}" for m in tables.measures)
-        raise ConfigError(f"figure.{key}: no scores for tasks={lost} metric={metric}; there are: {known}")
-    return wanted
 
 
 def panels(rows: int, columns: int, height_in: float, *, sharey: bool) -> tuple[Canvas, list[list[Axes]]]:

@@ -1,6 +1,5 @@
 """Quality against unique data: a line per strategy, a row per task, a column per model."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -11,8 +10,8 @@ from bench.analysis.stats import Interval
 from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables
 from bench.analysis.text import number, with_p, with_seeds
 from bench.figures.base import (
-    Figure,
     Look,
+    TaskFigure,
     blank,
     crosses,
     errors,
@@ -22,34 +21,20 @@ from bench.figures.base import (
     lost_note,
     panels,
     references,
-    select,
     wrapped,
 )
 
 _NOTHING = "No finished pretrained run: nothing to draw."
 
 
-class QualityVsData(Figure):
+class QualityVsData(TaskFigure):
     """What more unique data buys each strategy. Data budgets are in order of size, evenly spaced."""
 
     title = "Quality against unique data"
 
-    @dataclass(frozen=True)
-    class Options:
-        """Which panels; null: every task, each with its first metric."""
-
-        tasks: list[str] | None = None
-        metric: str | None = None
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-
-    def _measures(self, tables: Tables) -> list[Measure]:
-        return select(tables, self.options.tasks, self.options.metric, "quality_vs_data")
-
     def draw(self, tables: Tables) -> Canvas:
         """One panel per task and model."""
-        measures = self._measures(tables)
+        measures = self.measures(tables)
         if not measures or not tables.budgets:
             return blank(_NOTHING)
         if len(tables.models) == 1:
@@ -68,7 +53,7 @@ class QualityVsData(Figure):
 
     def caption(self, tables: Tables) -> str:
         """The best strategy at the largest budget per task, against scratch and the smallest budget."""
-        measures = self._measures(tables)
+        measures = self.measures(tables)
         if not measures or not tables.budgets:
             return _NOTHING
         model, budget = tables.models[-1], tables.budgets[-1]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +15,7 @@ from bench.analysis.table import BASELINE, Cell, Measure, Tables, cell_of
 from bench.analysis.text import power, with_p
 from bench.figures.base import (
     GREY,
-    Figure,
+    TaskFigure,
     blank,
     errors,
     finish,
@@ -24,7 +23,6 @@ from bench.figures.base import (
     looks,
     lost_note,
     references,
-    select,
     wrapped,
 )
 
@@ -32,27 +30,14 @@ _NOTHING = "No finished run with pretraining FLOPs: nothing to draw."
 _SAME = 1.05  # cells within 5 % of compute are matched, and no line joins them
 
 
-class QualityVsFlops(Figure):
+class QualityVsFlops(TaskFigure):
     """The quality that pretraining compute buys. FLOPs of scratch are none, so it is a line."""
 
     title = "Quality against pretraining compute"
 
-    @dataclass(frozen=True)
-    class Options:
-        """Which panels; null: every task, each with its first metric."""
-
-        tasks: list[str] | None = None
-        metric: str | None = None
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-
-    def _measures(self, tables: Tables) -> list[Measure]:
-        return select(tables, self.options.tasks, self.options.metric, "quality_vs_flops")
-
     def draw(self, tables: Tables) -> Canvas:
         """One panel per task; the larger the marker, the larger the model."""
-        measures, flops = self._measures(tables), cell_flops(tables)
+        measures, flops = self.measures(tables), cell_flops(tables)
         if not measures or not flops:
             return blank(_NOTHING)
         canvas, grid = wrapped(len(measures))
@@ -68,7 +53,7 @@ class QualityVsFlops(Figure):
 
     def caption(self, tables: Tables) -> str:
         """Per task, the cheapest cell that is ahead of scratch."""
-        measures, flops = self._measures(tables), cell_flops(tables)
+        measures, flops = self.measures(tables), cell_flops(tables)
         if not measures or not flops:
             return _NOTHING
         findings = "; ".join(_finding(tables, measure, flops) for measure in measures)
