@@ -139,7 +139,7 @@ def test_an_interval_without_a_significant_test_leans_and_does_not_decide():
 
 def test_the_t_test_and_holms_correction_by_hand():
     assert stats.t_test_p([1.0, 2.0, 3.0]) == pytest.approx(0.0742, abs=1e-4)  # t = 3.464, 2 degrees
-    assert (stats.t_test_p([0.5]), stats.t_test_p([0.0, 0.0]), stats.t_test_p([1.0, 1.0])) == (1.0, 1.0, 0.0)
+    assert (stats.t_test_p([0.5]), stats.t_test_p([0.0, 0.0]), stats.t_test_p([1.0, 1.0])) == (1.0, 1.0, 0.5)
     assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert stats.holm([]) == []
 
