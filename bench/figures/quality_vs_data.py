@@ -47,7 +47,7 @@ class QualityVsData(TaskFigure):
                 _panel(axes, tables, measure, model)
             for axes, model in zip(row, tables.models, strict=True):
                 finish(axes, tables, measure, f"model {model}" if len(tables.models) > 1 else "")
-        canvas.supxlabel("data budget (unique data, in order of size)", fontsize=8)
+        canvas.supxlabel("data budget (unique data, then compute), in order of size", fontsize=8)
         legend(canvas, tables)
         return canvas
 
@@ -79,7 +79,8 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:
         lost = [i + offset for i, spread in enumerate(spreads) if spread is None and tried[i]]
         if len(lost) < len(spreads):
             crosses(axes, lost, look.colour)
-    axes.set_xticks(range(len(tables.budgets)), list(tables.budgets))
+    labels = [name.replace("[", "\n[") for name in tables.budgets]  # what was changed, on a line of its own
+    axes.set_xticks(range(len(labels)), labels)
     axes.set_xlim(-0.5, len(tables.budgets) - 0.5)
     axes.grid(visible=False, axis="x")
 
