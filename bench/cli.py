@@ -107,7 +107,8 @@ def _train(arguments: argparse.Namespace) -> int:
         for spec in specs:
             print(f"# {spec.run_id}  {spec.label}\n{OmegaConf.to_yaml(OmegaConf.create(spec.config))}")
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as Ctrl-C does: workers save
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background shell has SIGINT ignored
+        signal.signal(number, signal.default_int_handler)  # stop as Ctrl-C does: workers save
     statuses = launch(specs)
     _print_outcome(specs, statuses)
     if "interrupted" in statuses.values():
