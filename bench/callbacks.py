@@ -117,4 +117,4 @@ class Progress(Callback):
             )
         if trainer.strategy.reduce_boolean_decision(self.stop.wanted(), all=False):
             checkpoint.save(trainer, self.checkpoints)
-            raise InterruptedRunError("stopped; the same command resumes it")
+            raise InterruptedRunError()

@@ -124,8 +124,9 @@ def _print_outcome(specs: Sequence[RunSpec], statuses: dict[str, str]) -> None:
         state = statuses.get(spec.run_id, "not started")
         if state == "finished":
             continue
-        path = spec.records / f"{spec.run_id}.json"
-        reason = read_record(path).reason if state in ("failed", "diverged") and path.exists() else ""
+        reason: str | None = ""
+        if state in ("failed", "diverged") and spec.record_path.exists():
+            reason = read_record(spec.record_path).reason
         print(f"  {state:<11} {spec.label}  {spec.folder}  {reason or ''}".rstrip())
     if len(specs) == 1 and counts["finished"]:
         _print_scores(specs[0])
@@ -133,7 +134,7 @@ def _print_outcome(specs: Sequence[RunSpec], statuses: dict[str, str]) -> None:
 
 
 def _print_scores(spec: RunSpec) -> None:
-    record = read_record(spec.records / f"{spec.run_id}.json")
+    record = read_record(spec.record_path)
     for score in record.scores:
         print(
             f"  {score.task}/{score.metric}: {score.value:.3f} (chance {score.chance:.3f}, n={score.n_items})"

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -20,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import schema
 from bench.complaints import explain, unknown_choice
 from bench.errors import ConfigError
+from bench.records import STUDY_NAME
 from bench.spec import RunSpec, science_of
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -107,7 +107,9 @@ def _spec(composed: DictConfig, overrides: Sequence[str], command: str) -> RunSp
     for axis in (*LABELLED, "corpus/text", "corpus/pairs"):
         if axis not in choices:
             raise ConfigError(f"{axis} takes one choice; to compare several, sweep: -m {axis}=a,b")
-    check_types(composed, overrides)
+    parsed = _parse(overrides)
+    unchanged = _unchanged(tuple(o.input_line or "" for o in parsed if _is_choice(o)))
+    check_types(composed, unchanged, parsed)
     try:
         plain = _plain(composed, complete=True)
     except OmegaConfBaseException as error:
@@ -118,7 +120,7 @@ def _spec(composed: DictConfig, overrides: Sequence[str], command: str) -> RunSp
         text = json.dumps(science, sort_keys=True, allow_nan=False)
     except ValueError as error:
         raise ConfigError("a setting is nan or inf; give it a finite number") from error
-    names = _names(composed, science, overrides)
+    names = _names(composed, unchanged, science)
     return RunSpec(
         run_id=hashlib.sha256(text.encode()).hexdigest()[:12],
         study=str(plain["study"]),
@@ -135,7 +137,7 @@ def _spec(composed: DictConfig, overrides: Sequence[str], command: str) -> RunSp
 
 def _check_shape(config: Mapping[str, Any]) -> None:
     """Refuse what would break before `schema.validate` or `bench.build` could name it."""
-    if not re.fullmatch(r"\w[\w.-]*", config["study"]):
+    if not STUDY_NAME.fullmatch(config["study"]):
         raise ConfigError(f"study={config['study']!r} names a folder: use letters, digits, '_', '.', '-'")
     parts = {"strategy": config["strategy"]}
     parts |= {f"corpus.{kind}": node for kind, node in config["corpus"].items()}
@@ -146,21 +148,21 @@ def _check_shape(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key}={node!r} is no set of options; choose one by {group}=NAME")
 
 
-def _names(composed: DictConfig, science: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]:
+def _names(composed: DictConfig, unchanged: DictConfig, science: Mapping[str, Any]) -> dict[str, str]:
     """What tables call the run: `mlm[mask_rate=0.15]` for a changed choice, `variant` for all else.
 
     Names come from values, not from how they were typed: equal science, equal name, and no two runs of
     different science share one.
     """
     choices = composed.hydra.runtime.choices
-    chosen = tuple(o.input_line or "" for o in _parse(overrides) if _is_choice(o))
-    before = _flat(science_of(_plain(_unchanged(chosen), complete=False)))
+    before = _flat(science_of(_plain(unchanged, complete=False)))
     changes = {k: v for k, v in _flat(science).items() if before.get(k) != v and k != "seed"}
     names = {}
     for axis in LABELLED:
         own = [f"{k.removeprefix(f'{axis}.')}={v}" for k, v in changes.items() if k.startswith(f"{axis}.")]
         names[axis] = f"{choices[axis]}[{','.join(own)}]" if own else str(choices[axis])
-    usual = _unchanged(tuple(line for line in chosen if line.startswith("experiment"))).hydra.runtime.choices
+    experiment = choices.get("experiment")
+    usual = _unchanged((f"experiment={experiment}",) if experiment else ()).hydra.runtime.choices
     groups = [group for group in UNLABELLED if group.split("/")[0] in science]
     variant = [f"{group}={choices[group]}" for group in groups if choices[group] != usual[group]]
     variant += [f"{k}={v}" for k, v in changes.items() if k.split(".")[0] not in LABELLED]
@@ -197,7 +199,7 @@ def _plain(composed: DictConfig, *, complete: bool) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def check_types(composed: DictConfig, overrides: Sequence[str]) -> None:
+def check_types(composed: DictConfig, unchanged: DictConfig, overrides: Sequence[Override]) -> None:
     """Refuse an override of a pluggable part whose type differs from the YAML's own value.
 
     Their `Options` dataclasses are checked again where they are built; this needs no torch.
@@ -205,13 +207,11 @@ def check_types(composed: DictConfig, overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: names the key, the value and the type that the YAML has.
     """
-    parsed = _parse(overrides)
-    deep = [o for o in parsed if "." in o.key_or_group and not o.is_add()]
+    deep = [o for o in overrides if "." in o.key_or_group and not o.is_add()]
     pluggable = [o for o in deep if o.key_or_group.split(".")[0] in ("strategy", "task", "corpus")]
-    original = _unchanged(tuple(o.input_line or "" for o in parsed if _is_choice(o)))
     for override in pluggable:
         key = override.key_or_group
-        was, now = OmegaConf.select(original, key), OmegaConf.select(composed, key)
+        was, now = OmegaConf.select(unchanged, key), OmegaConf.select(composed, key)
         if was is not None and now is not None and not _fits(now, was):
             wanted = type(was).__name__.replace("ListConfig", "list").replace("DictConfig", "mapping")
             raise ConfigError(f"{key}={now!r}: expected {wanted}, such as {was!r}")

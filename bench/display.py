@@ -115,7 +115,7 @@ class Display:
             self.progress.remove_task(self.bars.pop(spec.run_id))
         done_here = self.progress.tasks[0].fields["done_here"] + 1
         self.progress.update(self.whole, completed=self.n_done, done_here=done_here)
-        path = spec.records / f"{spec.run_id}.json"
+        path = spec.record_path
         record = read_record(path) if status in ("finished", "diverged", "failed") and path.exists() else None
         detail = ""
         if record:

@@ -31,3 +31,6 @@ class DivergedError(BenchError):
 
 class InterruptedRunError(BenchError):
     """SIGINT or SIGTERM reached the run; its checkpoint is saved and the same command resumes it."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped; the same command resumes it")

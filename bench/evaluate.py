@@ -184,7 +184,8 @@ def _minimise(
     keep_going: Callable[[], None],
 ) -> None:
     """AdamW with a tenth of warmup and a linear decay to zero over shuffled items."""
-    optimizer = torch.optim.AdamW(parameters, lr=fit.lr_at_64 * 64 / d_model, weight_decay=0.01, fused=True)
+    lr_peak = fit.lr_at_64 * 64 / d_model
+    optimizer = torch.optim.AdamW(parameters, lr=lr_peak, weight_decay=0.01, fused=True)
     warmup = max(1, fit.steps // 10)
     batch = min(fit.batch_size, n_items)
     order = torch.empty(0, dtype=torch.long)
@@ -195,7 +196,7 @@ def _minimise(
         index, order = order[:batch], order[batch:]
         share = min((step + 1) / warmup, (fit.steps - step) / max(1, fit.steps - warmup))
         for group in optimizer.param_groups:
-            group["lr"] = share * fit.lr_at_64 * 64 / d_model
+            group["lr"] = share * lr_peak
         optimizer.zero_grad()
         value = loss(index)
         if not math.isfinite(value.item()):

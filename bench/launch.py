@@ -91,9 +91,8 @@ def run_one(text: str, threads: int | None) -> str:
 
 def recorded(spec: RunSpec) -> str | None:
     """The status that the run's record states; None without a readable record."""
-    path = spec.records / f"{spec.run_id}.json"
     try:
-        return read_record(path).status if path.exists() else None
+        return read_record(spec.record_path).status if spec.record_path.exists() else None
     except DataError:
         return None  # damaged: the run is done again and the record replaced
 
@@ -183,10 +182,8 @@ def _status(spec: RunSpec, future: "Future[str]") -> str:
     except CancelledError:
         return "interrupted"
     except Exception as error:
-        died = isinstance(error, ProcessExpired)
-        return _record_failure(
-            spec, f"{'the worker process died' if died else type(error).__name__}: {error}"
-        )
+        what = "the worker process died" if isinstance(error, ProcessExpired) else type(error).__name__
+        return _record_failure(spec, f"{what}: {error}")
 
 
 def _status_when_stopped(future: "Future[str]") -> str:

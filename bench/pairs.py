@@ -22,7 +22,7 @@ from bench.cache import Manifest, cache_folder, prepare
 from bench.corpora.base import Pair, PairCorpus, Split, split_of
 from bench.errors import ConfigError, DataError
 from bench.progress import counted
-from bench.shards import BATCH_DOCUMENTS, SPLITS, check_splits, content_hash
+from bench.shards import BATCH_DOCUMENTS, SPLITS, check_splits, content_hash, unordered
 from bench.tokens import corpus_key
 from bench.vocabulary import EOS, PAD, load_tokenizer
 
@@ -149,7 +149,7 @@ def _write(pairs: Iterable[Pair], tokenizer: Tokenizer, settings: dict[str, Any]
     seen: set[int] = set()
     n, content = 0, sha256()
     with ExitStack() as stack:
-        streams = {split: stack.enter_context(_unordered(folder, split).open("wb")) for split in SPLITS}
+        streams = {split: stack.enter_context(unordered(folder, split).open("wb")) for split in SPLITS}
         for pair in pairs:
             n += 1
             _check(pair, settings["image_size"])
@@ -183,20 +183,16 @@ def _check(pair: Pair, size: int) -> None:
         )
 
 
-def _unordered(folder: Path, split: Split) -> Path:
-    return folder / f"{split}.unordered"
-
-
 def _shuffle_images(folder: Path, split: Split, order: NDArray[np.int64], size: int) -> None:
     shape = (len(order), size, size, 3)
-    source = np.memmap(_unordered(folder, split), np.uint8, mode="r", shape=shape)
+    source = np.memmap(unordered(folder, split), np.uint8, mode="r", shape=shape)
     path = folder / f"{split}.images.npy"
     target = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     for first in range(0, len(order), BATCH_DOCUMENTS):
         target[first : first + BATCH_DOCUMENTS] = source[order[first : first + BATCH_DOCUMENTS]]
     target.flush()
     del source
-    _unordered(folder, split).unlink()
+    unordered(folder, split).unlink()
 
 
 def _write_captions(folder: Path, split: Split, rows: list[str], tokenizer: Tokenizer, length: int) -> None:

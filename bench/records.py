@@ -6,6 +6,7 @@ failed. A failure is a status with a reason, never a number.
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from bench.errors import DataError
 
 SCHEMA_VERSION = 1
+STUDY_NAME = re.compile(r"\w[\w.-]*", re.ASCII)  # it names folders
 PRETRAINING_ONLY = ("budget", "optim", "validation")  # parts of a config that scratch does not have
 Status = Literal["finished", "diverged", "failed"]
 

@@ -151,7 +151,7 @@ def _encode(
     """Write the splits' tokens in the order of the corpus; returns the number of tokens per document."""
     counts = np.zeros(len(scan.keep), np.int64)
     with ExitStack() as stack:
-        streams = [stack.enter_context(_unordered(folder, split).open("wb")) for split in SPLITS]
+        streams = [stack.enter_context(unordered(folder, split).open("wb")) for split in SPLITS]
         for batch in _batches(documents, scan):
             encodings = tokenizer.encode_batch_fast([text for _, text in batch], add_special_tokens=False)
             for (index, _), encoding in zip(batch, encodings, strict=True):
@@ -179,7 +179,8 @@ def _batches(documents: Iterable[Document], scan: Scan) -> Iterator[list[tuple[i
     yield batch
 
 
-def _unordered(folder: Path, split: Split) -> Path:
+def unordered(folder: Path, split: Split) -> Path:
+    """Where a split lies in the order of the corpus, until it is shuffled."""
     return folder / f"{split}.unordered"
 
 
@@ -194,14 +195,14 @@ def _shuffle(
     sizes = np.concatenate([[0], np.cumsum(scan.sizes[index][order])])
     np.save(folder / f"{split}.offsets.npy", offsets)
     np.save(folder / f"{split}.bytes.npy", sizes)
-    source = np.memmap(_unordered(folder, split), dtype, mode="r")
+    source = np.memmap(unordered(folder, split), dtype, mode="r")
     for first in range(0, len(order), BATCH_DOCUMENTS):
         batch = order[first : first + BATCH_DOCUMENTS]
         spans = zip(ends[batch] - counts[index[batch]], ends[batch], strict=True)
         block = np.concatenate([source[start:end] for start, end in spans])
         _append(folder, split, int(offsets[first]), block)
     del source
-    _unordered(folder, split).unlink()
+    unordered(folder, split).unlink()
     return {"documents": len(order), "bytes": int(sizes[-1]), "tokens": int(offsets[-1])}
 
 

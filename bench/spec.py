@@ -55,6 +55,11 @@ class RunSpec:
         return self._experiment / "records"
 
     @property
+    def record_path(self) -> Path:
+        """The run's own record, there or not."""
+        return self.records / f"{self.run_id}.json"
+
+    @property
     def _experiment(self) -> Path:
         return Path(self.config["paths"]["experiments"]) / self.study
 

@@ -36,7 +36,7 @@ class Stop:
     def check(self) -> None:
         """Raise InterruptedRunError if a stop is wanted."""
         if self.wanted():
-            raise InterruptedRunError("stopped; the same command resumes it")
+            raise InterruptedRunError()
 
     def wanted(self) -> bool:
         """Is a stop wanted?"""

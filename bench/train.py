@@ -94,7 +94,7 @@ def _outcome(job: Job) -> RunRecord | None:
 
 def _is_recorded_since(spec: RunSpec, started_at: float) -> bool:
     """Has another rank failed first? Its reason is the cause, this rank's is the lost connection."""
-    path = spec.records / f"{spec.run_id}.json"
+    path = spec.record_path
     return dist.is_initialized() and path.exists() and path.stat().st_mtime >= started_at
 
 
@@ -221,7 +221,6 @@ def _evaluate(
     setting = Setting(
         tokenizer=data.text.tokenizer(),
         sequence_length=config.sequence_length,
-        caption_length=config.caption_length,
         pairs=data.pairs,
         data_dir=Path(config.paths.data),
         seed=job.spec.seed,

@@ -5,7 +5,6 @@ row of `runs` with its reason. What a run does not have is absent (None), never 
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,11 +13,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.errors import ConfigError, DataError
-from bench.records import RunRecord, finished, read_records
+from bench.records import STUDY_NAME, RunRecord, finished, read_records
 
 BASELINE = "scratch"  # the strategy without pretraining, see DESIGN's vocabulary
 
-_STUDY_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 _INTEGERS = ["seed", "n_items", "parameters", "steps", "step", "forward_tokens", "supervised_tokens"]
 _INTEGERS += ["unique_bytes", "unique_tokens", "unique_pairs", "peak_memory_bytes"]
 _REALS = ["value", "chance", "flops", "epochs", "pretrain_s", "evaluate_s", "train_loss_nats"]
@@ -91,7 +89,7 @@ def load(study: str, experiments_dir: Path) -> tuple[Tables, list[DataError]]:
     Raises:
         ConfigError: no such study, or a study without a single readable record.
     """
-    if not _STUDY_NAME.fullmatch(study):
+    if not STUDY_NAME.fullmatch(study):
         raise ConfigError(f"study={study!r} is not a study's name; use letters, digits, '-', '_' and '.'")
     folder = experiments_dir / study / "records"
     records, damaged = read_records(folder)

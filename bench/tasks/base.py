@@ -22,7 +22,6 @@ class Setting:
 
     tokenizer: Tokenizer
     sequence_length: int
-    caption_length: int
     pairs: PairData
     data_dir: Path
     seed: int

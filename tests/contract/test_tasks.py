@@ -79,7 +79,6 @@ def whole_setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     return Setting(
         tokenizer=text.tokenizer(),
         sequence_length=TOY_SHAPES.sequence_length,
-        caption_length=TOY_SHAPES.caption_length,
         pairs=prepare_pairs(ToyPairs(pairs, 8), text.tokenizer_path, TOY_SHAPES.caption_length, folder),
         data_dir=folder,
         seed=0,
