@@ -7,10 +7,11 @@ arXiv:2204.02311, app. B). The embedding look-up is free; norms, softmax and act
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.errors import ConfigError
-from bench.schema import Budget, Model
+from bench.schema import Budget, Model, given_compute
 
 BACKWARD_OVER_FORWARD = 2
 
@@ -87,6 +88,26 @@ class StepCost:
         flops = (1 + BACKWARD_OVER_FORWARD) * forward_flops - data_flops
         return StepCost(rows, tokens * rows, targets * rows, flops * rows)
 
+    @staticmethod
+    def mean(costs: Sequence["StepCost"], shares: Sequence[float]) -> "StepCost":
+        """The expected step where each kind of step has a share of all; every kind takes the fewest rows.
+
+        Args:
+            costs: of each kind, none with terms across rows.
+            shares: of each kind, summing to one.
+        """
+        rows = min(cost.rows for cost in costs)
+
+        def expected(part: Callable[[StepCost], float]) -> float:
+            return sum(s * part(c) * rows / c.rows for c, s in zip(costs, shares, strict=True))
+
+        return StepCost(
+            rows,
+            round(expected(lambda c: c.forward_tokens)),
+            expected(lambda c: c.supervised_tokens),
+            expected(lambda c: c.flops),
+        )
+
 
 def rows_per_step(tokens_per_step: int, tokens_per_row: int) -> int:
     """Rows in one step.
@@ -104,11 +125,13 @@ def rows_per_step(tokens_per_step: int, tokens_per_row: int) -> int:
 
 def n_steps(budget: Budget, cost: StepCost) -> int:
     """Steps that the compute budget buys: the nearest whole number, at least one."""
-    if budget.tokens is not None:
-        return max(1, round(budget.tokens / cost.forward_tokens))
-    if budget.flops is None:
-        raise ConfigError("set budget.tokens or budget.flops")
-    return max(1, round(budget.flops / cost.flops))
+    per_step = {
+        "tokens": cost.forward_tokens,
+        "supervised_tokens": cost.supervised_tokens,
+        "flops": cost.flops,
+    }
+    (key,) = given_compute(budget)
+    return max(1, round(getattr(budget, key) / per_step[key]))
 
 
 def n_epochs(rows_seen: int, unique_rows: int) -> float:

@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from bench import checkpoint
 from bench.budget import StepCost
 from bench.errors import DivergedError, InterruptedRunError
-from bench.objectives.base import Batch, Loss, Objective, mean_over_ranks
+from bench.objectives.base import Batch, Objective, mean_over_ranks
 from bench.stopping import Stop
 from bench.tracking import StatusFile
 
@@ -70,14 +70,15 @@ def validation_loss(module: Objective, batches: Sequence[Batch]) -> float:
     """Mean loss in nats per target over all batches and all ranks, each rank doing its slice."""
     rank, world = module.global_rank, module.trainer.world_size
     module.eval()
-    losses = []
+    total = n_targets = 0.0
     for batch in batches:
         share = len(next(iter(batch.values()))) // world
         mine = {k: v[rank * share : (rank + 1) * share].to(module.device) for k, v in batch.items()}
-        losses.append(module.loss(mine))
+        mean, counts, _ = mean_over_ranks(module.loss(mine))
+        total += float(mean * counts.sum())
+        n_targets += float(counts.sum())
     module.train()
-    total = Loss(torch.stack([x.sum.double() for x in losses]).sum(), sum(int(x.count) for x in losses))
-    return float(mean_over_ranks(total)[0])
+    return total / n_targets
 
 
 class Progress(Callback):

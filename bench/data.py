@@ -21,7 +21,7 @@ from bench.objectives.base import Batch
 from bench.pairs import PairArray
 from bench.tokens import TokenArray
 
-Corrupt = Callable[[Batch, torch.Generator], Batch]
+Corrupt = Callable[[Batch, torch.Generator, float], Batch]  # `Objective.corrupt_at`
 VALIDATION_SEED = 0  # every run of a study is validated on the same rows, hidden in the same way
 
 
@@ -83,11 +83,13 @@ def _order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(n_rows)
 
 
-def make_batch(rows: Rows, corrupt: Corrupt, *, seed: int, step: int, rows_per_step: int) -> Batch:
+def make_batch(
+    rows: Rows, corrupt: Corrupt, *, seed: int, step: int, rows_per_step: int, progress: float
+) -> Batch:
     """The whole batch of one step, over all ranks: a pure function of its arguments."""
     clean = rows.read(row_indices(seed, step, rows_per_step, len(rows)))
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
-    return corrupt(clean, generator)
+    return corrupt(clean, generator, progress)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,12 @@ class Stream(IterableDataset[Batch]):
         mine = slice(self.rank * share, (self.rank + 1) * share)
         for step in range(self.start + first, self.stop, stride):
             batch = make_batch(
-                self.rows, self.corrupt, seed=self.seed, step=step, rows_per_step=self.rows_per_step
+                self.rows,
+                self.corrupt,
+                seed=self.seed,
+                step=step,
+                rows_per_step=self.rows_per_step,
+                progress=step / self.stop,
             )
             yield {name: values[mine] for name, values in batch.items()}
 

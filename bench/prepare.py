@@ -61,7 +61,7 @@ def check_epochs(budget: Budget, epochs: float) -> None:
     if epochs > 1 and not budget.repeat:
         raise ConfigError(
             f"the compute budget is {epochs:.2f} epochs of the unique data; set budget.repeat=true to train "
-            "for several epochs, or lower budget.tokens or budget.flops"
+            "for several epochs, or lower the compute budget"
         )
 
 

@@ -15,8 +15,9 @@ from bench.errors import ConfigError
 
 @dataclass
 class Model:
-    """A size preset of the backbone."""
+    """A size preset of the backbone, or a Hugging Face checkpoint with sizes of its own."""
 
+    name: str | None = None  # a checkpoint's folder or hub name; the sizes are then read from it
     d_model: int = MISSING
     n_layers: int = MISSING
     n_heads: int = MISSING
@@ -26,13 +27,22 @@ class Model:
 
 @dataclass
 class Budget:
-    """Unique data and compute. Exactly one of `tokens` and `flops` bounds the compute."""
+    """Unique data and compute. Exactly one of `COMPUTE` is given; strategies are matched on it."""
 
     unique_bytes: int | None = None  # of training text; null: all there is
     unique_pairs: int | None = None  # of training pairs; null: all there are
     tokens: int | None = None  # positions processed in pretraining
+    supervised_tokens: int | None = None  # predicted in pretraining
     flops: float | None = None  # forward and backward of pretraining
     repeat: bool = MISSING  # true: more than one epoch over the unique data is meant
+
+
+COMPUTE = ("tokens", "supervised_tokens", "flops")  # what a compute budget may be stated in
+
+
+def given_compute(budget: Budget) -> list[str]:
+    """The keys of the compute budget that are set."""
+    return [key for key in COMPUTE if getattr(budget, key) is not None]
 
 
 @dataclass
@@ -178,8 +188,10 @@ def _validate_place(config: Config) -> None:
 
 
 def _validate_model(model: Model) -> None:
-    for key, value in vars(model).items():
-        _require(value >= 1, f"model.{key}={value}: use 1 or more")
+    if model.name is not None:
+        return
+    for key in ("d_model", "n_layers", "n_heads", "d_ff", "patch_size"):
+        _require(getattr(model, key) >= 1, f"model.{key}={getattr(model, key)}: use 1 or more")
     _require(
         model.d_model % model.n_heads == 0,
         f"model.d_model={model.d_model} is not a multiple of model.n_heads={model.n_heads}; change one",
@@ -191,11 +203,12 @@ def _validate_model(model: Model) -> None:
 
 
 def _validate_budget(budget: Budget) -> None:
-    given = [key for key in ("tokens", "flops") if getattr(budget, key) is not None]
+    given = given_compute(budget)
     _require(
-        len(given) == 1, f"set exactly one of budget.tokens and budget.flops, the other to null; now {given}"
+        len(given) == 1,
+        f"set exactly one of budget.{', budget.'.join(COMPUTE)}, the others to null; now {given}",
     )
-    for key in ("unique_bytes", "unique_pairs", "tokens", "flops"):
+    for key in ("unique_bytes", "unique_pairs", *COMPUTE):
         value = getattr(budget, key)
         _require(value is None or value > 0, f"budget.{key}={value}: use a number above 0, or null")
 

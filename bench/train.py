@@ -147,15 +147,22 @@ def _pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
     steps = budget.n_steps(config.budget, cost)
     train, validation = _rows(job.spec, objective, data)
     epochs = budget.n_epochs(steps * cost.rows, len(train))
-    if config.budget.flops is not None:  # only now known; a budget of tokens was checked before
+    if config.budget.tokens is None:  # only now known; a budget of tokens was checked before
         check_epochs(config.budget, epochs)
     held_out = [
-        make_batch(validation, objective.corrupt, seed=VALIDATION_SEED, step=i, rows_per_step=cost.rows)
+        make_batch(
+            validation,
+            objective.corrupt_at,
+            seed=VALIDATION_SEED,
+            step=i,
+            rows_per_step=cost.rows,
+            progress=1.0,  # phases: by what the run ends with
+        )
         for i in range(config.trainer.validation_batches)
     ]
     batches = BatchModule(
         train=train,
-        corrupt=objective.corrupt,
+        corrupt=objective.corrupt_at,
         seed=job.spec.seed,
         rows_per_step=cost.rows,
         loader_workers=config.trainer.loader_workers,
@@ -168,7 +175,7 @@ def _pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
         checkpoint.Checkpoints(checkpoints, config.trainer.checkpoint_every_s),
         progress,
     ]
-    trainer = _trainer(job, steps, callbacks)
+    trainer = _trainer(job, steps, callbacks, has_idle_weights=objective.has_idle_weights)
     trainer.fit(objective, batches, ckpt_path=checkpoint.latest(checkpoints), weights_only=True)
     return Spent(
         steps=steps,
@@ -181,13 +188,14 @@ def _pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
     )
 
 
-def _trainer(job: Job, steps: int, callbacks: list[Callback]) -> Trainer:
+def _trainer(job: Job, steps: int, callbacks: list[Callback], *, has_idle_weights: bool) -> Trainer:
     config = job.spec.typed()
     settings = config.trainer
+    ddp = "ddp_find_unused_parameters_true" if has_idle_weights else "ddp"
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        strategy="ddp" if settings.devices > 1 else "auto",
+        strategy=ddp if settings.devices > 1 else "auto",
         precision=settings.precision,  # type: ignore[arg-type]
         max_steps=steps,
         gradient_clip_val=config.optim.clip_norm,

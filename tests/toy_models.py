@@ -1,14 +1,16 @@
 """Strategies as conf/ ships them on a tiny backbone, and toy rows for them to train on."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from bench import schema
 from bench.build import build
+from bench.compose import compose_config
 from bench.objectives.base import Batch, Objective, Shapes
 from bench.vocabulary import EOS, PAD, SPECIAL_TOKENS
 
@@ -36,8 +38,14 @@ def stems(folder: str) -> list[str]:
     return sorted(path.stem for path in (CONF / folder).glob("*.yaml"))
 
 
+@lru_cache
+def composed(stem: str) -> DictConfig:
+    return compose_config("config", [f"strategy={stem}"]).strategy
+
+
 def strategy_node(stem: str, **changes: Any) -> dict[str, Any]:
-    node = OmegaConf.to_container(OmegaConf.load(CONF / "strategy" / f"{stem}.yaml"))
+    """A strategy's YAML with the parts that its defaults list brings."""
+    node = OmegaConf.to_container(composed(stem))
     assert isinstance(node, dict)
     return {str(key): value for key, value in node.items()} | changes
 

@@ -48,7 +48,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention through PyTorch's fused kernel."""
+    """Multi-head self-attention through PyTorch's fused kernel. A mask is True where attended."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Attention(nn.Module):
         self.Wo = nn.Linear(model.d_model, model.d_model, bias=False)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool) -> Tensor:
-        """x: (B, T, D); mask: (B, 1, 1, T) bool, True where attended, or None -> (B, T, D)."""
+        """x: (B, T, D); mask: (B, 1, 1 or T, T) bool or None -> (B, T, D)."""
         batch, length, width = x.shape
         qkv = self.Wqkv(x).view(batch, length, 3, self.n_heads, width // self.n_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
@@ -91,10 +91,12 @@ class Block(nn.Module):
         self.mlp_norm = layer_norm(model.d_model)
         self.mlp = GatedMlp(model)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool, dropout: float
+    ) -> Tensor:
         """x: (B, T, D) -> (B, T, D)."""
-        x = x + self.attn(self.attn_norm(x), rope, mask, causal)
-        return x + self.mlp(self.mlp_norm(x))
+        x = x + F.dropout(self.attn(self.attn_norm(x), rope, mask, causal), dropout)
+        return x + F.dropout(self.mlp(self.mlp_norm(x)), dropout)
 
 
 class Blocks(nn.Module):
@@ -107,38 +109,76 @@ class Blocks(nn.Module):
         self.final_norm = layer_norm(model.d_model)
         self.rope = Rope(model.d_model // model.n_heads)
 
-    def forward(self, embedded: Tensor, attended: Tensor | None = None, *, causal: bool = False) -> Tensor:
+    def forward(
+        self,
+        embedded: Tensor,
+        attended: Tensor | None = None,
+        *,
+        causal: bool = False,
+        prefix: Tensor | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
         """Hidden states of embedded inputs.
 
         Args:
             embedded: (B, T, D).
             attended: (B, T) bool, False at padding, which must be on the right; None: no padding.
             causal: each position sees itself and what is left of it.
+            prefix: (B,) positions at the start that see one another; what follows is causal. Wins over the
+                two above: no real token sees padding on its right, unless it lies in the prefix.
+            dropout: share of each block's output set to zero, from torch's global generator.
 
         Returns:
             (B, T, D). Values at padding are meaningless.
         """
         # Under a causal mask no real token can see padding on its right: no second mask is needed.
         mask = None if attended is None or causal else attended[:, None, None, :]
+        if prefix is not None:
+            mask, causal = prefix_mask(prefix, embedded.shape[1]), False
         rope = self.rope.tables(embedded.shape[1])
         x = self.embedding_norm(embedded)
         for layer in self.layers:
-            x = layer(x, rope, mask, causal)
+            x = layer(x, rope, mask, causal, dropout)
         return self.final_norm(x)
 
 
-class Transformer(nn.Module):
-    """The text backbone: token embedding and blocks."""
+def prefix_mask(prefix: Tensor, length: int) -> Tensor:
+    """(B,) prefix lengths -> (B, 1, T, T) bool: the prefix in full, then left to right (T5, sec. 3.2.1)."""
+    positions = torch.arange(length, device=prefix.device)
+    causal = positions[:, None] >= positions[None, :]  # (T, T)
+    return (causal | (positions < prefix[:, None])[:, None, :])[:, None]
 
-    def __init__(self, model: Model, vocab_size: int) -> None:
+
+class Transformer(nn.Module):
+    """The text backbone: token embedding and blocks.
+
+    `n_extra` ids behind the tokenizer's own are a strategy's (sentinels, modes); they are drawn last, so that
+    all other weights of a seed are the same for every strategy.
+    """
+
+    def __init__(self, model: Model, vocab_size: int, n_extra: int = 0) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, model.d_model)
         self.blocks = Blocks(model)
         initialise(self, model.n_layers)
+        if n_extra:
+            extra = truncated_normal(torch.empty(n_extra, model.d_model))
+            self.embedding = nn.Embedding.from_pretrained(
+                torch.cat([self.embedding.weight.detach(), extra]), freeze=False
+            )
 
-    def forward(self, tokens: Tensor, attended: Tensor | None = None, *, causal: bool) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        attended: Tensor | None = None,
+        *,
+        causal: bool,
+        prefix: Tensor | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
         """tokens: (B, T) ids; attended: (B, T) bool or None -> (B, T, D). See `Blocks.forward`."""
-        return self.blocks(self.embedding(tokens), attended, causal=causal)
+        embedded = self.embedding(tokens)
+        return self.blocks(embedded, attended, causal=causal, prefix=prefix, dropout=dropout)
 
 
 class PredictionHead(nn.Module):
@@ -168,6 +208,6 @@ def initialise(module: nn.Module, n_layers: int) -> None:
             truncated_normal(child.weight, std)
 
 
-def truncated_normal(weight: Tensor, std: float = INIT_STD) -> None:
-    """Fill `weight` from a normal cut off at two standard deviations."""
-    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+def truncated_normal(weight: Tensor, std: float = INIT_STD) -> Tensor:
+    """Fill `weight` from a normal cut off at two standard deviations, and return it."""
+    return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

@@ -25,8 +25,12 @@ class VisionTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, 3, S, S) float in [-1, 1] -> mean over patches (B, D)."""
+        return self.hidden(images).mean(dim=1)
+
+    def hidden(self, images: Tensor) -> Tensor:
+        """images: (B, 3, S, S) float in [-1, 1] -> hidden states of the P patches (B, P, D)."""
         embedded = self.patches(images).flatten(2).transpose(1, 2) + self.position  # (B, P, D)
-        return self.blocks(embedded).mean(dim=1)
+        return self.blocks(embedded)
 
 
 def n_patches(model: Model, image_size: int) -> int:

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from omegaconf import MISSING
 from pytorch_lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import optim
-from bench.backbones.transformer import Transformer
+from bench.backbones.transformer import PredictionHead, Transformer
 from bench.budget import StepCost
 from bench.errors import ConfigError, DivergedError
 from bench.schema import Model, Optim
@@ -22,15 +22,27 @@ from bench.vocabulary import PAD
 
 Batch = dict[str, Tensor]
 Modality = Literal["text", "pairs", "none"]
+Likelihood = Literal["exact", "bound", "pseudo"]
 POOLINGS = ("mean", "last", "first")
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum over targets and their number; divided once, after reduction over ranks."""
+    """A sum over targets and their number; divided once, after reduction over ranks.
+
+    A loss of K terms has (K,) sums, already weighted, and (K,) counts: each divided on its own, then added.
+    """
 
     sum: Tensor
     count: int | Tensor
+
+
+@dataclass(frozen=True)
+class Core:
+    """The weights that text objectives share when they train together, or that a checkpoint brings."""
+
+    backbone: Transformer  # or what is called as one
+    head: nn.Module  # as PredictionHead: (..., D) -> logits (..., V)
 
 
 @dataclass(frozen=True)
@@ -67,8 +79,12 @@ class Objective(LightningModule):
 
     modality: ClassVar[Modality]
     Options: ClassVar[type[Any]]
+    likelihoods: frozenset[Likelihood] = frozenset()  # what `nll` can give
+    has_idle_weights = False  # some steps train only a part of the weights
 
-    def __init__(self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim) -> None:
+    def __init__(
+        self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
+    ) -> None:
         super().__init__()
         if options.modality != self.modality:
             raise ConfigError(
@@ -77,7 +93,10 @@ class Objective(LightningModule):
         self.options = options
         self.shapes = shapes
         self.optimizer = optimizer
-        self.backbone = Transformer(shapes.model, shapes.vocab_size)
+        n_extra = self.n_extra_tokens(options, shapes)
+        if core and n_extra > core.backbone.embedding.num_embeddings - shapes.vocab_size:
+            raise ConfigError(f"{type(self).__name__} needs {n_extra} ids of its own; use a model of our own")
+        self.backbone = core.backbone if core else Transformer(shapes.model, shapes.vocab_size, n_extra)
         self.last_finite: tuple[int, float] | None = None
 
     # What a strategy defines
@@ -99,6 +118,30 @@ class Objective(LightningModule):
         """Rows, tokens and FLOPs of one optimizer step; see `bench.budget`."""
         raise TypeError(f"{type(self).__name__} is not trained")
 
+    @classmethod
+    def n_extra_tokens(cls, options: Any, shapes: Shapes) -> int:
+        """Ids that the strategy needs behind the tokenizer's own, such as sentinels."""
+        return 0
+
+    def corrupt_at(self, rows: Batch, generator: torch.Generator, progress: float) -> Batch:
+        """`corrupt` at a point of the run, `progress` from 0 to 1; only phases differ by it."""
+        return self.corrupt(rows, generator)
+
+    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
+        """Negative log-likelihood of each text after its first token, in nats.
+
+        Args:
+            tokens: (B, T) ids without padding.
+            kind: one of `likelihoods`: exact; bound: an estimate of an upper bound; pseudo: the sum of
+                -log p(token | all others), no likelihood of the text.
+            samples: draws per text, for a bound.
+            generator: on CPU, for a bound.
+
+        Returns:
+            (B,) nats of tokens 1..T-1 given token 0.
+        """
+        raise TypeError(f"{type(self).__name__} has no {kind} likelihood")
+
     # What they share
 
     def features(self, tokens: Tensor) -> Tensor:
@@ -110,9 +153,9 @@ class Objective(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss over the targets of all ranks, scaled so that DDP's mean of gradients is exact."""
         loss = self.loss(batch)
-        mean, count, world = mean_over_ranks(loss)
+        mean, counts, world = mean_over_ranks(loss)
         self._check_finite(mean)
-        return loss.sum * (world / count)
+        return (loss.sum * (world / counts).to(loss.sum)).sum()
 
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule over the trainer's `max_steps`."""
@@ -128,14 +171,31 @@ class Objective(LightningModule):
         self.last_finite = (self.global_step, value)
 
 
-def mean_over_ranks(loss: Loss) -> tuple[Tensor, float, int]:
-    """Mean over the targets of all ranks (float64, no gradient), their number, and the number of ranks."""
-    total = torch.stack([loss.sum.detach().double(), torch.as_tensor(loss.count).to(loss.sum).double()])
+class TextObjective(Objective):
+    """Base of strategies that predict tokens: the backbone with ModernBERT's prediction head."""
+
+    modality: ClassVar[Modality] = "text"
+
+    def __init__(
+        self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
+    ) -> None:
+        super().__init__(options, shapes=shapes, optimizer=optimizer, core=core)
+        self.head = core.head if core else PredictionHead(self.backbone.embedding)
+
+
+def mean_over_ranks(loss: Loss) -> tuple[Tensor, Tensor, int]:
+    """The loss over all ranks, in float64 and without gradient.
+
+    Returns:
+        The mean over targets, terms added: a scalar; the counts, of the loss' own shape; the number of ranks.
+    """
+    sums = loss.sum.detach().double()
+    total = torch.stack([sums, torch.as_tensor(loss.count).to(sums).expand_as(sums)])
     world = 1
     if dist.is_available() and dist.is_initialized():
         world = dist.get_world_size()
         dist.all_reduce(total)
-    return total[0] / total[1], float(total[1]), world
+    return (total[0] / total[1]).sum(), total[1], world
 
 
 def pool(hidden: Tensor, attended: Tensor, how: str) -> Tensor:

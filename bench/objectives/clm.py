@@ -1,29 +1,20 @@
 """Causal language modelling (GPT, Radford et al. 2018): every token from those on its left."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from bench.backbones.transformer import PredictionHead
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
-from bench.objectives.base import Batch, Loss, Modality, Objective, ObjectiveOptions, Shapes
-from bench.schema import Optim
+from bench.objectives.base import Batch, Loss, ObjectiveOptions, TextObjective
 
 
-class CausalLM(Objective):
+class CausalLM(TextObjective):
     """Next-token prediction at every position but the last."""
-
-    modality: ClassVar[Modality] = "text"
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
         """Nothing beyond what all strategies declare."""
-
-    def __init__(self, options: Options, *, shapes: Shapes, optimizer: Optim) -> None:
-        super().__init__(options, shapes=shapes, optimizer=optimizer)
-        self.head = PredictionHead(self.backbone.embedding)
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
         """The rows as they are: the target is the input, shifted."""

@@ -1,18 +1,15 @@
 """Masked language modelling (BERT, arXiv:1810.04805, sec. 3.1): hidden tokens from both sides."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from omegaconf import MISSING
 from torch import Tensor
 
-from bench.backbones.transformer import PredictionHead
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
 from bench.errors import ConfigError
-from bench.objectives.base import Batch, Loss, Modality, Objective, ObjectiveOptions, Shapes
-from bench.schema import Optim
+from bench.objectives.base import Batch, Loss, ObjectiveOptions, TextObjective
 from bench.vocabulary import MASK, SPECIAL_TOKENS
 
 N_SPECIAL = len(SPECIAL_TOKENS)  # their ids come first
@@ -20,10 +17,8 @@ IGNORED = -100  # a chosen position that holds a special token: no target
 KEEP_SHARE, RANDOM_SHARE = 0.1, 0.1  # BERT's 80/10/10
 
 
-class MaskedLM(Objective):
+class MaskedLM(TextObjective):
     """Prediction of a fixed share of positions; logits at those positions only."""
-
-    modality: ClassVar[Modality] = "text"
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
@@ -40,10 +35,6 @@ class MaskedLM(Objective):
                 raise ConfigError(f"strategy.scheme={self.scheme!r}: choose bert or mask")
 
     options: Options
-
-    def __init__(self, options: Options, *, shapes: Shapes, optimizer: Optim) -> None:
-        super().__init__(options, shapes=shapes, optimizer=optimizer)
-        self.head = PredictionHead(self.backbone.embedding)
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
         """Choose positions and hide them.

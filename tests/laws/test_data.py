@@ -29,13 +29,14 @@ class ToyRows:
         return {"tokens": torch.from_numpy(indices)[:, None].expand(-1, 4).contiguous()}
 
 
-def jitter(rows: Batch, generator: torch.Generator) -> Batch:
-    """A corruption that shows the step's generator in every row."""
-    return rows | {"noise": torch.rand(len(rows["tokens"]), generator=generator)}
+def jitter(rows: Batch, generator: torch.Generator, progress: float) -> Batch:
+    """A corruption that shows the step's generator and place in every row."""
+    n_rows = len(rows["tokens"])
+    return rows | {"noise": torch.rand(n_rows, generator=generator), "at": torch.full((n_rows,), progress)}
 
 
 def batch_at(step: int, seed: int = 0) -> Batch:
-    return make_batch(ToyRows(), jitter, seed=seed, step=step, rows_per_step=PER_STEP)
+    return make_batch(ToyRows(), jitter, seed=seed, step=step, rows_per_step=PER_STEP, progress=step / 6)
 
 
 def stream(start: int = 0, stop: int = 6, rank: int = 0, world: int = 1) -> Stream:
@@ -99,8 +100,8 @@ def test_corruption_does_not_know_the_ranks():
         def read(self, indices) -> Batch:
             return {"tokens": tokens[torch.from_numpy(indices)]}
 
-    alone = next(iter(Stream(Rows(), model.corrupt, 0, PER_STEP, 3, 4, 0, 1)))
-    halves = [next(iter(Stream(Rows(), model.corrupt, 0, PER_STEP, 3, 4, rank, 2))) for rank in range(2)]
+    alone = next(iter(Stream(Rows(), model.corrupt_at, 0, PER_STEP, 3, 4, 0, 1)))
+    halves = [next(iter(Stream(Rows(), model.corrupt_at, 0, PER_STEP, 3, 4, rank, 2))) for rank in range(2)]
     assert equal_batches(alone, {key: torch.cat([half[key] for half in halves]) for key in alone})
 
 

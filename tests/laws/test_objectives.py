@@ -178,7 +178,9 @@ def fit(model: Objective, steps: int, folder: Path) -> Trainer:
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    batches = BatchModule(train=FixedRows(), corrupt=model.corrupt, seed=0, rows_per_step=8, loader_workers=0)
+    batches = BatchModule(
+        train=FixedRows(), corrupt=model.corrupt_at, seed=0, rows_per_step=8, loader_workers=0
+    )
     trainer.fit(model.train(), batches)
     return trainer
 

@@ -1,0 +1,68 @@
+"""Masked next-token prediction (LLM2Vec, arXiv:2404.05961, sec. 2.2; GPT-BERT, arXiv:2410.24159, sec. 3.1).
+
+A hidden token is predicted from the position to its left, seen from both sides: the mask of an MLM, the shift
+of a CLM, so that one head serves both.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from omegaconf import MISSING
+
+from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.errors import ConfigError
+from bench.objectives.base import Batch, Loss, ObjectiveOptions, TextObjective
+from bench.vocabulary import MASK
+
+
+class MaskedNextToken(TextObjective):
+    """A fixed share of positions, none of them the first, is hidden and predicted one place to the left."""
+
+    @dataclass(frozen=True)
+    class Options(ObjectiveOptions):
+        """How much is hidden."""
+
+        mask_rate: float = MISSING  # share of positions predicted; all of them show [MASK]
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0 < self.mask_rate <= 1:
+                raise ConfigError(f"strategy.mask_rate={self.mask_rate}: choose a share in (0, 1]")
+
+    options: Options
+
+    def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
+        """Choose positions and hide them.
+
+        Returns:
+            tokens: (B, T) with [MASK] at the chosen positions; positions: (B, K), 1 or more, in order;
+            targets: (B, K) what stood there.
+        """
+        tokens = rows["tokens"]
+        order = torch.rand((len(tokens), tokens.shape[1] - 1), generator=generator)
+        positions = 1 + order.topk(self._n_targets(), dim=1).indices.sort(dim=1).values
+        return {
+            "tokens": tokens.scatter(1, positions, MASK),
+            "positions": positions,
+            "targets": tokens.gather(1, positions),
+        }
+
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the hidden tokens, each from the position before it."""
+        hidden = self.backbone(batch["tokens"], causal=False)  # (B, T, D)
+        index = (batch["positions"] - 1)[:, :, None].expand(-1, -1, hidden.shape[-1])
+        logits = self.head(hidden.gather(1, index)).flatten(0, 1)  # (B K, V)
+        targets = batch["targets"].flatten()
+        return Loss(F.cross_entropy(logits, targets, reduction="sum"), targets.numel())
+
+    def step_cost(self, tokens_per_step: int) -> StepCost:
+        """All positions are processed, a share predicts."""
+        model, length = self.shapes.model, self.shapes.sequence_length
+        targets = self._n_targets()
+        forward = blocks_flops(model, length) + head_flops(model, self.shapes.vocab_size, targets)
+        return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
+
+    def _n_targets(self) -> int:
+        length = self.shapes.sequence_length
+        return min(length - 1, max(1, round(self.options.mask_rate * length)))

@@ -1,0 +1,52 @@
+"""Prefix language modelling (T5, arXiv:1910.10683, sec. 3.2): a prefix read in full, the rest in order."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
+
+
+class PrefixLM(TextObjective):
+    """One stack; the prefix, of a length drawn for each row, sees itself in both directions."""
+
+    likelihoods = frozenset[Likelihood]({"exact"})
+
+    @dataclass(frozen=True)
+    class Options(ObjectiveOptions):
+        """Nothing beyond what all strategies declare."""
+
+    def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
+        """Draw where each prefix ends: 1..T-1 positions, equally likely.
+
+        Rows two by two split the draw (p and T - p), so that a step of even rows has T / 2 targets a row.
+        """
+        n_rows, length = rows["tokens"].shape
+        drawn = torch.randint(1, length, ((n_rows + 1) // 2,), generator=generator)
+        prefix = torch.stack([drawn, length - drawn], dim=1).flatten()[:n_rows]
+        return rows | {"prefix": prefix}
+
+    def loss(self, batch: Batch) -> Loss:
+        """Negative log-likelihood of what follows the prefix, given the prefix; logits there only."""
+        tokens, prefix = batch["tokens"], batch["prefix"]  # (B, T), (B,)
+        hidden = self.backbone(tokens, causal=False, prefix=prefix)[:, :-1]  # (B, T - 1, D)
+        predicts = torch.arange(1, tokens.shape[1], device=tokens.device) >= prefix[:, None]  # (B, T - 1)
+        logits = self.head(hidden[predicts])  # (N, V)
+        targets = tokens[:, 1:][predicts]
+        return Loss(F.cross_entropy(logits, targets, reduction="sum"), targets.numel())
+
+    def step_cost(self, tokens_per_step: int) -> StepCost:
+        """All positions are processed, half of them predict."""
+        model, length = self.shapes.model, self.shapes.sequence_length
+        targets = length / 2
+        forward = blocks_flops(model, length) + head_flops(model, self.shapes.vocab_size, targets)
+        return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
+
+    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
+        """Exact, with the first token as prefix."""
+        prefix = torch.ones(len(tokens), dtype=torch.long, device=tokens.device)
+        logits = self.head(self.backbone(tokens, causal=False, prefix=prefix)[:, :-1])  # (B, T - 1, V)
+        return F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").sum(dim=1)
