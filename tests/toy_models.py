@@ -15,6 +15,7 @@ from bench.objectives.base import Batch, Objective, Shapes
 from bench.vocabulary import EOS, PAD, SPECIAL_TOKENS
 
 CONF = Path(__file__).parents[1] / "conf"
+EXAMPLE = Path(__file__).parent / "example"  # a strategy as a newcomer would add it: a file and a YAML
 N_SPECIAL = len(SPECIAL_TOKENS)
 MODEL = schema.Model(d_model=32, n_layers=2, n_heads=2, d_ff=48, patch_size=4)
 SHAPES = Shapes(model=MODEL, vocab_size=64, sequence_length=16, caption_length=6, image_size=8)
@@ -34,13 +35,13 @@ OPTIM = schema.Optim(
 
 
 def stems(folder: str) -> list[str]:
-    """The choices of a config group."""
-    return sorted(path.stem for path in (CONF / folder).glob("*.yaml"))
+    """The choices of a config group, with those of the example."""
+    return sorted(path.stem for root in (CONF, EXAMPLE) for path in (root / folder).glob("*.yaml"))
 
 
 @lru_cache
 def composed(stem: str) -> DictConfig:
-    return compose_config("config", [f"strategy={stem}"]).strategy
+    return compose_config("config", [f"strategy={stem}", f"hydra.searchpath=[file://{EXAMPLE}]"]).strategy
 
 
 def strategy_node(stem: str, **changes: Any) -> dict[str, Any]:
