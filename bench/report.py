@@ -15,6 +15,7 @@ import jinja2
 from omegaconf import DictConfig, OmegaConf
 
 from bench.analysis import frames, provenance, views
+from bench.analysis.learning import learning
 from bench.analysis.table import Tables, load
 from bench.analysis.text import View, latex_table, markdown_escape, markdown_table
 from bench.build import build
@@ -54,6 +55,7 @@ class Page:
     headline: View
     decisions: View
     verdicts: View
+    learning: View
     figures: list[Drawn]
     cells: list[View]
     pairs: View
@@ -155,6 +157,7 @@ def _page(
         headline=views.headline(tables),
         decisions=views.decisions(tables),
         verdicts=views.verdicts(tables),
+        learning=learning(tables),
         figures=drawn,
         cells=[views.cells(tables, measure) for measure in tables.measures],
         pairs=views.pairs(tables),
@@ -173,7 +176,15 @@ def _latex_views(tables: Tables, page: Page) -> list[View]:
     header = ["task: metric", *page.cells[0].header[:-1]] if page.cells else ["task: metric"]
     align = "l" * len(header)
     stacked = View("cells", "Every cell", "", header, align, cells)
-    return [page.headline, page.decisions, page.verdicts, views.differences(tables), stacked, page.runs]
+    return [
+        page.headline,
+        page.decisions,
+        page.verdicts,
+        page.learning,
+        views.differences(tables),
+        stacked,
+        page.runs,
+    ]
 
 
 def blocks(text: str) -> list[tuple[str, str]]:

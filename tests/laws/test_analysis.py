@@ -9,6 +9,7 @@ import pytest
 
 from bench.analysis import stats, views
 from bench.analysis.compare import baseline_cell, choices, pooled, summaries
+from bench.analysis.learning import learning
 from bench.analysis.provenance import warnings
 from bench.analysis.table import Arm, Cell, Measure, Tables, tabulate
 from bench.analysis.text import latex_escape, markdown_escape, plain, with_seeds
@@ -252,3 +253,40 @@ def test_a_cell_is_compared_with_scratch_of_the_same_settings_or_with_none():
     assert beside("corpus/text=nltk optim.lr_peak=0.1") == "corpus/text=nltk"
     found = {row.arm.strategy: row for row in pooled(tables, [PROBE])}
     assert found["clm"].verdict == "no verdict (no scratch with the same settings and seeds)"
+
+
+# Did it learn?
+
+
+def curve(*losses: float) -> tuple[CurvePoint, ...]:
+    return tuple(CurvePoint(i + 1, 100 * i, 1e6 * i, None, loss) for i, loss in enumerate(losses))
+
+
+def learned(tables: Tables) -> list[list[str]]:
+    return [[plain(entry) for entry in row] for row in learning(tables).rows]
+
+
+def test_a_strategy_that_learned_and_pays_says_on_what():
+    runs = [make_record("clm", i, v, curve=curve(3.0, 2.0), budget="1kb") for i, v in enumerate(CLM)]
+    tables = tabulate("toy", [*toy_records()[:3], *runs])
+    assert learned(tables) == [["clm", "3 of 3", "probe +0.110 ▲"]]
+    assert "Every strategy is better on some task." in learning(tables).note
+
+
+def test_a_strategy_that_pays_nowhere_and_a_loss_that_rose_are_named():
+    worse = [0.4, 0.5, 0.3]
+    ends = [(3.0, 2.0), (2.0, 3.0), (2.0, 2.0)]
+    runs = [make_record("mlm", i, v, curve=curve(*ends[i])) for i, v in enumerate(worse)]
+    lost = make_record("mlm", 3, None)
+    tables = tabulate("toy", [*toy_records()[:3], *runs, lost])
+    assert learned(tables) == [["mlm", "1 of 3", "–"]]
+    assert "Better on no task: mlm." in learning(tables).note
+
+
+def test_better_means_lower_where_lower_is_better():
+    def record(strategy: str, seed: int, value: float) -> RunRecord:
+        score = Score("text", "bits", value, 8.0, 100, higher_is_better=False)
+        return make_record(strategy, seed, value, scores=(score,), curve=curve(3.0, 2.0))
+
+    runs = [record(name, i, v) for name, v in (("scratch", 5.0), ("clm", 4.0)) for i in range(2)]
+    assert learned(tabulate("toy", runs))[-1][2].startswith("text −1.000")
