@@ -33,6 +33,11 @@ def head_parameters(model: Model, vocab_size: int) -> int:
     return model.d_model**2 + model.d_model + vocab_size
 
 
+def decoder_parameters(model: Model) -> int:
+    """The decoder of an encoder-decoder: blocks with 4 D^2 of cross-attention and a norm before it."""
+    return block_parameters(model) + model.n_layers * (4 * model.d_model**2 + model.d_model)
+
+
 def vision_parameters(model: Model, n_patches: int) -> int:
     """The vision tower."""
     patch = 3 * model.patch_size**2 * model.d_model
@@ -46,9 +51,35 @@ def blocks_flops(model: Model, length: int) -> int:
     return model.n_layers * (matrices + attention)
 
 
+def decoder_flops(model: Model, length: int, context: int) -> int:
+    """Forward FLOPs of the decoder on `length` positions that attend to `context` of the encoder.
+
+    Cross-attention (Vaswani et al. 2017, arXiv:1706.03762, sec. 3.2.3): queries and output are of the
+    decoder's positions, keys and values of the encoder's.
+    """
+    matrices = 2 * (length + context) * 2 * model.d_model**2
+    attention = 2 * 2 * length * context * model.d_model
+    return blocks_flops(model, length) + model.n_layers * (matrices + attention)
+
+
 def head_flops(model: Model, vocab_size: int, n_targets: float) -> float:
     """Forward FLOPs of the prediction head at `n_targets` positions."""
     return 2 * n_targets * (model.d_model**2 + model.d_model * vocab_size)
+
+
+def generator_flops(model: Model, generator: Model, vocab_size: int, length: int, n_targets: int) -> int:
+    """Forward FLOPs of ELECTRA's generator (arXiv:2003.10555, sec. 3.2) on one sequence.
+
+    Its blocks are narrower; projections lead from the shared embedding's width and, at targets, back to it.
+    """
+    projection = model.d_model * generator.d_model
+    head = projection + model.d_model * vocab_size
+    return blocks_flops(generator, length) + 2 * (length * projection + n_targets * head)
+
+
+def label_flops(model: Model, n_labels: int, n_positions: int) -> int:
+    """Forward FLOPs of a classifier of positions: ModernBERT's dense layer, then one output a label."""
+    return 2 * n_positions * (model.d_model**2 + model.d_model * n_labels)
 
 
 def vision_flops(model: Model, image_size: int) -> int:

@@ -37,6 +37,24 @@ def test_forward_flops_by_hand():
     assert budget.vision_flops(ONE, 8) == 768 + budget.blocks_flops(ONE, 4)
 
 
+def test_a_decoder_adds_cross_attention():
+    # Four more matrices of 2 x 2 and a norm of 2, in each layer.
+    assert budget.decoder_parameters(ONE) == 40 + 16 + 2
+    assert budget.decoder_parameters(replace(ONE, n_layers=3)) == 3 * 34 + 7 * 2 + 3 * 18
+    # Three positions written, five read: queries and output of 3, keys and values of 5; then 3 x 5 scores.
+    cross = 2 * 3 * 8 + 2 * 5 * 8 + 2 * 2 * 3 * 5 * 2
+    assert budget.decoder_flops(ONE, 3, 5) == budget.blocks_flops(ONE, 3) + cross
+    assert budget.decoder_flops(replace(ONE, n_layers=2), 3, 5) == 2 * budget.decoder_flops(ONE, 3, 5)
+
+
+def test_a_generator_is_narrow_blocks_between_projections():
+    narrow = replace(ONE, d_model=1, d_ff=2)
+    # Five positions in, three targets out: 2 x 1 weights each way, then 2 x 10 of the embedding.
+    expected = budget.blocks_flops(narrow, 5) + 2 * 5 * 2 + 2 * 3 * (2 + 20)
+    assert budget.generator_flops(ONE, narrow, 10, 5, 3) == expected
+    assert budget.label_flops(ONE, 1, 5) == 2 * 5 * (4 + 2)
+
+
 def test_a_step_is_forward_and_twice_that_backward_but_data_has_no_gradient():
     assert StepCost.of_row(4, 25, 7.5, 1000.0) == StepCost(4, 100, 30.0, 12_000.0)
     assert StepCost.of_row(4, 25, 7.5, 1000.0, data_flops=100).flops == 4 * (3000 - 100)

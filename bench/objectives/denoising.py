@@ -1,0 +1,127 @@
+"""Span corruption (T5, arXiv:1910.10683, sec. 3.1.4) and mixtures of it (UL2, arXiv:2205.05131, sec. 3.1).
+
+An encoder reads the text with its noise spans replaced by sentinels; a decoder writes sentinel, span,
+sentinel, span, ... and closes with EOS. This is what T5's code trains on: its masks end with noise, so the
+final sentinel that the paper's figure 2 shows never occurs. The decoder starts from BOS where T5, which has
+none, takes its padding.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from omegaconf import MISSING
+from torch import Tensor
+
+from bench.backbones.decoder import Decoder
+from bench.budget import StepCost, blocks_flops, decoder_flops, head_flops, rows_per_step
+from bench.errors import ConfigError
+from bench.objectives.base import Batch, Core, Loss, ObjectiveOptions, Shapes, TextObjective
+from bench.schema import Optim
+from bench.spans import noise_mask, span_counts, split_at_spans
+from bench.vocabulary import BOS, EOS
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """One way to corrupt a text (UL2, table 1)."""
+
+    rate: float = MISSING  # share of tokens corrupted
+    mean_span: float | None = MISSING  # tokens; null: one span at the end, UL2's sequential denoiser
+    mode: str | None = MISSING  # its paradigm token, put before the text; null: none, as in T5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < 1:
+            raise ConfigError(f"strategy.denoisers: rate={self.rate}: choose a share in (0, 1)")
+        if self.mean_span is not None and not self.mean_span >= 1:
+            raise ConfigError(f"strategy.denoisers: mean_span={self.mean_span}: use 1 or more, or null")
+
+
+class Denoising(TextObjective):
+    """Encoder-decoder; each step draws one denoiser for all its rows, so that they have one shape."""
+
+    @dataclass(frozen=True)
+    class Options(ObjectiveOptions):
+        """The denoisers; each has the same share of the steps."""
+
+        denoisers: list[Denoiser] = MISSING
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not self.denoisers:
+                raise ConfigError("strategy.denoisers is empty; name one or more")
+
+    options: Options
+
+    def __init__(
+        self, options: Options, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
+    ) -> None:
+        super().__init__(options, shapes=shapes, optimizer=optimizer, core=core)
+        self.decoder = Decoder(shapes.model)
+        first_mode = shapes.vocab_size + _n_sentinels(options, shapes)
+        self.mode_ids = {mode: first_mode + i for i, mode in enumerate(_modes(options))}
+
+    @classmethod
+    def n_extra_tokens(cls, options: Options, shapes: Shapes) -> int:
+        """Sentinels for the denoiser with most spans, then the modes."""
+        return _n_sentinels(options, shapes) + len(_modes(options))
+
+    def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
+        """Draw the step's denoiser, then each row's spans.
+
+        Returns:
+            tokens: (B, S) encoder inputs: the mode, if any, and the text with sentinels; targets: (B, U).
+        """
+        tokens = rows["tokens"]
+        denoiser = self._draw(generator)
+        n_noise, n_spans = span_counts(tokens.shape[1], denoiser.rate, denoiser.mean_span)
+        mask = noise_mask(*tokens.shape, n_noise=n_noise, n_spans=n_spans, generator=generator)
+        inputs, targets = split_at_spans(tokens, mask, first_sentinel=self.shapes.vocab_size, closing=EOS)
+        if denoiser.mode is not None:
+            inputs = F.pad(inputs, (1, 0), value=self.mode_ids[denoiser.mode])
+        return {"tokens": inputs, "targets": targets}
+
+    def loss(self, batch: Batch) -> Loss:
+        """Negative log-likelihood of the decoder's targets, each given those before it and the encoder."""
+        targets = batch["targets"]  # (B, U)
+        context = self.backbone(batch["tokens"], causal=False)  # (B, S, D)
+        written = F.pad(targets[:, :-1], (1, 0), value=BOS)
+        hidden = self.decoder(self.backbone.embedding(written), context)  # (B, U, D)
+        logits: Tensor = self.head(hidden).flatten(0, 1)  # (B U, V)
+        return Loss(F.cross_entropy(logits, targets.flatten(), reduction="sum"), targets.numel())
+
+    def step_cost(self, tokens_per_step: int) -> StepCost:
+        """The mean over the denoisers, at the number of rows that fills a step on average."""
+        lengths = [self._lengths(denoiser) for denoiser in self.options.denoisers]
+        n = len(lengths)
+        rows = rows_per_step(tokens_per_step, math.ceil(sum(s + u for s, u in lengths) / n))
+        costs = [StepCost.of_row(rows, s + u, u, self._forward_flops(s, u)) for s, u in lengths]
+        return StepCost.mean(costs, [1 / n] * n)
+
+    def _draw(self, generator: torch.Generator) -> Denoiser:
+        denoisers = self.options.denoisers
+        if len(denoisers) == 1:
+            return denoisers[0]
+        return denoisers[int(torch.randint(len(denoisers), (), generator=generator))]
+
+    def _lengths(self, denoiser: Denoiser) -> tuple[int, int]:
+        """Positions of the encoder and of the decoder."""
+        length = self.shapes.sequence_length
+        n_noise, n_spans = span_counts(length, denoiser.rate, denoiser.mean_span)
+        mode = denoiser.mode is not None
+        return mode + length - n_noise + n_spans, n_noise + n_spans + 1
+
+    def _forward_flops(self, read: int, written: int) -> float:
+        model, vocab_size = self.shapes.model, self.backbone.embedding.num_embeddings
+        stacks = blocks_flops(model, read) + decoder_flops(model, written, read)
+        return stacks + head_flops(model, vocab_size, written)
+
+
+def _n_sentinels(options: Denoising.Options, shapes: Shapes) -> int:
+    length = shapes.sequence_length
+    return max(span_counts(length, d.rate, d.mean_span)[1] for d in options.denoisers)
+
+
+def _modes(options: Denoising.Options) -> list[str]:
+    return sorted({d.mode for d in options.denoisers if d.mode is not None})
