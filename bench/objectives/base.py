@@ -23,6 +23,13 @@ from bench.vocabulary import PAD
 Batch = dict[str, Tensor]
 Modality = Literal["text", "pairs", "none"]
 Likelihood = Literal["exact", "bound", "pseudo"]
+StockClass = Literal[
+    "ModernBertModel",
+    "ModernBertDecoderModel",
+    "ModernBertForMaskedLM",
+    "ModernBertDecoderForCausalLM",
+    "ModernBertForTokenClassification",
+]
 POOLINGS = ("mean", "last", "first")
 
 
@@ -81,6 +88,7 @@ class Objective(LightningModule):
     Options: ClassVar[type[Any]]
     likelihoods: frozenset[Likelihood] = frozenset()  # what `nll` can give
     has_idle_weights = False  # some steps train only a part of the weights
+    mask_shift: int = 0  # a hidden token is predicted this many positions to its left
 
     def __init__(
         self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
@@ -142,6 +150,11 @@ class Objective(LightningModule):
         """
         raise TypeError(f"{type(self).__name__} has no {kind} likelihood")
 
+    @property
+    def stock_class(self) -> StockClass:
+        """The class of transformers that the backbone, with the head if it has one, is exported to."""
+        return "ModernBertDecoderModel" if self.options.attention == "causal" else "ModernBertModel"
+
     # What they share
 
     def features(self, tokens: Tensor) -> Tensor:
@@ -181,6 +194,12 @@ class TextObjective(Objective):
     ) -> None:
         super().__init__(options, shapes=shapes, optimizer=optimizer, core=core)
         self.head = core.head if core else PredictionHead(self.backbone.embedding)
+
+    @property
+    def stock_class(self) -> StockClass:
+        """A language model that reads as the strategy's features do."""
+        is_causal = self.options.attention == "causal"
+        return "ModernBertDecoderForCausalLM" if is_causal else "ModernBertForMaskedLM"
 
 
 def mean_over_ranks(loss: Loss) -> tuple[Tensor, Tensor, int]:

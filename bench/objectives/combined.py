@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from bench.budget import StepCost
 from bench.build import build, find_class, find_options
 from bench.errors import ConfigError
-from bench.objectives.base import Batch, Core, Likelihood, Loss, ObjectiveOptions, Shapes, TextObjective
+from bench.objectives.base import (
+    Batch,
+    Core,
+    Likelihood,
+    Loss,
+    Objective,
+    ObjectiveOptions,
+    Shapes,
+    TextObjective,
+)
 from bench.schema import Optim
 
 PART = "part"  # batch key: the index of the step's objective, the same in every row
@@ -41,7 +50,7 @@ class CombinedOptions(ObjectiveOptions):
 
 
 class Combined(TextObjective):
-    """Text objectives that train one backbone and head. A subclass chooses among them."""
+    """Text objectives that train one backbone, and one head where they predict tokens with it. A subclass chooses among them."""
 
     options: CombinedOptions
 
@@ -52,12 +61,13 @@ class Combined(TextObjective):
         shared = Core(self.backbone, self.head)
         self.parts = nn.ModuleDict(
             {
-                name: build(node, TextObjective, _key(name), shapes=shapes, optimizer=optimizer, core=shared)
+                name: build(node, Objective, _key(name), shapes=shapes, optimizer=optimizer, core=shared)
                 for name, node in options.parts.items()
             }
         )
         self.names = sorted(options.shares)  # a run's id does not know the order of keys
         core_weights = {id(p) for module in (self.backbone, self.head) for p in module.parameters()}
+        self.mask_shift = max(self.part(name).mask_shift for name in self.names)
         self.has_idle_weights = any(id(p) not in core_weights for p in self.parameters())
 
     @classmethod
@@ -65,15 +75,17 @@ class Combined(TextObjective):
         """As many as the neediest part: parts share their sentinels."""
         needs = []
         for name, node in options.parts.items():
-            part = find_class(node, TextObjective, _key(name))
+            part = find_class(node, Objective, _key(name))
+            if part.modality != "text":
+                raise ConfigError(f"{_key(name)} trains on {part.modality}; combine strategies of text")
             if issubclass(part, Combined):
                 raise ConfigError(f"{_key(name)} is itself made of parts; name its parts here")
             needs.append(part.n_extra_tokens(find_options(part, node, _key(name)), shapes))
         return max(needs)
 
-    def part(self, name: str) -> TextObjective:
+    def part(self, name: str) -> Objective:
         """One of the objectives."""
-        return cast(TextObjective, self.parts[name])
+        return cast(Objective, self.parts[name])
 
     def corrupt_as(self, name: str, rows: Batch, generator: torch.Generator) -> Batch:
         """A batch for one of the objectives, marked as such."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.backbones.decoder import Decoder
 from bench.budget import StepCost, blocks_flops, decoder_flops, head_flops, rows_per_step
 from bench.errors import ConfigError
-from bench.objectives.base import Batch, Core, Loss, ObjectiveOptions, Shapes, TextObjective
+from bench.objectives.base import Batch, Core, Loss, ObjectiveOptions, Shapes, StockClass, TextObjective
 from bench.schema import Optim
 from bench.spans import noise_mask, span_counts, split_at_spans
 from bench.vocabulary import BOS, EOS
@@ -62,10 +62,20 @@ class Denoising(TextObjective):
         first_mode = shapes.vocab_size + _n_sentinels(options, shapes)
         self.mode_ids = {mode: first_mode + i for i, mode in enumerate(_modes(options))}
 
+    @property
+    def stock_class(self) -> StockClass:
+        """The encoder; the head serves the decoder, which no stock class has."""
+        return "ModernBertModel"
+
     @classmethod
     def n_extra_tokens(cls, options: Options, shapes: Shapes) -> int:
         """Sentinels for the denoiser with most spans, then the modes."""
         return _n_sentinels(options, shapes) + len(_modes(options))
+
+    @property
+    def stock_class(self) -> StockClass:
+        """The encoder; no stock class holds the decoder."""
+        return "ModernBertModel"
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
         """Draw the step's denoiser, then each row's spans.

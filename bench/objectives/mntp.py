@@ -19,6 +19,8 @@ from bench.vocabulary import MASK
 class MaskedNextToken(TextObjective):
     """A fixed share of positions, none of them the first, is hidden and predicted one place to the left."""
 
+    mask_shift = 1
+
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
         """How much is hidden."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
-from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
+from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, StockClass, TextObjective
 
 
 class PrefixLM(TextObjective):
@@ -44,6 +44,11 @@ class PrefixLM(TextObjective):
         targets = length / 2
         forward = blocks_flops(model, length) + head_flops(model, self.shapes.vocab_size, targets)
         return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
+
+    @property
+    def stock_class(self) -> StockClass:
+        """A decoder: masks of four dimensions give it the prefix."""
+        return "ModernBertDecoderForCausalLM"
 
     def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
         """Exact, with the first token as prefix."""
