@@ -1,38 +1,66 @@
 """Checkpoints that survive a kill: written aside, checked by a digest, the last two kept."""
 
 import hashlib
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from safetensors.torch import save_file
+from torch import nn
 
 KEPT = 2
 SUFFIX = ".ckpt"
 
 
 def save(trainer: Trainer, folder: Path) -> None:
-    """Save the trainer's state as `step=N.ckpt` with its SHA-256 beside it; all ranks call this."""
+    """Save the trainer's state as `step=N.ckpt` and keep the last two; all ranks call this."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step={trainer.global_step:09d}{SUFFIX}"
-    partial = path.with_suffix(".partial")
-    trainer.save_checkpoint(partial)
+    write(trainer, path_at(folder, trainer.global_step))
     if trainer.is_global_zero:
-        # The digest first: a checkpoint without one never counts, one with a wrong one neither.
-        _digest_file(path).write_text(_digest(partial))
-        partial.replace(path)
         for old in sorted(folder.glob(f"*{SUFFIX}"))[:-KEPT]:
             old.unlink()
             _digest_file(old).unlink(missing_ok=True)
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest undamaged checkpoint, or None."""
+def path_at(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps lies."""
+    return folder / f"step={step:09d}{SUFFIX}"
+
+
+def write(trainer: Trainer, path: Path) -> None:
+    """Write one checkpoint with its SHA-256 beside it, whole or not at all; all ranks call this."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    trainer.save_checkpoint(partial)
+    if trainer.is_global_zero:
+        # The digest first: a checkpoint without one never counts, one with a wrong one neither.
+        _digest_file(path).write_text(_digest(partial))
+        partial.replace(path)
+
+
+def write_weights(module: nn.Module, path: Path) -> None:
+    """A module's weights alone, each once under its first name: equal weights, equal bytes.
+
+    Safetensors' own `save_model` picks the name of a tensor that has several anew in every process.
+    """
+    named = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    weights = {name: tensor for name, tensor in module.state_dict().items() if name in named}
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
+
+
+def undamaged(folder: Path) -> Iterator[Path]:
+    """The checkpoints that are whole, the newest first."""
     for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
         digest = _digest_file(path)
         if digest.exists() and digest.read_text() == _digest(path):
-            return path
-    return None
+            yield path
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint, or None."""
+    return next(undamaged(folder), None)
 
 
 class Checkpoints(Callback):

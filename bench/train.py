@@ -10,19 +10,21 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
-from safetensors.torch import save_model
 
 from bench import budget, checkpoint, machine, tracking
+from bench.budget import StepCost
 from bench.build import build
 from bench.callbacks import Progress, TrainingLoss, Validation
 from bench.data import VALIDATION_SEED, BatchModule, PairRows, Rows, TextRows, make_batch
 from bench.errors import BenchError, DataError, DivergedError, InterruptedRunError
-from bench.objectives.base import Objective, Shapes
+from bench.objectives.base import Batch, Objective, Shapes
 from bench.prepare import Prepared, check_epochs, prepare
 from bench.records import RunRecord, Score, Spent, write_atomically, write_record
+from bench.schema import Config
 from bench.spec import RunSpec
 from bench.stopping import Stop, supervisors
 from bench.tasks.base import InapplicableError, Setting, Task
+from bench.trunk import Trunk, entered
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def _run(job: Job, blank: RunRecord) -> RunRecord | None:
         spent = _pretrain(job, objective, data)
         if not _is_rank_zero_alone():
             return None
-    save_model(objective, str(job.folder / "weights.safetensors"))
+    checkpoint.write_weights(objective, job.folder / "weights.safetensors")
     objective.to("cuda" if config.trainer.accelerator == "gpu" else "cpu")  # Lightning left it on the CPU
     started = time.perf_counter()
     scores, inapplicable = _evaluate(job, objective, data, tasks)
@@ -137,7 +139,7 @@ def _run(job: Job, blank: RunRecord) -> RunRecord | None:
         scores=scores,
         inapplicable=inapplicable,
         curve=tracking.curve(job.folder),
-        data=data.described(),
+        data=data.described() | entered(job.folder),
     )
 
 
@@ -149,17 +151,6 @@ def _pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
     epochs = budget.n_epochs(steps * cost.rows, len(train))
     if config.budget.tokens is None:  # only now known; a budget of tokens was checked before
         check_epochs(config.budget, epochs)
-    held_out = [
-        make_batch(
-            validation,
-            objective.corrupt_at,
-            seed=VALIDATION_SEED,
-            step=i,
-            rows_per_step=cost.rows,
-            progress=1.0,  # phases: by what the run ends with
-        )
-        for i in range(config.trainer.validation_batches)
-    ]
     batches = BatchModule(
         train=train,
         corrupt=objective.corrupt_at,
@@ -168,15 +159,20 @@ def _pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
         loader_workers=config.trainer.loader_workers,
     )
     checkpoints = job.folder / "checkpoints"
+    start = checkpoint.latest(checkpoints)
     progress = Progress(job.status, job.stop, cost, checkpoints)
     callbacks = [
         TrainingLoss(config.logger.log_every_n_steps),
-        Validation(held_out, config.trainer.n_validations, cost),
+        Validation(_held_out(config, objective, validation, cost), config.trainer.n_validations, cost),
         checkpoint.Checkpoints(checkpoints, config.trainer.checkpoint_every_s),
         progress,
     ]
+    if objective.trunk_share is not None:
+        trunk = Trunk(job.spec, objective.trunk_share, steps)
+        callbacks.append(trunk)
+        start = start or trunk.enter(cost)
     trainer = _trainer(job, steps, callbacks, has_idle_weights=objective.has_idle_weights)
-    trainer.fit(objective, batches, ckpt_path=checkpoint.latest(checkpoints), weights_only=True)
+    trainer.fit(objective, batches, ckpt_path=start, weights_only=True)
     return Spent(
         steps=steps,
         forward_tokens=steps * cost.forward_tokens,
@@ -186,6 +182,21 @@ def _pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
         pretrain_s=progress.elapsed_s,
         **data.unique(config.budget, objective.modality),
     )
+
+
+def _held_out(config: Config, objective: Objective, rows: Rows, cost: StepCost) -> list[Batch]:
+    """The batches that the objective's own loss is measured on; phases are measured by their last one."""
+    return [
+        make_batch(
+            rows,
+            objective.corrupt_at,
+            seed=VALIDATION_SEED,
+            step=i,
+            rows_per_step=cost.rows,
+            progress=1.0,
+        )
+        for i in range(config.trainer.validation_batches)
+    ]
 
 
 def _trainer(job: Job, steps: int, callbacks: list[Callback], *, has_idle_weights: bool) -> Trainer:

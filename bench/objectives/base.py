@@ -89,6 +89,7 @@ class Objective(LightningModule):
     likelihoods: frozenset[Likelihood] = frozenset()  # what `nll` can give
     has_idle_weights = False  # some steps train only a part of the weights
     mask_shift: int = 0  # a hidden token is predicted this many positions to its left
+    trunk_share: float | None = None  # of the run, that runs which differ in `shares` alone may have in common
 
     def __init__(
         self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim, core: Core | None = None

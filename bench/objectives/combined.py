@@ -150,6 +150,11 @@ class Phases(Combined):
 
     options: Options
 
+    @property
+    def trunk_share(self) -> float:  # type: ignore[override]
+        """The first phase; see `bench.trunk`."""
+        return self.options.shares[self.options.order[0]]
+
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
         """As the last phase does."""
         return self.corrupt_as(self.options.order[-1], rows, generator)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
@@ -25,7 +25,7 @@ from toy_models import (
     strategy_node,
 )
 
-from bench import budget, optim
+from bench import budget, checkpoint, optim
 from bench.build import build, find_class
 from bench.errors import ConfigError
 from bench.objectives.base import POOLINGS, Objective
@@ -150,7 +150,7 @@ def test_saved_and_loaded_gives_the_same_features(stem: str, tmp_path: Path):
     model, other = make_strategy(stem, seed=0), make_strategy(stem, seed=1)
     tokens = ragged_tokens([3, 7, 16])
     assert not torch.allclose(model.features(tokens), other.features(tokens))
-    save_model(model, str(tmp_path / "weights.safetensors"))
+    checkpoint.write_weights(model, tmp_path / "weights.safetensors")
     assert load_model(other, tmp_path / "weights.safetensors") == (set(), [])
     assert_close(other.features(tokens), model.features(tokens), rtol=0, atol=0)
     assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
