@@ -62,11 +62,6 @@ class Denoising(TextObjective):
         first_mode = shapes.vocab_size + _n_sentinels(options, shapes)
         self.mode_ids = {mode: first_mode + i for i, mode in enumerate(_modes(options))}
 
-    @property
-    def stock_class(self) -> StockClass:
-        """The encoder; the head serves the decoder, which no stock class has."""
-        return "ModernBertModel"
-
     @classmethod
     def n_extra_tokens(cls, options: Options, shapes: Shapes) -> int:
         """Sentinels for the denoiser with most spans, then the modes."""
