@@ -68,7 +68,6 @@ class Combined(TextObjective):
         self.names = sorted(options.shares)  # a run's id does not know the order of keys
         core_weights = {id(p) for module in (self.backbone, self.head) for p in module.parameters()}
         self.mask_shift = max(self.part(name).mask_shift for name in self.names)
-        self.mask_shift = max(self.part(name).mask_shift for name in self.names)
         self.has_idle_weights = any(id(p) not in core_weights for p in self.parameters())
 
     @classmethod
@@ -150,6 +149,11 @@ class Phases(Combined):
                 )
 
     options: Options
+
+    @property
+    def trunk_share(self) -> float:  # type: ignore[override]
+        """The first phase; see `bench.trunk`."""
+        return self.options.shares[self.options.order[0]]
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
         """As the last phase does."""
