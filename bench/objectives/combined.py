@@ -50,7 +50,10 @@ class CombinedOptions(ObjectiveOptions):
 
 
 class Combined(TextObjective):
-    """Text objectives that train one backbone, and one head where they predict tokens with it. A subclass chooses among them."""
+    """Text objectives that train one backbone, and the head that predicts its tokens.
+
+    A subclass chooses among them.
+    """
 
     options: CombinedOptions
 

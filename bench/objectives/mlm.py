@@ -9,16 +9,17 @@ from torch import Tensor
 
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
 from bench.errors import ConfigError
-from bench.objectives.base import Batch, Loss, ObjectiveOptions, TextObjective
-from bench.vocabulary import MASK, SPECIAL_TOKENS
+from bench.masking import IGNORED, N_SPECIAL, choose_words
+from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
+from bench.vocabulary import MASK
 
-N_SPECIAL = len(SPECIAL_TOKENS)  # their ids come first
-IGNORED = -100  # a chosen position that holds a special token: no target
 KEEP_SHARE, RANDOM_SHARE = 0.1, 0.1  # BERT's 80/10/10
 
 
 class MaskedLM(TextObjective):
     """Prediction of a fixed share of positions; logits at those positions only."""
+
+    likelihoods = frozenset[Likelihood]({"pseudo"})
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
@@ -44,17 +45,10 @@ class MaskedLM(TextObjective):
             where a special token stood (it is never hidden).
         """
         tokens = rows["tokens"]
-        order = torch.rand(tokens.shape, generator=generator)
-        order = order.masked_fill(tokens < N_SPECIAL, -1.0)  # special tokens are chosen last
-        positions = order.topk(self._n_targets(), dim=1).indices.sort(dim=1).values  # (B, K)
+        positions, targets = choose_words(tokens, self._n_targets(), generator)
         chosen = tokens.gather(1, positions)
-        special = chosen < N_SPECIAL
-        seen = torch.where(special, chosen, self._hide(chosen, generator))
-        return {
-            "tokens": tokens.scatter(1, positions, seen),
-            "positions": positions,
-            "targets": chosen.masked_fill(special, IGNORED),
-        }
+        seen = torch.where(targets == IGNORED, chosen, self._hide(chosen, generator))
+        return {"tokens": tokens.scatter(1, positions, seen), "positions": positions, "targets": targets}
 
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy at the chosen positions: a pseudo-likelihood, not a likelihood."""
@@ -69,8 +63,19 @@ class MaskedLM(TextObjective):
         """All positions are processed, a share predicts."""
         model, length = self.shapes.model, self.shapes.sequence_length
         targets = self._n_targets()
-        forward = blocks_flops(model, length) + head_flops(model, self.shapes.vocab_size, targets)
+        vocab_size = self.backbone.embedding.num_embeddings
+        forward = blocks_flops(model, length) + head_flops(model, vocab_size, targets)
         return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
+
+    @torch.no_grad()
+    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
+        """Pseudo (Salazar et al. 2020, arXiv:1910.14659, eq. 1): each token hidden in turn, alone."""
+        total = torch.zeros(len(tokens), device=tokens.device)
+        for t in range(1, tokens.shape[1]):
+            shown = tokens.index_fill(1, torch.tensor([t], device=tokens.device), MASK)
+            logits = self.head(self.backbone(shown, causal=False)[:, t])  # (B, V)
+            total = total + F.cross_entropy(logits, tokens[:, t], reduction="none")
+        return total
 
     def _n_targets(self) -> int:
         return max(1, round(self.options.mask_rate * self.shapes.sequence_length))

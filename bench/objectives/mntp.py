@@ -62,7 +62,8 @@ class MaskedNextToken(TextObjective):
         """All positions are processed, a share predicts."""
         model, length = self.shapes.model, self.shapes.sequence_length
         targets = self._n_targets()
-        forward = blocks_flops(model, length) + head_flops(model, self.shapes.vocab_size, targets)
+        vocab_size = self.backbone.embedding.num_embeddings
+        forward = blocks_flops(model, length) + head_flops(model, vocab_size, targets)
         return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
 
     def _n_targets(self) -> int:

@@ -42,7 +42,8 @@ class PrefixLM(TextObjective):
         """All positions are processed, half of them predict."""
         model, length = self.shapes.model, self.shapes.sequence_length
         targets = length / 2
-        forward = blocks_flops(model, length) + head_flops(model, self.shapes.vocab_size, targets)
+        vocab_size = self.backbone.embedding.num_embeddings
+        forward = blocks_flops(model, length) + head_flops(model, vocab_size, targets)
         return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
 
     @property
