@@ -29,6 +29,10 @@ class DivergedError(BenchError):
         super().__init__(f"loss is not finite ({seen}); lower optim.lr_peak or raise optim.warmup_share")
 
 
+class InapplicableError(Exception):
+    """A strategy has no way to do a task (a text model shown an image); not a failure."""
+
+
 class InterruptedRunError(BenchError):
     """SIGINT or SIGTERM reached the run; its checkpoint is saved and the same command resumes it."""
 

@@ -100,15 +100,15 @@ def _is_recorded_since(spec: RunSpec, started_at: float) -> bool:
     return dist.is_initialized() and path.exists() and path.stat().st_mtime >= started_at
 
 
-def build_objective(spec: RunSpec, data: Prepared) -> Objective:
+def build_objective(spec: RunSpec, *, vocab_size: int, image_size: int) -> Objective:
     """The strategy with its backbone, initialised from the run's seed."""
     config = spec.typed()
     shapes = Shapes(
         model=config.model,
-        vocab_size=data.text.vocab_size,
+        vocab_size=vocab_size,
         sequence_length=config.sequence_length,
         caption_length=config.caption_length,
-        image_size=data.pairs.image_size,
+        image_size=image_size,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
@@ -121,7 +121,7 @@ def _run(job: Job, blank: RunRecord) -> RunRecord | None:
     config = job.spec.typed()
     tasks = {name: build(node, Task, f"task.{name}") for name, node in config.task.items()}
     data = prepare(job.spec)
-    objective = build_objective(job.spec, data)
+    objective = build_objective(job.spec, vocab_size=data.text.vocab_size, image_size=data.pairs.image_size)
     spent = Spent()
     if objective.modality != "none":
         spent = _pretrain(job, objective, data)
@@ -139,7 +139,7 @@ def _run(job: Job, blank: RunRecord) -> RunRecord | None:
         scores=scores,
         inapplicable=inapplicable,
         curve=tracking.curve(job.folder),
-        data=data.described() | entered(job.folder),
+        data=data.described() | entered(job.folder) | objective.provenance(),
     )
 
 

@@ -4,7 +4,9 @@ Corruption runs in the data path, on the whole step's rows and with that step's 
 the same on any device and for any number of ranks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -42,6 +44,14 @@ class Loss:
 
     sum: Tensor
     count: int | Tensor
+
+
+@dataclass(frozen=True)
+class TextNLL:
+    """Of texts as a model reads them, whatever its tokens: nats, and the bytes that they are of."""
+
+    nats: float
+    n_bytes: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,7 @@ class Objective(LightningModule):
     Options: ClassVar[type[Any]]
     likelihoods: frozenset[Likelihood] = frozenset()  # what `nll` can give
     has_idle_weights = False  # some steps train only a part of the weights
+    has_weights = True  # False: they lie elsewhere; texts go to `text_nll`, and there are no features
     mask_shift: int = 0  # a hidden token is predicted this many positions to its left
     trunk_share: float | None = None  # of the run, that runs which differ in `shares` alone may have in common
 
@@ -103,7 +114,7 @@ class Objective(LightningModule):
         self.shapes = shapes
         self.optimizer = optimizer
         n_extra = self.n_extra_tokens(options, shapes)
-        if core and n_extra > core.backbone.embedding.num_embeddings - shapes.vocab_size:
+        if core and n_extra and n_extra > core.backbone.embedding.num_embeddings - shapes.vocab_size:
             raise ConfigError(f"{type(self).__name__} needs {n_extra} ids of its own; use a model of our own")
         self.backbone = core.backbone if core else Transformer(shapes.model, shapes.vocab_size, n_extra)
         self.last_finite: tuple[int, float] | None = None
@@ -150,6 +161,19 @@ class Objective(LightningModule):
             (B,) nats of tokens 1..T-1 given token 0.
         """
         raise TypeError(f"{type(self).__name__} has no {kind} likelihood")
+
+    def text_nll(self, texts: Sequence[str], data_dir: Path) -> TextNLL:
+        """Exact, summed over texts, each after its first token; where the weights lie elsewhere.
+
+        Args:
+            texts: of two tokens or more, whatever a token is there.
+            data_dir: where answers are kept.
+        """
+        raise TypeError(f"{type(self).__name__} is given tokens, not texts")
+
+    def provenance(self) -> dict[str, Any]:
+        """What a record keeps, beside its data, of a model that comes from elsewhere."""
+        return {}
 
     @property
     def stock_class(self) -> StockClass:

@@ -8,12 +8,9 @@ from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
 
+from bench.errors import InapplicableError as InapplicableError
 from bench.objectives.base import Objective
 from bench.pairs import PairData
-
-
-class InapplicableError(Exception):
-    """A strategy has no way to do this task (a text model shown an image); not a failure."""
 
 
 @dataclass(frozen=True)

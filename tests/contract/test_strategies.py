@@ -27,13 +27,15 @@ from toy_models import (
 
 from bench import budget, checkpoint, optim
 from bench.build import build, find_class
-from bench.errors import ConfigError
+from bench.errors import ConfigError, InapplicableError
 from bench.objectives.base import POOLINGS, Objective
 
 STRATEGIES = stems("strategy")
 N_STEPS = 60  # where a step's number of targets, or its objective, is drawn
 TRAINED = [stem for stem in STRATEGIES if strategy_node(stem)["modality"] != "none"]
+HERE = [s for s in STRATEGIES if find_class(strategy_node(s), Objective, s).has_weights]  # type: ignore[type-abstract]
 every_strategy = pytest.mark.parametrize("stem", STRATEGIES)
+every_strategy_here = pytest.mark.parametrize("stem", HERE)
 every_trained = pytest.mark.parametrize("stem", TRAINED)
 
 
@@ -58,7 +60,7 @@ def test_no_option_has_a_default_in_python(stem: str):
             build(rest, Objective, "strategy", shapes=SHAPES, optimizer=OPTIM)  # type: ignore[type-abstract]
 
 
-@every_strategy
+@every_strategy_here
 def test_the_backbone_has_the_parameters_that_the_budget_counts(stem: str):
     model = make_strategy(stem)
     counted = sum(p.numel() for p in model.backbone.parameters())
@@ -66,7 +68,7 @@ def test_the_backbone_has_the_parameters_that_the_budget_counts(stem: str):
     assert counted == budget.text_parameters(SHAPES.model, vocab_size)
 
 
-@every_strategy
+@every_strategy_here
 def test_the_seed_alone_decides_the_backbone(stem: str):
     reference = backbone_weights("scratch", seed=3)
     torch.manual_seed(99)  # the global state has no say
@@ -145,7 +147,16 @@ def test_the_rows_of_a_corrupted_batch_can_be_dealt_to_ranks(stem: str):
     assert {len(values) for values in batch.values()} == {8}
 
 
-@every_strategy
+@pytest.mark.parametrize("stem", sorted(set(STRATEGIES) - set(HERE)))
+def test_a_model_that_lies_elsewhere_has_no_weights_and_no_features(stem: str):
+    model = make_strategy(stem)
+    assert model.modality == "none"
+    assert list(model.parameters()) == []
+    with pytest.raises(InapplicableError):
+        model.features(ragged_tokens([3, 7]))
+
+
+@every_strategy_here
 def test_saved_and_loaded_gives_the_same_features(stem: str, tmp_path: Path):
     model, other = make_strategy(stem, seed=0), make_strategy(stem, seed=1)
     tokens = ragged_tokens([3, 7, 16])
@@ -156,7 +167,7 @@ def test_saved_and_loaded_gives_the_same_features(stem: str, tmp_path: Path):
     assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
-@every_strategy
+@every_strategy_here
 @pytest.mark.parametrize("pooling", POOLINGS)
 @torch.no_grad()
 def test_features_do_not_depend_on_padding_or_company(stem: str, pooling: str):

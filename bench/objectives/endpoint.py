@@ -1,0 +1,50 @@
+"""A model behind an OpenAI-compatible API, as a reference: nothing is trained and no weights are here."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from bench.endpoint import Access, Endpoint
+from bench.errors import InapplicableError
+from bench.objectives.base import Core, Modality, Objective, ObjectiveOptions, Shapes, TextNLL
+from bench.schema import Optim
+
+
+class EndpointReference(Objective):
+    """Gives likelihoods of texts; tasks that need features or ids do not apply to it."""
+
+    modality: ClassVar[Modality] = "none"
+    has_weights = False
+
+    @dataclass(frozen=True)
+    class Options(ObjectiveOptions, Access):
+        """Which server, which model, what it may cost."""
+
+        def __post_init__(self) -> None:
+            ObjectiveOptions.__post_init__(self)
+            Access.__post_init__(self)
+
+    options: Options
+
+    def __init__(self, options: Options, *, shapes: Shapes, optimizer: Optim) -> None:
+        nothing = Core(nn.Module(), nn.Identity())  # type: ignore[arg-type]
+        super().__init__(options, shapes=shapes, optimizer=optimizer, core=nothing)
+        self.endpoint: Endpoint | None = None  # once the folder of its answers is known
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """There are none."""
+        raise InapplicableError("an endpoint gives no features")
+
+    def text_nll(self, texts: Sequence[str], data_dir: Path) -> TextNLL:
+        """Asks for one text after the other; see `bench.endpoint.Endpoint.log_likelihood`."""
+        if self.endpoint is None:
+            self.endpoint = Endpoint(self.options, data_dir / "endpoint")
+        found = [self.endpoint.log_likelihood(text) for text in texts]
+        return TextNLL(sum(scored.nll for scored in found), sum(scored.n_bytes for scored in found))
+
+    def provenance(self) -> dict[str, Any]:
+        """What was asked and what it cost."""
+        return {"endpoint": asdict(self.endpoint.usage)} if self.endpoint else {}
