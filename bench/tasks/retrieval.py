@@ -21,7 +21,7 @@ RECALLS = (1, 5, 10)
 
 
 @runtime_checkable
-class TwoTowers(Protocol):
+class JointSpace(Protocol):
     """A strategy that embeds images and texts into one space."""
 
     def embed_images(self, images: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Retrieval(Task):
     def _zero_shot(
         self, model: Objective, images: Tensor, captions: Tensor, setting: Setting
     ) -> tuple[Tensor, Tensor]:
-        if not isinstance(model, TwoTowers):
+        if not isinstance(model, JointSpace):
             raise InapplicableError("no image tower of its own")
         model.eval()
         return (

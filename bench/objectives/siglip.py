@@ -1,0 +1,44 @@
+"""Image-text pretraining by a sigmoid for each pair (SigLIP, arXiv:2303.15343): no softmax over a step."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from omegaconf import MISSING
+from torch import nn
+
+from bench.contrastive import sigmoid_loss
+from bench.errors import ConfigError
+from bench.objectives.base import Batch, Loss, ObjectiveOptions, Shapes
+from bench.objectives.two_towers import TwoTowers
+from bench.schema import Optim
+
+
+class SigLip(TwoTowers):
+    """Every image with every text of the step: do they belong together, or not?"""
+
+    n_directions = 1
+
+    @dataclass(frozen=True)
+    class Options(ObjectiveOptions):
+        """Scale and bias of the logits; both are learned, the scale through its logarithm."""
+
+        initial_scale: float = MISSING  # the paper's t = exp(t'), an inverse temperature
+        initial_bias: float = MISSING  # the paper's b: how rare a partner is among all texts
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not self.initial_scale > 0:
+                raise ConfigError(f"strategy.initial_scale={self.initial_scale}: use a number above 0")
+
+    options: Options
+
+    def __init__(self, options: Options, *, shapes: Shapes, optimizer: Optim) -> None:
+        super().__init__(options, shapes=shapes, optimizer=optimizer)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(options.initial_scale)))
+        self.bias = nn.Parameter(torch.tensor(float(options.initial_bias)))
+
+    def loss(self, batch: Batch) -> Loss:
+        """Sigmoid loss of this rank's images against the texts of all ranks; the count is images."""
+        images, texts = self.embed_images(batch["images"]), self.embed_texts(batch["captions"])
+        return Loss(sigmoid_loss(images, texts, self.log_scale.exp(), self.bias), len(images))
