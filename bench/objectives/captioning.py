@@ -1,0 +1,81 @@
+"""Captioning (CapPa, arXiv:2306.07915, sec. 3.1; its causal part, Cap): an image, then its text in order.
+
+CapPa's decoder reads the image by cross-attention. Here its patches stand in front of the text, as in SimVLM
+(arXiv:2108.10904, sec. 3.1), so that the shared blocks serve as decoder and no weight is the strategy's own
+but the vision tower and a projection.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.backbones.transformer import initialise
+from bench.backbones.vision import VisionTower, n_patches, to_float
+from bench.budget import StepCost, blocks_flops, head_flops, patch_flops, rows_per_step, vision_flops
+from bench.objectives.base import Batch, Core, Loss, Modality, ObjectiveOptions, Shapes, TextObjective
+from bench.schema import Optim
+from bench.vocabulary import PAD
+
+
+class Captioning(TextObjective):
+    """The vision tower's patches, projected, stand before the caption; one causal stack reads both."""
+
+    modality: ClassVar[Modality] = "pairs"
+
+    @dataclass(frozen=True)
+    class Options(ObjectiveOptions):
+        """Nothing beyond what all strategies declare."""
+
+    def __init__(
+        self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
+    ) -> None:
+        super().__init__(options, shapes=shapes, optimizer=optimizer, core=core)
+        self.vision = VisionTower(shapes.model, shapes.image_size)
+        self.project_image = nn.Linear(shapes.model.d_model, shapes.model.d_model, bias=False)
+        initialise(self.project_image, n_layers=1)
+
+    def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
+        """The pairs as they are: the target is the caption, shifted."""
+        return rows
+
+    def loss(self, batch: Batch) -> Loss:
+        """Exact negative log-likelihood of each caption, its EOS included, given the image."""
+        targets = batch["captions"].flatten()  # (B L)
+        logits = self.logits(batch["images"], batch["captions"]).flatten(0, 1)  # (B L, V)
+        total = F.cross_entropy(logits, targets, reduction="sum", ignore_index=PAD)
+        return Loss(total, (targets != PAD).sum())
+
+    def logits(self, images: Tensor, captions: Tensor) -> Tensor:
+        """Each caption token from the image and the tokens on its left.
+
+        Args:
+            images: (B, S, S, 3) uint8.
+            captions: (B, L) ids, padded with PAD on the right.
+
+        Returns:
+            (B, L, V); the first of L is computed at the last patch.
+        """
+        patches = self.project_image(self.vision.hidden(to_float(images)))  # (B, P, D)
+        embedded = torch.cat([patches, self.backbone.embedding(captions)], dim=1)  # (B, P + L, D)
+        hidden = self.backbone.blocks(embedded, causal=True)
+        return self.head(hidden[:, patches.shape[1] - 1 : -1])
+
+    def step_cost(self, tokens_per_step: int) -> StepCost:
+        """Patches and caption positions are processed, the patches by tower and stack.
+
+        Logits are taken at all caption positions; as targets they count padding too: an upper bound.
+        """
+        model, length = self.shapes.model, self.shapes.caption_length
+        patches = n_patches(model, self.shapes.image_size)
+        tokens = patches + length
+        projection = 2 * patches * model.d_model**2
+        stack = blocks_flops(model, tokens) + head_flops(
+            model, self.backbone.embedding.num_embeddings, length
+        )
+        forward = vision_flops(model, self.shapes.image_size) + projection + stack
+        pixels = patch_flops(model, self.shapes.image_size)
+        rows = rows_per_step(tokens_per_step, tokens)
+        return StepCost.of_row(rows, tokens, length, forward, data_flops=pixels)
