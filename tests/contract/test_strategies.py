@@ -89,7 +89,7 @@ def test_the_loss_falls_on_a_batch_seen_again_and_again(stem: str):
     batch = model.corrupt(rows_for(model, 8), generator())
     optimizer = optim.adamw(model, OPTIM, SHAPES.model.d_model)
     losses = []
-    for _ in range(40):
+    for _ in range(60):
         loss = model.loss(batch)
         mean = (loss.sum / loss.count).sum()
         optimizer.zero_grad()
