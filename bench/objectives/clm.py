@@ -4,26 +4,57 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from omegaconf import MISSING
+from torch import Tensor
 
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
-from bench.objectives.base import Batch, Loss, ObjectiveOptions, TextObjective
+from bench.errors import ConfigError
+from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
+from bench.vocabulary import MASK
 
 
 class CausalLM(TextObjective):
     """Next-token prediction at every position but the last."""
 
+    likelihoods = frozenset[Likelihood]({"exact"})
+
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
-        """Nothing beyond what all strategies declare."""
+        """Noise against overfitting where data repeat (Gao et al. 2025, arXiv:2510.04071); 0: none.
+
+        With it CLM is the fair rival of masked diffusion (Prabhudesai et al. 2025, arXiv:2507.15857).
+        """
+
+        dropout: float = MISSING  # share of each block's output set to zero in training
+        input_mask_rate: float = MISSING  # chance of an input token to be shown as [MASK]; targets stay
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            for key in ("dropout", "input_mask_rate"):
+                if not 0 <= getattr(self, key) < 1:
+                    raise ConfigError(f"strategy.{key}={getattr(self, key)}: choose a share in [0, 1)")
+
+    options: Options
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
-        """The rows as they are: the target is the input, shifted."""
-        return rows
+        """The rows as they are, since the target is the input, shifted; noise only where it is asked for.
+
+        Returns:
+            tokens: (B, T) as shown; targets: (B, T) ids, if inputs are masked; seed: (B,) of dropout, if any:
+            the data decide it, so that a resumed run drops the same.
+        """
+        tokens, batch = rows["tokens"], rows
+        if self.options.input_mask_rate > 0:
+            hidden = torch.rand(tokens.shape, generator=generator) < self.options.input_mask_rate
+            batch = batch | {"tokens": tokens.masked_fill(hidden, MASK), "targets": tokens}
+        if self.options.dropout > 0:
+            batch = batch | {"seed": torch.randint(2**62, (len(tokens),), generator=generator)}
+        return batch
 
     def loss(self, batch: Batch) -> Loss:
-        """Exact negative log-likelihood of tokens 1..T-1 given their prefixes."""
-        tokens = batch["tokens"]  # (B, T)
-        hidden = self.backbone(tokens, causal=True)  # (B, T, D)
+        """Negative log-likelihood of tokens 1..T-1 given their prefixes: exact without noise."""
+        tokens = batch.get("targets", batch["tokens"])  # (B, T)
+        hidden = self._hidden(batch)  # (B, T, D)
         logits = self.head(hidden[:, :-1]).flatten(0, 1)  # (B (T - 1), V)
         targets = tokens[:, 1:].flatten()
         return Loss(F.cross_entropy(logits, targets, reduction="sum"), targets.numel())
@@ -31,5 +62,20 @@ class CausalLM(TextObjective):
     def step_cost(self, tokens_per_step: int) -> StepCost:
         """All positions are processed, all but the last predict."""
         model, length = self.shapes.model, self.shapes.sequence_length
-        forward = blocks_flops(model, length) + head_flops(model, self.shapes.vocab_size, length - 1)
+        vocab_size = self.backbone.embedding.num_embeddings
+        forward = blocks_flops(model, length) + head_flops(model, vocab_size, length - 1)
         return StepCost.of_row(rows_per_step(tokens_per_step, length), length, length - 1, forward)
+
+    @torch.no_grad()
+    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
+        """Exact."""
+        logits = self.head(self.backbone(tokens, causal=True)[:, :-1])  # (B, T - 1, V)
+        return F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").sum(dim=1)
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        tokens = batch["tokens"]
+        if not (self.training and self.options.dropout > 0):
+            return self.backbone(tokens, causal=True)
+        with torch.random.fork_rng([tokens.device] if tokens.is_cuda else []):
+            torch.manual_seed(int(batch["seed"][0]))  # ranks have other rows, hence other seeds
+            return self.backbone(tokens, causal=True, dropout=self.options.dropout)
