@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +20,7 @@ from omegaconf import MISSING
 from bench.echo import Scored, scored, text_of, token_counts
 from bench.errors import ConfigError, DataError
 from bench.records import write_atomically
+from bench.schema import refuse_secrets
 
 if TYPE_CHECKING:
     from openai import APIError, OpenAI
@@ -46,14 +47,10 @@ class Access:
     max_retries: int = MISSING  # after no connection, no answer in time, HTTP 408, 409, 429 or 5xx
 
     def __post_init__(self) -> None:
+        refuse_secrets("strategy", asdict(self))
         url = urlsplit(self.base_url)
-        if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc or url.query:
-            raise ConfigError(
-                "strategy.base_url: use http(s)://host:port/path without user, password or query; "
-                "a key goes into the environment variable that strategy.key_variable names"
-            )
-        if self.key_variable is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.key_variable):
-            raise ConfigError("strategy.key_variable: give the name of an environment variable, not a key")
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ConfigError(f"strategy.base_url={self.base_url!r}: use an address such as https://HOST/v1")
         for name in ("price_per_million_prompt_tokens", "price_per_million_completion_tokens"):
             if getattr(self, name) is None and url.hostname not in THIS_MACHINE:
                 raise ConfigError(f"strategy.{name}: state the price of {url.hostname}; 0 if it is free")

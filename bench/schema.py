@@ -4,6 +4,8 @@ Pluggable parts (strategy, corpora, tasks) are plain mappings with one `_target_
 them onto the `Options` of their class.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,6 +176,24 @@ def validate(config: Config) -> None:
     for key in ("devices", "n_validations", "validation_batches"):
         _require(getattr(trainer, key) >= 1, f"trainer.{key}={getattr(trainer, key)}: use 1 or more")
     _validate_place(config)
+    refuse_secrets("strategy", config.strategy)
+    refuse_secrets("task", config.task)
+
+
+def refuse_secrets(key: str, node: object) -> None:
+    """Settings are written into records and logs: a key or password must not be among them.
+
+    Raises:
+        ConfigError: an address with more than host and path, or something else than a name in `*_variable`.
+    """
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            refuse_secrets(f"{key}.{name}", value)
+    if isinstance(node, str):
+        is_bare = not re.search(r"://([^/]*@|.*[?#])", node)
+        _require(is_bare, f"{key}: give the address without user, password or query; they would be recorded")
+        is_name = not key.endswith("_variable") or re.fullmatch("[A-Z_][A-Z0-9_]*", node)
+        _require(bool(is_name), f"{key}: give the name of an environment variable, not what it holds")
 
 
 def _validate_place(config: Config) -> None:

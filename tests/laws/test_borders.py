@@ -69,6 +69,7 @@ def tops(modules: set[str]) -> set[str]:
 LIGHT = members(
     *("analysis", "figures", "report", "records", "compose", "launch", "cli", "status", "display"),
     *("prepare", "tokens", "pairs", "shards", "corpora", "build", "schema", "budget", "errors"),
+    *("endpoint", "echo"),
 )
 TRAINING = set(
     members("train", "callbacks", "checkpoint", "data", "optim", "evaluate", "contrastive", "tracking")

@@ -1,0 +1,300 @@
+"""Endpoints as they are met: a server of its own with a real model, a packaged one, and what goes wrong."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
+
+from bench.endpoint import Access, Endpoint
+from bench.errors import BenchError, ConfigError, DataError
+
+pytest.importorskip("openai")
+KEY = "key-that-no-file-may-hold-4711"
+TEXTS = ["the cat sat on the mat", "A naïve café, 100 €: 😀😀!", "ñ", " x\n\ny ", "日本語の文"]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GPT-2 with random weights and a byte-level tokenizer that splits characters."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=["</s>"])
+    tokenizer.train_from_iterator(["the cat sat on the mat, the café 😀 is naïve"] * 4, trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(folder)  # noqa: S106
+    torch.manual_seed(0)
+    sizes = GPT2Config(
+        vocab_size=len(tokenizer.get_vocab()), n_positions=128, n_embd=32, n_layer=2, n_head=2,
+        initializer_range=0.5, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    GPT2LMHeadModel(sizes).save_pretrained(folder)
+    return folder
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[str]
+    url: str
+    n_before: int = 0
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def fails_with(self, *faults: int | str) -> None:
+        data = json.dumps(faults).encode()
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/faults", data)).read()  # noqa: S310
+
+    @property
+    def n_requests(self) -> int:
+        return len(json.load(urllib.request.urlopen(f"{self.url}/prompts"))) - self.n_before  # noqa: S310
+
+    def access(self, **changes: Any) -> Access:
+        plain = Access(
+            base_url=f"{self.url}/v1",
+            model="tiny",
+            key_variable="TEST_ENDPOINT_KEY",
+            price_per_million_prompt_tokens=1.0,
+            price_per_million_completion_tokens=10.0,
+            max_cost=1.0,
+            timeout_s=20.0,
+            max_retries=0,
+        )
+        return replace(plain, **changes)
+
+
+def start(folder: Path) -> Server:
+    script = Path(__file__).with_name("completions_server.py")
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder), "tiny"],
+        env=os.environ | {"SERVER_KEY": KEY},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    return Server(process, f"http://127.0.0.1:{int(process.stdout.readline())}")
+
+
+@pytest.fixture(scope="module")
+def running(model_folder: Path) -> Iterator[Server]:
+    server = start(model_folder)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server, with its count of requests at zero and the key in the environment."""
+    monkeypatch.setenv("TEST_ENDPOINT_KEY", KEY)
+    return replace(running, n_before=running.n_requests)
+
+
+def own_nll(folder: Path, text: str) -> float:
+    """By the model itself, here."""
+    tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(folder)(tokens).logits
+    return float(torch.nn.functional.cross_entropy(logits[0, :-1], tokens[0, 1:], reduction="sum"))
+
+
+def refused(ask: Endpoint, text: str = "the cat sat") -> str:
+    """The one line of the complaint."""
+    with pytest.raises(BenchError) as raised:
+        ask.log_likelihood(text)
+    line = str(raised.value)
+    assert "\n" not in line
+    assert KEY not in line
+    return line
+
+
+def test_the_likelihood_of_a_text_is_that_of_the_model_behind_the_server(
+    server: Server, model_folder: Path, tmp_path: Path
+):
+    endpoint = Endpoint(server.access(), tmp_path)
+    for text in TEXTS:
+        found = endpoint.log_likelihood(text)
+        assert found.nll == pytest.approx(own_nll(model_folder, text), abs=1e-4)
+        first = 3 if text.startswith("the") else 0 if text[0] in "ñ日" else 1
+        assert found.n_bytes == len(text.encode()) - first, text
+
+
+def test_the_likelihoods_of_a_prompt_and_its_continuation_are_those_of_the_whole(
+    server: Server, model_folder: Path, tmp_path: Path
+):
+    endpoint = Endpoint(server.access(), tmp_path)
+    prompt, continuation = "the cat sat", " on 😀 mats"
+    parts = [endpoint.log_likelihood(prompt), endpoint.log_likelihood(continuation, prompt=prompt)]
+    whole = own_nll(model_folder, prompt + continuation)
+    assert sum(part.nll for part in parts) == pytest.approx(whole, abs=1e-4)
+    assert parts[1].n_bytes == len(continuation.encode())
+
+
+def test_what_was_asked_once_is_never_asked_again_unless_its_file_is_damaged(server: Server, tmp_path: Path):
+    first = Endpoint(server.access(), tmp_path).log_likelihood("the cat sat")
+    assert server.n_requests == 1
+    again = Endpoint(server.access(max_cost=0.0), tmp_path)
+    assert again.log_likelihood("the cat sat") == first
+    assert (server.n_requests, again.usage.requests, again.usage.from_cache, again.usage.cost) == (1, 0, 1, 0)
+    (kept,) = tmp_path.iterdir()
+    whole = kept.read_text()
+    for damaged in (whole[:-20], whole.replace("-", "-1", 1), "{}", "[]"):
+        assert damaged != whole
+        kept.write_text(damaged)
+        n_before = server.n_requests
+        assert Endpoint(server.access(), tmp_path).log_likelihood("the cat sat") == first
+        assert server.n_requests == n_before + 1
+    Endpoint(server.access(), tmp_path).completion("the cat sat", max_tokens=1)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_busy_and_failing_servers_are_asked_again(server: Server, tmp_path: Path):
+    server.fails_with(429, 500, 503)
+    endpoint = Endpoint(server.access(max_retries=3), tmp_path)
+    started = time.monotonic()
+    assert endpoint.log_likelihood("the cat sat").nll > 0
+    assert time.monotonic() - started > 1  # Retry-After of the 429
+    assert (server.n_requests, endpoint.usage.requests) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (429, "HTTP 429 in 1 tries"),
+        (500, "HTTP 500 in 1 tries"),
+        (400, "refuses the request"),
+        (403, "strategy.key_variable=TEST_ENDPOINT_KEY"),
+        ("no json", "no JSON"),
+        ("no choices", "not as the completions API"),
+        ("no echo", "does not score a prompt"),
+        ("positive", "at most 0"),
+        ("infinite", "at most 0"),
+        ("short", "log-probabilities"),
+        ("other text", "do not spell the text"),
+    ],
+)
+def test_what_a_server_does_wrong_is_one_line_and_is_not_kept(
+    fault: int | str, says: str, server: Server, tmp_path: Path
+):
+    server.fails_with(fault)
+    line = refused(Endpoint(server.access(), tmp_path))
+    assert says in line
+    assert "strategy.base_url" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_that_a_server_refuses_are_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert "strategy.model=huge" in refused(Endpoint(server.access(model="huge"), tmp_path))
+    assert "strategy.model=tiny" in refused(Endpoint(server.access(base_url=f"{server.url}/v2"), tmp_path))
+    server.fails_with("slow")
+    assert "strategy.timeout_s=0.5" in refused(Endpoint(server.access(timeout_s=0.5), tmp_path))
+    no_key = refused(Endpoint(server.access(key_variable=None), tmp_path))
+    assert "HTTP 401" in no_key
+    monkeypatch.setenv("TEST_ENDPOINT_KEY", "another")
+    assert "TEST_ENDPOINT_KEY" in refused(Endpoint(server.access(), tmp_path))
+    monkeypatch.delenv("TEST_ENDPOINT_KEY")
+    assert "TEST_ENDPOINT_KEY: this" in refused(Endpoint(server.access(), tmp_path))
+
+
+def test_a_server_that_went_down_is_one_line(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TEST_ENDPOINT_KEY", KEY)
+    server = start(model_folder)
+    endpoint = Endpoint(server.access(), tmp_path)
+    endpoint.log_likelihood("the cat")
+    server.stop()
+    assert f"strategy.base_url={server.url}/v1: cannot be reached in 1 tries" in refused(endpoint)
+    endpoint.log_likelihood("the cat")  # kept
+
+
+def test_no_request_is_sent_that_could_pass_the_cap_and_a_higher_one_goes_on(server: Server, tmp_path: Path):
+    texts = [f"the cat sat on mat {i}" for i in range(10)]
+    one = Endpoint(server.access(), tmp_path / "other")
+    one.log_likelihood(texts[0])
+    assert one.usage.cost == one.usage.prompt_tokens * 1e-6 + 1 * 10e-6
+    capped = Endpoint(server.access(max_cost=5 * one.usage.cost), tmp_path)
+    with pytest.raises(ConfigError, match=r"strategy\.max_cost"):
+        any(capped.log_likelihood(text).nll < 0 for text in texts)
+    assert 0 < capped.usage.cost <= 5 * one.usage.cost
+    assert 1 <= capped.usage.requests == server.n_requests - 1 < 5
+    higher = Endpoint(server.access(max_cost=1.0), tmp_path)
+    for text in texts:
+        higher.log_likelihood(text)
+    assert higher.usage.from_cache == capped.usage.requests
+    assert higher.usage.requests == len(texts) - capped.usage.requests
+
+
+@pytest.fixture
+def packaged(model_folder: Path, tmp_path: Path) -> Iterator[str]:
+    """`transformers serve`, which serves completions but ignores echo and logprobs."""
+    for package in ("fastapi", "uvicorn"):
+        pytest.importorskip(package)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["transformers", "serve", str(model_folder), "--host", "127.0.0.1", "--port", str(port)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name(command[0])), *command[1:], "--device", "cpu"],
+            env=environment, stdout=log, stderr=log,
+        )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        try:
+            urllib.request.urlopen(f"{url}/health").read()  # noqa: S310
+            break
+        except OSError:
+            time.sleep(0.1)
+    yield url
+    process.kill()
+    process.wait()
+
+
+def test_a_packaged_server_completes_as_its_model_does_and_is_told_to_lack_likelihoods(
+    packaged: str, model_folder: Path, tmp_path: Path
+):
+    access = Access(
+        base_url=f"{packaged}/v1",
+        model=str(model_folder),
+        key_variable=None,
+        price_per_million_prompt_tokens=None,
+        price_per_million_completion_tokens=None,
+        max_cost=0.0,
+        timeout_s=60.0,
+        max_retries=2,
+    )
+    endpoint = Endpoint(access, tmp_path / "answers")
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokens = tokenizer("the cat sat", return_tensors="pt")["input_ids"]
+    own = AutoModelForCausalLM.from_pretrained(model_folder).generate(
+        tokens, max_new_tokens=8, do_sample=False, pad_token_id=0
+    )
+    expected = tokenizer.decode(own[0, tokens.shape[1] :], skip_special_tokens=True)
+    assert endpoint.completion("the cat sat", max_tokens=8) == expected
+    assert endpoint.usage.prompt_tokens == tokens.shape[1]
+    with pytest.raises(DataError, match="does not score a prompt"):
+        endpoint.log_likelihood("the cat sat")
