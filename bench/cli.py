@@ -1,4 +1,4 @@
-"""The console script `bench`: train, report, status. Answers without torch until a run starts."""
+"""The console script `bench`. Answers without torch until a run starts or a model is loaded."""
 
 import argparse
 import os
@@ -7,12 +7,13 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from bench import status
 from bench.compose import CONF, compose_config, compose_runs
-from bench.errors import BenchError
+from bench.errors import BenchError, ConfigError
 from bench.launch import launch
 from bench.records import read_record
 from bench.spec import RunSpec
@@ -24,6 +25,8 @@ examples:
   bench train -m strategy=mlm strategy.mask_rate=0.15,0.4  a sweep of your own (study=adhoc)
   bench status study=quickstart                            what is done, running, failed
   bench report study=quickstart                            tables, figures and page in reports/quickstart
+  bench export run=0f67c5                                  a run as a folder that transformers loads
+  bench fill model=exports/0f67c56e5297 text="Return the [MASK] of x."
 """
 
 
@@ -69,11 +72,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG + "\n" + _choices(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="{train,report,status}")
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="{train,report,status,export,fill}"
+    )
     for name, function, text in (
         ("train", _train, "do one run, or with -m all runs of a sweep that are not done yet"),
         ("report", _report, "rebuild a study's report from its records"),
         ("status", _status, "list a study's runs, or all studies"),
+        ("export", _export, "write a run's model for transformers: run=ID [to=DIR] [experiments_dir=DIR]"),
+        ("fill", _fill, "fill in masked tokens: model=DIR text='... [MASK] ...' [k=5]"),
     ):
         command = commands.add_parser(
             name,
@@ -151,6 +158,43 @@ def _report(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     status.main(compose_config("report", arguments.overrides))
     return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    given = _settings(arguments.overrides, run=None, to="", experiments_dir="experiments")
+    from bench.export import export_run  # torch and transformers, for these commands only
+
+    to = Path(given["to"]) if given["to"] else None
+    folder, auto = export_run(given["run"], to=to, experiments=Path(given["experiments_dir"]))
+    print(f"{folder}\nload it by: transformers.{auto}.from_pretrained({str(folder)!r})")
+    return 0
+
+
+def _fill(arguments: argparse.Namespace) -> int:
+    given = _settings(arguments.overrides, model=None, text=None, k="5")
+    if not given["k"].isdecimal() or int(given["k"]) < 1:
+        raise ConfigError(f"k={given['k']}: use a whole number, 1 or more")
+    from bench.fill import fill
+
+    for candidates in fill(Path(given["model"]), given["text"], int(given["k"])):
+        print("\n".join(f"{c.probability:6.1%}  {c.token!r}" for c in candidates))
+    return 0
+
+
+def _settings(words: Sequence[str], **defaults: str | None) -> dict[str, str]:
+    """key=value words as they are; Hydra would read an id of digits as a number, a [MASK] as a list.
+
+    Args:
+        words: from the command line.
+        defaults: for each key that there is; None: it must be given.
+    """
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    missing = [key for key, default in defaults.items() if default is None and not given.get(key)]
+    wrong = [word for word in words if word.partition("=")[0] not in defaults]
+    if missing or wrong:
+        what = f"{wrong[0]!r} is no setting" if wrong else f"{missing[0]}=... is missing"
+        raise ConfigError(f"{what}; there are {', '.join(f'{key}=' for key in defaults)}")
+    return {key: default or "" for key, default in defaults.items()} | given
 
 
 if __name__ == "__main__":

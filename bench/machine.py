@@ -46,6 +46,14 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+def quiet_transformers() -> None:
+    """No progress bars and no warnings where a model is read or written in a second."""
+    import transformers  # late: it takes seconds
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
 def _commit() -> str:
     """The project's git commit, with `-dirty` where tracked files differ from it."""
     project = Path(__file__).resolve().parent.parent

@@ -1,4 +1,4 @@
-"""Our weights under the names of Hugging Face's ModernBERT: objective -> model of a stock class.
+"""Our weights and tokenizer as Hugging Face's ModernBERT has them: objective -> model of a stock class.
 
 The backbone computes what those classes compute (see `bench.backbones.transformer`), so a renaming is all
 there is to an export. Transformers is imported late: it takes seconds.
@@ -6,13 +6,15 @@ there is to an export. Transformers is imported late: it takes seconds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenizers import AddedToken, Tokenizer, processors
 from torch import Tensor
 
 from bench.backbones.transformer import NORM_EPS, ROPE_THETA
 from bench.objectives.base import Objective, StockClass
-from bench.vocabulary import BOS, EOS, MASK, PAD
+from bench.vocabulary import BOS, EOS, MASK, PAD, SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -29,22 +31,32 @@ class Architecture:
     """How transformers sees a stock class."""
 
     auto: str  # the Auto class that picks it
-    decoder: bool  # each position sees its left only; query, key and value are matrices of their own
+    task: str  # its pipeline, as the hub names it
+    pipeline: bool = True  # does that pipeline make sense of a model that was only pretrained?
+    decoder: bool = False  # sees the left only; query, key and value are matrices of their own
+    masks: bool = False  # predicts hidden tokens
     head: Mapping[str, str] = field(default_factory=dict)  # our prefix -> theirs, the longer first
 
 
 ARCHITECTURES: dict[StockClass, Architecture] = {
-    "ModernBertModel": Architecture("AutoModel", decoder=False),
-    "ModernBertDecoderModel": Architecture("AutoModel", decoder=True),
+    "ModernBertModel": Architecture("AutoModel", "feature-extraction"),
+    "ModernBertDecoderModel": Architecture("AutoModel", "feature-extraction", decoder=True),
     "ModernBertForMaskedLM": Architecture(
-        "AutoModelForMaskedLM", decoder=False, head={"head.decoder.": "decoder.", "head.": "head."}
+        "AutoModelForMaskedLM",
+        "fill-mask",
+        masks=True,
+        head={"head.decoder.": "decoder.", "head.": "head."},
     ),
     "ModernBertDecoderForCausalLM": Architecture(
-        "AutoModelForCausalLM", decoder=True, head={"head.decoder.": "decoder.", "head.": "lm_head."}
+        "AutoModelForCausalLM",
+        "text-generation",
+        decoder=True,
+        head={"head.decoder.": "decoder.", "head.": "lm_head."},
     ),
     "ModernBertForTokenClassification": Architecture(
         "AutoModelForTokenClassification",
-        decoder=False,
+        "token-classification",
+        pipeline=False,
         head={"head.classifier.": "classifier.", "head.": "head."},
     ),
 }
@@ -116,3 +128,32 @@ def other_modules(objective: Objective) -> list[str]:
     weights = objective.state_dict(keep_vars=True)
     held = {id(weight) for name, weight in weights.items() if name.startswith(prefixes)}
     return sorted({name.split(".")[0] for name, weight in weights.items() if id(weight) not in held})
+
+
+def write_tokenizer(objective: Objective, path: Path, folder: Path) -> None:
+    """The tokenizer of a run as transformers takes it; unlike in training it reads "[MASK]" as the mask.
+
+    Texts end with EOS, except for decoders, which go on where the text ends.
+
+    Args:
+        objective: whose extra ids become `<extra_id_0>` and so on.
+        path: the tokenizer's own file.
+        folder: where transformers' files go.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer.from_file(str(path))
+    # The mask takes the space before it, which belongs to the token that it hides.
+    tokenizer.add_special_tokens([AddedToken("[MASK]", lstrip=True, special=True)])
+    n_extra = objective.backbone.embedding.num_embeddings - objective.shapes.vocab_size
+    tokenizer.add_special_tokens([f"<extra_id_{i}>" for i in range(n_extra)])
+    if not architecture(objective).decoder:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="$A [EOS]", pair="$A [EOS] $B:1 [EOS]:1", special_tokens=[("[EOS]", EOS)]
+        )
+    names = {"pad": PAD, "eos": EOS, "mask": MASK, "bos": BOS, "cls": BOS, "sep": EOS}
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=objective.shapes.sequence_length,
+        **{f"{name}_token": SPECIAL_TOKENS[i] for name, i in names.items()},
+    ).save_pretrained(folder)
