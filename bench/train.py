@@ -240,6 +240,7 @@ def _evaluate(
     setting = Setting(
         tokenizer=data.text.tokenizer(),
         sequence_length=config.sequence_length,
+        text=data.text,
         pairs=data.pairs,
         data_dir=Path(config.paths.data),
         seed=job.spec.seed,
@@ -252,7 +253,7 @@ def _evaluate(
         job.status.write("running", f"evaluate {name}", i, len(tasks))
         try:
             measured = task.evaluate(objective, setting)
-            scores += [Score(name, m.metric, m.value, m.chance, m.n_items) for m in measured]
+            scores += [Score(name, **vars(m)) for m in measured]
         except InapplicableError as reason:
             inapplicable[name] = str(reason)
     return tuple(scores), inapplicable

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from bench.errors import InapplicableError as InapplicableError
 from bench.objectives.base import Objective
 from bench.pairs import PairData
+from bench.tokens import TextData
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Setting:
 
     tokenizer: Tokenizer
     sequence_length: int
+    text: TextData
     pairs: PairData
     data_dir: Path
     seed: int
@@ -33,6 +35,7 @@ class Measured:
     value: float
     chance: float
     n_items: int
+    higher_is_better: bool = True
 
 
 class Task(ABC):

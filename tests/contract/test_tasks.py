@@ -1,5 +1,6 @@
 """What every task in conf/task keeps; a new YAML is tested without an edit here."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from bench import evaluate
 from bench.build import build, find_class
 from bench.corpora.base import Pair, Split, split_of
 from bench.errors import ConfigError, InterruptedRunError
-from bench.objectives.base import Objective, Shapes
+from bench.objectives.base import Likelihood, Objective, Shapes, TextNLL
+from bench.objectives.endpoint import EndpointReference
 from bench.objectives.scratch import Scratch
 from bench.pairs import prepare_pairs
 from bench.shards import SPLITS
@@ -39,7 +41,9 @@ every_task = pytest.mark.parametrize("name", NODES)
 
 
 class Constant(Scratch):
-    """A strategy to which all texts and all images are one."""
+    """A strategy to which all texts and all images are one, and all tokens equally likely."""
+
+    likelihoods = frozenset[Likelihood]({"exact", "bound", "pseudo"})
 
     def features(self, tokens: Tensor) -> Tensor:
         return torch.ones(len(tokens), self.shapes.model.d_model)
@@ -49,6 +53,10 @@ class Constant(Scratch):
 
     def embed_texts(self, tokens: Tensor) -> Tensor:
         return F.normalize(self.features(tokens), dim=-1)
+
+    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
+        surprise = math.log(self.shapes.vocab_size) * (tokens.shape[1] - 1)
+        return torch.full((len(tokens),), surprise, dtype=torch.float64)
 
 
 def toy_examples(self: TextClassification, split: Split, setting: Setting) -> dict[str, list[str]]:
@@ -65,6 +73,7 @@ def setting(whole_setting: Setting, monkeypatch: pytest.MonkeyPatch) -> Setting:
         cls = find_class(node, Task, name)  # type: ignore[type-abstract]
         if issubclass(cls, TextClassification):
             monkeypatch.setattr(cls, "examples", toy_examples)
+    monkeypatch.setattr(EndpointReference, "text_nll", lambda self, texts, folder: TextNLL(30.0, 40))
     return whole_setting
 
 
@@ -79,6 +88,7 @@ def whole_setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     return Setting(
         tokenizer=text.tokenizer(),
         sequence_length=TOY_SHAPES.sequence_length,
+        text=text,
         pairs=prepare_pairs(ToyPairs(pairs, 8), text.tokenizer_path, TOY_SHAPES.caption_length, folder),
         data_dir=folder,
         seed=0,
@@ -139,8 +149,8 @@ def test_a_strategy_gets_shares_or_is_told_inapplicable_and_stays_as_it_was(
         return
     assert len({m.metric for m in measured}) == len(measured)
     for m in measured:
-        assert 0 <= m.value <= 1
-        assert 0 < m.chance <= 1
+        assert 0 <= m.value <= (1 if m.higher_is_better else math.inf)
+        assert 0 < m.chance <= (1 if m.higher_is_better else math.inf)
         assert m.n_items > 0
     assert_close(model.state_dict(), before, rtol=0, atol=0)
 

@@ -1,0 +1,108 @@
+"""Bits per byte of held-out text: how well a strategy models the corpus, whatever the tokenizer.
+
+An exact likelihood, an upper bound and a pseudo-likelihood are three different quantities: three tasks, whose
+metrics bear the kind in their name and are never compared with each other.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import groupby
+from typing import cast
+
+import numpy as np
+import torch
+from omegaconf import MISSING
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from bench.data import TextRows
+from bench.errors import ConfigError, DataError, InapplicableError
+from bench.objectives.base import Likelihood, Objective, TextNLL
+from bench.tasks.base import Measured, Setting, Task
+from bench.vocabulary import EOS
+
+SEED = 0  # of a bound's draws: every strategy and every seed of it is measured by the same ones
+NAMES = {"exact": "an exact likelihood", "bound": "a bound", "pseudo": "a pseudo-likelihood"}
+
+
+class BitsPerByte(Task):
+    """Windows of the text corpus' test split, each after its first token."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Which quantity, on how much text."""
+
+        kind: str = MISSING  # exact | bound | pseudo
+        windows: int = MISSING  # at most; spread evenly over the split
+        samples: int = MISSING  # draws per window, for a bound
+        batch_size: int = MISSING  # windows at a time
+
+        def __post_init__(self) -> None:
+            if self.kind not in NAMES:
+                raise ConfigError(f"task.*.kind={self.kind!r}: choose one of {', '.join(NAMES)}")
+            for key in ("windows", "samples", "batch_size"):
+                if getattr(self, key) < 1:
+                    raise ConfigError(f"task.*.{key}={getattr(self, key)}: use 1 or more")
+
+    options: Options
+
+    def evaluate(self, model: Objective, setting: Setting) -> list[Measured]:
+        """Bits of tokens 1..T-1 of all windows by the UTF-8 bytes that they decode to.
+
+        A character that a window's edge cuts decodes to a mark of three bytes. Chance is a uniform guess over
+        the vocabulary, on the same tokens.
+        """
+        kind = cast(Likelihood, self.options.kind)
+        given = model.likelihoods if model.has_weights else frozenset({"exact"})
+        if kind not in given:
+            names = [NAMES[name] for name in NAMES if name in given]
+            raise InapplicableError(" and ".join(names) + " only" if names else "no likelihood of a text")
+        windows = self._windows(setting)  # (N, T)
+        n_bytes = _n_bytes(windows[:, 1:], setting.tokenizer)
+        if model.has_weights:
+            found = TextNLL(self._nats(model, windows, kind, setting), n_bytes)
+        else:
+            found = _elsewhere(model, windows, setting)
+        if not math.isfinite(found.nats):
+            raise FloatingPointError("the likelihood is not finite; the model diverged")
+        value = found.nats / math.log(2) / found.n_bytes
+        chance = math.log2(setting.text.vocab_size) * windows[:, 1:].numel() / n_bytes
+        return [Measured(f"bits_per_byte_{kind}", value, chance, len(windows), higher_is_better=False)]
+
+    def _windows(self, setting: Setting) -> Tensor:
+        rows = TextRows(setting.text.test(), setting.sequence_length)
+        if not len(rows):
+            raise DataError(
+                f"the test split holds less than sequence_length={setting.sequence_length} tokens; lower it"
+            )
+        n = min(self.options.windows, len(rows))
+        return rows.read(np.arange(n) * len(rows) // n)["tokens"]
+
+    @torch.no_grad()
+    def _nats(self, model: Objective, windows: Tensor, kind: Likelihood, setting: Setting) -> float:
+        model.eval()
+        generator = torch.Generator().manual_seed(SEED)
+        total = 0.0
+        for tokens in windows.split(self.options.batch_size):
+            setting.keep_going()
+            nats = model.nll(tokens.to(model.device), kind, self.options.samples, generator)  # (B,)
+            total += float(nats.double().sum())
+        return total
+
+
+def _elsewhere(model: Objective, windows: Tensor, setting: Setting) -> TextNLL:
+    """By a model that takes texts and has its own tokens; a blank line stands for the EOS that it lacks."""
+    total = TextNLL(0.0, 0)
+    for ids in windows.tolist():
+        setting.keep_going()
+        documents = [list(part) for is_end, part in groupby(ids, lambda i: i == EOS) if not is_end]
+        text = "\n\n".join(setting.tokenizer.decode(document) for document in documents)
+        found = model.text_nll([text], setting.data_dir)
+        total = TextNLL(total.nats + found.nats, total.n_bytes + found.n_bytes)
+    return total
+
+
+def _n_bytes(tokens: Tensor, tokenizer: Tokenizer) -> int:
+    """(N, T) ids -> bytes of their texts; special tokens have none."""
+    texts = tokenizer.decode_batch(tokens.tolist(), skip_special_tokens=True)
+    return sum(len(text.encode()) for text in texts)
