@@ -26,7 +26,7 @@ class CausalLM(TextObjective):
         """
 
         dropout: float = MISSING  # share of each block's output set to zero in training
-        input_mask_rate: float = MISSING  # chance of an input token to be shown as [MASK]; targets stay
+        input_mask_rate: float = MISSING  # chance of an input token to be shown as [MASK] in training
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -52,9 +52,9 @@ class CausalLM(TextObjective):
         return batch
 
     def loss(self, batch: Batch) -> Loss:
-        """Negative log-likelihood of tokens 1..T-1 given their prefixes: exact without noise."""
+        """Negative log-likelihood of tokens 1..T-1 given their prefixes: exact but for noise in training."""
         tokens = batch.get("targets", batch["tokens"])  # (B, T)
-        hidden = self._hidden(batch)  # (B, T, D)
+        hidden = self._trained(batch) if self.training else self.backbone(tokens, causal=True)  # (B, T, D)
         logits = self.head(hidden[:, :-1]).flatten(0, 1)  # (B (T - 1), V)
         targets = tokens[:, 1:].flatten()
         return Loss(F.cross_entropy(logits, targets, reduction="sum"), targets.numel())
@@ -72,10 +72,11 @@ class CausalLM(TextObjective):
         logits = self.head(self.backbone(tokens, causal=True)[:, :-1])  # (B, T - 1, V)
         return F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").sum(dim=1)
 
-    def _hidden(self, batch: Batch) -> Tensor:
-        tokens = batch["tokens"]
-        if not (self.training and self.options.dropout > 0):
-            return self.backbone(tokens, causal=True)
-        with torch.random.fork_rng([tokens.device] if tokens.is_cuda else []):
+    def _trained(self, batch: Batch) -> Tensor:
+        """Hidden states with noise (B, T, D)."""
+        shown = batch["tokens"]
+        if "seed" not in batch:
+            return self.backbone(shown, causal=True)
+        with torch.random.fork_rng([shown.device] if shown.is_cuda else []):
             torch.manual_seed(int(batch["seed"][0]))  # ranks have other rows, hence other seeds
-            return self.backbone(tokens, causal=True, dropout=self.options.dropout)
+            return self.backbone(shown, causal=True, dropout=self.options.dropout)

@@ -70,11 +70,6 @@ def test_flops_buy_the_nearest_number_of_steps_and_at_least_one(flops: float, st
     assert bought(flops=flops) == steps
 
 
-def test_a_budget_without_a_limit_is_refused():
-    with pytest.raises(ConfigError, match=r"budget\.tokens or budget\.flops"):
-        bought()
-
-
 def test_rows_are_as_many_as_fit():
     assert [rows_per_step(n, 64) for n in (64, 127, 128)] == [1, 1, 2]
     with pytest.raises(ConfigError, match=r"optim\.tokens_per_step=63 .*64"):

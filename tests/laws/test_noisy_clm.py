@@ -44,7 +44,7 @@ def test_inputs_are_masked_at_the_stated_rate_and_targets_stay():
 
 
 def test_the_loss_is_that_of_the_true_tokens_given_the_masked_ones():
-    model = make_strategy("clm", input_mask_rate=0.3)
+    model = make_strategy("clm", input_mask_rate=0.3).train()
     batch = model.corrupt(ROWS, generator())
     logits = model.head(model.backbone(batch["tokens"], causal=True))[:, :-1]
     expected = F.cross_entropy(logits.transpose(1, 2), ROWS["tokens"][:, 1:], reduction="sum")
@@ -71,8 +71,8 @@ def test_dropout_follows_the_batch_and_not_the_process():
     assert not torch.equal(model.loss(other).sum, first)
 
 
-def test_dropout_is_for_training_alone():
-    model, plain = make_strategy("clm", dropout=0.5), make_strategy("clm")
+def test_noise_is_for_training_alone():
+    model, plain = make_strategy("clm", dropout=0.5, input_mask_rate=0.5), make_strategy("clm")
     batch = model.corrupt(ROWS, generator())
     assert torch.equal(model.loss(batch).sum, plain.loss(ROWS).sum)
     model.train()
