@@ -1,6 +1,6 @@
 """Endpoints as they are met: a server of its own with a real model, a packaged one, and what goes wrong."""
 
-import json
+import math
 import os
 import socket
 import subprocess
@@ -8,91 +8,25 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedTokenizerFast,
-)
+from harness import Place
+from served_model import KEY, Server, own_nll, start, write_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.endpoint import Access, Endpoint
 from bench.errors import BenchError, ConfigError, DataError
+from bench.records import read_record
 
 pytest.importorskip("openai")
-KEY = "key-that-no-file-may-hold-4711"
 TEXTS = ["the cat sat on the mat", "A naïve café, 100 €: 😀😀!", "ñ", " x\n\ny ", "日本語の文"]
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GPT-2 with random weights and a byte-level tokenizer that splits characters."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=["</s>"])
-    tokenizer.train_from_iterator(["the cat sat on the mat, the café 😀 is naïve"] * 4, trainer)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(folder)  # noqa: S106
-    torch.manual_seed(0)
-    sizes = GPT2Config(
-        vocab_size=len(tokenizer.get_vocab()), n_positions=128, n_embd=32, n_layer=2, n_head=2,
-        initializer_range=0.5, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    GPT2LMHeadModel(sizes).save_pretrained(folder)
-    return folder
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen[str]
-    url: str
-    n_before: int = 0
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def fails_with(self, *faults: int | str) -> None:
-        data = json.dumps(faults).encode()
-        urllib.request.urlopen(urllib.request.Request(f"{self.url}/faults", data)).read()  # noqa: S310
-
-    @property
-    def n_requests(self) -> int:
-        return len(json.load(urllib.request.urlopen(f"{self.url}/prompts"))) - self.n_before  # noqa: S310
-
-    def access(self, **changes: Any) -> Access:
-        plain = Access(
-            base_url=f"{self.url}/v1",
-            model="tiny",
-            key_variable="TEST_ENDPOINT_KEY",
-            price_per_million_prompt_tokens=1.0,
-            price_per_million_completion_tokens=10.0,
-            max_cost=1.0,
-            timeout_s=20.0,
-            max_retries=0,
-        )
-        return replace(plain, **changes)
-
-
-def start(folder: Path) -> Server:
-    script = Path(__file__).with_name("completions_server.py")
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(folder), "tiny"],
-        env=os.environ | {"SERVER_KEY": KEY},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    return Server(process, f"http://127.0.0.1:{int(process.stdout.readline())}")
+    return write_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -107,14 +41,6 @@ def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """The server, with its count of requests at zero and the key in the environment."""
     monkeypatch.setenv("TEST_ENDPOINT_KEY", KEY)
     return replace(running, n_before=running.n_requests)
-
-
-def own_nll(folder: Path, text: str) -> float:
-    """By the model itself, here."""
-    tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")["input_ids"]
-    with torch.no_grad():
-        logits = AutoModelForCausalLM.from_pretrained(folder)(tokens).logits
-    return float(torch.nn.functional.cross_entropy(logits[0, :-1], tokens[0, 1:], reduction="sum"))
 
 
 def refused(ask: Endpoint, text: str = "the cat sat") -> str:
@@ -298,3 +224,49 @@ def test_a_packaged_server_completes_as_its_model_does_and_is_told_to_lack_likel
     assert endpoint.usage.prompt_tokens == tokens.shape[1]
     with pytest.raises(DataError, match="does not score a prompt"):
         endpoint.log_likelihood("the cat sat")
+
+
+def files_with(secret: str, *folders: Path) -> list[Path]:
+    """All files under the folders that hold it; there must be some files."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return [path for path in files if secret.encode() in path.read_bytes()]
+
+
+def test_an_endpoint_is_a_row_of_a_study_and_its_failures_are_records(
+    server: Server, model_folder: Path, place: Place, tmp_path: Path
+):
+    data = tmp_path / "data"
+    common = [
+        *(f"paths.data={data}", "task=[bits_per_byte_exact,retrieval_zero_shot]", "strategy.model=tiny"),
+        *("task.bits_per_byte_exact.windows=5", "strategy.key_variable=TEST_ENDPOINT_KEY"),
+        *("strategy=endpoint", "strategy.max_retries=0", "strategy.price_per_million_prompt_tokens=1"),
+        *("strategy.price_per_million_completion_tokens=1", "strategy.max_cost=1", "logger=wandb"),
+    ]
+    place.settings = [setting for setting in place.settings if not setting.startswith("task")]
+    urls = f"strategy.base_url={server.url}/v1,http://127.0.0.1:9/v1"
+    done = place.bench(*place.sweep(*common, urls))
+    assert "1 finished" in done.stdout + done.stderr, done.stderr
+    records = [read_record(path) for path in (place.folder / "experiments/adhoc/records").glob("*.json")]
+    by_url = {record.config["strategy"]["base_url"].removeprefix(server.url): record for record in records}
+    assert len(by_url) == 2
+
+    finished = by_url["/v1"]
+    prompts = server.prompts
+    nats = sum(own_nll(model_folder, prompt) for prompt in prompts)
+    first = [AutoTokenizer.from_pretrained(model_folder).tokenize(prompt)[0] for prompt in prompts]
+    n_bytes = sum(len(prompt.encode()) - len(token) for prompt, token in zip(prompts, first, strict=True))
+    (score,) = finished.scores
+    assert score.n_items == len(prompts) == 5
+    assert score.value == pytest.approx(nats / math.log(2) / n_bytes, abs=1e-4)
+    assert set(finished.inapplicable) == {"retrieval_zero_shot"}
+    assert (finished.parameters, finished.budget, finished.spent.steps) == (0, None, 0)
+    assert finished.data["endpoint"]["requests"] == 5
+    assert finished.data["endpoint"]["cost"] > 0
+
+    failed = by_url["http://127.0.0.1:9/v1"]
+    assert failed.status == "failed"
+    reason = "strategy.base_url=http://127.0.0.1:9/v1: cannot be reached in 1 tries; "
+    assert failed.reason == reason + "start the server or correct the address"
+    assert files_with(KEY, place.folder, data) == []
+    assert KEY not in done.stdout + done.stderr
