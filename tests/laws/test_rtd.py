@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 from toy_models import MODEL, OPTIM, SHAPES, generator, make_strategy, strategy_node, text_rows
 
 from bench.errors import ConfigError
 from bench.masking import IGNORED
 from bench.modernbert import stock_model
-from bench.objectives.base import Batch, Objective
+from bench.objectives.base import Batch, Core, Objective
 from bench.objectives.rtd import ReplacedTokenDetection, narrow, sample
 from bench.vocabulary import EOS, MASK
 
@@ -218,6 +218,15 @@ def test_a_mixture_takes_it_with_its_own_head():
     loss = model.loss(model.corrupt_as("rtd", text_rows(4), generator()))
     (loss.sum / loss.count).sum().backward()
     assert model.backbone.embedding.weight.grad.any()
+
+
+def test_a_checkpoint_that_keeps_its_embedding_is_refused():
+    core = make_strategy("mlm")
+    core.backbone.embedding = nn.Identity()
+    core.backbone.embedding.num_embeddings = SHAPES.vocab_size
+    options = make_rtd().options
+    with pytest.raises(ConfigError, match=r"model\.name .*use a model of our own"):
+        ReplacedTokenDetection(options, shapes=SHAPES, optimizer=OPTIM, core=Core(core.backbone, core.head))
 
 
 @pytest.mark.parametrize(
