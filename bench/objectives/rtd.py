@@ -90,8 +90,8 @@ class ReplacedTokenDetection(Objective):
         super().__init__(options, shapes=shapes, optimizer=optimizer, core=core)
         if not isinstance(self.backbone.embedding, nn.Embedding):
             raise ConfigError(
-                "strategy.generator_share: the generator shares the embedding, which a checkpoint of model.name "
-                "keeps to itself; use a model of our own"
+                "strategy.generator_share: the generator shares the embedding, but model.name "
+                "keeps its own to itself; use a model of our own"
             )
         self.generator_model = narrow(shapes.model, options.generator_share)
         self.generator = Generator(self.generator_model, self.backbone.embedding)
