@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jinja2
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_model
 
 from bench import checkpoint, machine, schema
@@ -85,17 +86,22 @@ def find_run(run: str, experiments: Path) -> Run:
     """The one finished run whose id begins with `run`, with its weights."""
     paths = [path for path in sorted(experiments.glob("*/records/*.json")) if path.stem.startswith(run)]
     ids = sorted({path.stem for path in paths})
-    if not run or not ids:
-        started = sorted({path.name for path in experiments.glob(f"*/runs/{run or '?'}*") if path.is_dir()})
-        if run and started:
+    if not ids:
+        started = sorted({path.name for path in experiments.glob("*/runs/*") if path.name.startswith(run)})
+        if started:
             raise ConfigError(f"run={run} has not finished ({', '.join(started)}); see `bench status`")
         raise ConfigError(f"run={run} is no run with a record in {experiments}/*/records; give its id")
     if len(ids) > 1 and run not in ids:
         raise ConfigError(f"run={run} may be any of {', '.join(ids)}; give more of the id")
     same = [Run(read_record(path), path) for path in paths if path.stem == (run if run in ids else ids[0])]
-    found = max(same, key=lambda one: one.weights.exists())  # one run may belong to several studies
+    # One run may belong to several studies, and have failed in one of them.
+    found = max(same, key=lambda one: (one.record.status == "finished", one.weights.exists()))
     if found.record.status != "finished":
         raise ConfigError(f"run={run} {found.record.status}: {found.record.reason}; export a finished run")
+    if checkpoint_name := found.record.config["model"].get("name"):
+        raise ConfigError(
+            f"run={run} has the backbone of {checkpoint_name}; export a run of a preset (model=)"
+        )
     if not (found.weights.exists() and (found.folder / "config.json").exists()):
         raise ConfigError(f"run={run}: its weights are gone ({found.weights}); {found.how_to_redo}")
     return found
@@ -103,10 +109,14 @@ def find_run(run: str, experiments: Path) -> Run:
 
 def restore(run: Run) -> tuple[Objective, Path]:
     """The trained objective, on CPU, and its tokenizer's file; the corpus is prepared again if need be."""
-    spec = RunSpec(**json.loads((run.folder / "config.json").read_text(encoding="utf-8")))
-    config = spec.typed()
-    if config.model.name is not None:
-        raise ConfigError(f"model.name={config.model.name}: only models of our own sizes are exported")
+    try:
+        spec = RunSpec(**json.loads((run.folder / "config.json").read_text(encoding="utf-8")))
+        config = spec.typed()
+    except (ValueError, TypeError, OmegaConfBaseException) as error:
+        reason = textwrap.shorten(str(error), 200)
+        raise DataError(
+            f"{run.folder / 'config.json'}: damaged or outdated ({reason}); {run.how_to_redo}"
+        ) from error
     if not find_class(config.strategy, Objective, "strategy").has_weights:  # type: ignore[type-abstract]
         raise ConfigError(f"strategy={spec.strategy} has no weights here; export a run of another strategy")
     corpus = build(config.corpus.text, TextCorpus, "corpus.text")

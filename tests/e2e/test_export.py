@@ -118,12 +118,24 @@ def stop_early(record: RunRecord) -> None:
     record_path(record).unlink()
 
 
+def take_a_checkpoint(record: RunRecord) -> None:
+    model = record.config["model"] | {"name": "bert-base"}
+    write_record(replace(record, config=record.config | {"model": model}), record_path(record).parent)
+
+
 def lose_weights(record: RunRecord) -> None:
     (run_folder(record) / "weights.safetensors").unlink()
 
 
 def lose_folder(record: RunRecord) -> None:
     shutil.rmtree(run_folder(record))
+
+
+def outdate_the_config(record: RunRecord) -> None:
+    path = run_folder(record) / "config.json"
+    spec = json.loads(path.read_text())
+    del spec["config"]["tokenizer"]["vocab_size"]
+    path.write_text(json.dumps(spec))
 
 
 def drop_a_weight(record: RunRecord) -> None:
@@ -166,8 +178,10 @@ def copy_with_a_similar_id(record: RunRecord) -> None:
     [
         (fail, "failed: out of luck"),
         (stop_early, "has not finished"),
+        (take_a_checkpoint, "has the backbone of bert-base"),
         (lose_weights, "run it again with `bench train -m "),
         (lose_folder, "run it again with `bench train -m "),
+        (outdate_the_config, "vocab_size"),
         (drop_a_weight, "head.dense.weight"),
         (add_a_weight, "stray"),
         (reshape_a_weight, "head.dense.weight"),
