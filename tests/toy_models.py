@@ -9,9 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from bench import schema
-from bench.build import build
+from bench.backbones.transformer import Transformer
+from bench.build import build, find_class
 from bench.compose import compose_config
-from bench.objectives.base import Batch, Objective, Shapes
+from bench.objectives.base import Batch, Core, Objective, Shapes
+from bench.objectives.reference import Reference
 from bench.vocabulary import EOS, PAD, SPECIAL_TOKENS
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -35,8 +37,8 @@ OPTIM = schema.Optim(
 
 
 def stems(folder: str) -> list[str]:
-    """The choices of a config group, with those of the example."""
-    return sorted(path.stem for root in (CONF, EXAMPLE) for path in (root / folder).glob("*.yaml"))
+    """The choices of a config group."""
+    return sorted(path.stem for path in (CONF / folder).glob("*.yaml"))
 
 
 @lru_cache
@@ -52,11 +54,18 @@ def strategy_node(stem: str, **changes: Any) -> dict[str, Any]:
 
 
 def make_strategy(stem: str, *, seed: int = 0, shapes: Shapes = SHAPES, **changes: Any) -> Objective:
+    node = strategy_node(stem, **changes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build(
-            strategy_node(stem, **changes), Objective, "strategy", shapes=shapes, optimizer=OPTIM
-        ).eval()
+        given = {"core": toy_core(shapes)} if find_class(node, Objective, "strategy") is Reference else {}
+        return build(node, Objective, "strategy", shapes=shapes, optimizer=OPTIM, **given).eval()
+
+
+def toy_core(shapes: Shapes) -> Core:
+    """In place of a checkpoint: our backbone, with the attention that it has."""
+    backbone = Transformer(shapes.model, shapes.vocab_size)
+    backbone.is_causal = False
+    return Core(backbone, torch.nn.Identity())
 
 
 def generator(seed: int = 0) -> torch.Generator:

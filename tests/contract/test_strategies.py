@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 from toy_models import (
+    EXAMPLE,
     OPTIM,
     SHAPES,
     equal_batches,
@@ -30,7 +31,7 @@ from bench.build import build, find_class
 from bench.errors import ConfigError, InapplicableError
 from bench.objectives.base import POOLINGS, Objective
 
-STRATEGIES = stems("strategy")
+STRATEGIES = stems("strategy") + sorted(path.stem for path in EXAMPLE.glob("strategy/*.yaml"))
 N_STEPS = 60  # where a step's number of targets, or its objective, is drawn
 TRAINED = [stem for stem in STRATEGIES if strategy_node(stem)["modality"] != "none"]
 HERE = [s for s in STRATEGIES if find_class(strategy_node(s), Objective, s).has_weights]  # type: ignore[type-abstract]
