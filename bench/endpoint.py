@@ -27,18 +27,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Answer = dict[str, Any]
+PRICES = ("price_per_million_prompt_tokens", "price_per_million_completion_tokens")
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 NO_KEY = "no-key"  # the client insists on one
 # What reading an answer of the wrong shape raises.
 MISSHAPEN = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: OmegaConf merges into no frozen dataclass inside of another
 class Access:
-    """Which server and model to ask, and what it may cost. Prices and cap are in one currency."""
+    """How a server is reached and what it may cost; no answer depends on it. Money is in any one currency."""
 
-    base_url: str = MISSING  # up to and without /completions
-    model: str = MISSING  # as the server names it
     key_variable: str | None = MISSING  # name of the environment variable that holds the key; null: no key
     price_per_million_prompt_tokens: float | None = MISSING  # null: free, for a server on this machine only
     price_per_million_completion_tokens: float | None = MISSING
@@ -47,21 +46,40 @@ class Access:
     max_retries: int = MISSING  # after no connection, no answer in time, HTTP 408, 409, 429 or 5xx
 
     def __post_init__(self) -> None:
+        for name, low in (
+            ("max_cost", 0),
+            ("timeout_s", 1e-3),
+            ("max_retries", 0),
+            *((p, 0) for p in PRICES),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"strategy.access.{name}={value}: use {low} or more")
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """The price of this many tokens."""
+        prompt, completion = (getattr(self, name) or 0.0 for name in PRICES)
+        return (prompt_tokens * prompt + completion_tokens * completion) / 1e6
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model and the server that answers for it."""
+
+    base_url: str = MISSING  # up to and without /completions
+    model: str = MISSING  # as the server names it
+    access: Access = MISSING
+
+    def __post_init__(self) -> None:
         refuse_secrets("strategy", asdict(self))
         url = urlsplit(self.base_url)
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ConfigError(f"strategy.base_url={self.base_url!r}: use an address such as https://HOST/v1")
-        for name in ("price_per_million_prompt_tokens", "price_per_million_completion_tokens"):
-            if getattr(self, name) is None and url.hostname not in THIS_MACHINE:
-                raise ConfigError(f"strategy.{name}: state the price of {url.hostname}; 0 if it is free")
-        for name, low in (("max_cost", 0), ("timeout_s", 1e-3), ("max_retries", 0)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"strategy.{name}={getattr(self, name)}: use {low} or more")
-
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """The price of this many tokens."""
-        prompt, completion = self.price_per_million_prompt_tokens, self.price_per_million_completion_tokens
-        return (prompt_tokens * (prompt or 0) + completion_tokens * (completion or 0)) / 1e6
+        unpriced = [name for name in PRICES if getattr(self.access, name) is None]
+        if unpriced and url.hostname not in THIS_MACHINE:
+            raise ConfigError(
+                f"strategy.access.{unpriced[0]}: state the price of {url.hostname}; 0 if it is free"
+            )
 
 
 @dataclass
@@ -82,8 +100,8 @@ class Endpoint:
     only in the header of a request.
     """
 
-    def __init__(self, access: Access, folder: Path) -> None:
-        self.access = access
+    def __init__(self, served: Served, folder: Path) -> None:
+        self.served = served
         self.folder = folder
         self.usage = Usage()
 
@@ -111,7 +129,7 @@ class Endpoint:
 
     def _ask(self, request: dict[str, Any], read: Callable[[Answer], T]) -> T:
         """`read` of the answer, from the cache if it is there and whole."""
-        asked = {"base_url": self.access.base_url.rstrip("/"), "model": self.access.model, "request": request}
+        asked = {"base_url": self.served.base_url.rstrip("/"), "model": self.served.model, "request": request}
         path = self.folder / f"{_digest(asked)}.json"
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
@@ -140,11 +158,11 @@ class Endpoint:
         at_most = (
             len(request["prompt"].encode()) + 1
         )  # a token has a byte or more, and one may begin the text
-        cost, cap = self.access.cost(at_most, request["max_tokens"]), self.access.max_cost
+        cost, cap = self.served.access.cost(at_most, request["max_tokens"]), self.served.access.max_cost
         if self.usage.cost + cost > cap:
             raise ConfigError(
-                f"strategy.max_cost={cap:g}: {self.usage.cost:.6g} is spent and the next request may cost "
-                f"{cost:.6g}; raise it, answers so far are kept"
+                f"strategy.access.max_cost={cap:g}: {self.usage.cost:.6g} is spent and the next request may "
+                f"cost {cost:.6g}; raise it, answers so far are kept"
             )
 
     def _count(self, answer: Answer) -> None:
@@ -152,12 +170,12 @@ class Endpoint:
         self.usage.requests += 1
         self.usage.prompt_tokens += prompt_tokens
         self.usage.completion_tokens += completion_tokens
-        self.usage.cost += self.access.cost(prompt_tokens, completion_tokens)
+        self.usage.cost += self.served.access.cost(prompt_tokens, completion_tokens)
 
     def _send(self, request: dict[str, Any]) -> Answer:
         create = self._client.completions.with_raw_response.create
         try:
-            content = create(model=self.access.model, **request).content
+            content = create(model=self.served.model, **request).content
         except _openai().APIError as error:
             raise self._explained(error) from None  # its traceback may quote the key
         try:
@@ -171,44 +189,46 @@ class Endpoint:
     def _client(self) -> "OpenAI":
         return _openai().OpenAI(
             api_key=self._key,
-            base_url=self.access.base_url,
-            timeout=self.access.timeout_s,
-            max_retries=self.access.max_retries,
+            base_url=self.served.base_url,
+            timeout=self.served.access.timeout_s,
+            max_retries=self.served.access.max_retries,
         )
 
     @property
     def _key(self) -> str:
-        variable = self.access.key_variable
+        variable = self.served.access.key_variable
         key = NO_KEY if variable is None else os.environ.get(variable, "")
         if not re.fullmatch("[!-~]+", key):
             raise ConfigError(
-                f"strategy.key_variable={variable}: this environment variable is not set, or holds blanks or "
-                "signs that no key has; set it"
+                f"strategy.access.key_variable={variable}: this environment variable is not set, or holds "
+                "blanks or signs that no key has; set it"
             )
         return key
 
     @property
     def _server(self) -> str:
-        return f"strategy.base_url={self.access.base_url}"
+        return f"strategy.base_url={self.served.base_url}"
 
     def _explained(self, error: "APIError") -> ConfigError:
         """One line on what to change."""
-        openai, access, tries = _openai(), self.access, 1 + self.access.max_retries
+        openai, access, tries = _openai(), self.served.access, 1 + self.served.access.max_retries
         status = getattr(error, "status_code", None)
         said = " ".join(error.message.replace(self._key, "[key]").split())[:200]
         if isinstance(error, openai.APITimeoutError):
-            told = f"no answer within strategy.timeout_s={access.timeout_s:g} in {tries} tries; raise it"
+            told = (
+                f"no answer within strategy.access.timeout_s={access.timeout_s:g} in {tries} tries; raise it"
+            )
         elif status is None:
             told = f"cannot be reached in {tries} tries; start the server or correct the address"
         elif status in (401, 403):
-            where = f"strategy.key_variable={access.key_variable}"
+            where = f"strategy.access.key_variable={access.key_variable}"
             told = f"refuses the key (HTTP {status}); put one that it takes into the variable of {where}"
         elif status == 404:
-            told = f"has no strategy.model={access.model}, or no /completions (HTTP 404); correct either"
+            told = f"has no strategy.model={self.served.model}, or no /completions (HTTP 404); correct either"
         elif status == 429 or status >= 500:
-            told = f"HTTP {status} in {tries} tries; wait, or raise strategy.max_retries ({said})"
+            told = f"HTTP {status} in {tries} tries; wait, or raise strategy.access.max_retries ({said})"
         else:
-            told = f"refuses the request to strategy.model={access.model} (HTTP {status}: {said})"
+            told = f"refuses the request to strategy.model={self.served.model} (HTTP {status}: {said})"
         return ConfigError(f"{self._server}: {told}")
 
 

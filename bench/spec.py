@@ -88,5 +88,7 @@ def science_of(config: dict[str, Any]) -> dict[str, Any]:
     science["precision"] = trainer["precision"]
     # When losses are measured, and on how much, stands in the record's curve.
     science["validation"] = {key: trainer[key] for key in ("n_validations", "validation_batches")}
+    # How a server is reached and paid changes no answer of it.
+    science["strategy"] = {key: value for key, value in config["strategy"].items() if key != "access"}
     is_pretrained = config["strategy"]["modality"] != "none"
     return {key: value for key, value in science.items() if is_pretrained or key not in PRETRAINING_ONLY}

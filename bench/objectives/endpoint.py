@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from bench.endpoint import Access, Endpoint
+from bench.endpoint import PRICES, Endpoint, Served
 from bench.errors import InapplicableError
 from bench.objectives.base import Core, Modality, Objective, ObjectiveOptions, Shapes, TextNLL
 from bench.schema import Optim
@@ -20,12 +20,12 @@ class EndpointReference(Objective):
     has_weights = False
 
     @dataclass(frozen=True)
-    class Options(ObjectiveOptions, Access):
+    class Options(ObjectiveOptions, Served):
         """Which server, which model, what it may cost."""
 
         def __post_init__(self) -> None:
             ObjectiveOptions.__post_init__(self)
-            Access.__post_init__(self)
+            Served.__post_init__(self)
 
     options: Options
 
@@ -47,4 +47,5 @@ class EndpointReference(Objective):
 
     def provenance(self) -> dict[str, Any]:
         """What was asked and what it cost."""
-        return {"endpoint": asdict(self.endpoint.usage)} if self.endpoint else {}
+        prices = {name: getattr(self.options.access, name) for name in PRICES}
+        return {"endpoint": asdict(self.endpoint.usage) | prices} if self.endpoint else {}

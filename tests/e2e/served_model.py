@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from bench.endpoint import Access
+from bench.endpoint import Access, Served
 
 KEY = "key-that-no-file-may-hold-4711"
 
@@ -65,10 +65,8 @@ class Server:
     def n_requests(self) -> int:
         return len(self.prompts)
 
-    def access(self, **changes: Any) -> Access:
-        plain = Access(
-            base_url=f"{self.url}/v1",
-            model="tiny",
+    def model(self, **changes: Any) -> Served:
+        access = Access(
             key_variable="TEST_ENDPOINT_KEY",
             price_per_million_prompt_tokens=1.0,
             price_per_million_completion_tokens=10.0,
@@ -76,7 +74,9 @@ class Server:
             timeout_s=20.0,
             max_retries=0,
         )
-        return replace(plain, **changes)
+        of_server = {"base_url": f"{self.url}/v1", "model": "tiny"}
+        of_server |= {key: changes.pop(key) for key in ("base_url", "model") if key in changes}
+        return Served(access=replace(access, **changes), **of_server)
 
 
 def start(folder: Path) -> Server:

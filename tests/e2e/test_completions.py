@@ -16,7 +16,7 @@ from harness import Place
 from served_model import KEY, Server, own_nll, start, write_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bench.endpoint import Access, Endpoint
+from bench.endpoint import Access, Endpoint, Served
 from bench.errors import BenchError, ConfigError, DataError
 from bench.records import read_record
 
@@ -56,7 +56,7 @@ def refused(ask: Endpoint, text: str = "the cat sat") -> str:
 def test_the_likelihood_of_a_text_is_that_of_the_model_behind_the_server(
     server: Server, model_folder: Path, tmp_path: Path
 ):
-    endpoint = Endpoint(server.access(), tmp_path)
+    endpoint = Endpoint(server.model(), tmp_path)
     for text in TEXTS:
         found = endpoint.log_likelihood(text)
         assert found.nll == pytest.approx(own_nll(model_folder, text), abs=1e-4)
@@ -67,7 +67,7 @@ def test_the_likelihood_of_a_text_is_that_of_the_model_behind_the_server(
 def test_the_likelihoods_of_a_prompt_and_its_continuation_are_those_of_the_whole(
     server: Server, model_folder: Path, tmp_path: Path
 ):
-    endpoint = Endpoint(server.access(), tmp_path)
+    endpoint = Endpoint(server.model(), tmp_path)
     prompt, continuation = "the cat sat", " on 😀 mats"
     parts = [endpoint.log_likelihood(prompt), endpoint.log_likelihood(continuation, prompt=prompt)]
     whole = own_nll(model_folder, prompt + continuation)
@@ -76,9 +76,9 @@ def test_the_likelihoods_of_a_prompt_and_its_continuation_are_those_of_the_whole
 
 
 def test_what_was_asked_once_is_never_asked_again_unless_its_file_is_damaged(server: Server, tmp_path: Path):
-    first = Endpoint(server.access(), tmp_path).log_likelihood("the cat sat")
+    first = Endpoint(server.model(), tmp_path).log_likelihood("the cat sat")
     assert server.n_requests == 1
-    again = Endpoint(server.access(max_cost=0.0), tmp_path)
+    again = Endpoint(server.model(max_cost=0.0), tmp_path)
     assert again.log_likelihood("the cat sat") == first
     assert (server.n_requests, again.usage.requests, again.usage.from_cache, again.usage.cost) == (1, 0, 1, 0)
     (kept,) = tmp_path.iterdir()
@@ -87,15 +87,15 @@ def test_what_was_asked_once_is_never_asked_again_unless_its_file_is_damaged(ser
         assert damaged != whole
         kept.write_text(damaged)
         n_before = server.n_requests
-        assert Endpoint(server.access(), tmp_path).log_likelihood("the cat sat") == first
+        assert Endpoint(server.model(), tmp_path).log_likelihood("the cat sat") == first
         assert server.n_requests == n_before + 1
-    Endpoint(server.access(), tmp_path).completion("the cat sat", max_tokens=1)
+    Endpoint(server.model(), tmp_path).completion("the cat sat", max_tokens=1)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_busy_and_failing_servers_are_asked_again(server: Server, tmp_path: Path):
     server.fails_with(429, 500, 503)
-    endpoint = Endpoint(server.access(max_retries=3), tmp_path)
+    endpoint = Endpoint(server.model(max_retries=3), tmp_path)
     started = time.monotonic()
     assert endpoint.log_likelihood("the cat sat").nll > 0
     assert time.monotonic() - started > 1  # Retry-After of the 429
@@ -108,7 +108,7 @@ def test_busy_and_failing_servers_are_asked_again(server: Server, tmp_path: Path
         (429, "HTTP 429 in 1 tries"),
         (500, "HTTP 500 in 1 tries"),
         (400, "refuses the request"),
-        (403, "strategy.key_variable=TEST_ENDPOINT_KEY"),
+        (403, "strategy.access.key_variable=TEST_ENDPOINT_KEY"),
         ("no json", "no JSON"),
         ("no choices", "not as the completions API"),
         ("no echo", "does not score a prompt"),
@@ -122,7 +122,7 @@ def test_what_a_server_does_wrong_is_one_line_and_is_not_kept(
     fault: int | str, says: str, server: Server, tmp_path: Path
 ):
     server.fails_with(fault)
-    line = refused(Endpoint(server.access(), tmp_path))
+    line = refused(Endpoint(server.model(), tmp_path))
     assert says in line
     assert "strategy.base_url" in line
     assert list(tmp_path.iterdir()) == []
@@ -131,16 +131,16 @@ def test_what_a_server_does_wrong_is_one_line_and_is_not_kept(
 def test_settings_that_a_server_refuses_are_named(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert "strategy.model=huge" in refused(Endpoint(server.access(model="huge"), tmp_path))
-    assert "strategy.model=tiny" in refused(Endpoint(server.access(base_url=f"{server.url}/v2"), tmp_path))
+    assert "strategy.model=huge" in refused(Endpoint(server.model(model="huge"), tmp_path))
+    assert "strategy.model=tiny" in refused(Endpoint(server.model(base_url=f"{server.url}/v2"), tmp_path))
     server.fails_with("slow")
-    assert "strategy.timeout_s=0.5" in refused(Endpoint(server.access(timeout_s=0.5), tmp_path))
-    no_key = refused(Endpoint(server.access(key_variable=None), tmp_path))
+    assert "strategy.access.timeout_s=0.5" in refused(Endpoint(server.model(timeout_s=0.5), tmp_path))
+    no_key = refused(Endpoint(server.model(key_variable=None), tmp_path))
     assert "HTTP 401" in no_key
     monkeypatch.setenv("TEST_ENDPOINT_KEY", "another")
-    assert "TEST_ENDPOINT_KEY" in refused(Endpoint(server.access(), tmp_path))
+    assert "TEST_ENDPOINT_KEY" in refused(Endpoint(server.model(), tmp_path))
     monkeypatch.delenv("TEST_ENDPOINT_KEY")
-    assert "TEST_ENDPOINT_KEY: this" in refused(Endpoint(server.access(), tmp_path))
+    assert "TEST_ENDPOINT_KEY: this" in refused(Endpoint(server.model(), tmp_path))
 
 
 def test_a_server_that_went_down_is_one_line(
@@ -148,7 +148,7 @@ def test_a_server_that_went_down_is_one_line(
 ):
     monkeypatch.setenv("TEST_ENDPOINT_KEY", KEY)
     server = start(model_folder)
-    endpoint = Endpoint(server.access(), tmp_path)
+    endpoint = Endpoint(server.model(), tmp_path)
     endpoint.log_likelihood("the cat")
     server.stop()
     assert f"strategy.base_url={server.url}/v1: cannot be reached in 1 tries" in refused(endpoint)
@@ -157,15 +157,15 @@ def test_a_server_that_went_down_is_one_line(
 
 def test_no_request_is_sent_that_could_pass_the_cap_and_a_higher_one_goes_on(server: Server, tmp_path: Path):
     texts = [f"the cat sat on mat {i}" for i in range(10)]
-    one = Endpoint(server.access(), tmp_path / "other")
+    one = Endpoint(server.model(), tmp_path / "other")
     one.log_likelihood(texts[0])
     assert one.usage.cost == one.usage.prompt_tokens * 1e-6 + 1 * 10e-6
-    capped = Endpoint(server.access(max_cost=5 * one.usage.cost), tmp_path)
-    with pytest.raises(ConfigError, match=r"strategy\.max_cost"):
+    capped = Endpoint(server.model(max_cost=5 * one.usage.cost), tmp_path)
+    with pytest.raises(ConfigError, match=r"strategy\.access\.max_cost"):
         any(capped.log_likelihood(text).nll < 0 for text in texts)
     assert 0 < capped.usage.cost <= 5 * one.usage.cost
     assert 1 <= capped.usage.requests == server.n_requests - 1 < 5
-    higher = Endpoint(server.access(max_cost=1.0), tmp_path)
+    higher = Endpoint(server.model(max_cost=1.0), tmp_path)
     for text in texts:
         higher.log_likelihood(text)
     assert higher.usage.from_cache == capped.usage.requests
@@ -204,8 +204,6 @@ def test_a_packaged_server_completes_as_its_model_does_and_is_told_to_lack_likel
     packaged: str, model_folder: Path, tmp_path: Path
 ):
     access = Access(
-        base_url=f"{packaged}/v1",
-        model=str(model_folder),
         key_variable=None,
         price_per_million_prompt_tokens=None,
         price_per_million_completion_tokens=None,
@@ -213,7 +211,8 @@ def test_a_packaged_server_completes_as_its_model_does_and_is_told_to_lack_likel
         timeout_s=60.0,
         max_retries=2,
     )
-    endpoint = Endpoint(access, tmp_path / "answers")
+    served = Served(base_url=f"{packaged}/v1", model=str(model_folder), access=access)
+    endpoint = Endpoint(served, tmp_path / "answers")
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     tokens = tokenizer("the cat sat", return_tensors="pt")["input_ids"]
     own = AutoModelForCausalLM.from_pretrained(model_folder).generate(
@@ -239,9 +238,17 @@ def test_an_endpoint_is_a_row_of_a_study_and_its_failures_are_records(
     data = tmp_path / "data"
     common = [
         *(f"paths.data={data}", "task=[bits_per_byte_exact,retrieval_zero_shot]", "strategy.model=tiny"),
-        *("task.bits_per_byte_exact.windows=5", "strategy.key_variable=TEST_ENDPOINT_KEY"),
-        *("strategy=endpoint", "strategy.max_retries=0", "strategy.price_per_million_prompt_tokens=1"),
-        *("strategy.price_per_million_completion_tokens=1", "strategy.max_cost=1", "logger=wandb"),
+        *("task.bits_per_byte_exact.windows=5", "strategy.access.key_variable=TEST_ENDPOINT_KEY"),
+        *(
+            "strategy=endpoint",
+            "strategy.access.max_retries=0",
+            "strategy.access.price_per_million_prompt_tokens=1",
+        ),
+        *(
+            "strategy.access.price_per_million_completion_tokens=1",
+            "strategy.access.max_cost=1",
+            "logger=wandb",
+        ),
     ]
     place.settings = [setting for setting in place.settings if not setting.startswith("task")]
     urls = f"strategy.base_url={server.url}/v1,http://127.0.0.1:9/v1"

@@ -9,12 +9,10 @@ import pytest
 from bench import schema
 from bench.compose import compose_runs
 from bench.echo import Scored, scored
-from bench.endpoint import Access, Endpoint
+from bench.endpoint import Access, Endpoint, Served
 from bench.errors import ConfigError, DataError
 
 FREE = Access(
-    base_url="http://localhost:8000/v1",
-    model="tiny",
     key_variable=None,
     price_per_million_prompt_tokens=None,
     price_per_million_completion_tokens=None,
@@ -22,7 +20,14 @@ FREE = Access(
     timeout_s=1.0,
     max_retries=0,
 )
+HERE = Served(base_url="http://localhost:8000/v1", model="tiny", access=FREE)
 CAT = ["The", " cat", " sat"]
+
+
+def changed(**changes: Any) -> Served:
+    """The server on this machine with other options."""
+    of_server = {key: changes.pop(key) for key in ("base_url", "model") if key in changes}
+    return replace(HERE, access=replace(FREE, **changes), **of_server)
 
 
 def echo(asked: list[str], text: str | None = None, **changes: Any) -> dict[str, Any]:
@@ -95,21 +100,23 @@ def test_a_price_is_per_million_tokens_of_each_kind():
         ({"base_url": "localhost:8000"}, "strategy.base_url"),
         ({"base_url": "http://me:secret@localhost/v1"}, "strategy.base_url"),
         ({"base_url": "http://localhost/v1?key=secret"}, "strategy.base_url"),
-        ({"key_variable": "sk-secret"}, "strategy.key_variable"),
-        ({"base_url": "https://api.example.org/v1"}, "strategy.price_per_million_prompt_tokens"),
-        ({"max_cost": -1.0}, "strategy.max_cost"),
-        ({"timeout_s": 0.0}, "strategy.timeout_s"),
-        ({"max_retries": -1}, "strategy.max_retries"),
+        ({"key_variable": "sk-secret"}, "strategy.access.key_variable"),
+        ({"base_url": "https://api.example.org/v1"}, "strategy.access.price_per_million_prompt_tokens"),
+        ({"max_cost": -1.0}, "strategy.access.max_cost"),
+        ({"timeout_s": 0.0}, "strategy.access.timeout_s"),
+        ({"max_retries": -1}, "strategy.access.max_retries"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named_and_a_secret_is_not_repeated(changes: dict[str, Any], key: str):
     with pytest.raises(ConfigError) as raised:
-        replace(FREE, **changes)
+        changed(**changes)
     assert str(raised.value).startswith(key)
     assert "secret" not in str(raised.value)
 
 
-@pytest.mark.parametrize("setting", ["base_url='http://me:secret@localhost/v1'", "key_variable=sk-secret"])
+@pytest.mark.parametrize(
+    "setting", ["base_url='http://me:secret@localhost/v1'", "access.key_variable=sk-secret"]
+)
 def test_a_secret_is_refused_before_anything_of_a_run_is_written(setting: str):
     (spec,) = compose_runs(["strategy=endpoint", f"strategy.{setting}"], multirun=False)
     with pytest.raises(ConfigError, match=r"^strategy\.") as raised:
@@ -117,7 +124,17 @@ def test_a_secret_is_refused_before_anything_of_a_run_is_written(setting: str):
     assert "secret" not in str(raised.value)
 
 
+def test_how_a_server_is_reached_and_paid_is_no_part_of_a_runs_identity():
+    (one,), (other,), (another,) = (
+        compose_runs(["strategy=endpoint", f"strategy.{setting}"], multirun=False)
+        for setting in ("access.max_cost=1", "access.max_cost=2", "model=other")
+    )
+    assert (one.run_id, one.strategy) == (other.run_id, "endpoint")
+    assert one.run_id != another.run_id
+    assert one.config["strategy"]["access"]["max_cost"] == 1
+
+
 def test_a_cap_of_nothing_sends_nothing_where_tokens_cost(tmp_path: Path):
-    priced = replace(FREE, price_per_million_prompt_tokens=1.0, base_url="http://localhost:9/v1")
-    with pytest.raises(ConfigError, match=r"strategy\.max_cost=0: 0 is spent .* 5e-06"):
+    priced = changed(price_per_million_prompt_tokens=1.0, base_url="http://localhost:9/v1")
+    with pytest.raises(ConfigError, match=r"strategy\.access\.max_cost=0: 0 is spent .* 5e-06"):
         Endpoint(priced, tmp_path).log_likelihood("four")
