@@ -175,7 +175,7 @@ def test_no_request_is_sent_that_could_pass_the_cap_and_a_higher_one_goes_on(ser
 @pytest.fixture
 def packaged(model_folder: Path, tmp_path: Path) -> Iterator[str]:
     """`transformers serve`, which serves completions but ignores echo and logprobs."""
-    for package in ("fastapi", "uvicorn"):
+    for package in ("fastapi", "uvicorn", "accelerate"):
         pytest.importorskip(package)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,5 +1,6 @@
 """What is read from a completions server's answer, by hand; what is refused before anything is asked."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,9 @@ def test_a_cap_of_nothing_sends_nothing_where_tokens_cost(tmp_path: Path):
     priced = changed(price_per_million_prompt_tokens=1.0, base_url="http://localhost:9/v1")
     with pytest.raises(ConfigError, match=r"strategy\.access\.max_cost=0: 0 is spent .* 5e-06"):
         Endpoint(priced, tmp_path).log_likelihood("four")
+
+
+def test_without_its_package_an_endpoint_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ConfigError, match=r"pip install .*\[endpoint\]"):
+        Endpoint(HERE, tmp_path).log_likelihood("four")
