@@ -5,6 +5,7 @@ takes its run with it and nothing else.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from bench import budget, schema
 from bench.display import Display, read_status
 from bench.errors import DataError
 from bench.prepare import prepare
+from bench.pretrained import CheckpointError
 from bench.records import read_record, write_atomically, write_record
 from bench.spec import RunSpec
 from bench.stopping import supervisors
@@ -42,19 +44,35 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
         BenchError: a config or corpus that cannot work, before any run is started.
     """
     settings = specs[0].typed().launcher
-    for spec in specs:
-        schema.validate(spec.typed())
-        prepare(spec)
-    statuses = {spec.run_id: status for spec in specs if (status := recorded(spec)) in DONE}
+    statuses = _prepare(specs)
+    statuses |= {spec.run_id: status for spec in specs if (status := recorded(spec)) in DONE}
     todo = [spec for spec in specs if spec.run_id not in statuses]
     todo.sort(key=_size, reverse=True)  # longest first: no straggler at the end
-    with Display(len(specs), len(statuses)) as display:
+    n_done = sum(status in DONE for status in statuses.values())
+    with Display(len(specs), n_done) as display:
         if settings.workers == 0 or not todo:
             return statuses | _run_here(todo, settings.threads_per_worker, display)
         # By all runs, not by those left: with another number of threads, a run rounds otherwise.
         workers = min(settings.workers or _default_workers(specs), len(specs))
         threads = settings.threads_per_worker or max(1, _cores() // workers)
         return statuses | _run_in_pool(todo, min(workers, len(todo)), threads, display)
+
+
+def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
+    """Prepare all runs' data; a run whose checkpoint cannot be used fails by itself.
+
+    Returns:
+        The status of those by id.
+    """
+    for spec in specs:
+        schema.validate(spec.typed())
+    statuses = {}
+    for spec in specs:
+        try:
+            prepare(spec)
+        except CheckpointError as error:
+            statuses[spec.run_id] = _record_failure(spec, str(error))
+    return statuses
 
 
 def _default_workers(specs: Sequence[RunSpec]) -> int:
@@ -221,6 +239,8 @@ def _run_distributed(spec: RunSpec) -> str:
 def _size(spec: RunSpec) -> float:
     """Roughly proportional to a run's time."""
     config = spec.typed()
+    if config.model.name is not None:
+        return math.inf  # a checkpoint's size is not known yet, and seldom small
     parameters = budget.text_parameters(config.model, config.tokenizer.vocab_size)
     if config.strategy["modality"] == "none":
         return 0.0

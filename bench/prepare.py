@@ -8,6 +8,7 @@ from bench.build import build
 from bench.corpora.base import PairCorpus, TextCorpus
 from bench.errors import ConfigError
 from bench.pairs import PairData, prepare_pairs
+from bench.pretrained import Checkpoint, open_checkpoint
 from bench.schema import Budget, Config
 from bench.spec import RunSpec
 from bench.tokens import TextData, prepare_text
@@ -19,6 +20,7 @@ class Prepared:
 
     text: TextData
     pairs: PairData
+    checkpoint: Checkpoint | None  # that the run begins with, and whose tokenizer it is
 
     def unique(self, budget: Budget, modality: str) -> dict[str, int]:
         """The unique data that a budget gives to a strategy, as `Spent` names it."""
@@ -29,10 +31,15 @@ class Prepared:
 
     def described(self) -> dict[str, Any]:
         """Hashes and provenance, as recorded beside every result."""
-        return {
-            kind: {key: data.manifest[key] for key in ("content_sha256", "provenance", "splits")}
-            for kind, data in (("text", self.text), ("pairs", self.pairs))
-        } | {"tokenizer_sha256": self.text.manifest["tokenizer_sha256"], "vocab_size": self.text.vocab_size}
+        begins_with = {"checkpoint": self.checkpoint.described()} if self.checkpoint else {}
+        return (
+            begins_with
+            | {
+                kind: {key: data.manifest[key] for key in ("content_sha256", "provenance", "splits")}
+                for kind, data in (("text", self.text), ("pairs", self.pairs))
+            }
+            | {"tokenizer_sha256": self.text.manifest["tokenizer_sha256"], "vocab_size": self.text.vocab_size}
+        )
 
 
 def prepare(spec: RunSpec) -> Prepared:
@@ -41,12 +48,19 @@ def prepare(spec: RunSpec) -> Prepared:
     Raises:
         DataError: a corpus that is missing, empty or unreadable.
         ConfigError: a budget larger than the corpus, or epochs that were not asked for.
+        CheckpointError: a checkpoint that cannot be used.
     """
     config = spec.typed()
     data_dir = Path(config.paths.data)
-    text = prepare_text(build(config.corpus.text, TextCorpus, "corpus.text"), config.tokenizer, data_dir)
+    checkpoint = None if config.model.name is None else open_checkpoint(config.model.name)
+    corpus = build(config.corpus.text, TextCorpus, "corpus.text")
+    text = prepare_text(
+        corpus, config.tokenizer, data_dir, given=checkpoint.tokenizer if checkpoint else None
+    )
     pairs = build(config.corpus.pairs, PairCorpus, "corpus.pairs")
-    data = Prepared(text, prepare_pairs(pairs, text.tokenizer_path, config.caption_length, data_dir))
+    data = Prepared(
+        text, prepare_pairs(pairs, text.tokenizer_path, config.caption_length, data_dir), checkpoint
+    )
     if config.budget.tokens is not None and config.strategy["modality"] != "none":
         check_epochs(config.budget, config.budget.tokens / _unique_positions(config, data))
     return data

@@ -209,7 +209,13 @@ def _validate_place(config: Config) -> None:
 
 def _validate_model(model: Model) -> None:
     if model.name is not None:
+        mixed = f"model.name={model.name} brings its own sizes; choose model=hf with it"
+        _require(model.d_model == 0, mixed)
         return
+    _require(
+        model.d_model != 0,
+        "model.d_model=0: with model=hf, give a checkpoint's folder or hub name as model.name",
+    )
     for key in ("d_model", "n_layers", "n_heads", "d_ff", "patch_size"):
         _require(getattr(model, key) >= 1, f"model.{key}={getattr(model, key)}: use 1 or more")
     _require(

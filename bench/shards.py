@@ -47,8 +47,13 @@ class Scan:
         return np.flatnonzero(self.keep & (self.splits == SPLITS.index(split)))
 
 
-def write(documents: Callable[[], Iterator[Document]], settings: schema.Tokenizer, folder: Path) -> Manifest:
-    """Fill `folder`; returns counts and hashes.
+def write(
+    documents: Callable[[], Iterator[Document]],
+    settings: schema.Tokenizer,
+    folder: Path,
+    given: str | None = None,
+) -> Manifest:
+    """Fill `folder`; returns counts and hashes. `given`: a tokenizer's JSON, so that none is trained.
 
     Raises:
         DataError: no documents, an empty split, or documents that change between the two passes.
@@ -56,7 +61,10 @@ def write(documents: Callable[[], Iterator[Document]], settings: schema.Tokenize
     scan = scan_documents(counted(documents(), "reading documents"), settings.train_bytes)
     check_splits({split: len(scan.kept(split)) for split in SPLITS}, "corpus.text")
     path = folder / "tokenizer.json"
-    train_tokenizer(scan.sample, settings.vocab_size).save(str(path))
+    if given is None:
+        train_tokenizer(scan.sample, settings.vocab_size).save(str(path))
+    else:
+        path.write_text(given, encoding="utf-8")
     tokenizer = load_tokenizer(path)
     vocab_size = tokenizer.get_vocab_size()
     dtype = np.dtype(np.uint16 if vocab_size < NARROW_VOCAB_SIZE else np.uint32)

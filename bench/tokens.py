@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -121,8 +122,16 @@ class TextData:
         return TokenArray(self.folder, split, n_documents, n_bytes, n_tokens, dtype, shard_tokens)
 
 
-def prepare_text(corpus: TextCorpus, tokenizer: schema.Tokenizer, data_dir: Path) -> TextData:
+def prepare_text(
+    corpus: TextCorpus, tokenizer: schema.Tokenizer, data_dir: Path, *, given: str | None = None
+) -> TextData:
     """Tokenise `corpus` into `data_dir`, unless that is already there.
+
+    Args:
+        corpus: the documents.
+        tokenizer: how one is trained on them.
+        data_dir: root of all prepared corpora.
+        given: JSON of a tokenizer with our special ids, in place of one that is trained.
 
     Raises:
         DataError: the corpus is empty or unreadable, or a split of it is empty.
@@ -132,12 +141,14 @@ def prepare_text(corpus: TextCorpus, tokenizer: schema.Tokenizer, data_dir: Path
         raise ConfigError(f"tokenizer.vocab_size={tokenizer.vocab_size} must be at least {MIN_VOCAB_SIZE}")
     if tokenizer.train_bytes < 1:
         raise ConfigError(f"tokenizer.train_bytes={tokenizer.train_bytes} must be at least 1")
-    settings = {"vocab_size": tokenizer.vocab_size, "train_bytes": tokenizer.train_bytes}
+    settings: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "train_bytes": tokenizer.train_bytes}
+    if given is not None:
+        settings = {"given_sha256": sha256(given.encode()).hexdigest()}
     key = corpus_key(corpus) | {"tokenizer": settings}
     folder = cache_folder(data_dir, f"{type(corpus).__name__.lower()}-tokens", key)
 
     def build(partial: Path) -> Manifest:
-        written = shards.write(lambda: load_documents(corpus, data_dir), tokenizer, partial)
+        written = shards.write(lambda: load_documents(corpus, data_dir), tokenizer, partial, given)
         return written | {"settings": settings, "provenance": corpus.provenance()}
 
     return TextData(folder, prepare(folder, build))

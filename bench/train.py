@@ -12,13 +12,16 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 
 from bench import budget, checkpoint, machine, tracking
+from bench.backbones.checkpoint import Loaded, load
 from bench.budget import StepCost
-from bench.build import build
+from bench.build import build, find_class
 from bench.callbacks import Progress, TrainingLoss, Validation
 from bench.data import VALIDATION_SEED, BatchModule, PairRows, Rows, TextRows, make_batch
 from bench.errors import BenchError, DataError, DivergedError, InterruptedRunError
-from bench.objectives.base import Batch, Objective, Shapes
+from bench.objectives.base import Batch, Core, Objective, Shapes, TextObjective
+from bench.objectives.reference import Reference
 from bench.prepare import Prepared, check_epochs, prepare
+from bench.pretrained import CheckpointError, open_checkpoint
 from bench.records import RunRecord, Score, Spent, write_atomically, write_record
 from bench.schema import Config
 from bench.spec import RunSpec
@@ -110,9 +113,32 @@ def build_objective(spec: RunSpec, *, vocab_size: int, image_size: int) -> Objec
         caption_length=config.caption_length,
         image_size=image_size,
     )
+    cls = find_class(config.strategy, Objective, "strategy")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        return build(config.strategy, Objective, "strategy", shapes=shapes, optimizer=config.optim)
+        if config.model.name is None or not cls.has_weights:
+            return build(config.strategy, Objective, "strategy", shapes=shapes, optimizer=config.optim)
+        loaded = _load_checkpoint(config, cls)
+        shapes = replace(shapes, model=loaded.model)
+        core = Core(loaded.backbone, loaded.head)  # type: ignore[arg-type]  # called as a Transformer is
+        return build(config.strategy, Objective, "strategy", shapes=shapes, optimizer=config.optim, core=core)
+
+
+def _load_checkpoint(config: Config, cls: type[Objective]) -> Loaded:
+    """The weights of `model.name`; where a strategy neither measures nor trains them, its architecture."""
+    assert config.model.name is not None
+    predicts = issubclass(cls, TextObjective)
+    if cls.modality != "none" and not predicts:
+        raise CheckpointError(
+            config.model.name, f"{cls.__name__} needs a backbone of our own; choose a preset"
+        )
+    return load(
+        open_checkpoint(config.model.name),
+        patch_size=config.model.patch_size,
+        length=max(config.sequence_length, config.caption_length),
+        pretrained=predicts or issubclass(cls, Reference),
+        predicts=predicts,
+    )
 
 
 def _run(job: Job, blank: RunRecord) -> RunRecord | None:
@@ -127,7 +153,8 @@ def _run(job: Job, blank: RunRecord) -> RunRecord | None:
         spent = _pretrain(job, objective, data)
         if not _is_rank_zero_alone():
             return None
-    checkpoint.write_weights(objective, job.folder / "weights.safetensors")
+    if data.checkpoint is None or objective.modality != "none":  # a checkpoint as it is lies elsewhere
+        checkpoint.write_weights(objective, job.folder / "weights.safetensors")
     objective.to("cuda" if config.trainer.accelerator == "gpu" else "cpu")  # Lightning left it on the CPU
     started = time.perf_counter()
     scores, inapplicable = _evaluate(job, objective, data, tasks)

@@ -1,0 +1,171 @@
+"""Hugging Face models behind the interface of our backbone and head: our ids in, our ids' logits out.
+
+The backbone takes our ids and gives the checkpoint's hidden states at them; what its tokenizer puts before a
+text ([CLS], <s>) is put there and taken away again. The head is the checkpoint's own language model with its
+body taken out. Dropout is off, as in our own backbone; there is no prefix mask. They are loaded by
+`bench.backbones.checkpoint`.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.errors import ConfigError
+from bench.pretrained import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What strategies ask of an embedding that is not theirs to read."""
+
+    num_embeddings: int
+
+
+class HuggingFaceBackbone(nn.Module):
+    """Called as `bench.backbones.transformer.Transformer`; always in evaluation mode, gradients flow."""
+
+    def __init__(self, body: "PreTrainedModel", checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.body = body.eval()
+        self.name = checkpoint.name
+        self.embedding = Embedding(checkpoint.vocab_size)
+        self.is_causal: bool | None = None  # once it is known
+        self.to_theirs: Tensor
+        self.before: Tensor
+        self.register_buffer("to_theirs", torch.tensor(checkpoint.to_theirs), persistent=False)
+        before = torch.tensor(checkpoint.prefix, dtype=torch.long)
+        self.register_buffer("before", before, persistent=False)
+
+    @property
+    def text(self) -> nn.Module:
+        """What reads texts."""
+        return self.body
+
+    def train(self, mode: bool = True) -> "HuggingFaceBackbone":
+        """Its dropout stays off."""
+        return super().train(False)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        attended: Tensor | None = None,
+        *,
+        causal: bool | None,
+        prefix: Tensor | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """Hidden states.
+
+        Args:
+            tokens: (B, T) ids of ours.
+            attended: (B, T) bool, False at padding, on the right; None: no padding.
+            causal: as the strategy wants it; None: as the checkpoint does it.
+            prefix, dropout: not to be had.
+
+        Returns:
+            (B, T, D).
+
+        Raises:
+            ConfigError: the checkpoint cannot attend so.
+        """
+        self._check_attention(causal, prefix, dropout)
+        ids, mask = self.read(tokens, attended)
+        return self.text(input_ids=ids, attention_mask=mask).last_hidden_state[:, len(self.before) :]
+
+    def read(self, tokens: Tensor, attended: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Their ids and attention mask, each (B, P + T), P of them before the text."""
+        attended = torch.ones_like(tokens, dtype=torch.bool) if attended is None else attended
+        before = self.before.expand(len(tokens), -1)
+        ids = torch.cat([before, self.to_theirs[tokens]], dim=1)
+        return ids, torch.cat([torch.ones_like(before), attended.long()], dim=1)
+
+    def _check_attention(self, causal: bool | None, prefix: Tensor | None, dropout: float) -> None:
+        if prefix is None and not dropout and (causal is None or causal == self.is_causal):
+            return
+        reads, fits = ("from left to right", "clm") if self.is_causal else ("both ways", "mlm or its like")
+        own = "causal" if self.is_causal else "bidirectional"
+        raise ConfigError(
+            f"model.name={self.name} reads texts {reads}, without dropout, and this strategy does otherwise; "
+            f"choose strategy={fits}, or strategy.attention={own} for strategy=scratch"
+        )
+
+
+class ClipBackbone(HuggingFaceBackbone):
+    """CLIP (arXiv:2103.00020): hidden states are its text tower's; both towers meet in one space."""
+
+    def __init__(self, body: "PreTrainedModel", checkpoint: Checkpoint) -> None:
+        super().__init__(body, checkpoint)
+        path = checkpoint.folder / "preprocessor_config.json"
+        stated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.mean: Tensor
+        self.std: Tensor
+        for name, usual in (("mean", CLIP_MEAN), ("std", CLIP_STD)):
+            channels = torch.tensor(stated.get(f"image_{name}", usual))[:, None, None]  # (3, 1, 1)
+            self.register_buffer(name, channels, persistent=False)
+
+    @property
+    def text(self) -> nn.Module:
+        """The text tower."""
+        tower = self.body.text_model
+        assert isinstance(tower, nn.Module)
+        return tower
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """(B, S, S, 3) uint8, resized to what the tower takes -> unit rows (B, E)."""
+        size = self.body.config.vision_config.image_size
+        pixels = images.permute(0, 3, 1, 2).to(self.mean) / 255
+        resized = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+        return _unit(self.body.get_image_features(pixel_values=(resized - self.mean) / self.std))
+
+    def embed_texts(self, tokens: Tensor, attended: Tensor) -> Tensor:
+        """(B, L) ids of ours and their mask -> unit rows (B, E)."""
+        ids, mask = self.read(tokens, attended)
+        return _unit(self.body.get_text_features(input_ids=ids, attention_mask=mask))
+
+
+class HuggingFaceHead(nn.Module):
+    """Hidden states (..., D) -> logits (..., V) of our ids; a second id of a token has none."""
+
+    def __init__(self, model: "PreTrainedModel", checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.model = model
+        self.to_theirs: Tensor
+        self.silent: Tensor
+        self.register_buffer("to_theirs", torch.tensor(checkpoint.to_theirs), persistent=False)
+        silent = torch.zeros(checkpoint.vocab_size, dtype=torch.bool)
+        silent[checkpoint.aliases] = True
+        self.register_buffer("silent", silent, persistent=False)
+        setattr(model, model.base_model_prefix, _Given())
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden: (..., D) -> (..., V)."""
+        logits = self.model(inputs_embeds=hidden.reshape(1, -1, hidden.shape[-1])).logits[0]
+        return self.ours(logits).reshape(*hidden.shape[:-1], -1)
+
+    def ours(self, logits: Tensor) -> Tensor:
+        """Their logits (..., V') in the order of our ids (..., V); rows without a token are left out."""
+        ordered = logits.index_select(-1, self.to_theirs)
+        return ordered.masked_fill(self.silent, torch.finfo(logits.dtype).min)
+
+
+class _Given(nn.Module):
+    """In place of a body: its answer is what it is given."""
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=inputs_embeds)
+
+
+def _unit(features: Any) -> Tensor:
+    """Their features, or the pooled ones of an output that holds them -> unit rows."""
+    return F.normalize(getattr(features, "pooler_output", features), dim=-1)

@@ -1,0 +1,51 @@
+"""An external reference: a checkpoint trained elsewhere, measured as it is and never trained here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from bench.backbones.huggingface import ClipBackbone
+from bench.errors import ConfigError
+from bench.objectives.base import POOLINGS, Core, Modality, Objective, ObjectiveOptions, Shapes, pool
+from bench.schema import Optim
+from bench.vocabulary import PAD
+
+
+class Reference(Objective):
+    """Features of the checkpoint's own hidden states. One with two towers embeds images and texts."""
+
+    modality: ClassVar[Modality] = "none"
+
+    @dataclass(frozen=True)
+    class Options(ObjectiveOptions):
+        """How hidden states become features; attention is the checkpoint's."""
+
+        def __post_init__(self) -> None:
+            if self.attention != "own":
+                raise ConfigError(f"strategy.attention={self.attention!r}: a checkpoint has its own; use own")
+            if self.pooling not in POOLINGS:
+                raise ConfigError(f"strategy.pooling={self.pooling!r}: choose one of {', '.join(POOLINGS)}")
+
+    def __init__(
+        self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
+    ) -> None:
+        if core is None:
+            raise ConfigError("strategy=reference measures a checkpoint: choose model=hf model.name=PATH")
+        super().__init__(options, shapes=shapes, optimizer=optimizer, core=core)
+        backbone: object = core.backbone
+        if isinstance(backbone, ClipBackbone):
+            self.embed_images: Callable[[Tensor], Tensor] = backbone.embed_images
+            self.embed_texts: Callable[[Tensor], Tensor] = self._embed_texts
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """(B, T) ids, padded with PAD on the right -> (B, D); what the checkpoint puts before is left out."""
+        attended = tokens != PAD
+        hidden = self.backbone(tokens, attended, causal=self.backbone.is_causal)
+        return pool(hidden, attended, self.options.pooling)
+
+    def _embed_texts(self, tokens: Tensor) -> Tensor:
+        backbone: object = self.backbone
+        assert isinstance(backbone, ClipBackbone)
+        return backbone.embed_texts(tokens, tokens != PAD)
