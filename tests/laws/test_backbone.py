@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
-from toy_models import MODEL, SHAPES, make_strategy, ragged_tokens
+from toy_models import MODEL, SHAPES, make_strategy, ragged_tokens, text_rows
 
 from bench import budget
 from bench.backbones.transformer import INIT_STD, PredictionHead, Rope, Transformer, rotate
 from bench.backbones.vision import VisionTower, n_patches, to_float
 from bench.errors import ConfigError
-from bench.modernbert import stock_model
+from bench.modernbert import stock_model, stock_weights
 from bench.objectives.base import pool
 from bench.schema import Model
 from bench.vocabulary import PAD
@@ -191,3 +191,30 @@ def test_logits_are_those_of_hugging_faces_modernbert(stem: str):
     expected = stock_model(ours)(input_ids=tokens, attention_mask=attended.long()).logits
     assert expected[attended].std() > 0.1
     assert_close(logits[attended], expected[attended], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("stem", ["clm", "mlm"], ids=["decoder", "encoder"])
+def test_loss_and_gradients_are_those_of_hugging_faces_modernbert(stem: str):
+    ours, rows = make_strategy(stem), text_rows(4)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    theirs = stock_model(ours)
+    batch = ours.corrupt(rows, torch.Generator().manual_seed(0))
+    labels = rows["tokens"]  # shifted by transformers
+    if stem == "mlm":
+        labels = torch.full_like(labels, -100).scatter(1, batch["positions"], batch["targets"])
+    expected = theirs(input_ids=batch["tokens"], labels=labels).loss
+    expected.backward()
+    loss = ours.loss(batch)
+    mean = loss.sum / loss.count
+    mean.backward()
+    assert_close(mean, expected, rtol=1e-5, atol=0)
+    for parameter in ours.parameters():
+        parameter.data = parameter.grad  # renamed as weights are
+    gradients = stock_weights(ours)
+    compared = {name: p.grad for name, p in theirs.named_parameters()}
+    assert compared.keys() <= gradients.keys()
+    for name, gradient in compared.items():
+        assert gradient.abs().max() > 0, name
+        assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
