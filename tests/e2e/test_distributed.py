@@ -11,6 +11,7 @@ from harness import Place, until
 from safetensors.numpy import load_file
 
 STRATEGIES = ("clm", "mlm", "clip")
+ONE_THREAD = "launcher.threads_per_worker=1"
 
 
 def test_two_ranks_give_the_weights_of_one_process(place: Place, study: Place):
@@ -23,6 +24,28 @@ def test_two_ranks_give_the_weights_of_one_process(place: Place, study: Place):
         assert (record.status, record.run_id) == ("finished", alone.run_id)
         assert record.spent.forward_tokens == alone.spent.forward_tokens
         assert_close(place.folders()[strategy], study.folders("first")[strategy])
+
+
+# Parts with weights of their own: every step leaves some of them idle.
+MIXTURE = (
+    *("strategy=mixture", "strategy.shares={clm: 0.1, mlm: 0.1, prefix_lm: 0.1}"),
+    *("budget.tokens=16000", "optim.tokens_per_step=1050"),  # even rows; each part is drawn
+    *("+strategy@strategy.parts.rtd=rtd", "+strategy.shares.rtd=0.2"),
+    *("+strategy@strategy.parts.t5=span_corruption", "+strategy.shares.t5=0.2"),
+    *("+strategy@strategy.parts.diffusion=masked_diffusion", "+strategy.shares.diffusion=0.3"),
+)
+
+
+@pytest.mark.parametrize("words", [("strategy=siglip",), MIXTURE], ids=["siglip", "mixture"])
+def test_ranks_that_share_texts_or_leave_weights_idle_give_the_weights_of_one_process(
+    words: tuple[str, ...], place: Place
+):
+    for study, trainer in (("alone", "cpu"), ("ranks", "ddp")):
+        done = place.bench(*place.sweep(*words, f"study={study}", f"trainer={trainer}", ONE_THREAD))
+        assert done.returncode == 0, done.stdout + done.stderr
+    [(strategy, alone)] = place.records("alone").items()
+    assert place.records("ranks")[strategy].run_id == alone.run_id
+    assert_close(place.folders("ranks")[strategy], place.folders("alone")[strategy])
 
 
 def assert_close(one: Path, other: Path) -> None:
