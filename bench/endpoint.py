@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
-from bench.echo import Scored, scored, text_of, token_counts
+from bench.echo import Answer, Scored, scored, text_of, token_counts
 from bench.errors import ConfigError, DataError
 from bench.records import write_atomically
 from bench.schema import refuse_secrets
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from openai import APIError, OpenAI
 
 T = TypeVar("T")
-Answer = dict[str, Any]
 PRICES = ("price_per_million_prompt_tokens", "price_per_million_completion_tokens")
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 NO_KEY = "no-key"  # the client insists on one
@@ -46,12 +45,8 @@ class Access:
     max_retries: int = MISSING  # after no connection, no answer in time, HTTP 408, 409, 429 or 5xx
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("max_cost", 0),
-            ("timeout_s", 1e-3),
-            ("max_retries", 0),
-            *((p, 0) for p in PRICES),
-        ):
+        lows = {"max_cost": 0, "timeout_s": 1e-3, "max_retries": 0} | dict.fromkeys(PRICES, 0)
+        for name, low in lows.items():
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ConfigError(f"strategy.access.{name}={value}: use {low} or more")

@@ -141,7 +141,9 @@ def test_a_cap_of_nothing_sends_nothing_where_tokens_cost(tmp_path: Path):
         Endpoint(priced, tmp_path).log_likelihood("four")
 
 
-def test_without_its_package_an_endpoint_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_its_package_an_endpoint_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ConfigError, match=r"pip install .*\[endpoint\]"):
         Endpoint(HERE, tmp_path).log_likelihood("four")
