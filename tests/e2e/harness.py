@@ -36,8 +36,9 @@ def tiny(corpus: Path, data: Path) -> list[str]:
         *("corpus/text=text_files", f"corpus.text.path={corpus}", f"paths.data={data}"),
         *("corpus.pairs.skin_tones=false", "tokenizer.vocab_size=300", "model=0.2m", "sequence_length=32"),
         *("budget.tokens=8000", "budget.unique_bytes=20000", "budget.unique_pairs=64"),
-        *("optim.tokens_per_step=1024", "task=[retrieval_fitted,retrieval_zero_shot]"),
-        *("task.retrieval_fitted.steps=2", "logger.log_every_n_steps=1"),
+        *("optim.tokens_per_step=1024", "task=[retrieval_fitted,retrieval_zero_shot,bits_per_byte_exact]"),
+        *("task.retrieval_fitted.steps=2", "task.bits_per_byte_exact.windows=8"),
+        "logger.log_every_n_steps=1",
     ]
 
 

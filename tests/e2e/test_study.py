@@ -47,6 +47,14 @@ def test_the_costs_in_a_record_are_those_of_its_steps(study: Place):
     assert "retrieval_zero_shot" in records["clm"].inapplicable
 
 
+def test_bits_per_byte_are_recorded_as_better_when_lower(study: Place):
+    records = study.records("first")
+    (score,) = [s for s in records["clm"].scores if s.task == "bits_per_byte_exact"]
+    assert (score.metric, score.n_items, score.higher_is_better) == ("bits_per_byte_exact", 8, False)
+    assert 0 < score.value < score.chance
+    assert records["mlm"].inapplicable["bits_per_byte_exact"] == "a pseudo-likelihood only"
+
+
 def test_a_report_names_every_run(study: Place):
     done = study.bench("report", "study=first")
     assert done.returncode == 0, done.stderr
