@@ -32,7 +32,7 @@ class Summary:
     measure: Measure
     cell: Cell
     interval: Interval | None
-    to_scratch: Paired | None  # None for scratch itself and where no seed is shared
+    to_scratch: Paired | None  # None for scratch itself, external models and where no seed is shared
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ def baseline_cell(tables: Tables, cell: Cell) -> Cell:
 
 
 def grid(tables: Tables, arm: Arm) -> list[Cell]:
-    """The cells that an arm needs to be compared over the whole study."""
+    """The cells that an arm needs to be compared over the whole study; an external one its own alone."""
+    if arm.is_external:
+        return [cell for cell in tables.cells if cell.arm == arm]
     if arm.strategy == BASELINE or all(c.budget is None for c in tables.cells if c.arm == arm):
         return [Cell(arm, model, None) for model in tables.models]
     tried = {(cell.model, cell.budget) for cell in tables.cells if cell.budget is not None}
@@ -90,7 +92,7 @@ def grid(tables: Tables, arm: Arm) -> list[Cell]:
 def inapplicable(tables: Tables, arm: Arm, task: str) -> str | None:
     """Why an arm cannot do a task, None if it can."""
     for record in tables.records:
-        if (record.strategy, record.variant) == arm and task in record.inapplicable:
+        if cell_of(record).arm == arm and task in record.inapplicable:
             return record.inapplicable[task]
     return None
 
@@ -101,6 +103,11 @@ def difference(tables: Tables, measure: Measure, left: Cell, right: Cell) -> dic
     return subtract(values.get(left, _NONE), values.get(right, _NONE))
 
 
+def is_compared(arm: Arm) -> bool:
+    """Is it held against scratch?"""
+    return arm.strategy != BASELINE and not arm.is_external
+
+
 def summaries(tables: Tables, measure: Measure) -> list[Summary]:
     """Every cell that was tried, on one measure."""
     found = []
@@ -108,7 +115,7 @@ def summaries(tables: Tables, measure: Measure) -> list[Summary]:
         values = tables.values[measure].get(cell, _NONE)
         spread = interval(list(values.values()))
         gap: Seeds = _NONE
-        if cell.arm.strategy != BASELINE:
+        if is_compared(cell.arm):
             gap = difference(tables, measure, cell, baseline_cell(tables, cell))
         found.append(Summary(measure, cell, spread, paired(gap)))
     return found
@@ -132,7 +139,7 @@ def _pooled(tables: Tables, measure: Measure, arm: Arm) -> Pooled:
     gaps = [difference(tables, measure, cell, baseline_cell(tables, cell)) for cell in cells]
     n_missing = sum(not seeds for seeds in values)
     spread = None if n_missing else interval(list(pool(values).values()))
-    gap = None if arm.strategy == BASELINE or not all(gaps) else paired(pool(gaps))
+    gap = paired(pool(gaps)) if is_compared(arm) and all(gaps) else None
     reason = inapplicable(tables, arm, measure.task) if n_missing == len(cells) else None
     n_lost = sum(record.status != "finished" and cell_of(record) in cells for record in tables.records)
     return Pooled(measure, arm, spread, gap, n_missing, len(cells), n_lost, reason, verdict="")
@@ -143,6 +150,8 @@ def _verdict(tables: Tables, row: Pooled, p_holm: float) -> str:
         return "baseline"
     if row.inapplicable is not None:
         return "not applicable"
+    if row.arm.is_external:
+        return "external reference"
     if row.to_scratch is None and row.n_missing == 0:
         if inapplicable(tables, Arm(BASELINE, ""), row.measure.task):
             return "no verdict (scratch cannot do the task)"
@@ -156,7 +165,7 @@ def places(tables: Tables) -> list[tuple[str, str | None]]:
     """Every model and data budget that was tried, in order of size."""
     pretrained: set[tuple[str, str | None]]
     pretrained = {(cell.model, cell.budget) for cell in tables.cells if cell.budget is not None}
-    found = pretrained or {(cell.model, cell.budget) for cell in tables.cells}
+    found = pretrained or {(c.model, c.budget) for c in tables.cells if not c.arm.is_external}
     return sorted(found, key=lambda place: (tables.models.index(place[0]), _rank(tables, place[1])))
 
 
@@ -177,7 +186,7 @@ def choices(tables: Tables, measure: Measure) -> list[Choice]:
 def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> Choice | None:
     """The highest mean at one model and budget, and which others its paired interval cannot exclude."""
     values = tables.values[measure]
-    cells = {arm: _at(tables, arm, model, budget) for arm in tables.arms}
+    cells = {arm: _at(tables, arm, model, budget) for arm in tables.arms if not arm.is_external}
     spreads = {arm: interval(list(values.get(cell, _NONE).values())) for arm, cell in cells.items()}
     present = {arm: spread for arm, spread in spreads.items() if spread is not None}
     if not present:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis.compare import choices, pooled, summaries
+from bench.analysis.compare import choices, is_compared, pooled, summaries
 from bench.analysis.stats import Interval, Paired
-from bench.analysis.table import BASELINE, Cell, Measure, Tables, cell_of
+from bench.analysis.table import Cell, Measure, Tables, cell_of
 
 
 def csv_tables(tables: Tables) -> dict[str, pd.DataFrame]:
@@ -54,7 +54,7 @@ def differences(tables: Tables) -> pd.DataFrame:
             _place(measure, row.cell) | _gap(row.to_scratch)
             for measure in tables.measures
             for row in summaries(tables, measure)
-            if row.cell.arm.strategy != BASELINE
+            if is_compared(row.cell.arm)
         ]
     )
 

@@ -86,10 +86,14 @@ DETAILS = (data_view, environment_view, config_view)
 
 
 def warnings(tables: Tables) -> list[str]:
-    """What a reader must know before comparing: disagreeing data or software, and repeated seeds."""
+    """What a reader must know before comparing: disagreeing data or software, and repeated seeds.
+
+    An external reference has its own tokenizer, as its row says.
+    """
+    compared = [record for record in tables.records if not cell_of(record).arm.is_external]
     lines = [
         f"The runs disagree in the data: {key} has {len(values)} values ({_listed(values)})."
-        for key, values in _disagreements(tables.records, lambda record: record.data).items()
+        for key, values in _disagreements(compared, lambda record: record.data).items()
         if any(word in key.lower() for word in _HASH_WORDS)
     ]
     lines += [

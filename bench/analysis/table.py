@@ -16,6 +16,7 @@ from bench.errors import ConfigError, DataError
 from bench.records import STUDY_NAME, RunRecord, finished, read_records
 
 BASELINE = "scratch"  # the strategy without pretraining, see DESIGN's vocabulary
+EXTERNAL = ("reference", "endpoint")  # strategies that measure a model which was trained elsewhere
 
 _INTEGERS = ["seed", "n_items", "parameters", "steps", "step", "forward_tokens", "supervised_tokens"]
 _INTEGERS += ["unique_bytes", "unique_tokens", "unique_pairs", "peak_memory_bytes"]
@@ -33,7 +34,13 @@ class Arm(NamedTuple):
     @property
     def label(self) -> str:
         """The name in tables and figures."""
-        return f"{self.strategy} [{self.variant}]" if self.variant else self.strategy
+        label = f"{self.strategy} [{self.variant}]" if self.variant else self.strategy
+        return f"{label} (external)" if self.is_external else label
+
+    @property
+    def is_external(self) -> bool:
+        """Is it a model that was trained elsewhere? It is shown beside all others and never compared."""
+        return self.strategy.split("[")[0] in EXTERNAL
 
 
 class Cell(NamedTuple):
@@ -70,8 +77,8 @@ class Tables:
     runs: pd.DataFrame
     scores: pd.DataFrame
     curves: pd.DataFrame
-    arms: tuple[Arm, ...]  # the baseline first, then by name
-    models: tuple[str, ...]  # by number of parameters
+    arms: tuple[Arm, ...]  # the baseline first, then by name; external ones last
+    models: tuple[str, ...]  # by number of parameters; without those of external arms alone
     budgets: tuple[str, ...]  # by unique data
     cells: tuple[Cell, ...]  # every cell that was tried, finished or not
     measures: Mapping[Measure, MeasureInfo]
@@ -112,6 +119,7 @@ def tabulate(study: str, records: Sequence[RunRecord]) -> Tables:
     """Arrange records as tables, each in a fixed order."""
     budgets, models = _budgets(records), _models(records)
     cells = _cells(records, models, budgets)
+    own = {cell.model for cell in cells if not cell.arm.is_external}
     ordered = sorted(records, key=lambda r: (cells.index(cell_of(r)), r.seed, r.run_id))
     runs = _frame([run_row(record) for record in ordered])
     scores = _frame([row for record in finished(ordered) for row in score_rows(record)])
@@ -124,7 +132,7 @@ def tabulate(study: str, records: Sequence[RunRecord]) -> Tables:
         scores=scores,
         curves=curves,
         arms=tuple(arms),
-        models=models,
+        models=tuple(model for model in models if model in own or not own),
         budgets=budgets,
         cells=cells,
         measures=_measures(ordered),
@@ -171,8 +179,11 @@ def curve_rows(record: RunRecord) -> list[dict[str, Any]]:
 
 
 def cell_of(record: RunRecord) -> Cell:
-    """The cell that a run belongs to."""
-    return Cell(Arm(record.strategy, record.variant), record.model, record.budget)
+    """The cell that a run belongs to; every external model is an arm of its own."""
+    arm = Arm(record.strategy, record.variant)
+    if arm.is_external:
+        arm = arm._replace(variant=f"{record.model} {record.variant}".strip())
+    return Cell(arm, record.model, record.budget)
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -181,8 +192,8 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.astype(integers | {name: "float64" for name in _REALS if name in frame})
 
 
-def _arm_order(arm: Arm) -> tuple[bool, str, str]:
-    return (arm.strategy != BASELINE, arm.strategy, arm.variant)
+def _arm_order(arm: Arm) -> tuple[bool, bool, str, str]:
+    return (arm.is_external, arm.strategy != BASELINE, arm.strategy, arm.variant)
 
 
 def _budgets(records: Sequence[RunRecord]) -> tuple[str, ...]:

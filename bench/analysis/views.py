@@ -3,7 +3,17 @@
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from bench.analysis.compare import Pooled, Summary, between, choices, inapplicable, places, pooled, summaries
+from bench.analysis.compare import (
+    Pooled,
+    Summary,
+    between,
+    choices,
+    inapplicable,
+    is_compared,
+    places,
+    pooled,
+    summaries,
+)
 from bench.analysis.stats import (
     AHEAD,
     BEHIND,
@@ -63,7 +73,7 @@ def headline(tables: Tables) -> View:
         f"(n = {_range(counts)}). ▲ ahead of scratch, ▼ behind it: paired t test over seeds, "
         "Holm-corrected, p ≤ 0.05. △ ▽ leaning: only the paired interval leaves 0 out. "
         "No mark: inconclusive. "
-        f"{seeds_note(counts)}"
+        f"{_external_note(tables)}{seeds_note(counts)}"
     )
     header = ["strategy", *(measure_label(tables, measure) for measure in measures)]
     marks = ["reference" if _is_reference(arm) else "" for arm in (None, *tables.arms)]
@@ -161,7 +171,7 @@ def differences(tables: Tables) -> View:
             with_p(row.to_scratch),
         ]
         for row in found
-        if row.cell.arm.strategy != BASELINE
+        if is_compared(row.cell.arm)
     ]
     header = ["task: metric", "strategy", "model", "data budget", "difference to scratch"]
     return View("differences", "Differences to scratch by cell", "", header, "llllr", rows)
@@ -233,6 +243,15 @@ def _range(counts: Iterable[int]) -> str:
 
 def _labels(arms: Iterable[Arm]) -> str:
     return ", ".join(arm.label for arm in arms) or EMPTY
+
+
+def _external_note(tables: Tables) -> str:
+    if not any(arm.is_external for arm in tables.arms):
+        return ""
+    return (
+        "External reference: trained elsewhere on other data and compute; outside all verdicts and Holm's "
+        "correction. "
+    )
 
 
 def _is_reference(arm: Arm | None) -> bool:

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
+from bench.analysis.compare import is_compared
 from bench.analysis.stats import LEVEL, Interval
 from bench.analysis.table import BASELINE, Arm, Measure, Tables
 from bench.analysis.text import number
@@ -121,7 +122,7 @@ def render(figure: Figure, tables: Tables, name: str) -> dict[str, bytes]:
 
 def looks(tables: Tables) -> dict[Arm, Look]:
     """A look for every pretrained arm, by sorted name."""
-    arms = [arm for arm in tables.arms if arm.strategy != BASELINE]
+    arms = [arm for arm in tables.arms if is_compared(arm)]
     return {
         arm: Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
         for i, arm in enumerate(arms)

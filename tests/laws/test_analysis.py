@@ -290,3 +290,62 @@ def test_better_means_lower_where_lower_is_better():
 
     runs = [record(name, i, v) for name, v in (("scratch", 5.0), ("clm", 4.0)) for i in range(2)]
     assert learned(tabulate("toy", runs))[-1][2].startswith("text −1.000")
+
+
+# External references
+
+
+def external(seed: int, value: float, model: str = "hf[name=bert]", **changes: Any) -> RunRecord:
+    changes = {"run_id": f"{model}-{seed}", "model": model, "budget": None, "parameters": 9999} | changes
+    return make_record("reference", seed, value, **changes)
+
+
+def test_an_external_reference_is_marked_and_changes_no_other_row():
+    without, tables = toy_tables(), toy_tables(*(external(seed, 0.9 + seed / 100) for seed in range(3)))
+    assert [row for row in pooled(tables, [PROBE]) if not row.arm.is_external] == pooled(without, [PROBE])
+    [row] = [row for row in pooled(tables, [PROBE]) if row.arm.is_external]
+    assert row.verdict == "external reference"
+    assert row.interval is not None
+    assert row.interval.mean == pytest.approx(0.91)
+    assert (row.to_scratch, row.n_missing) == (None, 0)
+    assert choices(tables, PROBE) == choices(without, PROBE)
+    other, ours = ({"tokenizer_sha256": text} for text in ("abc", "xyz"))
+    assert warnings(toy_tables(external(0, 0.9, data=other), make_record("mlm", 0, 0.6, data=ours))) == []
+    view = views.headline(tables)
+    assert plain(view.rows[-1][0]) == "reference [hf[name=bert]] (external)"
+    assert "trained elsewhere" in view.note
+    assert "trained elsewhere" not in views.headline(without).note
+
+
+def test_every_external_model_is_a_row_of_its_own():
+    tables = toy_tables(external(0, 0.9), external(0, 0.7, model="hf[name=gpt2]"))
+    means = {
+        r.arm.variant: r.interval.mean for r in pooled(tables, [PROBE]) if r.arm.is_external and r.interval
+    }
+    assert means == {"hf[name=bert]": pytest.approx(0.9), "hf[name=gpt2]": pytest.approx(0.7)}
+    assert tables.models == ("tiny",)
+
+
+def test_scratch_of_its_architecture_makes_no_verdict_of_an_external_reference():
+    name = "hf[name=bert]"
+    scratch = [make_record("scratch", s, 0.5, model=name, run_id=f"hf-{s}") for s in range(3)]
+    tables = toy_tables(*scratch, *(external(seed, 0.9 + seed / 100) for seed in range(3)))
+    rows = {row.arm: row for row in pooled(tables, [PROBE])}
+    [reference] = [row for arm, row in rows.items() if arm.is_external]
+    assert (reference.to_scratch, reference.verdict) == (None, "external reference")
+    assert all(s.to_scratch is None for s in summaries(tables, PROBE) if s.cell.arm.is_external)
+
+
+def test_what_trains_on_from_a_checkpoint_is_paired_with_it():
+    name = "hf[name=bert]"
+    trained = [make_record("mlm", s, 0.95 + s / 100, model=name, run_id=f"mlm-{s}") for s in range(3)]
+    tables = toy_tables(*trained, *(external(seed, 0.9) for seed in range(3)))
+    rows = [[plain(entry) for entry in row] for row in views.pairs(tables).rows]
+    [row] = [row for row in rows if row[3] == name and "(external)" in row[2]]
+    assert row[5].startswith("+0.060")
+
+
+def test_a_study_of_external_references_alone_is_a_table_without_verdicts():
+    tables = tabulate("toy", [external(seed, 0.9) for seed in range(3)])
+    assert choices(tables, PROBE) == []
+    assert [row.verdict for row in pooled(tables, [PROBE])] == ["external reference"]
