@@ -100,7 +100,7 @@ class Objective(LightningModule):
     has_idle_weights = False  # some steps train only a part of the weights
     has_weights = True  # False: they lie elsewhere; texts go to `text_nll`, and there are no features
     mask_shift: int = 0  # a hidden token is predicted this many positions to its left
-    trunk_share: float | None = None  # of the run, that runs which differ in `shares` alone may have in common
+    trunk_share: float | None = None  # of the run, that runs which differ in `shares` alone may share
 
     def __init__(
         self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
