@@ -45,6 +45,7 @@ class Checkpoint:
     tokenizer: str = field(repr=False)  # JSON, with our ids
     to_theirs: tuple[int, ...] = field(repr=False)  # our id -> theirs
     prefix: tuple[int, ...]  # their ids that stand before every text, such as [CLS]
+    is_lossless: bool  # its tokens give a text back as it was: bits per byte are of that text
 
     @property
     def vocab_size(self) -> int:
@@ -102,7 +103,8 @@ def open_checkpoint(name: str) -> Checkpoint:
         to_theirs
     ):
         raise CheckpointError(name, f"its {type(theirs).__name__} does more than its tokenizer.json says")
-    return Checkpoint(name, folder, text, tuple(to_theirs), tuple(prefix))
+    is_lossless = ours.decode(ours.encode(PROBE, add_special_tokens=False).ids) == PROBE
+    return Checkpoint(name, folder, text, tuple(to_theirs), tuple(prefix), is_lossless)
 
 
 def translate(theirs: Mapping[str, Any], roles: Sequence[int]) -> tuple[str, list[int]]:

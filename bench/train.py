@@ -127,8 +127,8 @@ def build_objective(spec: RunSpec, *, vocab_size: int, image_size: int) -> Objec
 def _load_checkpoint(config: Config, cls: type[Objective]) -> Loaded:
     """The weights of `model.name`; where a strategy neither measures nor trains them, its architecture."""
     assert config.model.name is not None
-    predicts = issubclass(cls, TextObjective)
-    if cls.modality != "none" and not predicts:
+    trains_on, measures = issubclass(cls, TextObjective), issubclass(cls, Reference)
+    if cls.modality != "none" and not trains_on:
         raise CheckpointError(
             config.model.name, f"{cls.__name__} needs a backbone of our own; choose a preset"
         )
@@ -136,8 +136,8 @@ def _load_checkpoint(config: Config, cls: type[Objective]) -> Loaded:
         open_checkpoint(config.model.name),
         patch_size=config.model.patch_size,
         length=max(config.sequence_length, config.caption_length),
-        pretrained=predicts or issubclass(cls, Reference),
-        predicts=predicts,
+        pretrained=trains_on or measures,
+        predicts=None if measures else trains_on,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 TEXTS = [
     "Some words, 42 of them, näher betrachtet.",
@@ -46,7 +46,9 @@ def byte_level(special: list[str], frame: str | None, **named: str) -> Any:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    return framed(trained(models.BPE(), splitter, trainer), frame, **named)
+    tokenizer = trained(models.BPE(), splitter, trainer)
+    tokenizer.decoder = decoders.ByteLevel()
+    return framed(tokenizer, frame, **named)
 
 
 def gpt() -> Any:

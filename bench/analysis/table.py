@@ -233,16 +233,21 @@ def _cells(records: Sequence[RunRecord], models: Sequence[str], budgets: Sequenc
 
 
 def _measures(records: Sequence[RunRecord]) -> dict[Measure, MeasureInfo]:
-    scores = [(index, score) for record in finished(records) for index, score in enumerate(record.scores)]
+    ordered = sorted(finished(records), key=lambda record: cell_of(record).arm.is_external)
+    scores = [(cell_of(record).arm.is_external, score) for record in ordered for score in record.scores]
     first: dict[str, str] = {}
     for _, score in scores:
         first.setdefault(score.task, score.metric)
     found: dict[Measure, MeasureInfo] = {}
-    for _, score in scores:
+    for is_external, score in scores:
         measure = Measure(score.task, score.metric)
         old = found.get(measure)
+        known = set(old.chance) if old else set()
+        own = (
+            {score.chance} if old is None or not is_external else set()
+        )  # another vocabulary, another chance
         found[measure] = MeasureInfo(
-            chance=tuple(sorted({score.chance, *(old.chance if old else ())})),
+            chance=tuple(sorted(known | own)),
             higher_is_better=old.higher_is_better if old else score.higher_is_better,
             is_headline=first[score.task] == score.metric,
             n_items=tuple(sorted({score.n_items, *(old.n_items if old else ())})),

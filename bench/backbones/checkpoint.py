@@ -33,7 +33,9 @@ class Loaded:
     head: nn.Module
 
 
-def load(checkpoint: Checkpoint, *, patch_size: int, length: int, pretrained: bool, predicts: bool) -> Loaded:
+def load(
+    checkpoint: Checkpoint, *, patch_size: int, length: int, pretrained: bool, predicts: bool | None
+) -> Loaded:
     """Read a checkpoint's weights.
 
     Args:
@@ -41,11 +43,18 @@ def load(checkpoint: Checkpoint, *, patch_size: int, length: int, pretrained: bo
         patch_size: of the vision tower that tasks fit.
         length: of the longest text, in tokens of ours.
         pretrained: False: its architecture, drawn anew from torch's global generator.
-        predicts: with its language model head.
+        predicts: with its language model head; None: if it has one.
 
     Raises:
         CheckpointError: an architecture, weights or a tokenizer that do not serve; names what is wrong.
     """
+    if predicts is None:
+        try:
+            return load(
+                checkpoint, patch_size=patch_size, length=length, pretrained=pretrained, predicts=True
+            )
+        except CheckpointError:  # what is wrong beside the head is found again
+            predicts = False
     if predicts:
         whole = _read(checkpoint, _language_model_class(checkpoint), pretrained)
         body = whole.base_model

@@ -39,6 +39,7 @@ class HuggingFaceBackbone(nn.Module):
         self.name = checkpoint.name
         self.embedding = Embedding(checkpoint.vocab_size)
         self.is_causal: bool | None = None  # once it is known
+        self.is_lossless = checkpoint.is_lossless
         self.to_theirs: Tensor
         self.before: Tensor
         self.register_buffer("to_theirs", torch.tensor(checkpoint.to_theirs), persistent=False)

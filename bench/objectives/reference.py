@@ -4,11 +4,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from bench.backbones.huggingface import ClipBackbone
 from bench.errors import ConfigError
-from bench.objectives.base import POOLINGS, Core, Modality, Objective, ObjectiveOptions, Shapes, pool
+from bench.objectives.base import (
+    POOLINGS,
+    Core,
+    Likelihood,
+    Modality,
+    Objective,
+    ObjectiveOptions,
+    Shapes,
+    pool,
+)
 from bench.schema import Optim
 from bench.vocabulary import PAD
 
@@ -34,6 +45,7 @@ class Reference(Objective):
         if core is None:
             raise ConfigError("strategy=reference measures a checkpoint: choose model=hf model.name=PATH")
         super().__init__(options, shapes=shapes, optimizer=optimizer, core=core)
+        self.head = core.head
         backbone: object = core.backbone
         if isinstance(backbone, ClipBackbone):
             self.embed_images: Callable[[Tensor], Tensor] = backbone.embed_images
@@ -44,6 +56,19 @@ class Reference(Objective):
         attended = tokens != PAD
         hidden = self.backbone(tokens, attended, causal=self.backbone.is_causal)
         return pool(hidden, attended, self.options.pooling)
+
+    @property
+    def likelihoods(self) -> frozenset[Likelihood]:  # type: ignore[override]
+        """Exact where it reads from left to right, predicts, and its tokens give a text back."""
+        predicts = not isinstance(self.head, nn.Identity)
+        is_exact = predicts and self.backbone.is_causal and self.backbone.is_lossless
+        return frozenset({"exact"} if is_exact else ())
+
+    @torch.no_grad()
+    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
+        """Exact."""
+        logits = self.head(self.backbone(tokens, causal=True)[:, :-1])  # (B, T - 1, V)
+        return F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").sum(dim=1)
 
     def _embed_texts(self, tokens: Tensor) -> Tensor:
         backbone: object = self.backbone

@@ -310,7 +310,9 @@ def test_an_external_reference_is_marked_and_changes_no_other_row():
     assert (row.to_scratch, row.n_missing) == (None, 0)
     assert choices(tables, PROBE) == choices(without, PROBE)
     other, ours = ({"tokenizer_sha256": text} for text in ("abc", "xyz"))
-    assert warnings(toy_tables(external(0, 0.9, data=other), make_record("mlm", 0, 0.6, data=ours))) == []
+    guess = Score("probe", "accuracy", 0.9, 0.1, 100)  # by another vocabulary
+    reference = external(0, 0.9, data=other, scores=(guess,))
+    assert warnings(toy_tables(reference, make_record("mlm", 0, 0.6, data=ours))) == []
     view = views.headline(tables)
     assert plain(view.rows[-1][0]) == "reference [hf[name=bert]] (external)"
     assert "trained elsewhere" in view.note

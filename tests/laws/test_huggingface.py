@@ -41,7 +41,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: write_checkpoint(kind, tmp_path_factory.mktemp(kind)) for kind in MAKERS}
 
 
-def opened(folder: Path, *, predicts: bool = False, pretrained: bool = True) -> tuple[Checkpoint, Loaded]:
+def opened(
+    folder: Path, *, predicts: bool | None = False, pretrained: bool = True
+) -> tuple[Checkpoint, Loaded]:
     checkpoint = open_checkpoint(str(folder))
     loaded = load(checkpoint, patch_size=8, length=LENGTH, pretrained=pretrained, predicts=predicts)
     return checkpoint, loaded
@@ -124,6 +126,30 @@ def test_an_exported_run_comes_back_as_what_it_was(tmp_path: Path):
         tokens = our_tokens(checkpoint)
         again = make(stem, checkpoint, loaded)
         assert_close(again.features(tokens), ours.features(tokens), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_reference_that_reads_from_left_to_right_has_an_exact_likelihood(folders: dict[str, Path]):
+    checkpoint, loaded = opened(folders["gpt2"], predicts=None)
+    model = make("reference", checkpoint, loaded)
+    assert model.likelihoods == {"exact"}
+    tokens = our_tokens(checkpoint, PLAIN[:1])
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folders["gpt2"]).eval()
+    ids = torch.tensor(checkpoint.to_theirs)[tokens]
+    mean = theirs(input_ids=ids, labels=ids).loss  # over all tokens but the first
+    assert_close(
+        model.nll(tokens, "exact", 1, generator())[0], mean * (ids.shape[1] - 1), rtol=1e-5, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "clip"])
+def test_a_reference_that_does_not_has_none(kind: str, folders: dict[str, Path]):
+    assert make("reference", *opened(folders[kind], predicts=None)).likelihoods == frozenset()
+
+
+def test_tokens_that_lose_capitals_are_not_measured_by_the_bytes_of_the_text(folders: dict[str, Path]):
+    assert open_checkpoint(str(folders["gpt2"])).is_lossless
+    assert not open_checkpoint(str(folders["bert"])).is_lossless
 
 
 # Tokens

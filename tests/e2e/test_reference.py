@@ -1,0 +1,100 @@
+"""A Hugging Face checkpoint beside a study: as it is, or trained on from; what breaks fails alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+from harness import Place
+from toy_checkpoints import write_checkpoint
+
+from bench.records import RunRecord, Spent, read_record
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory, settings: list[str]) -> Place:
+    """BERT and CLIP as they are, a BERT trained on, one drawn anew, a folder with nothing in it."""
+    made = Place(tmp_path_factory.mktemp("beside"), [word for word in settings if word != "model=0.2m"])
+    for kind in ("bert", "clip", "gpt2"):
+        write_checkpoint(kind, made.folder / kind)
+    (made.folder / "empty").mkdir()
+    ours = made.bench(*made.sweep("model=0.2m", "strategy=scratch,mlm", "study=s"))
+    assert ours.returncode == 0, ours.stderr
+    return made
+
+
+@pytest.fixture(scope="module")
+def records(beside: Place) -> dict[tuple[str, str], RunRecord]:
+    """All of the study's by strategy and model, after sweeps with the reference, and from the checkpoint."""
+    as_they_are = ["strategy=reference", "model.name=bert,clip,gpt2,empty"]
+    for words in (as_they_are, ["strategy=mlm,scratch,clm", "model.name=bert"]):
+        done = beside.bench(*beside.sweep("model=hf", "study=s", *words))
+        assert done.returncode == 1  # one run of each fails
+        assert "Traceback" not in done.stdout + done.stderr
+    found = map(read_record, (beside.folder / "experiments/s/records").glob("*.json"))
+    return {(record.strategy, record.model): record for record in found}
+
+
+def test_a_reference_is_measured_in_every_task_and_spends_nothing(records: dict[tuple[str, str], RunRecord]):
+    bert, clip = (records["reference", f"hf[name={name}]"] for name in ("bert", "clip"))
+    assert (bert.status, clip.status) == ("finished", "finished")
+    assert {score.task for score in clip.scores} == {"retrieval_fitted", "retrieval_zero_shot"}
+    assert {score.task for score in bert.scores} == {"retrieval_fitted"}
+    gpt2 = records["reference", "hf[name=gpt2]"]
+    assert {score.task for score in gpt2.scores} == {"retrieval_fitted", "bits_per_byte_exact"}
+    for record in (bert, clip):
+        spent = record.spent
+        assert spent == Spent(evaluate_s=spent.evaluate_s, peak_memory_bytes=spent.peak_memory_bytes)
+        assert record.parameters > 0
+        assert record.budget is None
+    assert bert.data["checkpoint"]["architecture"] == "BertForMaskedLM"
+    assert len(bert.data["checkpoint"]["weights_sha256"]) == 64
+    assert bert.data["tokenizer_sha256"] != clip.data["tokenizer_sha256"]
+
+
+def test_a_checkpoint_is_trained_on_from_its_weights(records: dict[tuple[str, str], RunRecord]):
+    trained, own = records["mlm", "hf[name=bert]"], records["mlm", "0.2m"]
+    assert (trained.status, trained.spent.steps) == ("finished", own.spent.steps)
+    assert trained.spent.flops > 0
+    assert trained.data["checkpoint"] == records["reference", "hf[name=bert]"].data["checkpoint"]
+    assert records["scratch", "hf[name=bert]"].status == "finished"
+
+
+def test_what_cannot_be_used_fails_alone_with_its_reason(records: dict[tuple[str, str], RunRecord]):
+    empty, clm = records["reference", "hf[name=empty]"], records["clm", "hf[name=bert]"]
+    assert (empty.status, clm.status) == ("failed", "failed")
+    assert empty.reason == (
+        "model.name=empty: no config.json there; give the folder that save_pretrained wrote"
+    )
+    assert clm.reason is not None
+    assert "reads texts both ways" in clm.reason
+    assert "choose strategy=mlm" in clm.reason
+
+
+def test_a_report_shows_the_references_outside_its_verdicts(
+    beside: Place, records: dict[tuple[str, str], RunRecord]
+):
+    done = beside.bench("report", "study=s")
+    assert done.returncode == 0, done.stderr
+    page = (beside.folder / "reports/s/report.html").read_text()
+    assert "reference [hf[name=clip]" in page
+    assert "(external)" in page
+    assert "trained elsewhere on other data and compute" in page
+
+
+def test_a_checkpoint_that_was_not_trained_is_not_copied(
+    beside: Place, records: dict[tuple[str, str], RunRecord]
+):
+    folders = {p.parent: json.loads(p.read_text()) for p in Path(beside.folder).rglob("runs/*/config.json")}
+    kept = {
+        (config["strategy"], config["model"])
+        for folder, config in folders.items()
+        if (folder / "weights.safetensors").exists()
+    }
+    assert ("mlm", "hf[name=bert]") in kept
+    assert not any(strategy == "reference" for strategy, _ in kept)
+
+
+def test_a_reference_without_a_checkpoint_says_what_to_choose(place: Place):
+    done = place.bench("train", *place.settings, "strategy=reference")
+    assert done.returncode == 1
+    assert "choose model=hf model.name=PATH" in done.stdout
