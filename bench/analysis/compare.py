@@ -153,7 +153,8 @@ def _verdict(tables: Tables, row: Pooled, p_holm: float) -> str:
     if row.arm.is_external:
         return "external reference"
     if row.to_scratch is None and row.n_missing == 0:
-        if inapplicable(tables, Arm(BASELINE, ""), row.measure.task):
+        baselines = [arm for arm in tables.arms if arm.strategy == BASELINE]
+        if any(inapplicable(tables, arm, row.measure.task) for arm in baselines):
             return "no verdict (scratch cannot do the task)"
         return "no verdict (no scratch with the same settings and seeds)"
     lacking = "missing cells" if row.n_missing else f"{row.n_lost} runs lost" if row.n_lost else ""

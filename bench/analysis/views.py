@@ -32,9 +32,9 @@ _COSTS += ["unique_bytes", "unique_pairs", "pretrain_s", "evaluate_s", "peak_mem
 
 
 def measure_label(tables: Tables, measure: Measure) -> str:
-    """`task: metric ↑`, the arrow pointing to better."""
+    """`task: metric ↑`, the arrow pointing to better; once where both have one name."""
     arrow = "↑" if tables.measures[measure].higher_is_better else "↓"
-    return f"{measure.task}: {measure.metric}\N{NO-BREAK SPACE}{arrow}"
+    return f"{': '.join(dict.fromkeys(measure))}\N{NO-BREAK SPACE}{arrow}"
 
 
 def cells_anchor(tables: Tables, measure: Measure) -> str:

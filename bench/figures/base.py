@@ -24,6 +24,7 @@ from bench.errors import ConfigError
 
 WIDTH_IN = 7.2  # a page's text width
 N_COLUMNS = 3  # panels side by side
+LEGEND_ROW_IN = 0.16
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
@@ -196,6 +197,8 @@ def legend(canvas: Canvas, tables: Tables, *extra: Line2D) -> None:
     handles += extra
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(len(handles), 110 // (longest + 8)))
+    n_rows = -(-len(handles) // columns)
+    canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW_IN * max(0, n_rows - 2))  # two have their place
     canvas.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=3)
 
 
