@@ -127,7 +127,8 @@ def build_objective(spec: RunSpec, *, vocab_size: int, image_size: int) -> Objec
 def _load_checkpoint(config: Config, cls: type[Objective]) -> Loaded:
     """The weights of `model.name`; where a strategy neither measures nor trains them, its architecture."""
     assert config.model.name is not None
-    trains_on, measures = issubclass(cls, TextObjective), issubclass(cls, Reference)
+    measures = issubclass(cls, Reference)
+    trains_on = cls.modality == "text" and issubclass(cls, TextObjective)
     if cls.modality != "none" and not trains_on:
         raise CheckpointError(
             config.model.name, f"{cls.__name__} needs a backbone of our own; choose a preset"

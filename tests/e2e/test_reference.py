@@ -26,9 +26,9 @@ def beside(tmp_path_factory: pytest.TempPathFactory, settings: list[str]) -> Pla
 def records(beside: Place) -> dict[tuple[str, str], RunRecord]:
     """All of the study's by strategy and model, after sweeps with the reference, and from the checkpoint."""
     as_they_are = ["strategy=reference", "model.name=bert,clip,gpt2,empty"]
-    for words in (as_they_are, ["strategy=mlm,scratch,clm", "model.name=bert"]):
+    for words in (as_they_are, ["strategy=mlm,scratch,clm,captioning", "model.name=bert"]):
         done = beside.bench(*beside.sweep("model=hf", "study=s", *words))
-        assert done.returncode == 1  # one run of each fails
+        assert done.returncode == 1  # some of each fail
         assert "Traceback" not in done.stdout + done.stderr
     found = map(read_record, (beside.folder / "experiments/s/records").glob("*.json"))
     return {(record.strategy, record.model): record for record in found}
@@ -68,6 +68,8 @@ def test_what_cannot_be_used_fails_alone_with_its_reason(records: dict[tuple[str
     assert clm.reason is not None
     assert "reads texts both ways" in clm.reason
     assert "choose strategy=mlm" in clm.reason
+    captioning = records["captioning", "hf[name=bert]"]
+    assert captioning.reason == "model.name=bert: Captioning needs a backbone of our own; choose a preset"
 
 
 def test_a_report_shows_the_references_outside_its_verdicts(
