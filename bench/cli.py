@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import textwrap
 import traceback
 from collections import Counter
 from collections.abc import Sequence
@@ -104,7 +105,13 @@ def _choices() -> str:
     for folder in sorted(path for path in CONF.rglob("*") if path.is_dir()):
         stems = sorted(path.stem for path in folder.glob("*.yaml"))
         if stems:
-            lines.append(f"  {folder.relative_to(CONF).as_posix()}={'|'.join(stems)}")
+            group = f"  {folder.relative_to(CONF).as_posix()}="
+            lines += textwrap.wrap(
+                " | ".join(stems),
+                width=100,
+                initial_indent=group,
+                subsequent_indent=" " * len(group),
+            )
     return "\n".join(lines)
 
 

@@ -54,7 +54,7 @@ def complaint(run: Run) -> str:
 
 
 REFUSED = {
-    "strategy=foo": ("strategy=foo", "clip, clm, mlm, scratch"),
+    "strategy=foo": ("strategy=foo", "mlm, mntp, prefix_lm"),
     "task=[foo]": ("task=foo", "retrieval_fitted"),
     "task=null": ("task=null", "retrieval_fitted"),
     "model=huge": ("model=huge", "0.2m"),
