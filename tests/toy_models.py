@@ -41,6 +41,11 @@ def stems(folder: str) -> list[str]:
     return sorted(path.stem for path in (CONF / folder).glob("*.yaml"))
 
 
+def with_features() -> list[str]:
+    """The strategies whose weights are here; an endpoint's are not."""
+    return [stem for stem in stems("strategy") if find_class(strategy_node(stem), Objective, stem).has_weights]
+
+
 @lru_cache
 def composed(stem: str) -> DictConfig:
     return compose_config("config", [f"strategy={stem}", f"hydra.searchpath=[file://{EXAMPLE}]"]).strategy

@@ -259,7 +259,8 @@ def test_a_cell_is_compared_with_scratch_of_the_same_settings_or_with_none():
 
 
 def curve(*losses: float) -> tuple[CurvePoint, ...]:
-    return tuple(CurvePoint(i + 1, 100 * i, 1e6 * i, None, loss) for i, loss in enumerate(losses))
+    """Held-out losses; the training loss falls by one at each point."""
+    return tuple(CurvePoint(i + 1, 100 * i, 1e6 * i, 9.0 - i, loss) for i, loss in enumerate(losses))
 
 
 def learned(tables: Tables) -> list[list[str]]:
@@ -269,7 +270,7 @@ def learned(tables: Tables) -> list[list[str]]:
 def test_a_strategy_that_learned_and_pays_says_on_what():
     runs = [make_record("clm", i, v, curve=curve(3.0, 2.0), budget="1kb") for i, v in enumerate(CLM)]
     tables = tabulate("toy", [*toy_records()[:3], *runs])
-    assert learned(tables) == [["clm", "3 of 3", "probe +0.110 ▲"]]
+    assert learned(tables) == [["clm", "3 of 3 runs", "3 of 3 runs", "probe +0.110 ▲"]]
     assert "Every strategy is better on some task." in learning(tables).note
 
 
@@ -279,7 +280,7 @@ def test_a_strategy_that_pays_nowhere_and_a_loss_that_rose_are_named():
     runs = [make_record("mlm", i, v, curve=curve(*ends[i])) for i, v in enumerate(worse)]
     lost = make_record("mlm", 3, None)
     tables = tabulate("toy", [*toy_records()[:3], *runs, lost])
-    assert learned(tables) == [["mlm", "1 of 3", "–"]]
+    assert learned(tables) == [["mlm", "3 of 3 runs", "1 of 3 runs", "–"]]
     assert "Better on no task: mlm." in learning(tables).note
 
 
@@ -289,7 +290,7 @@ def test_better_means_lower_where_lower_is_better():
         return make_record(strategy, seed, value, scores=(score,), curve=curve(3.0, 2.0))
 
     runs = [record(name, i, v) for name, v in (("scratch", 5.0), ("clm", 4.0)) for i in range(2)]
-    assert learned(tabulate("toy", runs))[-1][2].startswith("text −1.000")
+    assert learned(tabulate("toy", runs))[-1][-1].startswith("text −1.000")
 
 
 # External references

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.testing import assert_close
 from toy_data import prepare
-from toy_models import SHAPES, generator, make_strategy, pair_rows, ragged_tokens, stems
+from toy_models import SHAPES, generator, make_strategy, pair_rows, ragged_tokens, with_features
 
 from bench import evaluate
 from bench.evaluate import Fit, encode, fine_tune, fit_vision, hit_rate, in_batches, probe, text_features
@@ -97,7 +97,7 @@ def test_a_long_text_is_encoded_as_its_beginning(tokenizer):
     assert torch.equal(encode([text], tokenizer, length=9), encode([text[:100]], tokenizer, length=9))
 
 
-@pytest.mark.parametrize("stem", stems("strategy"))
+@pytest.mark.parametrize("stem", with_features())
 def test_features_come_back_in_the_order_of_the_texts(stem: str, monkeypatch: pytest.MonkeyPatch):
     model, tokens = make_strategy(stem), ragged_tokens([5, 2, 16, 9, 2, 11, 3])
     with torch.no_grad():
@@ -158,7 +158,7 @@ def one_word_task(n: int, seed: int) -> tuple[Tensor, Tensor]:
     return tokens, labels
 
 
-@pytest.mark.parametrize("stem", stems("strategy"))
+@pytest.mark.parametrize("stem", with_features())
 def test_fine_tuning_learns_and_leaves_the_model_as_it_was(stem: str):
     model = make_strategy(stem)
     before = {name: values.clone() for name, values in model.state_dict().items()}
