@@ -6,37 +6,44 @@ from bench.analysis.table import Arm, Tables, cell_of
 from bench.analysis.text import EMPTY, Entry, View, number
 from bench.records import finished
 
+TRAINING, HELD_OUT = "train_loss_nats", "validation_loss_nats"  # of a `CurvePoint`
 _MARK = {AHEAD: " ▲", LEANS_AHEAD: " △"}
 
 
 def learning(tables: Tables) -> View:
-    """Every pretrained arm: in how many runs its held-out loss fell, and where its mean is above scratch."""
+    """Every pretrained arm: in how many runs its losses fell, and on which tasks its mean beats scratch."""
     found = pooled(tables, tables.headlines)
     rows: list[list[Entry]] = []
     nowhere: list[str] = []
-    for arm in (arm for arm in tables.arms if losses(tables, arm)):
+    for arm in (arm for arm in tables.arms if losses(tables, arm, HELD_OUT)):
         better = [row for row in found if row.arm == arm and _is_better(tables, row)]
         if not better:
             nowhere.append(arm.label)
-        fell = [last < first for first, last in losses(tables, arm)]
-        rows.append([arm.label, f"{sum(fell)} of {len(fell)}", ", ".join(map(_gain, better)) or EMPTY])
+        fell = [_fell(losses(tables, arm, kind)) for kind in (TRAINING, HELD_OUT)]
+        rows.append([arm.label, *fell, ", ".join(map(_gain, better)) or EMPTY])
     note = (
-        "Loss: the objective's own on held-out data, first against last point of the curve; finished runs. "
-        "Better than scratch: the mean difference over all cells points that way; ▲ after Holm's correction, "
+        "Loss: the objective's own, last against first point of the curve, which is not the start; finished "
+        "runs. A held-out loss that rises while the training loss falls is overfitting. Phases are measured "
+        "by the last one on held-out data, and change their training loss on the way. Better than scratch: "
+        "the mean difference over all cells points that way; ▲ after Holm's correction, "
         "△ by the paired interval alone, no mark: by the mean alone. "
     )
     note += (
         f"Better on no task: {', '.join(nowhere)}." if nowhere else "Every strategy is better on some task."
     )
-    header = ["strategy", "runs whose loss fell", "better than scratch on"]
-    return View("learning", "Did it learn, and does it pay?", note, header, "lrl", rows)
+    header = ["strategy", "training loss fell", "held-out loss fell", "better than scratch on"]
+    return View("learning", "Did it learn, and does it pay?", note, header, "lrrl", rows)
 
 
-def losses(tables: Tables, arm: Arm) -> list[tuple[float, float]]:
-    """First and last held-out loss of each finished run of an arm that was measured twice or more."""
-    own = [r for r in finished(tables.records) if cell_of(r).arm == arm]
-    curves = [[p.validation_loss_nats for p in r.curve if p.validation_loss_nats is not None] for r in own]
+def losses(tables: Tables, arm: Arm, kind: str) -> list[tuple[float, float]]:
+    """First and last loss of each finished run of an arm that was measured twice or more."""
+    own = [record for record in finished(tables.records) if cell_of(record).arm == arm]
+    curves = [[loss for p in record.curve if (loss := getattr(p, kind)) is not None] for record in own]
     return [(curve[0], curve[-1]) for curve in curves if len(curve) > 1]
+
+
+def _fell(ends: list[tuple[float, float]]) -> str:
+    return f"{sum(last < first for first, last in ends)} of {len(ends)} runs" if ends else EMPTY
 
 
 def _is_better(tables: Tables, row: Pooled) -> bool:
