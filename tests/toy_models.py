@@ -43,7 +43,9 @@ def stems(folder: str) -> list[str]:
 
 def with_features() -> list[str]:
     """The strategies whose weights are here; an endpoint's are not."""
-    return [stem for stem in stems("strategy") if find_class(strategy_node(stem), Objective, stem).has_weights]
+    return [
+        stem for stem in stems("strategy") if find_class(strategy_node(stem), Objective, stem).has_weights
+    ]
 
 
 @lru_cache
