@@ -22,14 +22,19 @@ Status = Literal["finished", "diverged", "failed"]
 
 @dataclass(frozen=True)
 class Score:
-    """One number of one task. `chance` is what a model that knows nothing scores."""
+    """One number of one task.
+
+    `chance` is what a model that knows nothing scores, None where that is not defined; `n_labels` the number of
+    labelled items that were fitted to, where a task is measured at several.
+    """
 
     task: str
     metric: str
     value: float
-    chance: float
+    chance: float | None
     n_items: int
     higher_is_better: bool = True
+    n_labels: int | None = None
 
 
 @dataclass(frozen=True)

@@ -280,8 +280,8 @@ def _evaluate(
         job.stop.check()
         job.status.write("running", f"evaluate {name}", i, len(tasks))
         try:
-            measured = task.evaluate(objective, setting)
-            scores += [Score(name, **vars(m)) for m in measured]
+            outcome = task.evaluate(objective, setting)
+            scores += [Score(name, **vars(m)) for m in outcome.scores]
         except InapplicableError as reason:
             inapplicable[name] = str(reason)
     return tuple(scores), inapplicable

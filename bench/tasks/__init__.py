@@ -1,1 +1,1 @@
-"""One file per downstream task; `bench.evaluate` holds the protocols, the same for all strategies."""
+"""One file per downstream task; `bench.protocols` holds the protocols, the same for all strategies."""

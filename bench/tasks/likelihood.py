@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.data import TextRows
 from bench.errors import ConfigError, DataError, InapplicableError
 from bench.objectives.base import Likelihood, Objective, TextNLL
-from bench.tasks.base import Measured, Setting, Task
+from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.vocabulary import EOS
 
 SEED = 0  # of a bound's draws: every strategy and every seed of it is measured by the same ones
@@ -46,7 +46,7 @@ class BitsPerByte(Task):
 
     options: Options
 
-    def evaluate(self, model: Objective, setting: Setting) -> list[Measured]:
+    def evaluate(self, model: Objective, setting: Setting) -> Outcome:
         """Bits of tokens 1..T-1 of all windows by the UTF-8 bytes that they decode to.
 
         A character that a window's edge cuts decodes to a mark of three bytes. Chance is a uniform guess over
@@ -60,14 +60,16 @@ class BitsPerByte(Task):
         windows = self._windows(setting)  # (N, T)
         n_bytes = _n_bytes(windows[:, 1:], setting.tokenizer)
         if model.has_weights:
-            found = TextNLL(self._nats(model, windows, kind, setting), n_bytes)
+            nats = self._nats(model, windows, kind, setting)  # (N,)
+            found = TextNLL(float(nats.sum()), n_bytes)
         else:
-            found = _elsewhere(model, windows, setting)
+            nats, found = None, _elsewhere(model, windows, setting)
         if not math.isfinite(found.nats):
             raise FloatingPointError("the likelihood is not finite; the model diverged")
         value = found.nats / math.log(2) / found.n_bytes
         chance = math.log2(setting.text.vocab_size) * windows[:, 1:].numel() / n_bytes
-        return [Measured(f"bits_per_byte_{kind}", value, chance, len(windows), higher_is_better=False)]
+        measured = Measured(f"bits_per_byte_{kind}", value, chance, len(windows), higher_is_better=False)
+        return Outcome([measured], {} if nats is None else {"nats": nats.numpy()})
 
     def _windows(self, setting: Setting) -> Tensor:
         rows = TextRows(setting.text.test(), setting.sequence_length)
@@ -79,15 +81,15 @@ class BitsPerByte(Task):
         return rows.read(np.arange(n) * len(rows) // n)["tokens"]
 
     @torch.no_grad()
-    def _nats(self, model: Objective, windows: Tensor, kind: Likelihood, setting: Setting) -> float:
+    def _nats(self, model: Objective, windows: Tensor, kind: Likelihood, setting: Setting) -> Tensor:
         model.eval()
         generator = torch.Generator().manual_seed(SEED)
-        total = 0.0
+        found = []
         for tokens in windows.split(self.options.batch_size):
             setting.keep_going()
             nats = model.nll(tokens.to(model.device), kind, self.options.samples, generator)  # (B,)
-            total += float(nats.double().sum())
-        return total
+            found.append(nats.double().cpu())
+        return torch.cat(found)
 
 
 def _elsewhere(model: Objective, windows: Tensor, setting: Setting) -> TextNLL:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bench.data import PairRows
 from bench.errors import ConfigError
-from bench.evaluate import Fit, fit_vision, hit_rate, in_batches, text_features
+from bench.protocols import Fit, fit_vision, hits, in_batches, text_features
 from bench.objectives.base import Objective
-from bench.tasks.base import InapplicableError, Measured, Setting, Task
+from bench.tasks.base import InapplicableError, Measured, Outcome, Setting, Task
 
 RECALLS = (1, 5, 10)
 
@@ -52,13 +52,17 @@ class Retrieval(Task):
 
     options: Options
 
-    def evaluate(self, model: Objective, setting: Setting) -> list[Measured]:
+    def evaluate(self, model: Objective, setting: Setting) -> Outcome:
         """Mean of both directions' recall@5 first, then each recall of each direction."""
         test = PairRows(setting.pairs.test()).all()
         embed = self._zero_shot if self.options.protocol == "zero_shot" else self._fitted
         image_rows, text_rows = embed(model, test["images"], test["captions"], setting)
         similarity = image_rows.double() @ text_rows.double().T  # (N, N)
         return recalls(similarity.cpu())
+
+    def ceiling(self, setting: Setting) -> Outcome:
+        """Every image is like its own caption alone."""
+        return recalls(torch.eye(len(setting.pairs.test()), dtype=torch.float64))
 
     def _zero_shot(
         self, model: Objective, images: Tensor, captions: Tensor, setting: Setting
@@ -93,15 +97,18 @@ class Retrieval(Task):
         )
 
 
-def recalls(similarity: Tensor) -> list[Measured]:
+def recalls(similarity: Tensor) -> Outcome:
     """Recalls of a square similarity (images x texts) whose diagonal holds the partners."""
     n = len(similarity)
     partners = torch.arange(n)
-    measured = []
-    for k in RECALLS:
-        for name, scores in (("image_to_text", similarity), ("text_to_image", similarity.T)):
-            measured.append(
-                Measured(f"{name}_recall_at_{k}", hit_rate(scores, partners, k), min(1, k / n), n)
-            )
-    both = [m.value for m in measured if m.metric.endswith("recall_at_5")]
-    return [Measured("recall_at_5", sum(both) / len(both), min(1, 5 / n), n), *measured]
+    items = {
+        f"{name}_recall_at_{k}": hits(scores, partners, k)
+        for k in RECALLS
+        for name, scores in (("image_to_text", similarity), ("text_to_image", similarity.T))
+    }
+    items["recall_at_5"] = (items["image_to_text_recall_at_5"] + items["text_to_image_recall_at_5"]) / 2
+    chance = {name: min(1.0, int(name.rpartition("_")[2]) / n) for name in items}
+    headline_first = ["recall_at_5", *(name for name in items if name != "recall_at_5")]
+    return Outcome(
+        [Measured(name, float(items[name].mean()), chance[name], n) for name in headline_first], items
+    )

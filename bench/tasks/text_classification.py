@@ -9,9 +9,9 @@ from omegaconf import MISSING
 
 from bench.corpora.base import Split
 from bench.errors import ConfigError, DataError
-from bench.evaluate import Fit, encode, fine_tune, hit_rate, probe, text_features
+from bench.protocols import Fit, encode, fine_tune, hits, probe, text_features
 from bench.objectives.base import Objective
-from bench.tasks.base import Measured, Setting, Task
+from bench.tasks.base import Measured, Outcome, Setting, Task
 
 Labelled = list[tuple[str, int]]
 
@@ -45,7 +45,7 @@ class TextClassification(Task):
     def examples(self, split: Split, setting: Setting) -> dict[str, list[str]]:
         """Texts of a split by class, in a fixed order."""
 
-    def evaluate(self, model: Objective, setting: Setting) -> list[Measured]:
+    def evaluate(self, model: Objective, setting: Setting) -> Outcome:
         """Accuracy on a balanced test split."""
         train = self._draw("train", self.options.train_per_class, setting.seed, setting)
         test = self._draw("test", self.options.test_per_class, 0, setting)
@@ -54,6 +54,7 @@ class TextClassification(Task):
             for part in (train, test)
         )
         train_labels, test_labels = (torch.tensor([label for _, label in part]) for part in (train, test))
+        train_labels = setting.labels(train_labels)
         if self.options.protocol == "probe":
             scores = probe(
                 text_features(model, train_tokens), train_labels, text_features(model, test_tokens)
@@ -70,8 +71,9 @@ class TextClassification(Task):
                 generator=generator,
                 keep_going=setting.keep_going,
             )
-        accuracy = hit_rate(scores, test_labels)
-        return [Measured("accuracy", accuracy, 1 / scores.shape[1], len(test))]
+        correct = hits(scores, test_labels)
+        accuracy = Measured("accuracy", float(correct.mean()), 1 / scores.shape[1], len(test))
+        return Outcome([accuracy], {"accuracy": correct})
 
     def _draw(self, split: Split, per_class: int, seed: int, setting: Setting) -> Labelled:
         """The same number of items of each class, shuffled."""

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from toy_data import ToyPairs, prepare
 from toy_models import CONF, SHAPES, make_strategy, stems
 
-from bench import evaluate
+from bench import protocols
 from bench.build import build, find_class
 from bench.corpora.base import Pair, Split, split_of
 from bench.errors import ConfigError, InterruptedRunError
@@ -25,7 +25,7 @@ from bench.objectives.endpoint import EndpointReference
 from bench.objectives.scratch import Scratch
 from bench.pairs import prepare_pairs
 from bench.shards import SPLITS
-from bench.tasks.base import InapplicableError, Measured, Setting, Task
+from bench.tasks.base import InapplicableError, Outcome, Setting, Task
 from bench.tasks.library import MASKED, Library
 from bench.tasks.sentence_polarity import SentencePolarity
 from bench.tasks.text_classification import TextClassification
@@ -130,10 +130,10 @@ def test_a_constant_model_scores_chance_exactly(name: str, setting: Setting):
         shapes=TOY_SHAPES,
         optimizer=make_strategy("scratch").optimizer,
     )
-    measured = make_task(name).evaluate(constant, setting)
+    measured = make_task(name).evaluate(constant, setting).scores
     assert measured
     for m in measured:
-        assert m.value == pytest.approx(m.chance, abs=1e-12), m.metric
+        assert m.chance is None or m.value == pytest.approx(m.chance, abs=1e-12), m.metric
 
 
 @every_task
@@ -144,13 +144,13 @@ def test_a_strategy_gets_shares_or_is_told_inapplicable_and_stays_as_it_was(
     model = make_strategy(stem, shapes=TOY_SHAPES)
     before = {key: values.clone() for key, values in model.state_dict().items()}
     try:
-        measured = make_task(name).evaluate(model, setting)
+        measured = make_task(name).evaluate(model, setting).scores
     except InapplicableError:
         return
-    assert len({m.metric for m in measured}) == len(measured)
+    assert len({(m.metric, m.n_labels) for m in measured}) == len(measured)
     for m in measured:
-        assert 0 <= m.value <= (1 if m.higher_is_better else math.inf)
-        assert 0 < m.chance <= (1 if m.higher_is_better else math.inf)
+        assert 0 <= m.value < math.inf
+        assert m.chance is None or 0 <= m.chance < math.inf
         assert m.n_items > 0
     assert_close(model.state_dict(), before, rtol=0, atol=0)
 
@@ -161,12 +161,16 @@ def test_the_same_seed_gives_the_same_scores(name: str, setting: Setting):
     model = able(task, setting)
     first = task.evaluate(model, setting)
     torch.manual_seed(99)  # the global state has no say
-    assert task.evaluate(model, setting) == first
+    again = task.evaluate(model, setting)
+    assert (again.scores, again.counts, again.samples) == (first.scores, first.counts, first.samples)
+    np.testing.assert_equal(dict(again.items), dict(first.items))
 
 
-def assert_same_scores(a: list[Measured], b: list[Measured]) -> None:
-    assert [(m.metric, m.n_items) for m in a] == [(m.metric, m.n_items) for m in b]
-    assert [m.value for m in a] == pytest.approx([m.value for m in b], abs=1e-12)
+def assert_same_scores(a: Outcome, b: Outcome) -> None:
+    assert [(m.metric, m.n_labels, m.n_items) for m in a.scores] == [
+        (m.metric, m.n_labels, m.n_items) for m in b.scores
+    ]
+    assert [m.value for m in a.scores] == pytest.approx([m.value for m in b.scores], abs=1e-12)
 
 
 @every_task
@@ -176,7 +180,7 @@ def test_scores_do_not_depend_on_the_batch_size_of_the_evaluation(
     task = make_task(name)
     model = able(task, setting)
     at_once = task.evaluate(model, setting)
-    monkeypatch.setattr(evaluate, "EVALUATION_BATCH", 3)
+    monkeypatch.setattr(protocols, "EVALUATION_BATCH", 3)
     assert_same_scores(task.evaluate(model, setting), at_once)
 
 

@@ -17,7 +17,7 @@ from toy_models import SHAPES, make_strategy, stems, strategy_node
 
 from bench.build import find_class
 from bench.errors import ConfigError, DataError
-from bench.evaluate import encode
+from bench.protocols import encode
 from bench.export import card, load, write
 from bench.fill import fill
 from bench.modernbert import ARCHITECTURES, architecture, other_modules

@@ -63,14 +63,17 @@ def in_batches(function: Callable[[Tensor], Tensor], inputs: Tensor, device: tor
     return torch.cat([function(batch.to(device)) for batch in inputs.split(EVALUATION_BATCH)])
 
 
-def hit_rate(scores: Tensor, targets: Tensor, k: int = 1) -> float:
-    """Share of items whose target is among the k best candidates; ties count their expectation.
+def hits(scores: Tensor, targets: Tensor, k: int = 1) -> NDArray[np.float64]:
+    """Is each item's target among the k best candidates? Ties count their expectation.
 
-    A constant model scores exactly k / C; with k = 1 this is accuracy.
+    The mean of a constant model is exactly k / C; with k = 1 the mean is accuracy.
 
     Args:
         scores: (N, C).
         targets: (N,) column of the right candidate.
+
+    Returns:
+        (N,) from 0 to 1.
 
     Raises:
         FloatingPointError: a score is not a number; no rank can be given to it.
@@ -81,7 +84,8 @@ def hit_rate(scores: Tensor, targets: Tensor, k: int = 1) -> float:
     own = scores.gather(1, targets[:, None])
     better = (scores > own).sum(dim=1)
     tied = (scores == own).sum(dim=1)  # itself included
-    return float(((k - better).clamp(min=0).double() / tied).clamp(max=1).mean())
+    found: NDArray[np.float64] = ((k - better).clamp(min=0).double() / tied).clamp(max=1).cpu().numpy()
+    return found
 
 
 def probe(train: Tensor, train_labels: Tensor, test: Tensor) -> Tensor:

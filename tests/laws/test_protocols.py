@@ -9,8 +9,8 @@ from torch.testing import assert_close
 from toy_data import prepare
 from toy_models import SHAPES, generator, make_strategy, pair_rows, ragged_tokens, with_features
 
-from bench import evaluate
-from bench.evaluate import Fit, encode, fine_tune, fit_vision, hit_rate, in_batches, probe, text_features
+from bench import protocols
+from bench.protocols import Fit, encode, fine_tune, fit_vision, hits, in_batches, probe, text_features
 from bench.tasks.retrieval import recalls
 from bench.vocabulary import EOS, PAD
 
@@ -38,29 +38,29 @@ def going() -> None:
     ],
 )
 def test_ties_count_their_expectation(scores: list[float], k: int, expected: float):
-    assert hit_rate(torch.tensor([scores]), torch.tensor([0]), k) == pytest.approx(expected, abs=1e-12)
+    assert hits(torch.tensor([scores]), torch.tensor([0]), k).mean() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("k", "n"), [(1, 2), (1, 3), (5, 7), (10, 7), (5, 1000)])
 def test_a_constant_scores_k_of_n(k: int, n: int):
-    assert hit_rate(torch.zeros(n, n), torch.arange(n), k) == pytest.approx(min(1, k / n), abs=1e-12)
+    assert hits(torch.zeros(n, n), torch.arange(n), k).mean() == pytest.approx(min(1, k / n), abs=1e-12)
 
 
 def test_accuracy_is_the_share_of_right_first_places():
     scores = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
-    assert hit_rate(scores, torch.tensor([0, 1, 1])) == pytest.approx(2 / 3)
+    assert hits(scores, torch.tensor([0, 1, 1])).mean() == pytest.approx(2 / 3)
 
 
 def test_a_score_that_is_not_a_number_is_an_error_and_no_hit():
     scores = torch.tensor([[float("nan"), 0.0], [1.0, 0.0]])
     with pytest.raises(FloatingPointError, match="not numbers"):
-        hit_rate(scores, torch.tensor([0, 0]))
+        hits(scores, torch.tensor([0, 0])).mean()
 
 
 def test_recalls_by_hand():
     similarity = torch.eye(20)
     similarity[:, 0] += 2  # every image likes text 0 best; every text still finds its image
-    measured = recalls(similarity)
+    measured = recalls(similarity).scores
     assert measured[0].metric == "recall_at_5"
     found = {m.metric: m.value for m in measured}
     assert found["image_to_text_recall_at_1"] == pytest.approx(1 / 20)
@@ -103,12 +103,12 @@ def test_features_come_back_in_the_order_of_the_texts(stem: str, monkeypatch: py
     with torch.no_grad():
         expected = torch.cat([model.features(row[None, : int((row != PAD).sum())]) for row in tokens])
     for size in (1, 3, 256):
-        monkeypatch.setattr(evaluate, "EVALUATION_BATCH", size)
+        monkeypatch.setattr(protocols, "EVALUATION_BATCH", size)
         assert_close(text_features(model, tokens), expected, rtol=0, atol=1e-5)
 
 
 def test_in_batches_is_the_function_at_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(evaluate, "EVALUATION_BATCH", 3)
+    monkeypatch.setattr(protocols, "EVALUATION_BATCH", 3)
     inputs = torch.arange(10.0)[:, None]
     assert torch.equal(in_batches(lambda x: 2 * x, inputs, torch.device("cpu")), 2 * inputs)
 
@@ -124,8 +124,8 @@ def test_a_probe_separates_what_is_separable(n_classes: int):
     train, test = (centres[labels] + part for part in noise)
     scores = probe(train, labels, test)
     assert scores.shape == (30, n_classes)
-    assert hit_rate(scores, labels) == 1.0
-    assert hit_rate(scores, (labels + 1) % n_classes) == 0.0
+    assert hits(scores, labels).mean() == 1.0
+    assert hits(scores, (labels + 1) % n_classes).mean() == 0.0
 
 
 def test_a_probe_does_not_see_the_scale_of_a_feature():
@@ -170,7 +170,7 @@ def test_fine_tuning_learns_and_leaves_the_model_as_it_was(stem: str):
         return fine_tune(model, tokens, labels, test, fit=fit, generator=generator(seed), keep_going=going)
 
     scores = tuned(0)
-    assert hit_rate(scores, expected) > 0.95
+    assert hits(scores, expected).mean() > 0.95
     assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert all(p.grad is None for p in model.parameters())
     torch.manual_seed(99)  # the global state has no say
@@ -190,13 +190,13 @@ def test_a_fit_that_leaves_the_finite_numbers_is_an_error_and_no_score():
 
 def test_every_item_is_trained_on_once_before_any_twice(monkeypatch: pytest.MonkeyPatch):
     seen: list[int] = []
-    plain = evaluate._trim
+    plain = protocols._trim
 
     def watched(tokens: Tensor) -> Tensor:
         seen.extend(tokens[:, 0].tolist())
         return plain(tokens)
 
-    monkeypatch.setattr(evaluate, "_trim", watched)
+    monkeypatch.setattr(protocols, "_trim", watched)
     tokens = torch.stack([torch.arange(4, 16), torch.full((12,), EOS)], dim=1)
     fit = Fit(steps=6, batch_size=4, lr_at_64=1e-3)
     fine_tune(
@@ -232,5 +232,5 @@ def test_a_fitted_tower_finds_the_images_of_features_and_changes_nothing_else():
         a, b = images(rows["images"]), texts(features)
     assert_close(a.norm(dim=1), torch.ones(24))
     assert_close(b.norm(dim=1), torch.ones(24))
-    assert hit_rate(a @ b.T, torch.arange(24)) > 0.9
+    assert hits(a @ b.T, torch.arange(24)).mean() > 0.9
     assert_close(model.state_dict(), before, rtol=0, atol=0)

@@ -1,0 +1,41 @@
+"""What an evaluation costs in FLOPs: every pass through a model's backbone, counted as it happens.
+
+A counter of torch's own (`torch.utils.flop_counter`) misses attention on CPU and doubles the time of small
+fits; this uses the same pure functions as pretraining does (`bench.budget`).
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.budget import BACKWARD_OVER_FORWARD, blocks_flops
+from bench.schema import Model
+
+
+@dataclass
+class Meter:
+    """A running total."""
+
+    flops: float = 0.0
+
+    def add(self, forward_flops: float) -> None:
+        """Count work; forward and backward where gradients are recorded."""
+        self.flops += forward_flops * (1 + BACKWARD_OVER_FORWARD * torch.is_grad_enabled())
+
+    @contextlib.contextmanager
+    def reads(self, backbone: nn.Module, model: Model) -> Iterator[None]:
+        """Count every pass of (B, T) ids through a backbone of these sizes, and through copies made meanwhile."""
+
+        def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            batch, length = output.shape[:2]
+            self.add(batch * blocks_flops(model, length))
+
+        handle = backbone.register_forward_hook(count)
+        try:
+            yield
+        finally:
+            handle.remove()
