@@ -28,7 +28,7 @@ class Meter:
 
     @contextlib.contextmanager
     def reads(self, backbone: nn.Module, model: Model) -> Iterator[None]:
-        """Count every pass of (B, T) ids through a backbone of these sizes, and through copies made meanwhile."""
+        """Count every pass of (B, T) ids through a backbone of these sizes, and through copies of it."""
 
         def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             batch, length = output.shape[:2]

@@ -24,8 +24,8 @@ Status = Literal["finished", "diverged", "failed"]
 class Score:
     """One number of one task.
 
-    `chance` is what a model that knows nothing scores, None where that is not defined; `n_labels` the number of
-    labelled items that were fitted to, where a task is measured at several.
+    `chance` is what a model that knows nothing scores, None where that is not defined; `n_labels` the number
+    of labelled items that were fitted to, where a task is measured at several.
     """
 
     task: str

@@ -25,6 +25,7 @@ from bench.vocabulary import PAD
 Batch = dict[str, Tensor]
 Modality = Literal["text", "pairs", "none"]
 Likelihood = Literal["exact", "bound", "pseudo"]
+Attention = Literal["own", "causal", "bidirectional"]
 StockClass = Literal[
     "ModernBertModel",
     "ModernBertDecoderModel",
@@ -182,11 +183,23 @@ class Objective(LightningModule):
 
     # What they share
 
-    def features(self, tokens: Tensor) -> Tensor:
-        """One vector per text: (B, T) ids, padded with PAD on the right -> (B, D)."""
-        attended = tokens != PAD
-        hidden = self.backbone(tokens, attended, causal=self.options.attention == "causal")
-        return pool(hidden, attended, self.options.pooling)
+    def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
+        """One vector per token: (B, T) ids, padded with PAD on the right -> (B, T, D).
+
+        Values at padding mean nothing. `attention` is the strategy's own, or set by a protocol as a factor.
+        """
+        return self.backbone(tokens, tokens != PAD, causal=self._is_causal(attention))
+
+    def features(self, tokens: Tensor, attention: Attention = "own", pooling: str = "own") -> Tensor:
+        """One vector per text: (B, T) ids, padded with PAD on the right -> (B, D).
+
+        `attention` and `pooling` are the strategy's own, or set by a protocol as factors.
+        """
+        how = self.options.pooling if pooling == "own" else pooling
+        return pool(self.states(tokens, attention), tokens != PAD, how)
+
+    def _is_causal(self, attention: Attention) -> bool:
+        return (self.options.attention if attention == "own" else attention) == "causal"
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss over the targets of all ranks, scaled so that DDP's mean of gradients is exact."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.endpoint import PRICES, Endpoint, Served
 from bench.errors import InapplicableError
-from bench.objectives.base import Core, Modality, Objective, ObjectiveOptions, Shapes, TextNLL
+from bench.objectives.base import Attention, Core, Modality, Objective, ObjectiveOptions, Shapes, TextNLL
 from bench.schema import Optim
 
 
@@ -34,7 +34,7 @@ class EndpointReference(Objective):
         super().__init__(options, shapes=shapes, optimizer=optimizer, core=nothing)
         self.endpoint: Endpoint | None = None  # once the folder of its answers is known
 
-    def features(self, tokens: Tensor) -> Tensor:
+    def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
         """There are none."""
         raise InapplicableError("an endpoint gives no features")
 

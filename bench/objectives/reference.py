@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.backbones.huggingface import ClipBackbone
-from bench.errors import ConfigError
+from bench.errors import ConfigError, InapplicableError
 from bench.objectives.base import (
     POOLINGS,
+    Attention,
     Core,
     Likelihood,
     Modality,
     Objective,
     ObjectiveOptions,
     Shapes,
-    pool,
 )
 from bench.schema import Optim
 from bench.vocabulary import PAD
@@ -51,11 +51,12 @@ class Reference(Objective):
             self.embed_images: Callable[[Tensor], Tensor] = backbone.embed_images
             self.embed_texts: Callable[[Tensor], Tensor] = self._embed_texts
 
-    def features(self, tokens: Tensor) -> Tensor:
-        """(B, T) ids, padded with PAD on the right -> (B, D); what the checkpoint puts before is left out."""
-        attended = tokens != PAD
-        hidden = self.backbone(tokens, attended, causal=self.backbone.is_causal)
-        return pool(hidden, attended, self.options.pooling)
+    def _is_causal(self, attention: Attention) -> bool:
+        """The checkpoint's own way alone; what it puts before a text is left out of its states."""
+        is_causal = bool(self.backbone.is_causal)
+        if attention not in ("own", "causal" if is_causal else "bidirectional"):
+            raise InapplicableError(f"the checkpoint has no {attention} attention")
+        return is_causal
 
     @property
     def likelihoods(self) -> frozenset[Likelihood]:  # type: ignore[override]

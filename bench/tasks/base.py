@@ -47,8 +47,8 @@ class Setting:
 class Measured:
     """One metric of one task.
 
-    `chance` is what a model that knows nothing scores, None where that is not defined. `n_labels` is the number
-    of labelled items that were fitted to, where a task is measured at several (`label budgets`).
+    `chance` is what a model that knows nothing scores, None where that is not defined. `n_labels` is the
+    number of labelled items that were fitted to, where a task is measured at several (label budgets).
     """
 
     metric: str
@@ -65,9 +65,9 @@ class Outcome:
 
     Attributes:
         scores: the headline metric first; a (metric, n_labels) occurs once.
-        items: arrays that the scores are made of, under the metric's name: (N,) outcomes of the test items in a
-            fixed order, the same for every strategy, so that strategies can be paired by item. With label
-            budgets or several fits, `metric@n_labels` or (fits, N). Also what figures are drawn from.
+        items: arrays that the scores are made of, under the metric's name: (N,) outcomes of the test items in
+            a fixed order, the same for every strategy, so that strategies can be paired by item. With label
+            budgets `metric@n_labels`; with several fits (fits, N). Also what figures are drawn from.
         counts: items that could not count, by the reason ("label unseen in training").
         samples: texts for a reader, each a row of a small table: column -> text.
     """
@@ -96,5 +96,5 @@ class Task(ABC):
         """
 
     def ceiling(self, setting: Setting) -> Outcome | None:
-        """What a model that knows every answer gets through the task's own scoring; None: nobody can know it."""
+        """What one that knows every answer gets through the task's own scoring; None: nobody can know it."""
         return None

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bench.data import PairRows
 from bench.errors import ConfigError
-from bench.protocols import Fit, fit_vision, hits, in_batches, text_features
 from bench.objectives.base import Objective
+from bench.protocols import Fit, fit_vision, hits, in_batches, text_features
 from bench.tasks.base import InapplicableError, Measured, Outcome, Setting, Task
 
 RECALLS = (1, 5, 10)
@@ -108,7 +108,5 @@ def recalls(similarity: Tensor) -> Outcome:
     }
     items["recall_at_5"] = (items["image_to_text_recall_at_5"] + items["text_to_image_recall_at_5"]) / 2
     chance = {name: min(1.0, int(name.rpartition("_")[2]) / n) for name in items}
-    headline_first = ["recall_at_5", *(name for name in items if name != "recall_at_5")]
-    return Outcome(
-        [Measured(name, float(items[name].mean()), chance[name], n) for name in headline_first], items
-    )
+    scores = [Measured(name, float(items[name].mean()), chance[name], n) for name in items]
+    return Outcome([scores[-1], *scores[:-1]], items)

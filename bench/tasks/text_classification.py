@@ -9,8 +9,8 @@ from omegaconf import MISSING
 
 from bench.corpora.base import Split
 from bench.errors import ConfigError, DataError
-from bench.protocols import Fit, encode, fine_tune, hits, probe, text_features
 from bench.objectives.base import Objective
+from bench.protocols import Fit, encode, fine_tune, hits, probe, text_features
 from bench.tasks.base import Measured, Outcome, Setting, Task
 
 Labelled = list[tuple[str, int]]

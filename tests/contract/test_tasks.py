@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from toy_models import CONF, SHAPES, make_strategy, stems
 
 from bench import protocols
 from bench.build import build, find_class
-from bench.corpora.base import Pair, Split, split_of
+from bench.corpora.base import Pair, split_of
 from bench.errors import ConfigError, InterruptedRunError
-from bench.objectives.base import Likelihood, Objective, Shapes, TextNLL
+from bench.objectives.base import Attention, Likelihood, Objective, Shapes, TextNLL
 from bench.objectives.endpoint import EndpointReference
 from bench.objectives.scratch import Scratch
 from bench.pairs import prepare_pairs
@@ -28,14 +29,16 @@ from bench.shards import SPLITS
 from bench.tasks.base import InapplicableError, Outcome, Setting, Task
 from bench.tasks.library import MASKED, Library
 from bench.tasks.sentence_polarity import SentencePolarity
-from bench.tasks.text_classification import TextClassification
 from bench.vocabulary import PAD
 
+TOY_TASKS = Path(__file__).parents[1] / "toy_tasks"
 NODES: dict[str, dict[str, Any]] = {}
 for _stem in stems("task"):
     NODES |= OmegaConf.to_container(OmegaConf.load(CONF / "task" / f"{_stem}.yaml"))  # type: ignore[operator]
-# What makes a task quick; a task without such an option ignores it.
-QUICK = {"train_per_class": 8, "test_per_class": 6, "steps": 3, "batch_size": 8, "lr_at_64": 1e-3}
+# A file per family of tasks: toy data to put in the place of real ones, and options that make it quick
+# (a task without such an option ignores it).
+TOYS = [import_module(f"toy_tasks.{path.stem}") for path in sorted(TOY_TASKS.glob("*.py"))]
+QUICK = {key: value for toy in TOYS for key, value in toy.QUICK.items()}
 TOY_SHAPES = Shapes(model=SHAPES.model, vocab_size=300, sequence_length=12, caption_length=6, image_size=8)
 every_task = pytest.mark.parametrize("name", NODES)
 
@@ -45,8 +48,8 @@ class Constant(Scratch):
 
     likelihoods = frozenset[Likelihood]({"exact", "bound", "pseudo"})
 
-    def features(self, tokens: Tensor) -> Tensor:
-        return torch.ones(len(tokens), self.shapes.model.d_model)
+    def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
+        return torch.ones(*tokens.shape, self.shapes.model.d_model)
 
     def embed_images(self, images: Tensor) -> Tensor:
         return F.normalize(torch.ones(len(images), self.shapes.model.d_model), dim=-1)
@@ -59,20 +62,11 @@ class Constant(Scratch):
         return torch.full((len(tokens),), surprise, dtype=torch.float64)
 
 
-def toy_examples(self: TextClassification, split: Split, setting: Setting) -> dict[str, list[str]]:
-    """Three classes of numbers, of very different lengths."""
-    return {
-        name: [f"{name} {split} " + f"{i} " * (1 + i % 5) for i in range(10)]
-        for name in ("one", "two", "six")
-    }
-
-
 @pytest.fixture
-def setting(whole_setting: Setting, monkeypatch: pytest.MonkeyPatch) -> Setting:
-    for name, node in NODES.items():
-        cls = find_class(node, Task, name)  # type: ignore[type-abstract]
-        if issubclass(cls, TextClassification):
-            monkeypatch.setattr(cls, "examples", toy_examples)
+def setting(whole_setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Setting:
+    classes = [find_class(node, Task, name) for name, node in NODES.items()]  # type: ignore[type-abstract]
+    for toy in TOYS:
+        toy.install(classes, monkeypatch, tmp_path)
     monkeypatch.setattr(EndpointReference, "text_nll", lambda self, texts, folder: TextNLL(30.0, 40))
     return whole_setting
 
@@ -189,10 +183,12 @@ def test_scores_do_not_depend_on_padding(name: str, setting: Setting, monkeypatc
     task = make_task(name)
     model = able(task, setting)
     narrow = task.evaluate(model, setting)
-    plain = Objective.features
-    monkeypatch.setattr(
-        Objective, "features", lambda self, tokens: plain(self, F.pad(tokens, (0, 4), value=PAD))
-    )
+    plain = Objective.states
+
+    def with_more_padding(self: Objective, tokens: Tensor, attention: Attention = "own") -> Tensor:
+        return plain(self, F.pad(tokens, (0, 4), value=PAD), attention)[:, : tokens.shape[1]]
+
+    monkeypatch.setattr(Objective, "states", with_more_padding)
     assert_same_scores(task.evaluate(model, setting), narrow)
 
 

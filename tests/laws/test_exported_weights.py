@@ -17,11 +17,11 @@ from toy_models import SHAPES, make_strategy, stems, strategy_node
 
 from bench.build import find_class
 from bench.errors import ConfigError, DataError
-from bench.protocols import encode
 from bench.export import card, load, write
 from bench.fill import fill
 from bench.modernbert import ARCHITECTURES, architecture, other_modules
 from bench.objectives.base import Objective
+from bench.protocols import encode
 from bench.records import RunRecord, Score
 from bench.vocabulary import EOS, MASK, PAD, load_tokenizer, train_tokenizer
 

@@ -23,10 +23,10 @@ from bench.backbones.checkpoint import Loaded, load
 from bench.budget import blocks_flops
 from bench.build import build
 from bench.errors import ConfigError
-from bench.protocols import encode
 from bench.modernbert import stock_model, write_tokenizer
 from bench.objectives.base import Core, Objective, Shapes
 from bench.pretrained import Checkpoint, open_checkpoint
+from bench.protocols import encode
 from bench.vocabulary import EOS, MASK, PAD, SPECIAL_TOKENS, train_tokenizer
 
 transformers = pytest.importorskip("transformers")
