@@ -1,4 +1,4 @@
-"""One run: prepare, build, fit, evaluate, record. config -> run record."""
+"""One run: prepare, build, fit, record, evaluate. config -> run record, evaluation record."""
 
 import time
 import traceback
@@ -17,16 +17,18 @@ from bench.budget import StepCost
 from bench.build import build, find_class
 from bench.callbacks import Progress, TrainingLoss, Validation
 from bench.data import VALIDATION_SEED, BatchModule, PairRows, Rows, TextRows, make_batch
-from bench.errors import BenchError, DataError, DivergedError, InterruptedRunError
+from bench.energy import EnergyMeter
+from bench.errors import DataError, DivergedError, InterruptedRunError, in_one_line
+from bench.evaluate import Evaluation, device_of
 from bench.objectives.base import Batch, Core, Objective, Shapes, TextObjective
 from bench.objectives.reference import Reference
 from bench.prepare import Prepared, check_epochs, prepare
 from bench.pretrained import CheckpointError, open_checkpoint
-from bench.records import RunRecord, Score, Spent, write_atomically, write_record
+from bench.records import RunRecord, Spent, write_atomically, write_record
 from bench.schema import Config
 from bench.spec import RunSpec
 from bench.stopping import Stop, supervisors
-from bench.tasks.base import InapplicableError, Setting, Task
+from bench.tasks.base import Task
 from bench.trunk import Trunk, entered
 
 
@@ -39,6 +41,15 @@ class Job:
     loggers: list[Logger]
     status: tracking.StatusFile
     stop: Stop
+    energy: EnergyMeter
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A pretrained strategy, ready for its tasks."""
+
+    objective: Objective
+    data: Prepared
 
 
 def execute(spec: RunSpec, threads: int | None = None, watched: Sequence[int] | None = None) -> str:
@@ -61,28 +72,42 @@ def execute(spec: RunSpec, threads: int | None = None, watched: Sequence[int] | 
     folder = spec.folder
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", spec.to_json())
-    job = Job(spec, folder, tracking.make_loggers(spec), tracking.StatusFile(folder, spec.label), stop)
-    started_at = time.time()
+    status = tracking.StatusFile(folder, spec.label)
+    job = Job(spec, folder, tracking.make_loggers(spec), status, stop, EnergyMeter(spec.typed().energy))
     try:
-        record = _outcome(job)
+        return _do(job)
     except (InterruptedRunError, KeyboardInterrupt, SystemExit):  # Lightning's answer to SIGTERM
         job.status.write("interrupted", "stopped")
         tracking.close(job.loggers)
         return "interrupted"
-    if record is None:  # rank 0 records for all
-        return "finished"
-    if record.status == "finished" or not _is_recorded_since(spec, started_at):
-        write_record(record, spec.records)
+
+
+def _do(job: Job) -> str:
+    """Pretrain unless that is done, then evaluate by the tasks that are not."""
+    started_at = time.time()
+    record = known = job.spec.recorded()
+    trained: Trained | None = None
+    if known is None or known.status != "finished" or not job.spec.can_be_evaluated():
+        record, trained = _outcome(job)
+        if record is None:  # rank 0 records for all
+            return "finished"
+        is_first = known is None or known.status != "finished"  # a run that is done again keeps its record
+        if is_first and (record.status == "finished" or not _is_recorded_since(job.spec, started_at)):
+            write_record(record, job.spec.records)
+    assert record is not None
+    status: str = record.status
+    if status == "finished":
+        status = _evaluate(job, trained)
     try:
-        tracking.mirror_result(job.loggers, record)
+        tracking.mirror_result(job.loggers, record, job.spec.results())
     except Exception:  # a mirror that breaks costs no result
-        (folder / "error.log").write_text(traceback.format_exc())
-    job.status.write(record.status, "done")
-    return record.status
+        (job.folder / "error.log").write_text(traceback.format_exc())
+    job.status.write(status, "done")
+    return status
 
 
-def _outcome(job: Job) -> RunRecord | None:
-    """The run's record, whether it finished or not; None on a rank that has none to write."""
+def _outcome(job: Job) -> "tuple[RunRecord | None, Trained | None]":
+    """The run's record, whether it finished or not, and the trained model; None on a rank that has none."""
     environment = machine.environment(job.spec.typed().trainer)
     blank = replace(job.spec.record("finished"), environment=environment)
     try:
@@ -90,11 +115,10 @@ def _outcome(job: Job) -> RunRecord | None:
     except InterruptedRunError:
         raise
     except DivergedError as error:
-        return replace(blank, status="diverged", reason=str(error), curve=tracking.curve(job.folder))
+        return replace(blank, status="diverged", reason=str(error), curve=tracking.curve(job.folder)), None
     except Exception as error:
         (job.folder / "error.log").write_text(traceback.format_exc())
-        reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
-        return replace(blank, status="failed", reason=" ".join(reason.split()))
+        return replace(blank, status="failed", reason=in_one_line(error)), None
 
 
 def _is_recorded_since(spec: RunSpec, started_at: float) -> bool:
@@ -142,33 +166,61 @@ def _load_checkpoint(config: Config, cls: type[Objective]) -> Loaded:
     )
 
 
-def _run(job: Job, blank: RunRecord) -> RunRecord | None:
+def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]":
     machine.reset_peak_memory()
     job.status.write("running", "prepare")
     config = job.spec.typed()
-    tasks = {name: build(node, Task, f"task.{name}") for name, node in config.task.items()}
+    for name, node in config.task.items():  # a mistake in a task is said before hours of pretraining
+        build(node, Task, f"task.{name}")  # type: ignore[type-abstract]
     data = prepare(job.spec)
-    objective = build_objective(job.spec, vocab_size=data.text.vocab_size, image_size=data.pairs.image_size)
-    spent = Spent()
+    objective = _build(job.spec, data)
+    spent, energy = Spent(), None
     if objective.modality != "none":
-        spent = _pretrain(job, objective, data)
+        with job.energy.measured() as drawn:
+            spent = _pretrain(job, objective, data)
+        energy = drawn()
         if not _is_rank_zero_alone():
-            return None
+            return None, None
     if data.checkpoint is None or objective.modality != "none":  # a checkpoint as it is lies elsewhere
-        checkpoint.write_weights(objective, job.folder / "weights.safetensors")
-    objective.to("cuda" if config.trainer.accelerator == "gpu" else "cpu")  # Lightning left it on the CPU
-    started = time.perf_counter()
-    scores, inapplicable = _evaluate(job, objective, data, tasks)
-    evaluate_s, peak = time.perf_counter() - started, machine.peak_memory_bytes(config.trainer)
-    return replace(
+        checkpoint.write_weights(objective, job.spec.weights)
+    record = replace(
         blank,
         parameters=sum(p.numel() for p in objective.parameters()),
-        spent=replace(spent, evaluate_s=evaluate_s, peak_memory_bytes=peak),
-        scores=scores,
-        inapplicable=inapplicable,
+        spent=replace(spent, energy=energy, peak_memory_bytes=machine.peak_memory_bytes(config.trainer)),
         curve=tracking.curve(job.folder),
         data=data.described() | entered(job.folder) | objective.provenance(),
     )
+    return record, Trained(objective, data)
+
+
+def _build(spec: RunSpec, data: Prepared) -> Objective:
+    return build_objective(spec, vocab_size=data.text.vocab_size, image_size=data.pairs.image_size)
+
+
+def _evaluate(job: Job, trained: Trained | None) -> str:
+    """finished, or failed if a task has; what keeps every task from being done fails them all."""
+    if not job.spec.pending_tasks():
+        return "finished"
+    evaluation = Evaluation(job.spec, job.status, job.stop, job.energy)
+    try:
+        model = trained or _restored(job)
+    except Exception as error:
+        (job.folder / "error.log").write_text(traceback.format_exc())
+        results = evaluation.give_up(in_one_line(error))
+    else:
+        model.objective.to(device_of(job.spec.typed().trainer.accelerator))  # Lightning left it on the CPU
+        results = evaluation.do(model.objective, model.data)
+    return "failed" if any(result.status == "failed" for result in results) else "finished"
+
+
+def _restored(job: Job) -> Trained:
+    """The model of a run that was trained before."""
+    job.status.write("running", "prepare")
+    data = prepare(job.spec)
+    trained = Trained(_build(job.spec, data), data)
+    if job.spec.weights.exists():
+        checkpoint.read_weights(trained.objective, job.spec.weights)
+    return trained
 
 
 def _pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
@@ -201,15 +253,15 @@ def _pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
         start = start or trunk.enter(cost)
     trainer = _trainer(job, steps, callbacks, has_idle_weights=objective.has_idle_weights)
     trainer.fit(objective, batches, ckpt_path=start, weights_only=True)
-    return Spent(
+    spent = Spent(
         steps=steps,
         forward_tokens=steps * cost.forward_tokens,
         supervised_tokens=round(steps * cost.supervised_tokens),
         flops=steps * cost.flops,
         epochs=epochs,
         pretrain_s=progress.elapsed_s,
-        **data.unique(config.budget, objective.modality),
     )
+    return replace(spent, **data.unique(config.budget, objective.modality))  # type: ignore[arg-type]
 
 
 def _held_out(config: Config, objective: Objective, rows: Rows, cost: StepCost) -> list[Batch]:
@@ -259,32 +311,6 @@ def _rows(spec: RunSpec, objective: Objective, data: Prepared) -> tuple[Rows, Ro
     if not len(validation):
         raise DataError(f"the validation split holds less than sequence_length={length} tokens; lower it")
     return train, validation
-
-
-def _evaluate(
-    job: Job, objective: Objective, data: Prepared, tasks: dict[str, Task]
-) -> tuple[tuple[Score, ...], dict[str, str]]:
-    config = job.spec.typed()
-    setting = Setting(
-        tokenizer=data.text.tokenizer(),
-        sequence_length=config.sequence_length,
-        text=data.text,
-        pairs=data.pairs,
-        data_dir=Path(config.paths.data),
-        seed=job.spec.seed,
-        keep_going=job.stop.check,
-    )
-    scores: list[Score] = []
-    inapplicable: dict[str, str] = {}
-    for i, (name, task) in enumerate(tasks.items()):
-        job.stop.check()
-        job.status.write("running", f"evaluate {name}", i, len(tasks))
-        try:
-            outcome = task.evaluate(objective, setting)
-            scores += [Score(name, **vars(m)) for m in outcome.scores]
-        except InapplicableError as reason:
-            inapplicable[name] = str(reason)
-    return tuple(scores), inapplicable
 
 
 def _is_rank_zero_alone() -> bool:

@@ -92,8 +92,9 @@ def grid(tables: Tables, arm: Arm) -> list[Cell]:
 def inapplicable(tables: Tables, arm: Arm, task: str) -> str | None:
     """Why an arm cannot do a task, None if it can."""
     for record in tables.records:
-        if cell_of(record).arm == arm and task in record.inapplicable:
-            return record.inapplicable[task]
+        result = tables.results.get(record.run_id, {}).get(task)
+        if result and result.status == "inapplicable" and cell_of(record).arm == arm:
+            return result.reason
     return None
 
 

@@ -28,13 +28,15 @@ from bench.analysis.text import EMPTY, Entry, Link, View, amount, number, p_valu
 
 _MARK = {AHEAD: " ▲", BEHIND: " ▼", LEANS_AHEAD: " △", LEANS_BEHIND: " ▽"}
 _COSTS = ["parameters", "forward_tokens", "supervised_tokens", "flops", "epochs"]
-_COSTS += ["unique_bytes", "unique_pairs", "pretrain_s", "evaluate_s", "peak_memory_bytes"]
+_COSTS += ["unique_bytes", "unique_pairs", "pretrain_s", "evaluate_s", "evaluate_flops", "peak_memory_bytes"]
 
 
 def measure_label(tables: Tables, measure: Measure) -> str:
-    """`task: metric ↑`, the arrow pointing to better; once where both have one name."""
+    """`task: metric (labels) ↑`, the arrow pointing to better; once where both have one name."""
     arrow = "↑" if tables.measures[measure].higher_is_better else "↓"
-    return f"{': '.join(dict.fromkeys(measure))}\N{NO-BREAK SPACE}{arrow}"
+    names = ": ".join(dict.fromkeys((measure.task, measure.metric)))
+    labels = "" if measure.n_labels is None else f" ({measure.n_labels} labels)"
+    return f"{names}{labels}\N{NO-BREAK SPACE}{arrow}"
 
 
 def cells_anchor(tables: Tables, measure: Measure) -> str:
@@ -201,7 +203,7 @@ def pairs(tables: Tables) -> View:
 def runs(tables: Tables, records_href: str) -> View:
     """Every run with its status, reason and cost; the id leads to the record."""
     rows: list[list[Entry]] = []
-    for run in map(run_row, tables.records):
+    for run in (run_row(record, tables.results) for record in tables.records):
         run_id = str(run["run_id"])
         link = Link(run_id, f"{records_href}/{quote(run_id, safe='')}.json")
         axes = [run["strategy"], run["variant"], run["model"], run["budget"]]
@@ -229,11 +231,11 @@ def _pooled_entry(tables: Tables, row: Pooled) -> Entry:
 
 
 def _chance(tables: Tables, measure: Measure) -> str:
-    return " to ".join(number(bound) for bound in _ends(tables.measures[measure].chance))
+    return " to ".join(number(bound) for bound in _ends(tables.measures[measure].chance)) or EMPTY
 
 
 def _ends(values: tuple[float, ...]) -> list[float]:
-    return list(dict.fromkeys((values[0], values[-1])))
+    return list(dict.fromkeys((*values[:1], *values[-1:])))
 
 
 def _range(counts: Iterable[int]) -> str:
