@@ -65,7 +65,8 @@ class Evaluation:
                 items |= found
         finally:
             if results:
-                self._write(self.spec.evaluation(results, started_at), items)
+                record = self.spec.evaluation(results, started_at)
+                self._write(replace(record, data=objective.provenance()), items)
         return results
 
     def give_up(self, reason: str) -> list[TaskResult]:

@@ -151,6 +151,7 @@ class EvaluationRecord:
     run_id: str
     study: str
     results: tuple[TaskResult, ...]
+    data: dict[str, Any] = field(default_factory=dict)  # of a model that lies elsewhere: what was asked
     environment: dict[str, str] = field(default_factory=dict)
     started_at: str = ""
     command: str = ""

@@ -188,7 +188,7 @@ def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]
         parameters=sum(p.numel() for p in objective.parameters()),
         spent=replace(spent, energy=energy, peak_memory_bytes=machine.peak_memory_bytes(config.trainer)),
         curve=tracking.curve(job.folder),
-        data=data.described() | entered(job.folder) | objective.provenance(),
+        data=data.described() | entered(job.folder),
     )
     return record, Trained(objective, data)
 

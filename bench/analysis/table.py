@@ -219,6 +219,14 @@ def curve_rows(record: RunRecord) -> list[dict[str, Any]]:
     return [axes(record) | asdict(point) for point in record.curve]
 
 
+def lost(tables: Tables, record: RunRecord, task: str) -> str | None:
+    """Why a run has no score of a task: its status, or `failed` if the task has failed; None otherwise."""
+    result = tables.results.get(record.run_id, {}).get(task)
+    if record.status != "finished":
+        return record.status
+    return "failed" if result is not None and result.status == "failed" else None
+
+
 def cell_of(record: RunRecord) -> Cell:
     """The cell that a run belongs to; every external model is an arm of its own."""
     arm = Arm(record.strategy, record.variant)

@@ -23,7 +23,7 @@ from bench.analysis.stats import (
     N_SEEDS_ENOUGH,
     coverage_ceiling,
 )
-from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, cell_of, run_row
+from bench.analysis.table import BASELINE, Arm, Measure, Tables, cell_of, lost, run_row
 from bench.analysis.text import EMPTY, Entry, Link, View, amount, number, p_value, with_interval, with_p
 
 _MARK = {AHEAD: " ▲", BEHIND: " ▼", LEANS_AHEAD: " △", LEANS_BEHIND: " ▽"}
@@ -151,7 +151,7 @@ def cells(tables: Tables, measure: Measure) -> View:
                 str(row.interval.n) if row.interval else "0",
                 EMPTY if gap is None else with_interval(gap.interval, signed=True),
                 EMPTY if gap is None else p_value(gap.p_t),
-                _run_links(tables, row.cell),
+                _run_links(tables, row),
             ]
         )
     info = tables.measures[measure]
@@ -260,16 +260,17 @@ def _is_reference(arm: Arm | None) -> bool:
     return arm is None or arm.strategy == BASELINE
 
 
-def _run_links(tables: Tables, cell: Cell) -> list[Link]:
-    own = [record for record in tables.records if cell_of(record) == cell]
-    marks = {"finished": "", "diverged": " diverged", "failed": " failed"}
-    return [Link(f"{r.seed}{marks[r.status]}", f"#{run_anchor(r.run_id)}", r.run_id) for r in own]
+def _run_links(tables: Tables, row: Summary) -> list[Link]:
+    own = [record for record in tables.records if cell_of(record) == row.cell]
+    marks = [lost(tables, record, row.measure.task) for record in own]
+    texts = [str(r.seed) if mark is None else f"{r.seed} {mark}" for r, mark in zip(own, marks, strict=True)]
+    return [Link(t, f"#{run_anchor(r.run_id)}", r.run_id) for t, r in zip(texts, own, strict=True)]
 
 
 def _why_empty(tables: Tables, row: Summary) -> str:
     own = [record for record in tables.records if cell_of(record) == row.cell]
-    lost = [record.status for record in own if record.status != "finished"]
-    if len(lost) < len(own):
+    found = [mark for record in own if (mark := lost(tables, record, row.measure.task)) is not None]
+    if len(found) < len(own):
         reason = inapplicable(tables, row.cell.arm, row.measure.task)
         return "not applicable" if reason is not None else "not scored"
-    return ", ".join(f"{lost.count(status)} {status}" for status in sorted(set(lost)))
+    return ", ".join(f"{found.count(mark)} {mark}" for mark in sorted(set(found)))
