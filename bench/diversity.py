@@ -1,4 +1,4 @@
-"""How much a set of texts repeats: within a text, over the set, and of one another. texts -> numbers, no torch.
+"""How much texts repeat: within a text, over a set of them, and of one another. texts -> numbers, no torch.
 
 Words are those of sacrebleu's 13a tokenisation, the same for all of them and for every strategy.
 """
