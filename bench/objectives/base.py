@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from bench import optim
 from bench.backbones.transformer import PredictionHead, Transformer
 from bench.budget import StepCost
-from bench.errors import ConfigError, DivergedError
+from bench.errors import ConfigError, DivergedError, InapplicableError
+from bench.sampling import Sampling, by_length
 from bench.schema import Model, Optim
 from bench.vocabulary import PAD
 
@@ -101,6 +102,7 @@ class Objective(LightningModule):
     has_idle_weights = False  # some steps train only a part of the weights
     has_weights = True  # False: they lie elsewhere; texts go to `text_nll`, and there are no features
     mask_shift: int = 0  # a hidden token is predicted this many positions to its left
+    writes: str | None = None  # how it continues a text; None: it does not
     trunk_share: float | None = None  # of the run, that runs which differ in `shares` alone may share
 
     def __init__(
@@ -162,6 +164,24 @@ class Objective(LightningModule):
             (B,) nats of tokens 1..T-1 given token 0.
         """
         raise TypeError(f"{type(self).__name__} has no {kind} likelihood")
+
+    def generate(self, prompts: Tensor, n_new: int, sampling: Sampling, generator: torch.Generator) -> Tensor:
+        """Continue each prompt in the strategy's own way; see `bench.sampling.by_length`.
+
+        Args:
+            prompts: (B, P) ids, one or more a row, padded with PAD on the right.
+            n_new: N, tokens at most.
+            sampling: how tokens are chosen.
+            generator: on CPU.
+
+        Returns:
+            (B, N) ids: words; EOS where a text ends, PAD behind it.
+        """
+        return by_length(self.write, prompts, n_new, sampling, generator)
+
+    def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
+        """As `generate`, for prompts of one length; see `bench.sampling.Write`."""
+        raise InapplicableError("writes no text")
 
     def text_nll(self, texts: Sequence[str], data_dir: Path) -> TextNLL:
         """Exact, summed over texts, each after its first token; where the weights lie elsewhere.

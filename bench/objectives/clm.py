@@ -10,6 +10,7 @@ from torch import Tensor
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
 from bench.errors import ConfigError
 from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
+from bench.sampling import Sampling, left_to_right, writable
 from bench.vocabulary import MASK
 
 
@@ -17,6 +18,7 @@ class CausalLM(TextObjective):
     """Next-token prediction at every position but the last."""
 
     likelihoods = frozenset[Likelihood]({"exact"})
+    writes = "left to right"
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
@@ -71,6 +73,15 @@ class CausalLM(TextObjective):
         """Exact."""
         logits = self.head(self.backbone(tokens, causal=True)[:, :-1])  # (B, T - 1, V)
         return F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").sum(dim=1)
+
+    def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
+        """Each token given those on its left (arXiv:1904.09751, eq. 1)."""
+
+        def next_logits(tokens: Tensor) -> Tensor:
+            last = self.backbone(tokens, causal=True)[:, -1]  # (B, D)
+            return writable(self.head(last), self.shapes.vocab_size)
+
+        return left_to_right(next_logits, prompts, n_new, sampling, uniforms[:, :, 0])
 
     def _trained(self, batch: Batch) -> Tensor:
         """Hidden states with noise (B, T, D)."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
 from bench.masking import IGNORED
 from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
+from bench.sampling import Sampling, unmask, writable
 from bench.vocabulary import MASK
 
 
@@ -23,6 +24,7 @@ class MaskedDiffusion(TextObjective):
     """Prediction of all hidden tokens, of which there are any number; special tokens are tokens."""
 
     likelihoods = frozenset[Likelihood]({"bound"})
+    writes = "reverse diffusion"
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
@@ -83,6 +85,15 @@ class MaskedDiffusion(TextObjective):
             shown = torch.cat([tokens[:, :1], rest.masked_fill(hidden, MASK)], dim=1)
             total = total + self.weighted_nats(shown, rest.masked_fill(~hidden, IGNORED))
         return total / samples
+
+    def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
+        """The reverse process, a token a step, by low-confidence remasking (LLaDA, alg. 5)."""
+
+        def fill(tokens: Tensor, hidden: Tensor) -> Tensor:
+            states = self.backbone(tokens, causal=False)[:, -n_new:]  # (B, N, D)
+            return writable(self.head(states[hidden]), self.shapes.vocab_size)
+
+        return unmask(fill, prompts, n_new, sampling, uniforms)
 
 
 def hidden_counts(length: int, phases: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
 from bench.errors import ConfigError
 from bench.masking import IGNORED, N_SPECIAL, choose_words
 from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
+from bench.sampling import Sampling, mask_predict, writable
 from bench.vocabulary import MASK
 
 KEEP_SHARE, RANDOM_SHARE = 0.1, 0.1  # BERT's 80/10/10
@@ -20,6 +21,7 @@ class MaskedLM(TextObjective):
     """Prediction of a fixed share of positions; logits at those positions only."""
 
     likelihoods = frozenset[Likelihood]({"pseudo"})
+    writes = "mask-predict"
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
@@ -76,6 +78,15 @@ class MaskedLM(TextObjective):
             logits = self.head(self.backbone(shown, causal=False)[:, t])  # (B, V)
             total = total + F.cross_entropy(logits, tokens[:, t], reduction="none")
         return total
+
+    def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
+        """Mask-predict (arXiv:1904.09324). It was never shown an end, so that it hardly writes one."""
+
+        def fill(tokens: Tensor, hidden: Tensor) -> Tensor:
+            states = self.backbone(tokens, causal=False)[:, -n_new:]  # (B, N, D)
+            return writable(self.head(states[hidden]), self.shapes.vocab_size)
+
+        return mask_predict(fill, prompts, n_new, sampling, uniforms)
 
     def _n_targets(self) -> int:
         return max(1, round(self.options.mask_rate * self.shapes.sequence_length))

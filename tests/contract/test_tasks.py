@@ -25,8 +25,10 @@ from bench.objectives.base import Attention, Likelihood, Objective, Shapes, Text
 from bench.objectives.endpoint import EndpointReference
 from bench.objectives.scratch import Scratch
 from bench.pairs import prepare_pairs
+from bench.sampling import Sampling, unigram_texts
 from bench.shards import SPLITS
 from bench.tasks.base import InapplicableError, Outcome, Setting, Task
+from bench.tasks.generation import token_shares
 from bench.tasks.library import MASKED, Library
 from bench.tasks.sentence_polarity import SentencePolarity
 from bench.vocabulary import PAD
@@ -47,6 +49,7 @@ class Constant(Scratch):
     """A strategy to which all texts and all images are one, and all tokens equally likely."""
 
     likelihoods = frozenset[Likelihood]({"exact", "bound", "pseudo"})
+    token_shares: Tensor  # it writes every token as often as it occurs, whatever the prompt
 
     def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
         return torch.ones(*tokens.shape, self.shapes.model.d_model)
@@ -60,6 +63,9 @@ class Constant(Scratch):
     def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
         surprise = math.log(self.shapes.vocab_size) * (tokens.shape[1] - 1)
         return torch.full((len(tokens),), surprise, dtype=torch.float64)
+
+    def generate(self, prompts: Tensor, n_new: int, sampling: Sampling, generator: torch.Generator) -> Tensor:
+        return unigram_texts(self.token_shares, len(prompts), n_new, generator)
 
 
 @pytest.fixture
@@ -124,6 +130,7 @@ def test_a_constant_model_scores_chance_exactly(name: str, setting: Setting):
         shapes=TOY_SHAPES,
         optimizer=make_strategy("scratch").optimizer,
     )
+    constant.token_shares = token_shares(setting)
     measured = make_task(name).evaluate(constant, setting).scores
     assert measured
     for m in measured:
