@@ -36,6 +36,14 @@ class Pair:
     labels: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """An item of a source that is no pair: counted by its reason, never silently dropped."""
+
+    reason: str  # "image does not decode": the same for all items of a kind
+    place: str  # "row 7": where a user finds it
+
+
 def split_of(group: str) -> Split:
     """The split of a group: a pure function of its name, so no seed or budget can move it."""
     share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
@@ -89,9 +97,9 @@ class PairCorpus(Corpus):
     image_size: int
 
     @abstractmethod
-    def pairs(self) -> Iterator[Pair]:
-        """All pairs, in a fixed order, one at a time.
+    def pairs(self) -> Iterator[Pair | Skipped]:
+        """All pairs, in a fixed order, one at a time, and what of the source is none.
 
         Raises:
-            DataError: nothing to read, or an image that does not decode; names it and the config key.
+            DataError: nothing to read; names the config key.
         """
