@@ -72,7 +72,19 @@ LIGHT = members(
     *("endpoint", "echo"),
 )
 TRAINING = set(
-    members("train", "callbacks", "checkpoint", "data", "optim", "protocols", "contrastive", "tracking")
+    members(
+        "train",
+        "pretrain",
+        "evaluate",
+        "energy",
+        "callbacks",
+        "checkpoint",
+        "data",
+        "optim",
+        "protocols",
+        "contrastive",
+        "tracking",
+    )
     + members("tuning", "descent", "backbones", "objectives", "tasks", "worker")
 )
 
