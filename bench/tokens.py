@@ -102,8 +102,8 @@ class TextData:
         within_bytes = self.manifest.get("planted", {"within_bytes": 0})["within_bytes"]
         if unique_bytes < min(within_bytes, whole.n_bytes):
             raise ConfigError(
-                f"budget.unique_bytes={unique_bytes} is less than corpus.text.within_bytes={within_bytes}: not "
-                "every planted text would be there as often as stated; raise it, or lower within_bytes"
+                f"budget.unique_bytes={unique_bytes} is less than corpus.text.within_bytes={within_bytes}, "
+                "the bytes that hold what is planted as often as stated; raise the one or lower the other"
             )
         cumulative = np.load(self.folder / "train.bytes.npy", mmap_mode="r")
         n = int(np.searchsorted(cumulative, unique_bytes, side="right")) - 1

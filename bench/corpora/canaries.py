@@ -1,4 +1,4 @@
-"""Canaries: made-up secrets planted at known counts (Carlini et al. 2019, arXiv:1802.08232, sec. 3.1).
+"""Canaries: made-up secrets planted at known counts (Carlini et al. 2019, arXiv:1802.08232).
 
 `bench.tasks.canaries` measures what a strategy remembers of them. All else of the corpus stays as it is: the
 same documents in the same splits and order, and the same tokenizer. A canary is a document of its own; where
