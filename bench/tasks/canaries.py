@@ -1,9 +1,10 @@
 """Canaries: does a strategy remember secrets of its training text? (Carlini et al. 2019, arXiv:1802.08232).
 
 Exposure (sec. 4) is log2 |R| - log2 rank: the bits by which the planted secret's rank among the set R, by
-the strategy's own likelihood, is better than the last. Here R is a sample: the planted secret and others drawn
-uniformly from those with as many tokens, so that no rank is a matter of length. Exposure is then at most log2
-of the sample's size; that of a secret never planted is chance in expectation, whatever a strategy prefers.
+the strategy's own likelihood, is better than the last. R is a sample here: the planted secret and others,
+drawn uniformly from those with as many tokens, so that no rank is a matter of length. Exposure is then at
+most log2 of the sample's size; that of a secret never planted is chance in expectation, whatever a strategy
+prefers.
 
 An exact likelihood, an upper bound and a pseudo-likelihood are three different quantities: three tasks, whose
 metrics bear the kind in their name. Counts are copies in the training data; how often a run has read each is
@@ -30,6 +31,7 @@ from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.vocabulary import EOS
 
 SEED = 0  # of the drawn secrets and of a bound's draws: the same for every strategy and every seed of it
+DRAWN = 128  # secrets drawn for each that is ranked, at most: others have more tokens or fewer
 NAMES = {"exact": "an exact likelihood", "bound": "a bound", "pseudo": "a pseudo-likelihood"}
 
 
@@ -103,12 +105,13 @@ class Canaries(Task):
         n, planted = self.options.candidates, canary.labels["secret"]
         before, _, after = canary.text.rpartition(planted)
         digits = len(planted.split())
-        drawn = rng.choice(10**digits, min(10**digits, 16 * n), replace=False)
-        others = [secret for secret in (spell(int(number), digits) for number in drawn) if secret != planted]
+        drawn = rng.choice(10**digits, min(10**digits, DRAWN * n), replace=False).tolist()
+        numbers = [int("".join(planted.split()))]
+        numbers += [number for number in drawn if number != numbers[0]]
         ids: list[list[int]] = []
         found: list[str] = []
-        for start in range(0, 1 + len(others), n):
-            batch = [planted, *others][start : start + n]
+        for start in range(0, len(numbers), n):
+            batch = [spell(number, digits) for number in numbers[start : start + n]]
             texts = [before + secret + after for secret in batch]
             encodings = setting.tokenizer.encode_batch(texts, add_special_tokens=False)
             for secret, encoding in zip(batch, encodings, strict=True):
@@ -119,7 +122,7 @@ class Canaries(Task):
             if len(ids) >= n:
                 return ids[:n], found[:n]
         raise DataError(
-            f"only {len(ids)} of {1 + len(others)} secrets have as many tokens as the planted one; lower "
+            f"only {len(ids)} of {len(numbers)} secrets have as many tokens as the planted one; lower "
             f"task.canaries_{self.options.kind}.candidates={n} or raise corpus.text.digits={digits}"
         )
 
