@@ -5,14 +5,17 @@ of a CLM, so that one head serves both.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from omegaconf import MISSING
+from torch import Tensor
 
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
 from bench.errors import ConfigError
-from bench.objectives.base import Batch, Loss, ObjectiveOptions, TextObjective
+from bench.nats import pseudo_nats, wanted
+from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
 from bench.vocabulary import MASK
 
 
@@ -20,6 +23,7 @@ class MaskedNextToken(TextObjective):
     """A fixed share of positions, none of them the first, is hidden and predicted one place to the left."""
 
     mask_shift = 1
+    likelihoods = frozenset[Likelihood]({"pseudo"})
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
@@ -65,6 +69,20 @@ class MaskedNextToken(TextObjective):
         vocab_size = self.backbone.embedding.num_embeddings
         forward = blocks_flops(model, length) + head_flops(model, vocab_size, targets)
         return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
+
+    @torch.no_grad()
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
+        """Pseudo: each token hidden in turn, alone, and read off the position before it."""
+        read = partial(self.backbone, causal=False)
+        return pseudo_nats(read, self.head, tokens, wanted(tokens, scored), self.mask_shift)
 
     def _n_targets(self) -> int:
         length = self.shapes.sequence_length

@@ -5,29 +5,30 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from omegaconf import MISSING
+from torch import Tensor, nn
 
 from bench.corpora.base import Split
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
-from bench.protocols import Fit, encode, fine_tune, hits, probe, text_features
+from bench.protocols import Tuning, encode, fine_tune, hits, probe, text_features, trimmed
 from bench.tasks.base import Measured, Outcome, Setting, Task
 
 Labelled = list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
-class ClassificationOptions:
+class ClassificationOptions(Tuning):
     """What every text classification declares."""
 
     protocol: str = MISSING  # probe | finetune
     train_per_class: int = MISSING
     test_per_class: int = MISSING  # at most; fewer where a class has fewer
-    steps: int = MISSING  # of fine-tuning
-    batch_size: int = MISSING
-    lr_at_64: float = MISSING  # peak at width 64
+    validation_share: float = MISSING  # of the training items, in fine-tuning
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.protocol not in ("probe", "finetune"):
             raise ConfigError(f"task.*.protocol={self.protocol!r}: choose probe or finetune")
 
@@ -60,20 +61,43 @@ class TextClassification(Task):
                 text_features(model, train_tokens), train_labels, text_features(model, test_tokens)
             )
         else:
-            fit = Fit(self.options.steps, self.options.batch_size, self.options.lr_at_64)
-            generator = torch.Generator().manual_seed(setting.seed)
-            scores = fine_tune(
-                model,
-                train_tokens,
-                train_labels,
-                test_tokens,
-                fit=fit,
-                generator=generator,
-                keep_going=setting.keep_going,
-            )
+            scores = self._fine_tuned(model, train_tokens, train_labels, test_tokens, setting)
         correct = hits(scores, test_labels)
         accuracy = Measured("accuracy", float(correct.mean()), 1 / scores.shape[1], len(test))
         return Outcome([accuracy], {"accuracy": correct})
+
+    def _fine_tuned(
+        self, model: Objective, tokens: Tensor, labels: Tensor, test: Tensor, setting: Setting
+    ) -> Tensor:
+        """Scores (M, C) of the test items, by the first fit."""
+        n = max(1, round(self.options.validation_share * len(tokens)))
+        n_classes = int(labels.max()) + 1
+
+        def loss(tuned: Objective, head: nn.Module, index: Tensor) -> Tensor:
+            features = tuned.features(trimmed(tokens[n:][index]).to(tuned.device))
+            return F.cross_entropy(head(features), labels[n:][index].to(tuned.device))
+
+        def validate(tuned: Objective, head: nn.Module) -> float:
+            return float(hits(head(text_features(tuned, tokens[:n])).cpu(), labels[:n]).mean())
+
+        def head() -> nn.Module:
+            linear = nn.Linear(model.shapes.model.d_model, n_classes)
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+            return linear
+
+        fits = fine_tune(
+            model,
+            head=head,
+            loss=loss,
+            validate=validate,
+            n_items=len(tokens) - n,
+            tuning=self.options,
+            setting=setting,
+            floor=float(labels[:n].bincount().max()) / n,
+        )
+        with torch.no_grad():
+            return fits[0].head(text_features(fits[0].model, test)).cpu()  # type: ignore[no-any-return]
 
     def _draw(self, split: Split, per_class: int, seed: int, setting: Setting) -> Labelled:
         """The same number of items of each class, shuffled."""

@@ -21,6 +21,7 @@ from bench import protocols
 from bench.build import build, find_class
 from bench.corpora.base import Pair, split_of
 from bench.errors import ConfigError, InterruptedRunError
+from bench.nats import wanted
 from bench.objectives.base import Attention, Likelihood, Objective, Shapes, TextNLL
 from bench.objectives.endpoint import EndpointReference
 from bench.objectives.scratch import Scratch
@@ -57,9 +58,16 @@ class Constant(Scratch):
     def embed_texts(self, tokens: Tensor) -> Tensor:
         return F.normalize(self.features(tokens), dim=-1)
 
-    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
-        surprise = math.log(self.shapes.vocab_size) * (tokens.shape[1] - 1)
-        return torch.full((len(tokens),), surprise, dtype=torch.float64)
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
+        return wanted(tokens, scored).double() * math.log(self.shapes.vocab_size)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from bench.tasks.base import Setting, Task
 from bench.tasks.text_classification import TextClassification
 
 QUICK = {"train_per_class": 8, "test_per_class": 6, "steps": 3, "batch_size": 8, "lr_at_64": 1e-3}
+QUICK |= {"lr_grid": [1e-3], "n_fits": 1, "n_validations": 1, "patience": 1}
 
 
 def examples(self: TextClassification, split: Split, setting: Setting) -> dict[str, list[str]]:
