@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from torch.testing import assert_close
 from toy_checkpoints import MAKERS, write_checkpoint
@@ -20,6 +21,7 @@ from bench.errors import ConfigError, InapplicableError
 from bench.objectives.base import Core, Objective, Shapes
 from bench.pairs import prepare_pairs
 from bench.pretrained import open_checkpoint
+from bench.protocols import encode
 from bench.tasks.attention_rollout import BEFORE, END, AttentionRollout, rollout
 from bench.tasks.base import Outcome, Setting
 from bench.vocabulary import PAD, load_tokenizer
@@ -188,5 +190,12 @@ def test_a_checkpoint_shows_its_attention_and_stays_as_it_was(kind: str, setting
     assert names.count(BEFORE) == backbone.n_before
     np.testing.assert_allclose(mixed.sum(axis=1), 1, atol=1e-6)
     assert (np.triu(mixed, 1).max() == 0) == bool(backbone.is_causal)
-    expected = backbone.text.get_input_embeddings  # the model that transformers loads shows the same
-    assert expected is not None
+    ids, mask = backbone.read(encode([text], theirs.tokenizer, LENGTH), None)
+    whole: Any = transformers.AutoModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    if isinstance(whole, transformers.CLIPModel):
+        whole = whole.text_model
+    reader = whole.get_encoder() if whole.config.is_encoder_decoder else whole
+    with torch.no_grad():
+        shown = reader(input_ids=ids, attention_mask=mask, output_attentions=True).attentions
+    expected = rollout([weights[0].mean(dim=0) for weights in shown])
+    np.testing.assert_allclose(mixed, expected, atol=1e-5)

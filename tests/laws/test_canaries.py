@@ -21,6 +21,7 @@ from bench.corpora.base import Document, Planted, Planting
 from bench.corpora.canaries import CanaryDocstrings, CanaryOptions, canaries, spell
 from bench.data import TextRows
 from bench.errors import ConfigError, DataError, InapplicableError
+from bench.nats import wanted
 from bench.objectives.base import Likelihood, Objective
 from bench.objectives.scratch import Scratch
 from bench.pairs import prepare_pairs
@@ -179,15 +180,15 @@ def test_the_shipped_canaries_fit_and_tell_what_they_are():
 
 
 def test_exposure_by_hand():
-    nats = torch.tensor([[1.0, 2, 3, 4], [4.0, 1, 2, 3], [2.0, 1, 2, 3]])
+    nats = np.array([[1.0, 2, 3, 4], [4, 1, 2, 3], [2, 1, 2, 3]])
     tied = 2 - (math.log2(2) + math.log2(3)) / 2  # second or third, equally likely
     assert exposure(nats).tolist() == pytest.approx([2, 0, tied])
 
 
 @pytest.mark.parametrize("n", [2, 8, 256])
 def test_a_constant_model_and_a_random_rank_have_chance(n: int):
-    assert exposure(torch.ones(1, n))[0] == pytest.approx(chance_exposure(n), abs=1e-12)
-    ranks = [exposure(torch.tensor([[r + 0.5, *range(n - 1)]]))[0] for r in range(-1, n - 1)]
+    assert exposure(np.ones((1, n)))[0] == pytest.approx(chance_exposure(n), abs=1e-12)
+    ranks = [exposure(np.array([[r + 0.5, *range(n - 1)]]))[0] for r in range(-1, n - 1)]
     assert np.mean(ranks) == pytest.approx(chance_exposure(n), abs=1e-12)
 
 
@@ -203,23 +204,37 @@ class Knowing(Scratch):
         self.asked: list[list[str]] = []
         self.drawn: list[Tensor] = []
 
-    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
         assert not self.training
         assert not torch.is_grad_enabled()
         assert (tokens[:, 0] == EOS).all()
-        assert (tokens[:, -1] == EOS).all()
+        is_scored = wanted(tokens, scored)
         texts = self.setting.tokenizer.decode_batch(tokens.tolist())
+        for row, text, mine in zip(tokens[:, 1:], texts, is_scored, strict=True):
+            end = self.setting.tokenizer.decode(row[mine].tolist())
+            assert text.endswith(end)
+            assert 2 * OPTIONS.digits - 1 <= len(end) <= 2 * OPTIONS.digits  # the secret, its space at most
         self.asked.append(texts)
         self.drawn.append(torch.rand(len(tokens), generator=generator))
+        return is_scored * self.nats(texts)[:, None]
+
+    def nats(self, texts: list[str]) -> Tensor:
         return torch.tensor([0.0 if text in self.known else 1.0 for text in texts])
 
 
 class Noisy(Knowing):
     """Random likelihoods."""
 
-    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
-        seed = hash(tuple(tokens.flatten().tolist()))
-        return torch.rand(len(tokens), generator=torch.Generator().manual_seed(seed % 2**31))
+    def nats(self, texts: list[str]) -> Tensor:
+        return torch.tensor([random.Random(text).random() for text in texts])  # noqa: S311
 
 
 def task(kind: str = "exact", candidates: int = 32) -> Canaries:
@@ -312,7 +327,7 @@ def test_task_options_out_of_range_name_their_key(changes: dict[str, Any]):
 
 def test_a_likelihood_that_is_not_finite_is_no_score(setting: Setting):
     model = Knowing(setting, set())
-    model.nll = lambda tokens, *_: torch.full((len(tokens),), math.nan)  # type: ignore[method-assign]
+    model.nats = lambda texts: torch.full((len(texts),), math.nan)  # type: ignore[method-assign]
     with pytest.raises(FloatingPointError, match="diverged"):
         task().evaluate(model, setting)
 
