@@ -29,7 +29,7 @@ from bench.shards import SPLITS
 from bench.tasks.base import InapplicableError, Outcome, Setting, Task
 from bench.tasks.library import MASKED, Library
 from bench.tasks.sentence_polarity import SentencePolarity
-from bench.vocabulary import PAD
+from bench.vocabulary import EOS, PAD
 
 TOY_TASKS = Path(__file__).parents[1] / "toy_tasks"
 NODES: dict[str, dict[str, Any]] = {}
@@ -56,6 +56,9 @@ class Constant(Scratch):
 
     def embed_texts(self, tokens: Tensor) -> Tensor:
         return F.normalize(self.features(tokens), dim=-1)
+
+    def caption_images(self, images: Tensor, n_new: int) -> Tensor:
+        return F.pad(torch.full((len(images), 1), EOS), (0, n_new - 1), value=PAD)
 
     def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
         surprise = math.log(self.shapes.vocab_size) * (tokens.shape[1] - 1)
