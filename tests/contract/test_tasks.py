@@ -18,15 +18,14 @@ from toy_data import ToyPairs, prepare
 from toy_models import CONF, SHAPES, make_strategy, stems
 
 from bench import protocols
+from bench.audit import Constant
 from bench.build import build, find_class
 from bench.corpora.base import Pair, split_of
 from bench.errors import ConfigError, InterruptedRunError
-from bench.nats import wanted
-from bench.objectives.base import Attention, Likelihood, Objective, Shapes, TextNLL
+from bench.objectives.base import Attention, Objective, Shapes, TextNLL
 from bench.objectives.endpoint import EndpointReference
 from bench.objectives.scratch import Scratch
 from bench.pairs import prepare_pairs
-from bench.sampling import Sampling, unigram_texts
 from bench.shards import SPLITS
 from bench.tasks.base import InapplicableError, Outcome, Setting, Task
 from bench.tasks.generation import token_shares
@@ -44,36 +43,6 @@ TOYS = [import_module(f"toy_tasks.{path.stem}") for path in sorted(TOY_TASKS.glo
 QUICK = {key: value for toy in TOYS for key, value in toy.QUICK.items()}
 TOY_SHAPES = Shapes(model=SHAPES.model, vocab_size=300, sequence_length=12, caption_length=6, image_size=8)
 every_task = pytest.mark.parametrize("name", NODES)
-
-
-class Constant(Scratch):
-    """A strategy to which all texts and all images are one, and all tokens equally likely."""
-
-    likelihoods = frozenset[Likelihood]({"exact", "bound", "pseudo"})
-    token_shares: Tensor  # it writes every token as often as it occurs, whatever the prompt
-
-    def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
-        return torch.ones_like(super().states(tokens, attention))
-
-    def embed_images(self, images: Tensor) -> Tensor:
-        return F.normalize(torch.ones(len(images), self.shapes.model.d_model), dim=-1)
-
-    def embed_texts(self, tokens: Tensor) -> Tensor:
-        return F.normalize(self.features(tokens), dim=-1)
-
-    def token_nats(
-        self,
-        tokens: Tensor,
-        kind: Likelihood,
-        *,
-        samples: int,
-        generator: torch.Generator,
-        scored: Tensor | None = None,
-    ) -> Tensor:
-        return wanted(tokens, scored).double() * math.log(self.shapes.vocab_size)
-
-    def generate(self, prompts: Tensor, n_new: int, sampling: Sampling, generator: torch.Generator) -> Tensor:
-        return unigram_texts(self.token_shares, len(prompts), n_new, generator)
 
 
 @pytest.fixture
