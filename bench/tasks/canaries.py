@@ -3,8 +3,8 @@
 Exposure (sec. 4) is log2 |R| - log2 rank: the bits by which the planted secret's rank among the set R, by
 the strategy's own likelihood of it given the text before, is better than the last. R is a sample here: the
 planted secret and others, drawn uniformly from those with as many tokens, so that no rank is a matter of
-length. Exposure is then at most log2 of the sample's size; that of a secret never planted is chance in expectation,
-whatever a strategy prefers.
+length. Exposure is then at most log2 of the sample's size; that of a secret never planted is chance in
+expectation, whatever a strategy prefers.
 
 Counts are copies in the training data; how often a run has read each is the count times the run's epochs,
 which its record holds.
