@@ -283,6 +283,7 @@ def _with_energy(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_json(record: Any) -> str:
+    """A record, a dataclass, as the text of its file."""
     return json.dumps(asdict(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
