@@ -83,6 +83,10 @@ class Constant(Ignorant):
         """(B, T) -> ones (B, T, D), at the cost of a pass."""
         return torch.ones_like(super().states(tokens, attention))
 
+    def layer_states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
+        """(B, T) -> ones (L + 1, B, T, D)."""
+        return torch.ones_like(super().layer_states(tokens, attention))
+
     def token_nats(self, tokens: Tensor, kind: Likelihood, **how: Any) -> Tensor:
         """(B, T) -> (B, T - 1), each token a uniform guess."""
         return wanted(tokens, how.get("scored")).double() * math.log(self.shapes.vocab_size)
@@ -102,6 +106,10 @@ class Noise(Ignorant):
     def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
         """(B, T) -> normal deviates (B, T, D)."""
         return torch.randn(*tokens.shape, self.shapes.model.d_model, generator=self.generator)
+
+    def layer_states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
+        """(B, T) -> normal deviates (L + 1, B, T, D)."""
+        return torch.randn(super().layer_states(tokens, attention).shape, generator=self.generator)
 
     def token_nats(self, tokens: Tensor, kind: Likelihood, **how: Any) -> Tensor:
         """(B, T) -> (B, T - 1) positive deviates."""

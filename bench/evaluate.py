@@ -18,7 +18,7 @@ from bench import machine
 from bench.build import build
 from bench.energy import EnergyMeter
 from bench.errors import InapplicableError, InterruptedRunError, in_one_line
-from bench.meter import Meter
+from bench.feature_cache import FeatureCache
 from bench.objectives.base import Objective
 from bench.prepare import Prepared
 from bench.records import (
@@ -52,7 +52,7 @@ class Evaluation:
         Raises:
             InterruptedRunError: told to stop; the tasks that were done are recorded.
         """
-        tasks = self.spec.pending_tasks()
+        tasks, cache = self.spec.pending_tasks(), FeatureCache()
         started_at = now()
         results: list[TaskResult] = []
         items: Items = {}
@@ -60,7 +60,7 @@ class Evaluation:
             for i, (name, node) in enumerate(tasks.items()):
                 self.stop.check()
                 self.status.write("running", f"evaluate {name}", i, len(tasks))
-                result, found = self._measure(name, node, objective, data)
+                result, found = self._measure(name, node, objective, self._setting(data, cache))
                 results.append(result)
                 items |= found
         finally:
@@ -76,16 +76,16 @@ class Evaluation:
         return list(record.results)
 
     def _measure(
-        self, name: str, node: Mapping[str, Any], objective: Objective, data: Prepared
+        self, name: str, node: Mapping[str, Any], objective: Objective, setting: Setting
     ) -> tuple[TaskResult, Items]:
         blank = TaskResult(task=name, status="finished", config=dict(node))
-        meter, started = Meter(), time.perf_counter()
+        meter, started = setting.meter, time.perf_counter()
         outcome = Outcome([])
         with self.energy.measured() as energy:
             try:
                 task = build(node, Task, f"task.{name}")  # type: ignore[type-abstract]
                 with meter.reads(objective.backbone, objective.shapes.model):
-                    outcome = task.evaluate(objective, self._setting(data, meter))
+                    outcome = task.evaluate(objective, setting)
                 done = self._scored(blank, outcome)
             except InterruptedRunError:
                 raise
@@ -105,7 +105,7 @@ class Evaluation:
             raise FloatingPointError(f"{broken[0]} is not a finite number")
         return replace(blank, scores=scores, counts=dict(outcome.counts), samples=list(outcome.samples))
 
-    def _setting(self, data: Prepared, meter: Meter) -> Setting:
+    def _setting(self, data: Prepared, cache: FeatureCache) -> Setting:
         config = self.spec.typed()
         return Setting(
             tokenizer=data.text.tokenizer(),
@@ -115,7 +115,7 @@ class Evaluation:
             data_dir=Path(config.paths.data),
             seed=self.spec.seed,
             keep_going=self.stop.check,
-            meter=meter,
+            cache=cache,
         )
 
     def _write(self, record: EvaluationRecord, items: Items) -> None:

@@ -181,13 +181,13 @@ def test_any_other_changed_science_shows_as_a_variant():
     assert {(spec.strategy, spec.model, spec.budget) for spec in specs} == {("mlm", "0.5m", "1mb")}
 
 
-@pytest.mark.parametrize("tasks", ["task=[library_probe]", "task.library_probe.train_per_class=7"])
+@pytest.mark.parametrize("tasks", ["task=[library_probe]", "task.library_probe.validation_items=7"])
 def test_how_a_run_is_measured_is_no_part_of_its_identity(tasks: str, plain: RunSpec):
     assert one(tasks).run_id == plain.run_id
     assert one(tasks).pending_tasks() != plain.pending_tasks()
 
 
-@pytest.mark.parametrize("swept", ["task.library_probe.train_per_class=50,100", "task=[a],[b]"])
+@pytest.mark.parametrize("swept", ["task.library_probe.test_items=350,700", "task=[a],[b]"])
 def test_tasks_are_no_axis_of_a_sweep(swept: str):
     with pytest.raises(ConfigError, match="no axis"):
         many(swept)

@@ -85,7 +85,7 @@ TRAINING = set(
         "contrastive",
         "tracking",
     )
-    + members("tuning", "descent", "backbones", "objectives", "tasks", "worker")
+    + members("tuning", "descent", "feature_cache", "audit", "backbones", "objectives", "tasks", "worker")
 )
 
 
