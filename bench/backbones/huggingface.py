@@ -63,6 +63,7 @@ class HuggingFaceBackbone(nn.Module):
         causal: bool | None,
         prefix: Tensor | None = None,
         dropout: float = 0.0,
+        every_layer: bool = False,
     ) -> Tensor:
         """Hidden states.
 
@@ -71,16 +72,20 @@ class HuggingFaceBackbone(nn.Module):
             attended: (B, T) bool, False at padding, on the right; None: no padding.
             causal: as the strategy wants it; None: as the checkpoint does it.
             prefix, dropout: not to be had.
+            every_layer: also what goes into the first layer and what comes out of each of the L.
 
         Returns:
-            (B, T, D).
+            (B, T, D), or (L + 1, B, T, D), the last of which is the same.
 
         Raises:
             ConfigError: the checkpoint cannot attend so.
         """
         self._check_attention(causal, prefix, dropout)
         ids, mask = self.read(tokens, attended)
-        return self.text(input_ids=ids, attention_mask=mask).last_hidden_state[:, len(self.before) :]
+        found = self.text(input_ids=ids, attention_mask=mask, output_hidden_states=every_layer)
+        last = found.last_hidden_state
+        hidden = torch.stack([*found.hidden_states[:-1], last]) if every_layer else last
+        return hidden[..., len(self.before) :, :]
 
     def read(self, tokens: Tensor, attended: Tensor | None) -> tuple[Tensor, Tensor]:
         """Their ids and attention mask, each (B, P + T), P of them before the text."""

@@ -117,6 +117,7 @@ class Blocks(nn.Module):
         causal: bool = False,
         prefix: Tensor | None = None,
         dropout: float = 0.0,
+        every_layer: bool = False,
     ) -> Tensor:
         """Hidden states of embedded inputs.
 
@@ -127,9 +128,11 @@ class Blocks(nn.Module):
             prefix: (B,) positions at the start that see one another; what follows is causal. Wins over the
                 two above: no real token sees padding on its right, unless it lies in the prefix.
             dropout: share of each block's output set to zero, from torch's global generator.
+            every_layer: also what goes into the first block and what comes out of each of the L.
 
         Returns:
-            (B, T, D). Values at padding are meaningless.
+            (B, T, D), or (L + 1, B, T, D), where the last alone has gone through the final norm, as
+            transformers' `output_hidden_states` has it. Values at padding are meaningless.
         """
         # Under a causal mask no real token can see padding on its right: no second mask is needed.
         mask = None if attended is None or causal else attended[:, None, None, :]
@@ -137,9 +140,13 @@ class Blocks(nn.Module):
             mask, causal = prefix_mask(prefix, embedded.shape[1]), False
         rope = self.rope.tables(embedded.shape[1])
         x = self.embedding_norm(embedded)
+        inputs = []
         for layer in self.layers:
+            if every_layer:
+                inputs.append(x)
             x = layer(x, rope, mask, causal, dropout)
-        return self.final_norm(x)
+        x = self.final_norm(x)
+        return torch.stack([*inputs, x]) if every_layer else x
 
 
 def prefix_mask(prefix: Tensor, length: int) -> Tensor:
@@ -175,10 +182,13 @@ class Transformer(nn.Module):
         causal: bool,
         prefix: Tensor | None = None,
         dropout: float = 0.0,
+        every_layer: bool = False,
     ) -> Tensor:
         """tokens: (B, T) ids; attended: (B, T) bool or None -> (B, T, D). See `Blocks.forward`."""
         embedded = self.embedding(tokens)
-        return self.blocks(embedded, attended, causal=causal, prefix=prefix, dropout=dropout)
+        return self.blocks(
+            embedded, attended, causal=causal, prefix=prefix, dropout=dropout, every_layer=every_layer
+        )
 
 
 class PredictionHead(nn.Module):

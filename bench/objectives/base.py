@@ -190,6 +190,11 @@ class Objective(LightningModule):
         """
         return self.backbone(tokens, tokens != PAD, causal=self._is_causal(attention))
 
+    def layer_states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
+        """As `states`, of the embedding and of each of the L blocks: (L + 1, B, T, D), `states` the last."""
+        causal = self._is_causal(attention)
+        return self.backbone(tokens, tokens != PAD, causal=causal, every_layer=True)
+
     def features(self, tokens: Tensor, attention: Attention = "own", pooling: str = "own") -> Tensor:
         """One vector per text: (B, T) ids, padded with PAD on the right -> (B, D).
 

@@ -142,7 +142,7 @@ def test_where_and_how_a_run_happens_is_not_its_identity(override: str, plain: R
         "sequence_length=32",
         "caption_length=8",
         "task=[library_probe]",
-        "task.library_probe.train_per_class=7",
+        "task.library_probe.validation_items=7",
         "corpus.text.min_chars=81",
         "corpus/text=nltk",
         "trainer.precision=bf16-mixed",
@@ -183,9 +183,7 @@ def test_any_other_changed_science_shows_as_a_variant():
     assert {(spec.strategy, spec.model, spec.budget) for spec in specs} == {("mlm", "0.5m", "1mb")}
 
 
-@pytest.mark.parametrize(
-    "swept", ["corpus.text.min_chars=80,200", "task.library_probe.train_per_class=50,100"]
-)
+@pytest.mark.parametrize("swept", ["corpus.text.min_chars=80,200", "task.library_probe.test_items=350,700"])
 def test_two_runs_of_a_sweep_never_share_a_name(swept: str):
     specs = many(swept)
     assert len({spec.run_id for spec in specs}) == 2

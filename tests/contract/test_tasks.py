@@ -21,6 +21,7 @@ from bench import protocols
 from bench.build import build, find_class
 from bench.corpora.base import Pair, split_of
 from bench.errors import ConfigError, InterruptedRunError
+from bench.feature_cache import FeatureCache
 from bench.objectives.base import Attention, Likelihood, Objective, Shapes, TextNLL
 from bench.objectives.endpoint import EndpointReference
 from bench.objectives.scratch import Scratch
@@ -50,6 +51,9 @@ class Constant(Scratch):
 
     def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
         return torch.ones(*tokens.shape, self.shapes.model.d_model)
+
+    def layer_states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
+        return self.states(tokens).expand(self.shapes.model.n_layers + 1, -1, -1, -1)
 
     def embed_images(self, images: Tensor) -> Tensor:
         return F.normalize(torch.ones(len(images), self.shapes.model.d_model), dim=-1)
@@ -88,6 +92,11 @@ def whole_setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
         seed=0,
         keep_going=lambda: None,
     )
+
+
+def afresh(setting: Setting) -> Setting:
+    """With nothing computed before."""
+    return replace(setting, cache=FeatureCache())
 
 
 def make_task(name: str, **changes: Any) -> Task:
@@ -155,7 +164,7 @@ def test_the_same_seed_gives_the_same_scores(name: str, setting: Setting):
     model = able(task, setting)
     first = task.evaluate(model, setting)
     torch.manual_seed(99)  # the global state has no say
-    again = task.evaluate(model, setting)
+    again = task.evaluate(model, afresh(setting))
     assert (again.scores, again.counts, again.samples) == (first.scores, first.counts, first.samples)
     np.testing.assert_equal(dict(again.items), dict(first.items))
 
@@ -175,7 +184,7 @@ def test_scores_do_not_depend_on_the_batch_size_of_the_evaluation(
     model = able(task, setting)
     at_once = task.evaluate(model, setting)
     monkeypatch.setattr(protocols, "EVALUATION_BATCH", 3)
-    assert_same_scores(task.evaluate(model, setting), at_once)
+    assert_same_scores(task.evaluate(model, afresh(setting)), at_once)
 
 
 @every_task
@@ -183,13 +192,16 @@ def test_scores_do_not_depend_on_padding(name: str, setting: Setting, monkeypatc
     task = make_task(name)
     model = able(task, setting)
     narrow = task.evaluate(model, setting)
-    plain = Objective.states
 
-    def with_more_padding(self: Objective, tokens: Tensor, attention: Attention = "own") -> Tensor:
-        return plain(self, F.pad(tokens, (0, 4), value=PAD), attention)[:, : tokens.shape[1]]
+    def padded(plain: Any) -> Any:
+        def with_more_padding(self: Objective, tokens: Tensor, attention: Attention = "own") -> Tensor:
+            return plain(self, F.pad(tokens, (0, 4), value=PAD), attention)[..., : tokens.shape[1], :]
 
-    monkeypatch.setattr(Objective, "states", with_more_padding)
-    assert_same_scores(task.evaluate(model, setting), narrow)
+        return with_more_padding
+
+    for method in ("states", "layer_states"):
+        monkeypatch.setattr(Objective, method, padded(getattr(Objective, method)))
+    assert_same_scores(task.evaluate(model, afresh(setting)), narrow)
 
 
 @every_task
