@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.budget import BACKWARD_OVER_FORWARD, blocks_flops
+from bench.backbones.decoder import Decoder
+from bench.backbones.huggingface import HuggingFaceHead
+from bench.backbones.transformer import PredictionHead
+from bench.budget import BACKWARD_OVER_FORWARD, blocks_flops, decoder_flops, head_flops
 from bench.schema import Model
 
 
@@ -31,7 +34,7 @@ class Meter:
         """Count every pass of (B, T) ids through a backbone of these sizes, and through copies of it."""
 
         def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            batch, length = output.shape[:2]
+            batch, length = output.shape[-3:-1]  # of every layer, or of the last
             self.add(batch * blocks_flops(model, length))
 
         handle = backbone.register_forward_hook(count)
@@ -39,3 +42,23 @@ class Meter:
             yield
         finally:
             handle.remove()
+
+    @contextlib.contextmanager
+    def writes(self, objective: nn.Module, model: Model) -> Iterator[None]:
+        """Count what `reads` does not see: passes through an objective's prediction heads and decoders."""
+
+        def count_head(module: nn.Module, inputs: tuple[Any, ...], logits: Tensor) -> None:
+            vocab_size = logits.shape[-1]
+            self.add(head_flops(model, vocab_size, logits.numel() / vocab_size))
+
+        def count_decoder(module: nn.Module, inputs: tuple[Any, ...], hidden: Tensor) -> None:
+            batch, length = hidden.shape[:2]
+            self.add(batch * decoder_flops(model, length, inputs[1].shape[1]))
+
+        with contextlib.ExitStack() as handles:
+            for module in objective.modules():
+                if isinstance(module, PredictionHead | HuggingFaceHead):
+                    handles.callback(module.register_forward_hook(count_head).remove)
+                elif isinstance(module, Decoder):
+                    handles.callback(module.register_forward_hook(count_decoder).remove)
+            yield

@@ -21,7 +21,8 @@ from bench.backbones.vision import VisionTower, to_float
 from bench.contrastive import info_nce
 from bench.descent import descend, scaled
 from bench.errors import ConfigError
-from bench.objectives.base import POOLINGS, Attention, Objective
+from bench.feature_cache import FeatureCache
+from bench.objectives.base import POOLINGS, Attention, Objective, pool
 from bench.tuning import Tuned as Tuned
 from bench.tuning import Tuning as Tuning
 from bench.tuning import fine_tune as fine_tune
@@ -71,18 +72,69 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> Tensor:
     return torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
 
 
-@torch.no_grad()
 def text_features(
-    model: Objective, tokens: Tensor, attention: Attention = "own", pooling: str = "own"
+    model: Objective,
+    tokens: Tensor,
+    attention: Attention = "own",
+    pooling: str = "own",
+    *,
+    cache: FeatureCache | None = None,
 ) -> Tensor:
-    """Frozen features (N, D) of padded ids (N, T), in batches of similar length."""
+    """Frozen features (N, D) of padded ids (N, T), in batches of similar length.
+
+    With a `cache` they are computed once; not for a model under training.
+    """
+
+    def of_batch(batch: Tensor) -> Tensor:
+        return model.features(batch, attention, pooling)
+
+    how = ("text", attention, pooling)
+    return _kept(model, tokens, of_batch, how, cache)
+
+
+def layer_features(
+    model: Objective,
+    tokens: Tensor,
+    attention: Attention = "own",
+    pooling: str = "own",
+    *,
+    cache: FeatureCache | None = None,
+) -> Tensor:
+    """As `text_features`, of the embedding and of each of the L blocks: (N, L + 1, D)."""
+
+    def of_batch(batch: Tensor) -> Tensor:
+        how = model.options.pooling if pooling == "own" else pooling
+        layers = [pool(states, batch != PAD, how) for states in model.layer_states(batch, attention)]
+        return torch.stack(layers, dim=1)
+
+    how = ("layers", attention, pooling)
+    return _kept(model, tokens, of_batch, how, cache)
+
+
+def _kept(
+    model: Objective,
+    tokens: Tensor,
+    function: Callable[[Tensor], Tensor],
+    how: tuple[str, ...],
+    cache: FeatureCache | None,
+) -> Tensor:
+    def compute() -> Tensor:
+        return _by_length(model, tokens, function)
+
+    return compute() if cache is None else cache.get(model, tokens, how, compute)
+
+
+@torch.no_grad()
+def _by_length(model: Objective, tokens: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """`function` over padded ids (N, T), in batches of similar length -> (N, ...)."""
     model.eval()
     lengths = (tokens != PAD).sum(dim=1)
-    features = torch.empty(len(tokens), model.shapes.model.d_model, device=model.device)
-    for index in lengths.argsort(stable=True).split(EVALUATION_BATCH):
-        batch = tokens[index, : int(lengths[index].max())].to(model.device)
-        features[index.to(model.device)] = model.features(batch, attention, pooling)
-    return features
+    order = lengths.argsort(stable=True)
+    parts = [
+        function(tokens[index, : int(lengths[index].max())].to(model.device))
+        for index in order.split(EVALUATION_BATCH)
+    ]
+    return torch.cat(parts)[order.argsort().to(model.device)]
 
 
 @torch.no_grad()
@@ -123,8 +175,11 @@ def probe(train: Tensor, train_labels: Tensor, test: Tensor) -> Tensor:
         train: (N, D) features; train_labels: (N,) classes; test: (M, D) features.
 
     Returns:
-        (M, C) decision scores.
+        (M, C) decision scores, C the classes that occur in training, in order. Rounded, so that classes that
+        the features cannot tell apart are tied.
     """
+    if len(train_labels.unique()) == 1:
+        return torch.zeros(len(test), 1, dtype=torch.float64)
     scaler = StandardScaler().fit(train.cpu().double().numpy())
     classifier = LogisticRegression(C=0.1, max_iter=500)
     classifier.fit(scaler.transform(train.cpu().double().numpy()), train_labels.numpy())
@@ -132,7 +187,7 @@ def probe(train: Tensor, train_labels: Tensor, test: Tensor) -> Tensor:
 
 
 def _class_scores(classifier: LogisticRegression, features: NDArray[np.float64]) -> NDArray[np.float64]:
-    decision = np.asarray(classifier.decision_function(features))
+    decision = np.asarray(classifier.decision_function(features)).round(decimals=9)
     return np.stack([-decision, decision], axis=1) if decision.ndim == 1 else decision
 
 

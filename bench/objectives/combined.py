@@ -25,6 +25,7 @@ from bench.objectives.base import (
     Shapes,
     TextObjective,
 )
+from bench.sampling import Sampling
 from bench.schema import Optim
 
 PART = "part"  # batch key: the index of the step's objective, the same in every row
@@ -110,10 +111,34 @@ class Combined(TextObjective):
         """What any part can give."""
         return frozenset().union(*(self.part(name).likelihoods for name in self.names))
 
-    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
         """By the first part that has this kind."""
         able = [self.part(name) for name in self.names if kind in self.part(name).likelihoods]
-        return able[0].nll(tokens, kind, samples, generator)
+        return able[0].token_nats(tokens, kind, samples=samples, generator=generator, scored=scored)
+
+    @property
+    def writes(self) -> str | None:  # type: ignore[override]
+        """As the part that writes."""
+        writer = self.writer()
+        return writer.writes if writer else None
+
+    def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
+        """As the part that writes."""
+        writer = self.writer()
+        return (writer.write if writer else super().write)(prompts, n_new, sampling, uniforms)
+
+    def writer(self) -> Objective | None:
+        """The first part that has a likelihood to draw texts from, or else the first that writes at all."""
+        able = [self.part(name) for name in self.names if self.part(name).writes]
+        return min(able, key=lambda part: "exact" not in part.likelihoods, default=None)
 
 
 class Mixture(Combined):
@@ -165,6 +190,11 @@ class Phases(Combined):
     def corrupt_at(self, rows: Batch, generator: torch.Generator, progress: float) -> Batch:
         """As the phase at `progress` does."""
         return self.corrupt_as(self.phase_at(progress), rows, generator)
+
+    def writer(self) -> Objective | None:
+        """The last phase that writes: what came before it is partly overwritten."""
+        able = [self.part(name) for name in self.options.order if self.part(name).writes]
+        return able[-1] if able else None
 
     def phase_at(self, progress: float) -> str:
         """The objective in force after this share of the run."""

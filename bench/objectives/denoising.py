@@ -18,6 +18,7 @@ from bench.backbones.decoder import Decoder
 from bench.budget import StepCost, blocks_flops, decoder_flops, head_flops, rows_per_step
 from bench.errors import ConfigError
 from bench.objectives.base import Batch, Core, Loss, ObjectiveOptions, Shapes, StockClass, TextObjective
+from bench.sampling import Sampling, left_to_right, writable
 from bench.schema import Optim
 from bench.spans import noise_mask, span_counts, split_at_spans
 from bench.vocabulary import BOS, EOS
@@ -53,6 +54,7 @@ class Denoising(TextObjective):
                 raise ConfigError("strategy.denoisers is empty; name one or more")
 
     options: Options
+    writes = "span by span"
 
     def __init__(
         self, options: Options, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
@@ -103,6 +105,41 @@ class Denoising(TextObjective):
         rows = rows_per_step(tokens_per_step, math.ceil(sum(s + u for s, u in lengths) / n))
         costs = [StepCost.of_row(rows, s + u, u, self._forward_flops(s, u)) for s, u in lengths]
         return StepCost.mean(costs, [1 / n] * n)
+
+    def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
+        """The decoder writes the span behind the prompt; once that closes, it joins the prompt, and so on.
+
+        A closing EOS looks like that of a text. Spans have a token or more, so an EOS that begins one can
+        only be the text's own. Rows go on together where they are of one length.
+        """
+        start = prompts.shape[1]
+        tokens = F.pad(prompts, (0, n_new), value=EOS)  # (B, P + N)
+        lengths = torch.full((len(tokens),), start, device=tokens.device)
+        for length in range(start, tokens.shape[1]):
+            rows = (lengths == length).nonzero()[:, 0]  # none of a text that has ended: it grows no more
+            if not len(rows):
+                continue
+            draws = uniforms[rows, length - start :, 0].clone()
+            draws[:, 0] = uniforms[rows, length - start, 1]  # the closing of the last span took the other
+            span = self._write_span(tokens[rows, :length], sampling, draws)
+            tokens[rows, length:] = span
+            lengths[rows] += (span != EOS).long().cumprod(dim=1).sum(dim=1)
+        return tokens[:, start:]
+
+    def _write_span(self, text: Tensor, sampling: Sampling, draws: Tensor) -> Tensor:
+        """(R, L) ids of a text and (R, K) uniforms -> (R, K) ids; what stands behind an EOS means nothing."""
+        longest = max(self.options.denoisers, key=lambda d: d.mean_span or math.inf)
+        read = F.pad(text, (0, 1), value=self.shapes.vocab_size)  # its end is the first sentinel
+        if longest.mode is not None:
+            read = F.pad(read, (1, 0), value=self.mode_ids[longest.mode])
+        context = self.backbone(read, causal=False)  # (R, S, D)
+
+        def next_logits(written: Tensor) -> Tensor:
+            last = self.decoder(self.backbone.embedding(written), context)[:, -1]  # (R, D)
+            return writable(self.head(last), self.shapes.vocab_size)
+
+        begun = torch.tensor([BOS, self.shapes.vocab_size], device=text.device).expand(len(text), -1)
+        return left_to_right(next_logits, begun, draws.shape[1], sampling, draws)
 
     def _draw(self, generator: torch.Generator) -> Denoiser:
         denoisers = self.options.denoisers

@@ -5,14 +5,18 @@ of a CLM, so that one head serves both.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from omegaconf import MISSING
+from torch import Tensor
 
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
 from bench.errors import ConfigError
-from bench.objectives.base import Batch, Loss, ObjectiveOptions, TextObjective
+from bench.nats import pseudo_nats, wanted
+from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
+from bench.sampling import Sampling, mask_predict, writable
 from bench.vocabulary import MASK
 
 
@@ -20,6 +24,8 @@ class MaskedNextToken(TextObjective):
     """A fixed share of positions, none of them the first, is hidden and predicted one place to the left."""
 
     mask_shift = 1
+    likelihoods = frozenset[Likelihood]({"pseudo"})
+    writes = "mask-predict"
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
@@ -65,6 +71,29 @@ class MaskedNextToken(TextObjective):
         vocab_size = self.backbone.embedding.num_embeddings
         forward = blocks_flops(model, length) + head_flops(model, vocab_size, targets)
         return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
+
+    def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
+        """Mask-predict (arXiv:1904.09324), each token read off one place to its left."""
+
+        def fill(tokens: Tensor, hidden: Tensor) -> Tensor:
+            states = self.backbone(tokens, causal=False)[:, -n_new - 1 : -1]  # (B, N, D)
+            return writable(self.head(states[hidden]), self.shapes.vocab_size)
+
+        return mask_predict(fill, prompts, n_new, sampling, uniforms)
+
+    @torch.no_grad()
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
+        """Pseudo: each token hidden in turn, alone, and read off the position before it."""
+        read = partial(self.backbone, causal=False)
+        return pseudo_nats(read, self.head, tokens, wanted(tokens, scored), self.mask_shift)
 
     def _n_targets(self) -> int:
         length = self.shapes.sequence_length

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.backbones.huggingface import ClipBackbone
 from bench.errors import ConfigError, InapplicableError
+from bench.nats import next_token_nats, wanted
 from bench.objectives.base import (
     POOLINGS,
     Attention,
@@ -20,6 +20,7 @@ from bench.objectives.base import (
     ObjectiveOptions,
     Shapes,
 )
+from bench.sampling import Sampling, left_to_right, writable
 from bench.schema import Optim
 from bench.vocabulary import PAD
 
@@ -61,15 +62,38 @@ class Reference(Objective):
     @property
     def likelihoods(self) -> frozenset[Likelihood]:  # type: ignore[override]
         """Exact where it reads from left to right, predicts, and its tokens give a text back."""
+        return frozenset({"exact"} if self.writes and self.backbone.is_lossless else ())
+
+    @property
+    def writes(self) -> str | None:  # type: ignore[override]
+        """It does where it reads from left to right and predicts."""
         predicts = not isinstance(self.head, nn.Identity)
-        is_exact = predicts and self.backbone.is_causal and self.backbone.is_lossless
-        return frozenset({"exact"} if is_exact else ())
+        return "left to right" if predicts and self.backbone.is_causal else None
 
     @torch.no_grad()
-    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
         """Exact."""
-        logits = self.head(self.backbone(tokens, causal=True)[:, :-1])  # (B, T - 1, V)
-        return F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").sum(dim=1)
+        hidden = self.backbone(tokens, causal=True)  # (B, T, D)
+        return next_token_nats(hidden, self.head, tokens, wanted(tokens, scored))
+
+    def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
+        """Each token given those on its left."""
+        if self.writes is None:
+            return super().write(prompts, n_new, sampling, uniforms)
+
+        def next_logits(tokens: Tensor) -> Tensor:
+            last = self.backbone(tokens, causal=True)[:, -1]  # (B, D)
+            return writable(self.head(last), self.shapes.vocab_size)
+
+        return left_to_right(next_logits, prompts, n_new, sampling, uniforms[:, :, 0])
 
     def _embed_texts(self, tokens: Tensor) -> Tensor:
         backbone: object = self.backbone

@@ -17,6 +17,7 @@ from bench.budget import StepCost, blocks_flops, generator_flops, label_flops, r
 from bench.errors import ConfigError
 from bench.masking import IGNORED, choose_words
 from bench.objectives.base import Batch, Core, Loss, Modality, Objective, ObjectiveOptions, Shapes, StockClass
+from bench.sampling import draw
 from bench.schema import Model, Optim
 from bench.vocabulary import MASK
 
@@ -170,16 +171,5 @@ def narrow(model: Model, share: float) -> Model:
 
 
 def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw ids by the inverse of the distribution function.
-
-    Args:
-        logits: (..., V).
-        uniforms: (...) in [0, 1).
-
-    Returns:
-        (...) ids.
-    """
-    cumulated = logits.float().softmax(dim=-1).cumsum(dim=-1)
-    below = uniforms[..., None] * cumulated[..., -1:]  # rounding: the sum is only about one
-    drawn = torch.searchsorted(cumulated, below, right=True)[..., 0]
-    return drawn.clamp(max=logits.shape[-1] - 1)
+    """Draw ids from logits (..., V) by uniforms (...) in [0, 1)."""
+    return draw(logits.float().softmax(dim=-1), uniforms)

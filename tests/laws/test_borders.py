@@ -72,8 +72,20 @@ LIGHT = members(
     *("endpoint", "echo"),
 )
 TRAINING = set(
-    members("train", "callbacks", "checkpoint", "data", "optim", "protocols", "contrastive", "tracking")
-    + members("tuning", "descent", "backbones", "objectives", "tasks", "worker")
+    members(
+        "train",
+        "pretrain",
+        "evaluate",
+        "energy",
+        "callbacks",
+        "checkpoint",
+        "data",
+        "optim",
+        "protocols",
+        "contrastive",
+        "tracking",
+    )
+    + members("tuning", "descent", "feature_cache", "audit", "backbones", "objectives", "tasks", "worker")
 )
 
 
