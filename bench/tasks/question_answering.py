@@ -12,6 +12,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from bench.corpora.base import Split
 from bench.errors import ConfigError, DataError
-from bench.objectives.base import Objective
+from bench.objectives.base import Attention, Objective
 from bench.protocols import Tuning, as_attention, fine_tune
 from bench.tasks.answer_windows import Windows, cut
 from bench.tasks.answers import Question
@@ -34,12 +35,11 @@ class QuestionAnsweringOptions(Tuning):
     """What every extractive question answering declares."""
 
     protocol: str = MISSING  # probe | finetune
-    attention: str = (
-        MISSING  # own | causal | bidirectional; with causal, a start is chosen before its end is seen
-    )
-    label_budgets: list[int] = MISSING  # training questions; each at most, where there are fewer
-    validation_questions: int = MISSING  # at most, in fine-tuning
-    test_questions: int = MISSING  # at most
+    attention: str = MISSING  # own | causal | bidirectional; with causal a start knows not what follows
+    label_budgets: list[int | None] = MISSING  # training questions; null: max_labels, or all there are
+    max_labels: int = MISSING
+    validation_items: int = MISSING  # in fine-tuning, at most as many as there are labels
+    test_items: int = MISSING  # at most
     max_question_tokens: int = MISSING  # and never more than half of a window
     max_answer_tokens: int = MISSING
     step_share: float = MISSING  # from window to window, of the context tokens that fit into one
@@ -49,11 +49,16 @@ class QuestionAnsweringOptions(Tuning):
         if self.protocol not in ("probe", "finetune"):
             raise ConfigError(f"task.*.protocol={self.protocol!r}: choose probe or finetune")
         as_attention(self.attention)
-        for key in ("validation_questions", "test_questions", "max_question_tokens", "max_answer_tokens"):
+        counts = ("max_labels", "validation_items", "test_items", "max_question_tokens", "max_answer_tokens")
+        for key in counts:
             if getattr(self, key) < 1:
                 raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose 1 or more")
-        if not self.label_budgets or min(self.label_budgets) < 1:
-            raise ConfigError(f"task.*.label_budgets={self.label_budgets}: choose numbers of 1 or more")
+        given = [n for n in self.label_budgets if n is not None]
+        if not self.label_budgets or not all(1 <= n <= self.max_labels for n in given):
+            raise ConfigError(
+                f"task.*.label_budgets={list(self.label_budgets)}: choose numbers of labels from 1 to "
+                f"max_labels={self.max_labels}, or null"
+            )
         if not 0 < self.step_share <= 1:
             raise ConfigError(f"task.*.step_share={self.step_share}: choose more than 0 and at most 1")
 
@@ -75,8 +80,9 @@ class Lessons:
 class QuestionAnswering(Task):
     """A subclass gives the questions.
 
-    Training questions are drawn by the run's seed, those of a small budget from those of a large one;
-    strategies of one seed share them. Test questions are the same for all.
+    Training and validation questions are drawn by the run's seed, those of a small budget being the first of
+    a large one; strategies of one seed share them. Test questions are the same for all. Validation labels
+    come on top of a budget, never more than it has; fine-tuning alone uses them.
     """
 
     options: QuestionAnsweringOptions
@@ -88,18 +94,18 @@ class QuestionAnswering(Task):
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
         """F1 and exact match by label budget, the largest first."""
         lessons = self._lessons(setting)
-        test = self._exam("test", self.options.test_questions, setting)
+        test = self._exam("test", self.options.test_items, 0, setting)
         n = len(lessons.spans)
-        budgets = sorted({min(budget, n) for budget in self.options.label_budgets}, reverse=True)
+        budgets = sorted({min(budget or n, n) for budget in self.options.label_budgets}, reverse=True)
         run = self._probed if self.options.protocol == "probe" else self._fine_tuned
         outcome = Outcome([], {}, _counts(lessons, test))
         for budget, (fits, failed) in zip(budgets, run(model, lessons, test, budgets, setting), strict=True):
-            outcome = _with(outcome, test, fits, failed, budget if len(budgets) > 1 else None)
+            outcome = _with(outcome, test, fits, failed, budget)
         return outcome
 
     def ceiling(self, setting: Setting) -> Outcome:
         """One that points to each answer in the windows that hold it, or to the part that they hold."""
-        test = self._exam("test", self.options.test_questions, setting)
+        test = self._exam("test", self.options.test_items, 0, setting)
         return _with(Outcome([]), test, [test.grade(test.pointed())], None, None)
 
     def _probed(
@@ -120,7 +126,6 @@ class QuestionAnswering(Task):
     ) -> Iterator[tuple[list[Grades], float | None]]:
         """Grades of every fit, and the share of fits that failed. An item of a fit is a window."""
         attention = as_attention(self.options.attention)
-        check = self._exam("validation", self.options.validation_questions, setting)
 
         def loss(tuned: Objective, head: nn.Module, index: Tensor) -> Tensor:
             _, is_real = lessons.windows.candidates(index)
@@ -128,15 +133,14 @@ class QuestionAnswering(Task):
             targets = lessons.targets[index].to(logits.device)
             return pointer_loss(logits, is_real.to(logits.device), targets) / len(index)
 
-        def validate(tuned: Objective, head: nn.Module) -> float:
-            return float(check.grade(pointer_logits(tuned, head, check.windows, attention)).f1.mean())
-
         for budget in budgets:
+            n = min(self.options.validation_items, budget)
+            check = self._exam("validation", n, setting.seed, setting)
             fits = fine_tune(
                 model,
                 head=lambda: _head(model.shapes.model.d_model),
                 loss=loss,
-                validate=validate,
+                validate=partial(_f1, check, attention),
                 n_items=lessons.n_windows(budget),
                 tuning=self.options,
                 setting=setting,
@@ -149,7 +153,7 @@ class QuestionAnswering(Task):
         """As many questions as the largest budget has, in an order drawn by the seed."""
         found = self.questions("train", setting)
         usable = [question for question in found if not question.is_misplaced]
-        n = min(len(usable), max(self.options.label_budgets))
+        n = min(len(usable), max(budget or self.options.max_labels for budget in self.options.label_budgets))
         if n == 0:
             raise DataError(f"{type(self).__name__}: no training questions; use more data")
         train = random.Random(setting.seed).sample(usable, n)  # noqa: S311 - a draw, not a secret
@@ -160,12 +164,12 @@ class QuestionAnswering(Task):
         targets = windows.targets(_moved(spans[source], sizes[source], sizes))
         return Lessons(windows, spans, targets, len(found) - len(usable))
 
-    def _exam(self, split: Split, n: int, setting: Setting) -> Exam:
-        """At most `n` questions, the same for every seed; in an audit, validation has other labels too."""
+    def _exam(self, split: Split, n: int, seed: int, setting: Setting) -> Exam:
+        """At most `n` questions, drawn by `seed`; in an audit, those of validation have other labels too."""
         found = self.questions(split, setting)
         if not found:
             raise DataError(f"{type(self).__name__}: no {split} questions; use more data")
-        drawn = random.Random(0).sample(found, min(n, len(found)))  # noqa: S311 - a draw, not a secret
+        drawn = random.Random(seed).sample(found, min(n, len(found)))  # noqa: S311 - a draw, not a secret
         if split != "test":
             sources = setting.labels(torch.arange(len(drawn))).tolist()
             drawn = [replace(q, answers=drawn[j].answers) for q, j in zip(drawn, sources, strict=True)]
@@ -179,6 +183,11 @@ class QuestionAnswering(Task):
             max_question_tokens=self.options.max_question_tokens,
             step_share=self.options.step_share,
         )
+
+
+def _f1(exam: Exam, attention: Attention, model: Objective, head: nn.Module) -> float:
+    """Of a fine-tuned model and its pointers."""
+    return float(exam.grade(pointer_logits(model, head, exam.windows, attention)).f1.mean())
 
 
 def _counts(lessons: Lessons, test: Exam) -> dict[str, int]:
@@ -199,7 +208,7 @@ def _with(
 
     Args:
         failed: share of failed fits; None where nothing can fail.
-        n_labels: the budget; None where there is but one.
+        n_labels: the budget; None where nothing is fitted.
     """
     scores, items = list(found.scores), dict(found.items)
     for metric in ("f1", "em"):

@@ -9,8 +9,7 @@ from bench.tasks.answers import Question
 from bench.tasks.base import Setting, Task
 from bench.tasks.question_answering import QuestionAnswering
 
-QUICK = {"label_budgets": [4, 8], "test_questions": 6, "validation_questions": 4, "max_answer_tokens": 4}
-QUICK |= {"train_path": "toy.json", "test_path": "toy.json"}
+QUICK = {"max_answer_tokens": 4, "train_path": "toy.json", "test_path": "toy.json"}
 
 
 def questions(self: QuestionAnswering, split: Split, setting: Setting) -> list[Question]:
