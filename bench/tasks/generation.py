@@ -211,7 +211,7 @@ def _judged(found: Continuations, judge: ngrams.ByteNGrams) -> Outcome:
     scores += [measured(f"repetition_{REPEATED_ORDER}", float(repeated.mean()))]
     scores += [measured("self_bleu", float(bleu.mean()))]
     counts = {
-        "empty continuation": sum(not text.strip() for text in found.texts),
+        "continuation without a word": sum(not text for text in texts),
         "continuation too short to repeat": sum(len(text) < REPEATED_ORDER for text in texts),
     }
     items = {"ngram_perplexity": nats, f"repetition_{REPEATED_ORDER}": repeated, "self_bleu": bleu}

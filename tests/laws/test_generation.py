@@ -149,13 +149,13 @@ def test_who_writes_nothing_pays_for_the_end_and_is_counted(setting: Setting):
     outcome = task().evaluate(silent, setting)
     found = values(outcome)
     n = outcome.scores[0].n_items
-    assert outcome.counts == {"empty continuation": n, "continuation too short to repeat": n}
+    assert outcome.counts == {"continuation without a word": n, "continuation too short to repeat": n}
     ceiling = task().ceiling(setting)
     assert ceiling is not None
     assert found["ngram_perplexity"] > values(ceiling)["ngram_perplexity"]
     assert [found[f"distinct_{i}"] for i in (1, 2, 3)] == [0.0] * 3
     assert (found["repetition_4"], found["self_bleu"]) == (0.0, 0.0)
-    assert "empty continuation" not in ceiling.counts
+    assert "continuation without a word" not in ceiling.counts
 
 
 def test_scores_are_made_of_their_items(setting: Setting):
