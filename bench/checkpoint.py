@@ -2,14 +2,17 @@
 
 import hashlib
 import os
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from safetensors.torch import save_file
+from safetensors.torch import load_model, save_file
 from torch import nn
+
+from bench.errors import DataError
 
 KEPT = 2
 SUFFIX = ".ckpt"
@@ -48,6 +51,19 @@ def write_weights(module: nn.Module, path: Path) -> None:
     named = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
     weights = {name: tensor for name, tensor in module.state_dict().items() if name in named}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
+
+
+def read_weights(module: nn.Module, path: Path) -> None:
+    """Load what `write_weights` wrote.
+
+    Raises:
+        DataError: damaged, or of another model.
+    """
+    try:
+        load_model(module, path, strict=True)
+    except Exception as error:  # safetensors and torch raise several kinds
+        reason = textwrap.shorten(str(error), 200)
+        raise DataError(f"{path} does not fit the strategy ({reason})") from error
 
 
 def undamaged(folder: Path) -> Iterator[Path]:

@@ -13,10 +13,10 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from bench import status
-from bench.compose import CONF, compose_config, compose_runs
+from bench.audits import AuditCheck
+from bench.compose import CONF, compose_config, compose_evaluations, compose_runs
 from bench.errors import BenchError, ConfigError
 from bench.launch import launch
-from bench.records import read_record
 from bench.spec import RunSpec
 
 EPILOG = """\
@@ -25,6 +25,8 @@ examples:
   bench train -m experiment=quickstart                     a study: strategies x sizes x budgets x seeds
   bench train -m strategy=mlm strategy.mask_rate=0.15,0.4  a sweep of your own (study=adhoc)
   bench status study=quickstart                            what is done, running, failed
+  bench evaluate study=quickstart task=[qc_probe]          more tasks for runs that are done
+  bench audit experiment=quickstart                        may its tasks be trusted?
   bench report study=quickstart                            tables, figures and page in reports/quickstart
   bench export run=0f67c5                                  a run as a folder that transformers loads
   bench fill model=exports/0f67c56e5297 text="Return the [MASK] of x."
@@ -74,10 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="{train,report,status,export,fill}"
+        title="commands", required=True, metavar="{train,evaluate,audit,report,status,export,fill}"
     )
     for name, function, text in (
         ("train", _train, "do one run, or with -m all runs of a sweep that are not done yet"),
+        ("evaluate", _evaluate, "measure a study's finished runs by more tasks: study=NAME task=[A,B]"),
+        ("audit", _audit, "hold tasks to chance and ceiling before their scores count: experiment=NAME"),
         ("report", _report, "rebuild a study's report from its records"),
         ("status", _status, "list a study's runs, or all studies"),
         ("export", _export, "write a run's model for transformers: run=ID [to=DIR] [experiments_dir=DIR]"),
@@ -121,6 +125,11 @@ def _train(arguments: argparse.Namespace) -> int:
         for spec in specs:
             print(f"# {spec.run_id}  {spec.label}\n{OmegaConf.to_yaml(OmegaConf.create(spec.config))}")
         return 0
+    return _do(specs)
+
+
+def _do(specs: Sequence[RunSpec]) -> int:
+    """Do what is left to do of these runs; the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a background shell has SIGINT ignored
         signal.signal(number, signal.default_int_handler)  # stop as Ctrl-C does: workers save
     statuses = launch(specs)
@@ -138,9 +147,9 @@ def _print_outcome(specs: Sequence[RunSpec], statuses: dict[str, str]) -> None:
         state = statuses.get(spec.run_id, "not started")
         if state == "finished":
             continue
-        reason: str | None = ""
-        if state in ("failed", "diverged") and spec.record_path.exists():
-            reason = read_record(spec.record_path).reason
+        reason = ""
+        if state in ("failed", "diverged"):
+            reason = spec.why_lost()
         print(f"  {state:<11} {spec.label}  {spec.folder}  {reason or ''}".rstrip())
     if len(specs) == 1 and counts["finished"]:
         _print_scores(specs[0])
@@ -148,11 +157,36 @@ def _print_outcome(specs: Sequence[RunSpec], statuses: dict[str, str]) -> None:
 
 
 def _print_scores(spec: RunSpec) -> None:
-    record = read_record(spec.record_path)
-    for score in record.scores:
-        print(
-            f"  {score.task}/{score.metric}: {score.value:.3f} (chance {score.chance:.3f}, n={score.n_items})"
-        )
+    for result in spec.results().values():
+        for score in result.scores:
+            labels = "" if score.n_labels is None else f" with {score.n_labels} labels"
+            chance = "" if score.chance is None else f"chance {score.chance:.3f}, "
+            print(f"  {score.task}/{score.metric}{labels}: {score.value:.3f} ({chance}n={score.n_items})")
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    specs = compose_evaluations(arguments.overrides)
+    gone = [spec for spec in specs if spec.pending_tasks() and not spec.can_be_evaluated()]
+    specs = [spec for spec in specs if spec not in gone]
+    for spec in gone:
+        print(f"bench: {spec.label}: its weights are gone ({spec.weights})", file=sys.stderr)
+    if gone:
+        print(f"bench: {len(gone)} runs cannot be evaluated; `bench train` does them again", file=sys.stderr)
+    status = _do(specs) if specs else 2
+    return status or (1 if gone else 0)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    specs = compose_runs(arguments.overrides, multirun=True)
+    from bench.audit import audit  # torch, for this command only
+
+    def say(check: AuditCheck) -> None:
+        print(f"  {check.verdict:<14} {check.task}: {check.check}: {check.detail}", flush=True)
+
+    found = audit(specs, say)
+    failed = sum(check.verdict == "failed" for check in found.checks)
+    print(f"{len(found.checks)} checks, {failed} failed; report: bench report study={specs[0].study}")
+    return 1 if failed else 0
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ import itertools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import schema
 from bench.complaints import explain, unknown_choice
 from bench.errors import ConfigError
-from bench.records import STUDY_NAME
-from bench.spec import RunSpec, science_of
+from bench.records import STUDY_NAME, finished, read_records
+from bench.spec import NOT_SCIENCE, RunSpec, science_of
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LABELLED = ("strategy", "model", "budget")  # axes whose changes show in their own name
@@ -68,6 +69,8 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
     params = base.hydra.sweeper.params or {}
     swept = [o for o in given if o.is_sweep_override()]
     swept += _parse([f"{key}={value}" for key, value in params.items() if key not in named])
+    if tasks := [o.key_or_group for o in swept if o.key_or_group.split(".")[0] == "task"]:
+        raise ConfigError(f"{tasks[0]}: a task's settings are no axis; give each its own file in conf/task")
     runs: dict[str, RunSpec] = {}
     for values in itertools.product(*(_elements(o) for o in swept)):
         line = [*fixed, *values]
@@ -76,6 +79,38 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
     if not runs:
         raise ConfigError("the sweep holds no run; give every key at least one value")
     return list(runs.values())
+
+
+def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
+    """The finished runs of a study, to be measured by the tasks of a command line.
+
+    Args:
+        overrides: `study=NAME`, `task=[A,B]`, and settings of those tasks, of `launcher` or `paths`.
+
+    Raises:
+        ConfigError: no study or task named, or no run to measure.
+    """
+    keys = {o.key_or_group.split(".")[0] for o in _parse(overrides)}
+    if not {"study", "task"} <= keys:
+        raise ConfigError("say which runs and by what: bench evaluate study=NAME task=[A,B]")
+    if other := sorted(keys - {"study", *NOT_SCIENCE}):
+        raise ConfigError(f"{other[0]} is fixed by the study's runs; only tasks are added to them")
+    plain = _plain(compose_config("config", overrides), complete=True)
+    _check_shape(plain)
+    folder = Path(plain["paths"]["experiments"]) / plain["study"]
+    records, _ = read_records(folder / "records")
+    command = shlex.join(["bench", "evaluate", *overrides])
+    specs = []
+    for record in finished(records):
+        path = folder / "runs" / record.run_id / "config.json"
+        own = json.loads(path.read_text(encoding="utf-8"))["config"] if path.exists() else record.config
+        science = {key: own[key] for key in plain.keys() & own.keys() - set(NOT_SCIENCE)}
+        names = {field.name for field in fields(RunSpec)} - {"config", "command"}
+        axes = {name: getattr(record, name) for name in names}
+        specs.append(RunSpec(**axes, command=command, config=plain | science))
+    if not specs:
+        raise ConfigError(f"study={plain['study']}: no finished run in {folder}; run it with `bench train`")
+    return specs
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

@@ -22,7 +22,6 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from bench.records import read_record
 from bench.spec import RunSpec
 
 STATUS_FILE = "status.json"
@@ -115,9 +114,9 @@ class Display:
             self.progress.remove_task(self.bars.pop(spec.run_id))
         done_here = self.progress.tasks[0].fields["done_here"] + 1
         self.progress.update(self.whole, completed=self.n_done, done_here=done_here)
-        path = spec.record_path
-        record = read_record(path) if status in ("finished", "diverged", "failed") and path.exists() else None
+        record = spec.recorded() if status in ("finished", "diverged", "failed") else None
         detail = ""
         if record:
-            detail = record.reason or f"{record.spent.pretrain_s + record.spent.evaluate_s:.1f} s"
+            spent_s = record.spent.pretrain_s + sum(r.cost.seconds or 0.0 for r in spec.results().values())
+            detail = spec.why_lost() or f"{spent_s:.1f} s"
         self.say(f"[{self.n_done}/{self.n_runs}] {status:<11} {spec.label}  {spec.run_id}  {detail}")

@@ -1,6 +1,12 @@
 """The errors that a user sees as one line: what is wrong, which key, what to change."""
 
 
+def in_one_line(error: Exception) -> str:
+    """What a record says of an error: ours as they are, others with their kind."""
+    text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
 class BenchError(Exception):
     """Anything that a user can put right; the CLI prints it without a traceback."""
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ from pathlib import Path
 import jinja2
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors.torch import load_model
 
 from bench import checkpoint, machine, schema
 from bench.analysis.text import amount, markdown_escape
@@ -24,7 +23,7 @@ from bench.corpora.base import PairCorpus, TextCorpus
 from bench.errors import ConfigError, DataError
 from bench.modernbert import architecture, other_modules, stock_model, write_tokenizer
 from bench.objectives.base import Objective, Shapes
-from bench.records import RunRecord, read_record
+from bench.records import RunRecord, Score, read_evaluations, read_record, results_of
 from bench.spec import RunSpec
 from bench.tokens import prepare_text
 from bench.train import build_objective
@@ -49,6 +48,13 @@ class Run:
     def weights(self) -> Path:
         """Its last weights, there or not."""
         return self.folder / "weights.safetensors"
+
+    def scores(self) -> list[Score]:
+        """What tasks have measured of it."""
+        folder = self.record_path.parents[1] / "evaluations"
+        evaluations, _ = read_evaluations(folder, self.record.run_id)
+        results = results_of(evaluations.get(self.record.run_id, [])).values()
+        return [score for result in results for score in result.scores]
 
     @property
     def how_to_redo(self) -> str:
@@ -78,7 +84,7 @@ def export_run(run: str, *, to: Path | None, experiments: Path) -> tuple[Path, s
     machine.quiet_transformers()
     objective, tokenizer = restore(found)
     with _in_one_step(target) as folder:
-        write(objective, tokenizer, found.record, folder)
+        write(objective, tokenizer, found.record, folder, found.scores())
     return target, architecture(objective).auto
 
 
@@ -132,7 +138,9 @@ def restore(run: Run) -> tuple[Objective, Path]:
     return objective.eval(), text.tokenizer_path
 
 
-def write(objective: Objective, tokenizer: Path, record: RunRecord, folder: Path) -> None:
+def write(
+    objective: Objective, tokenizer: Path, record: RunRecord, folder: Path, scores: Sequence[Score] = ()
+) -> None:
     """Fill an empty folder: model, tokenizer, card, and all weights where a stock class holds only some."""
     model = stock_model(objective)
     model.save_pretrained(folder)
@@ -145,7 +153,7 @@ def write(objective: Objective, tokenizer: Path, record: RunRecord, folder: Path
             "optim": asdict(objective.optimizer),
         }
         (folder / REST_CONFIG).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card(objective, record), encoding="utf-8")
+    (folder / "README.md").write_text(card(objective, record, scores), encoding="utf-8")
 
 
 def load(folder: str | Path) -> Objective:
@@ -166,7 +174,7 @@ def load(folder: str | Path) -> Objective:
     return objective.eval()
 
 
-def card(objective: Objective, record: RunRecord) -> str:
+def card(objective: Objective, record: RunRecord, scores: Sequence[Score]) -> str:
     """The model card, as Markdown with front matter."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent),
@@ -180,6 +188,7 @@ def card(objective: Objective, record: RunRecord) -> str:
     stock = architecture(objective)
     return environment.get_template(CARD).render(
         record=record,
+        scores=scores,
         stock=stock,
         stock_class=objective.stock_class,
         reads_prefix=stock.decoder and objective.options.attention == "bidirectional",
@@ -194,10 +203,9 @@ def card(objective: Objective, record: RunRecord) -> str:
 
 def _load_weights(objective: Objective, path: Path, fix: str) -> None:
     try:
-        load_model(objective, path, strict=True)
-    except Exception as error:  # safetensors and torch raise several kinds
-        reason = textwrap.shorten(str(error), 200)
-        raise DataError(f"{path} does not fit the strategy ({reason}); {fix}") from error
+        checkpoint.read_weights(objective, path)
+    except DataError as error:
+        raise DataError(f"{error}; {fix}") from error
 
 
 @contextmanager

@@ -21,14 +21,12 @@ from pebble import ProcessExpired, ProcessPool
 
 from bench import budget, schema
 from bench.display import Display, read_status
-from bench.errors import DataError
 from bench.prepare import prepare
 from bench.pretrained import CheckpointError
-from bench.records import read_record, write_atomically, write_record
+from bench.records import RunRecord, write_atomically, write_evaluation, write_record
 from bench.spec import RunSpec
 from bench.stopping import supervisors
 
-DONE = ("finished", "diverged")  # a run that diverged would diverge again
 POLL_S = 0.25
 GRACE_S = 60.0  # for workers to save and stop
 
@@ -45,10 +43,10 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     """
     settings = specs[0].typed().launcher
     statuses = _prepare(specs)
-    statuses |= {spec.run_id: status for spec in specs if (status := recorded(spec)) in DONE}
+    statuses |= {spec.run_id: record.status for spec in specs if (record := done(spec))}
     todo = [spec for spec in specs if spec.run_id not in statuses]
     todo.sort(key=_size, reverse=True)  # longest first: no straggler at the end
-    n_done = sum(status in DONE for status in statuses.values())
+    n_done = sum(status in ("finished", "diverged") for status in statuses.values())
     with Display(len(specs), n_done) as display:
         if settings.workers == 0 or not todo:
             return statuses | _run_here(todo, settings.threads_per_worker, display)
@@ -95,8 +93,8 @@ def run_one(text: str, threads: int | None) -> str:
     spec.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(spec.folder / "lock", timeout=0):
-            if (status := recorded(spec)) in DONE:
-                return status
+            if record := done(spec):
+                return record.status
             settings = spec.typed().trainer
             if settings.devices > 1:
                 return _run_distributed(spec)
@@ -107,12 +105,9 @@ def run_one(text: str, threads: int | None) -> str:
         return "busy"
 
 
-def recorded(spec: RunSpec) -> str | None:
-    """The status that the run's record states; None without a readable record."""
-    try:
-        return read_record(spec.record_path).status if spec.record_path.exists() else None
-    except DataError:
-        return None  # damaged: the run is done again and the record replaced
+def done(spec: RunSpec) -> RunRecord | None:
+    """The run's record if nothing is left to do."""
+    return spec.recorded() if spec.is_done() else None
 
 
 def _run_here(specs: Sequence[RunSpec], threads: int | None, display: Display) -> dict[str, str]:
@@ -211,10 +206,14 @@ def _status_when_stopped(future: "Future[str]") -> str:
 
 
 def _record_failure(spec: RunSpec, reason: str) -> str:
-    """Unless the run was recorded as done before its process broke."""
-    if (status := recorded(spec)) in DONE:
-        return status
-    write_record(spec.record("failed", " ".join(reason.split())), spec.records)
+    """Of the run, or of its tasks if it was trained before its process broke; what is done stays so."""
+    if record := done(spec):
+        return record.status
+    reason, trained = " ".join(reason.split()), spec.recorded()
+    if trained is not None and trained.status == "finished":
+        write_evaluation(spec.failed_evaluation(reason), spec.evaluations)
+    else:
+        write_record(spec.record("failed", reason), spec.records)
     return "failed"
 
 
@@ -228,12 +227,18 @@ def _run_distributed(spec: RunSpec) -> str:
     command += map(str, supervisors())
     started_at = time.time()
     with (spec.folder / "torchrun.log").open("w") as log:
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+        finished = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
     state = read_status(spec.folder) or {}
     if state.get("status") == "interrupted" and state["updated_at"] >= started_at:
         return "interrupted"
-    reason = f"torchrun exited with {done.returncode}; see {spec.folder / 'torchrun.log'}"
-    return recorded(spec) or _record_failure(spec, reason)
+    reason = f"torchrun exited with {finished.returncode}; see {spec.folder / 'torchrun.log'}"
+    record = spec.recorded()
+    if record is None:
+        return _record_failure(spec, reason)
+    if record.status != "finished" or spec.is_done():
+        return record.status
+    asked = any(result.status == "failed" for result in spec.results().values())
+    return "failed" if asked else _record_failure(spec, reason)
 
 
 def _size(spec: RunSpec) -> float:

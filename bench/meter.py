@@ -34,7 +34,7 @@ class Meter:
         """Count every pass of (B, T) ids through a backbone of these sizes, and through copies of it."""
 
         def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            batch, length = output.shape[:2]
+            batch, length = output.shape[-3:-1]  # of every layer, or of the last
             self.add(batch * blocks_flops(model, length))
 
         handle = backbone.register_forward_hook(count)

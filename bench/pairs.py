@@ -5,7 +5,9 @@ equal pairs are kept once.
 """
 
 import json
+import logging
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,12 +21,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from bench.cache import Manifest, cache_folder, prepare
-from bench.corpora.base import Pair, PairCorpus, Split, split_of
+from bench.corpora.base import Pair, PairCorpus, Skipped, Split, split_of
 from bench.errors import ConfigError, DataError
 from bench.progress import counted
 from bench.shards import BATCH_DOCUMENTS, SPLITS, check_splits, content_hash, unordered
 from bench.tokens import corpus_key
 from bench.vocabulary import EOS, PAD, load_tokenizer
+
+log = logging.getLogger(__name__)
+NAMED_PLACES = 5  # of skipped items, in the log and beside every result
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,11 @@ class PairData:
         """Pixels a side."""
         return int(self.manifest["image_size"])
 
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Items of the source that are no pairs, by the reason; of which split they were, nobody knows."""
+        return dict(self.manifest.get("skipped", {}))
+
     def train(self, unique_pairs: int | None = None) -> PairArray:
         """The first `unique_pairs` training pairs; None: all."""
         whole = self._array("train")
@@ -122,6 +132,10 @@ def prepare_pairs(corpus: PairCorpus, tokenizer_path: Path, caption_length: int,
         caption_length: tokens of a caption, EOS included; longer ones are cut.
         data_dir: root of all prepared corpora.
 
+    Returns:
+        The pairs. What of the source is none is counted in the manifest, and named in its provenance and in a
+        warning.
+
     Raises:
         DataError: the corpus is empty or unreadable, or a split of it is empty.
     """
@@ -137,20 +151,44 @@ def prepare_pairs(corpus: PairCorpus, tokenizer_path: Path, caption_length: int,
 
     def build(partial: Path) -> Manifest:
         tokenizer = load_tokenizer(tokenizer_path)
-        written = _write(counted(corpus.pairs(), "reading pairs"), tokenizer, settings, partial)
-        return written | settings | {"provenance": corpus.provenance()}
+        items, skipped = counted(corpus.pairs(), "reading pairs"), list[Skipped]()
+        written = _write(items, tokenizer, settings, partial, skipped)
+        provenance = corpus.provenance()
+        if skipped:
+            written["skipped"] = Counter(item.reason for item in skipped)
+            provenance = provenance | {"skipped": _described(skipped)}
+            log.warning("corpus.pairs: skipped %s", provenance["skipped"])
+        return written | settings | {"provenance": provenance}
 
     return PairData(folder, prepare(folder, build))
 
 
-def _write(pairs: Iterable[Pair], tokenizer: Tokenizer, settings: dict[str, Any], folder: Path) -> Manifest:
+def _described(skipped: list[Skipped]) -> str:
+    parts = []
+    for reason, n in Counter(item.reason for item in skipped).items():
+        places = [item.place for item in skipped if item.reason == reason][:NAMED_PLACES]
+        parts.append(f"{reason}: {n} ({', '.join(places)}{', ...' if n > NAMED_PLACES else ''})")
+    return "; ".join(parts)
+
+
+def _write(
+    items: Iterable[Pair | Skipped],
+    tokenizer: Tokenizer,
+    settings: dict[str, Any],
+    folder: Path,
+    skipped: list[Skipped],
+) -> Manifest:
+    """Fill `folder` with the pairs, and `skipped` with what is none."""
     hashes = {split: array("Q") for split in SPLITS}
     rows: dict[Split, list[str]] = {split: [] for split in SPLITS}
     seen: set[int] = set()
     n, content = 0, sha256()
     with ExitStack() as stack:
         streams = {split: stack.enter_context(unordered(folder, split).open("wb")) for split in SPLITS}
-        for pair in pairs:
+        for pair in items:
+            if isinstance(pair, Skipped):
+                skipped.append(pair)
+                continue
             n += 1
             _check(pair, settings["image_size"])
             hashed = content_hash(pair.image.tobytes() + pair.caption.encode())
@@ -163,6 +201,8 @@ def _write(pairs: Iterable[Pair], tokenizer: Tokenizer, settings: dict[str, Any]
             hashes[split].append(hashed)
             rows[split].append(row)
             streams[split].write(pair.image.tobytes())
+    if skipped and not n:
+        raise DataError(f"corpus.pairs: no row is a pair: {_described(skipped)}; check the columns' names")
     check_splits({split: len(hashes[split]) for split in SPLITS}, "corpus.pairs")
     for split in SPLITS:
         order = np.argsort(np.array(hashes[split], np.uint64))

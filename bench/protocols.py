@@ -1,12 +1,11 @@
-"""The protocols by which every strategy is measured: frozen probe, fine-tuning, fitted vision tower.
+"""The protocols of measurement: frozen probe, fine-tuning (`bench.tuning`), fitted vision tower.
 
 Nothing here knows which strategy it measures. Shapes: N items, D features, C classes or candidates.
 """
 
-import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
@@ -20,7 +19,13 @@ from torch import Tensor, nn
 from bench.backbones.transformer import initialise
 from bench.backbones.vision import VisionTower, to_float
 from bench.contrastive import info_nce
-from bench.objectives.base import Objective
+from bench.descent import descend, scaled
+from bench.errors import ConfigError
+from bench.feature_cache import FeatureCache
+from bench.objectives.base import POOLINGS, Attention, Objective, pool
+from bench.tuning import Tuned as Tuned
+from bench.tuning import Tuning as Tuning
+from bench.tuning import fine_tune as fine_tune
 from bench.vocabulary import EOS, PAD
 
 EVALUATION_BATCH = 256
@@ -30,11 +35,33 @@ Images = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Fit:
-    """How a small fit is optimised; the same for every strategy, `scratch` included."""
+    """How a vision tower is fitted; the same for every strategy, `scratch` included."""
 
     steps: int
     batch_size: int
     lr_at_64: float  # at width 64; other widths in inverse proportion, as in pretraining
+
+
+def as_attention(name: str) -> Attention:
+    """A task's option `attention`: own (the strategy's), causal or bidirectional.
+
+    Raises:
+        ConfigError: another name.
+    """
+    for known in get_args(Attention):
+        if name == known:
+            return known  # type: ignore[no-any-return]
+    raise ConfigError(f"task.*.attention={name!r}: choose {', '.join(get_args(Attention))}")
+
+
+def check_pooling(name: str) -> None:
+    """A task's option `pooling`: own (the strategy's), mean, last or first.
+
+    Raises:
+        ConfigError: another name.
+    """
+    if name not in ("own", *POOLINGS):
+        raise ConfigError(f"task.*.pooling={name!r}: choose own, {', '.join(POOLINGS)}")
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> Tensor:
@@ -45,16 +72,69 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> Tensor:
     return torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
 
 
+def text_features(
+    model: Objective,
+    tokens: Tensor,
+    attention: Attention = "own",
+    pooling: str = "own",
+    *,
+    cache: FeatureCache | None = None,
+) -> Tensor:
+    """Frozen features (N, D) of padded ids (N, T), in batches of similar length.
+
+    With a `cache` they are computed once; not for a model under training.
+    """
+
+    def of_batch(batch: Tensor) -> Tensor:
+        return model.features(batch, attention, pooling)
+
+    how = ("text", attention, pooling)
+    return _kept(model, tokens, of_batch, how, cache)
+
+
+def layer_features(
+    model: Objective,
+    tokens: Tensor,
+    attention: Attention = "own",
+    pooling: str = "own",
+    *,
+    cache: FeatureCache | None = None,
+) -> Tensor:
+    """As `text_features`, of the embedding and of each of the L blocks: (N, L + 1, D)."""
+
+    def of_batch(batch: Tensor) -> Tensor:
+        how = model.options.pooling if pooling == "own" else pooling
+        layers = [pool(states, batch != PAD, how) for states in model.layer_states(batch, attention)]
+        return torch.stack(layers, dim=1)
+
+    how = ("layers", attention, pooling)
+    return _kept(model, tokens, of_batch, how, cache)
+
+
+def _kept(
+    model: Objective,
+    tokens: Tensor,
+    function: Callable[[Tensor], Tensor],
+    how: tuple[str, ...],
+    cache: FeatureCache | None,
+) -> Tensor:
+    def compute() -> Tensor:
+        return _by_length(model, tokens, function)
+
+    return compute() if cache is None else cache.get(model, tokens, how, compute)
+
+
 @torch.no_grad()
-def text_features(model: Objective, tokens: Tensor) -> Tensor:
-    """Frozen features (N, D) of padded ids (N, T), in batches of similar length."""
+def _by_length(model: Objective, tokens: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """`function` over padded ids (N, T), in batches of similar length -> (N, ...)."""
     model.eval()
     lengths = (tokens != PAD).sum(dim=1)
-    features = torch.empty(len(tokens), model.shapes.model.d_model, device=model.device)
-    for index in lengths.argsort(stable=True).split(EVALUATION_BATCH):
-        batch = tokens[index, : int(lengths[index].max())].to(model.device)
-        features[index.to(model.device)] = model.features(batch)
-    return features
+    order = lengths.argsort(stable=True)
+    parts = [
+        function(tokens[index, : int(lengths[index].max())].to(model.device))
+        for index in order.split(EVALUATION_BATCH)
+    ]
+    return torch.cat(parts)[order.argsort().to(model.device)]
 
 
 @torch.no_grad()
@@ -95,8 +175,11 @@ def probe(train: Tensor, train_labels: Tensor, test: Tensor) -> Tensor:
         train: (N, D) features; train_labels: (N,) classes; test: (M, D) features.
 
     Returns:
-        (M, C) decision scores.
+        (M, C) decision scores, C the classes that occur in training, in order. Rounded, so that classes that
+        the features cannot tell apart are tied.
     """
+    if len(train_labels.unique()) == 1:
+        return torch.zeros(len(test), 1, dtype=torch.float64)
     scaler = StandardScaler().fit(train.cpu().double().numpy())
     classifier = LogisticRegression(C=0.1, max_iter=500)
     classifier.fit(scaler.transform(train.cpu().double().numpy()), train_labels.numpy())
@@ -104,41 +187,8 @@ def probe(train: Tensor, train_labels: Tensor, test: Tensor) -> Tensor:
 
 
 def _class_scores(classifier: LogisticRegression, features: NDArray[np.float64]) -> NDArray[np.float64]:
-    decision = np.asarray(classifier.decision_function(features))
+    decision = np.asarray(classifier.decision_function(features)).round(decimals=9)
     return np.stack([-decision, decision], axis=1) if decision.ndim == 1 else decision
-
-
-def fine_tune(
-    model: Objective,
-    tokens: Tensor,
-    labels: Tensor,
-    test: Tensor,
-    *,
-    fit: Fit,
-    generator: torch.Generator,
-    keep_going: Callable[[], None],
-) -> Tensor:
-    """Train a copy of the whole backbone with a linear classifier on its features.
-
-    Args:
-        tokens: (N, T) ids; labels: (N,) classes; test: (M, T') ids.
-
-    Returns:
-        (M, C) logits.
-    """
-    tuned = copy.deepcopy(model).train()
-    classifier = nn.Linear(model.shapes.model.d_model, int(labels.max()) + 1).to(model.device)
-    nn.init.zeros_(classifier.weight)
-    nn.init.zeros_(classifier.bias)
-
-    def loss(index: Tensor) -> Tensor:
-        logits = classifier(tuned.features(_trim(tokens[index]).to(model.device)))
-        return F.cross_entropy(logits, labels[index].to(model.device))
-
-    parameters = [*tuned.backbone.parameters(), *classifier.parameters()]
-    _minimise(loss, parameters, len(tokens), model.shapes.model.d_model, fit, generator, keep_going)
-    with torch.no_grad():
-        return classifier(text_features(tuned, test)).cpu()
 
 
 def fit_vision(
@@ -173,47 +223,22 @@ def fit_vision(
         rows = info_nce(image_side(images[index].to(device)), text_side(texts[index.to(device)]), scale)
         return rows / len(index)
 
-    parameters = [*image_side.parameters(), *text_side.parameters()]
-    _minimise(loss, parameters, len(images), size.model.d_model, fit, generator, keep_going)
+    for _ in descend(
+        loss,
+        [*image_side.parameters(), *text_side.parameters()],
+        n_items=len(images),
+        steps=fit.steps,
+        batch_size=fit.batch_size,
+        lr_peak=scaled(fit.lr_at_64, size.model.d_model),
+        generator=generator,
+        keep_going=keep_going,
+    ):
+        pass
     return image_side.eval(), text_side.eval()
 
 
-def _minimise(
-    loss: Callable[[Tensor], Tensor],
-    parameters: list[nn.Parameter],
-    n_items: int,
-    d_model: int,
-    fit: Fit,
-    generator: torch.Generator,
-    keep_going: Callable[[], None],
-) -> None:
-    """AdamW with a tenth of warmup and a linear decay to zero over shuffled items."""
-    lr_peak = fit.lr_at_64 * 64 / d_model
-    optimizer = torch.optim.AdamW(parameters, lr=lr_peak, weight_decay=0.01, fused=True)
-    warmup = max(1, fit.steps // 10)
-    batch = min(fit.batch_size, n_items)
-    order = torch.empty(0, dtype=torch.long)
-    for step in range(fit.steps):
-        keep_going()
-        if len(order) < batch:
-            order = torch.cat([order, torch.randperm(n_items, generator=generator)])
-        index, order = order[:batch], order[batch:]
-        share = min((step + 1) / warmup, (fit.steps - step) / max(1, fit.steps - warmup))
-        for group in optimizer.param_groups:
-            group["lr"] = share * lr_peak
-        optimizer.zero_grad()
-        value = loss(index)
-        if not math.isfinite(value.item()):
-            raise FloatingPointError(
-                f"the fit's loss is not finite at step {step}; lower the task's lr_at_64"
-            )
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-
-
-def _trim(tokens: Tensor) -> Tensor:
-    """Drop columns that hold only padding."""
+def trimmed(tokens: Tensor) -> Tensor:
+    """Padded ids (B, T) without the columns that hold only padding."""
     return tokens[:, : int((tokens != PAD).sum(dim=1).max())]
 
 

@@ -1,23 +1,27 @@
-"""The run record: the only thing that training hands to analysis. Standard library and pandas only.
+"""Run and evaluation records: the only thing that training hands to analysis. Standard library only.
 
-A record is one JSON file, written once, atomically, after everything else of the run has succeeded or
-failed. A failure is a status with a reason, never a number.
+A run's record says how it was pretrained, an evaluation's what tasks found of it: tasks can be added to a run
+without touching its record. Each is one JSON file, written once, atomically, after everything else has
+succeeded or failed. A failure is a status with a reason, never a number.
 """
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from bench.errors import DataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STUDY_NAME = re.compile(r"\w[\w.-]*", re.ASCII)  # it names folders
 PRETRAINING_ONLY = ("budget", "optim", "validation")  # parts of a config that scratch does not have
 Status = Literal["finished", "diverged", "failed"]
+TaskStatus = Literal["finished", "inapplicable", "failed"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,20 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """What was drawn from the wall, by whom it is said, and how: measured and estimated are never compared.
+
+    `co2_kg` follows from the grid's mean intensity in `country` (ISO 3166-1 alpha-3).
+    """
+
+    joules: float
+    source: Literal["measured", "estimated"]
+    method: str
+    co2_kg: float
+    country: str
+
+
+@dataclass(frozen=True)
 class Spent:
     """What a run used. Tokens count the positions that the model processed, padding included.
 
@@ -55,8 +73,8 @@ class Spent:
     unique_tokens: int = 0
     unique_pairs: int = 0
     pretrain_s: float = 0.0
-    evaluate_s: float = 0.0
     peak_memory_bytes: int = 0
+    energy: Energy | None = None
 
 
 @dataclass(frozen=True)
@@ -72,11 +90,10 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: its axes, what it spent, what it scored. See DESIGN: one cell x seed -> one record.
+    """One run: its axes, how it trained, what that cost. One cell x seed -> one record.
 
     `budget` is None for a strategy that is not pretrained (`scratch`): it stands beside every budget.
     `variant` names any other swept science setting ("optim.lr_peak=0.001"), "" otherwise.
-    `inapplicable` maps a task to the reason why this strategy cannot do it at all.
     """
 
     run_id: str
@@ -92,8 +109,6 @@ class RunRecord:
     reason: str | None = None  # why it did not finish, in one line
     parameters: int = 0
     spent: Spent = field(default_factory=Spent)
-    scores: tuple[Score, ...] = ()
-    inapplicable: dict[str, str] = field(default_factory=dict)
     curve: tuple[CurvePoint, ...] = ()
     data: dict[str, Any] = field(default_factory=dict)  # content hashes and provenance
     environment: dict[str, str] = field(default_factory=dict)  # versions, git commit, cpu
@@ -102,11 +117,109 @@ class RunRecord:
     schema_version: int = SCHEMA_VERSION
 
 
+@dataclass(frozen=True)
+class EvaluationCost:
+    """What a task took of a run, apart from pretraining; None: not measured. `flops` as in `bench.meter`."""
+
+    seconds: float | None = None
+    flops: float | None = None
+    energy: Energy | None = None
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What one task found of one run. `reason`: why it has no scores; `counts`: items that did not count."""
+
+    task: str
+    status: TaskStatus
+    config: dict[str, Any]  # the task's own, as it was resolved
+    reason: str | None = None
+    scores: tuple[Score, ...] = ()
+    cost: EvaluationCost = field(default_factory=EvaluationCost)
+    counts: dict[str, int] = field(default_factory=dict)
+    samples: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """Tasks that were done of one run together.
+
+    Arrays that the scores are made of (outcomes by item) lie beside it as `<task>/<name>`; see `items_path`.
+    """
+
+    evaluation_id: str  # the hash of the run's id and the tasks' configs
+    run_id: str
+    study: str
+    results: tuple[TaskResult, ...]
+    data: dict[str, Any] = field(default_factory=dict)  # of a model that lies elsewhere: what was asked
+    environment: dict[str, str] = field(default_factory=dict)
+    started_at: str = ""
+    command: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+
+def evaluation_id(run_id: str, tasks: Mapping[str, Any]) -> str:
+    """The identity of an evaluation: of which run, which tasks, how."""
+    text = json.dumps([run_id, tasks], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def write_evaluation(record: EvaluationRecord, folder: Path) -> Path:
+    """Write `<folder>/<run_id>.<evaluation_id>.json` whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record.run_id}.{record.evaluation_id}.json"
+    write_atomically(path, as_json(record))
+    return path
+
+
+def read_evaluation(path: Path) -> EvaluationRecord:
+    """Read one evaluation.
+
+    Raises:
+        DataError: truncated, foreign or of another schema version; names the file.
+    """
+    with readable(path, "an evaluation record") as raw:
+        raw["results"] = tuple(_result(result) for result in raw["results"])
+        return EvaluationRecord(**raw)
+
+
+def read_evaluations(
+    folder: Path, run_id: str = "*"
+) -> tuple[dict[str, list[EvaluationRecord]], list[DataError]]:
+    """Evaluations by run id, a run's from oldest to newest, and an error for each that is not readable."""
+    found: dict[str, list[EvaluationRecord]] = {}
+    damaged: list[DataError] = []
+    for path in sorted(folder.glob(f"{run_id}.*.json")):
+        try:
+            record = read_evaluation(path)
+        except DataError as error:
+            damaged.append(error)
+            continue
+        found.setdefault(record.run_id, []).append(record)
+    for records in found.values():
+        records.sort(key=lambda record: (record.started_at, record.evaluation_id))
+    return found, damaged
+
+
+def items_path(folder: Path, record: EvaluationRecord) -> Path:
+    """Where an evaluation's arrays lie, if it has any."""
+    return folder / f"{record.run_id}.{record.evaluation_id}.npz"
+
+
+def results_of(evaluations: Iterable[EvaluationRecord]) -> dict[str, TaskResult]:
+    """The latest word on each task; one that failed never replaces one that did not."""
+    found: dict[str, TaskResult] = {}
+    for result in (result for evaluation in evaluations for result in evaluation.results):
+        if result.status != "failed" or result.task not in found:
+            found[result.task] = result
+    return found
+
+
 def write_record(record: RunRecord, folder: Path) -> Path:
     """Write `<folder>/<run_id>.json` so that a reader sees it whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record.run_id}.json"
-    write_atomically(path, json.dumps(asdict(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    write_atomically(path, as_json(record))
     return path
 
 
@@ -126,19 +239,10 @@ def read_record(path: Path) -> RunRecord:
     Raises:
         DataError: truncated, foreign or of another schema version; names the file.
     """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["schema_version"] != SCHEMA_VERSION:
-            raise DataError(
-                f"{path}: record schema {raw['schema_version']!r}, this version reads {SCHEMA_VERSION}; "
-                "run it again or use the version that wrote it"
-            )
-        raw["spent"] = Spent(**raw["spent"])
-        raw["scores"] = tuple(Score(**score) for score in raw["scores"])
+    with readable(path, "a run record") as raw:
+        raw["spent"] = Spent(**_with_energy(raw["spent"]))
         raw["curve"] = tuple(CurvePoint(**point) for point in raw["curve"])
         return RunRecord(**raw)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a run record ({error}); delete it and run the study again") from error
 
 
 def read_records(folder: Path) -> tuple[list[RunRecord], list[DataError]]:
@@ -151,6 +255,36 @@ def read_records(folder: Path) -> tuple[list[RunRecord], list[DataError]]:
         except DataError as error:
             damaged.append(error)
     return records, damaged
+
+
+@contextmanager
+def readable(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+    """The file's JSON of this schema version; whatever is wrong with it or its use becomes one line."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["schema_version"] != SCHEMA_VERSION:
+            raise DataError(
+                f"{path}: record schema {raw['schema_version']!r}, this version reads {SCHEMA_VERSION}; "
+                "run it again or use the version that wrote it"
+            )
+        yield raw
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not {kind} ({error}); delete it and run the study again") from error
+
+
+def _result(raw: dict[str, Any]) -> TaskResult:
+    scores = tuple(Score(**score) for score in raw["scores"])
+    return TaskResult(**(raw | {"scores": scores, "cost": EvaluationCost(**_with_energy(raw["cost"]))}))
+
+
+def _with_energy(raw: dict[str, Any]) -> dict[str, Any]:
+    energy = raw.get("energy")
+    return raw | {"energy": None if energy is None else Energy(**energy)}
+
+
+def as_json(record: Any) -> str:
+    """A record, a dataclass, as the text of its file."""
+    return json.dumps(asdict(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def finished(records: Iterable[RunRecord]) -> list[RunRecord]:

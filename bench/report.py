@@ -21,7 +21,7 @@ from bench.analysis.text import View, latex_table, markdown_escape, markdown_tab
 from bench.build import build
 from bench.errors import ConfigError, DataError
 from bench.figures.base import Figure, render
-from bench.records import write_atomically
+from bench.records import RunRecord, write_atomically
 
 _HERE = Path(__file__).resolve().parent
 
@@ -141,10 +141,9 @@ def _page(
     statuses = [record.status for record in tables.records]
     counts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))]
     lost = [
-        f"{r.run_id} ({r.strategy}, {r.model}, {r.budget or 'no data budget'}, seed {r.seed}): "
-        f"{r.status}, {r.reason or 'no reason recorded'}"
+        f"{r.run_id} ({r.strategy}, {r.model}, {r.budget or 'no data budget'}, seed {r.seed}): {what}"
         for r in tables.records
-        if r.status != "finished"
+        for what in _losses(tables, r)
     ]
     return Page(
         study=tables.study,
@@ -168,6 +167,14 @@ def _page(
         files=sorted(frames.csv_tables(tables)),
         has_scores=bool(tables.measures),
     )
+
+
+def _losses(tables: Tables, record: RunRecord) -> list[str]:
+    """What of a run has no numbers, and why: the run, or tasks that failed."""
+    if record.status != "finished":
+        return [f"{record.status}, {record.reason or 'no reason recorded'}"]
+    results = tables.results.get(record.run_id, {}).values()
+    return [f"task {r.task} failed, {r.reason}" for r in results if r.status == "failed"]
 
 
 def _latex_views(tables: Tables, page: Page) -> list[View]:

@@ -94,6 +94,14 @@ class Trainer:
 
 
 @dataclass
+class EnergySettings:
+    """Is energy metered, and which grid's carbon intensity stands for it."""
+
+    metered: bool = MISSING
+    country: str = MISSING  # ISO 3166-1 alpha-3
+
+
+@dataclass
 class Logger:
     """Mirrors of the local metric files; the files themselves are always written."""
 
@@ -136,6 +144,7 @@ class Config:
     task: dict[str, Any] = field(default_factory=dict)
     optim: Optim = field(default_factory=Optim)
     trainer: Trainer = field(default_factory=Trainer)
+    energy: EnergySettings = field(default_factory=EnergySettings)
     logger: Logger = field(default_factory=Logger)
     launcher: Launcher = field(default_factory=Launcher)
     paths: Paths = field(default_factory=Paths)
@@ -200,6 +209,11 @@ def _validate_place(config: Config) -> None:
     every_n, every_s = config.logger.log_every_n_steps, config.trainer.checkpoint_every_s
     _require(every_n >= 1, f"logger.log_every_n_steps={every_n}: use 1 or more")
     _require(every_s > 0, f"trainer.checkpoint_every_s={every_s}: use a number above 0")
+    country = config.energy.country
+    _require(
+        re.fullmatch("[A-Z]{3}", country) is not None,
+        f"energy.country={country!r}: give a country's three letters (ISO 3166-1 alpha-3), such as USA",
+    )
     workers, threads = config.launcher.workers, config.launcher.threads_per_worker
     _require(workers is None or workers >= 0, f"launcher.workers={workers}: use 0 or more, or null")
     _require(

@@ -1,10 +1,11 @@
 """What a run is before it is done: its axes, its config and its identity. No torch.
 
-A run's id is the hash of its science: what could change a number. Where it runs, where its files lie
-and how it is logged are left out.
+A run's id is the hash of its science: what could change its weights. Where it runs, where its files lie, how
+it is logged and which tasks it is measured by are left out.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +14,20 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bench import schema
-from bench.records import PRETRAINING_ONLY, RunRecord, Status
+from bench.errors import DataError
+from bench.records import (
+    PRETRAINING_ONLY,
+    EvaluationRecord,
+    RunRecord,
+    Status,
+    TaskResult,
+    evaluation_id,
+    read_evaluations,
+    read_record,
+    results_of,
+)
 
-NOT_SCIENCE = ("study", "trainer", "logger", "launcher", "paths")
+NOT_SCIENCE = ("study", "task", "trainer", "energy", "logger", "launcher", "paths")
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ class RunSpec:
 
     @property
     def science(self) -> dict[str, Any]:
-        """The part of the config that may change a number."""
+        """The part of the config that may change the weights."""
         return science_of(self.config)
 
     @property
@@ -60,6 +72,50 @@ class RunSpec:
         return self.records / f"{self.run_id}.json"
 
     @property
+    def weights(self) -> Path:
+        """Its last weights, there or not."""
+        return self.folder / "weights.safetensors"
+
+    @property
+    def evaluations(self) -> Path:
+        """Where the evaluations of its study lie."""
+        return self._experiment / "evaluations"
+
+    def pending_tasks(self) -> dict[str, Any]:
+        """The tasks, with their settings, that the run was not yet measured by in this way."""
+        done = {name: r.config for name, r in self.results().items() if r.status != "failed"}
+        return {name: node for name, node in self.config["task"].items() if done.get(name) != node}
+
+    def results(self) -> dict[str, TaskResult]:
+        """What tasks have found of the run so far."""
+        evaluations, _ = read_evaluations(self.evaluations, self.run_id)
+        return results_of(evaluations.get(self.run_id, []))
+
+    def recorded(self) -> RunRecord | None:
+        """The run's record; None where there is none or it is damaged: the run is then done again."""
+        try:
+            return read_record(self.record_path) if self.record_path.exists() else None
+        except DataError:
+            return None
+
+    def why_lost(self) -> str:
+        """Why the run, or a task of it, has no numbers; "" where nothing has failed."""
+        record = self.recorded()
+        failed = [f"{r.task}: {r.reason}" for r in self.results().values() if r.status == "failed"]
+        return (record.reason if record else None) or "; ".join(failed)
+
+    def can_be_evaluated(self) -> bool:
+        """Is a model there to evaluate, without pretraining it (again)?"""
+        return self.weights.exists() or self.config["strategy"]["modality"] == "none"
+
+    def is_done(self) -> bool:
+        """Is nothing left to do? A run that diverged would diverge again."""
+        record = self.recorded()
+        if record is None or record.status == "failed":
+            return False
+        return record.status == "diverged" or not self.pending_tasks()
+
+    @property
     def _experiment(self) -> Path:
         return Path(self.config["paths"]["experiments"]) / self.study
 
@@ -73,16 +129,36 @@ class RunSpec:
     def record(self, status: Status, reason: str | None = None) -> RunRecord:
         """A record of this run that holds its axes and no numbers yet."""
         axes = {key: getattr(self, key) for key in vars(self) if key != "config"}
-        started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        return RunRecord(**axes, status=status, reason=reason, config=self.science, started_at=started_at)
+        return RunRecord(**axes, status=status, reason=reason, config=self.science, started_at=now())
+
+    def evaluation(self, results: Sequence[TaskResult], started_at: str) -> EvaluationRecord:
+        """A record of what these tasks found of this run."""
+        return EvaluationRecord(
+            evaluation_id=evaluation_id(self.run_id, {r.task: r.config for r in results}),
+            run_id=self.run_id,
+            study=self.study,
+            results=tuple(results),
+            started_at=started_at,
+            command=self.command,
+        )
+
+    def failed_evaluation(self, reason: str) -> EvaluationRecord:
+        """A record that no pending task could be done, and why."""
+        pending = self.pending_tasks().items()
+        return self.evaluation([TaskResult(name, "failed", dict(n), reason) for name, n in pending], now())
 
     def to_json(self) -> str:
         """The run as text, for a worker process."""
         return json.dumps(asdict(self))
 
 
+def now() -> str:
+    """The time, as records state it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def science_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that may change a number; without pretraining, budget and optimizer cannot."""
+    """The part of a config that may change weights; without pretraining, budget and optimizer cannot."""
     trainer = config["trainer"]
     science = {key: value for key, value in config.items() if key not in NOT_SCIENCE}
     science["precision"] = trainer["precision"]

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.errors import ConfigError
-from bench.records import RunRecord, read_records
+from bench.records import EvaluationRecord, RunRecord, read_evaluations, read_records, results_of
 
 STATES = ("finished", "running", "interrupted", "diverged", "failed", "damaged")
 _COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow"}
@@ -45,12 +45,14 @@ def rows(study: str, experiments_dir: Path) -> list[Row]:
         known = ", ".join(studies(experiments_dir)) or "none"
         raise ConfigError(f"study={study}: no folder {folder}; studies with runs: {known}")
     records, damaged = read_records(folder / "records")
-    done = {record.run_id: _recorded(record) for record in records}
+    evaluations, unreadable = read_evaluations(folder / "evaluations")
+    damaged += unreadable
+    done = {record.run_id: _recorded(record, evaluations.get(record.run_id, [])) for record in records}
     unfinished = {path.parent.name: _unfinished(path) for path in (folder / "runs").glob("*/status.json")}
     again = {
         name: row
         for name, row in unfinished.items()
-        if name not in done or (row.state == "running" and done[name].state == "failed")
+        if name not in done or row.state == "running"  # again, or by more tasks
     }
     found = [*(done | again).values(), *(Row("", "", "damaged", str(error)) for error in damaged)]
     return sorted(found, key=lambda row: (STATES.index(row.state), row.label, row.run_id))
@@ -97,11 +99,15 @@ def main(cfg: DictConfig) -> None:
     Console().print(table(str(cfg.study), experiments_dir) if named else overview(experiments_dir))
 
 
-def _recorded(record: RunRecord) -> Row:
+def _recorded(record: RunRecord, evaluations: Sequence[EvaluationRecord]) -> Row:
+    """A run with a task that failed has failed: the same command does that task again."""
     parts = [record.strategy, record.variant, record.model, record.budget, f"seed={record.seed}"]
-    seconds = record.spent.pretrain_s + record.spent.evaluate_s
-    detail = record.reason or f"{seconds:.0f} s"
-    return Row(record.run_id, " ".join(part for part in parts if part), record.status, detail)
+    results = results_of(evaluations).values()
+    failed = [f"{result.task}: {result.reason}" for result in results if result.status == "failed"]
+    seconds = record.spent.pretrain_s + sum(result.cost.seconds or 0.0 for result in results)
+    detail = record.reason or "; ".join(failed) or f"{seconds:.0f} s, {len(results)} tasks"
+    state = "failed" if failed and record.status == "finished" else record.status
+    return Row(record.run_id, " ".join(part for part in parts if part), state, detail)
 
 
 def _unfinished(path: Path) -> Row:

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from bench.display import STATUS_FILE
-from bench.records import CurvePoint, RunRecord, write_atomically
+from bench.records import CurvePoint, RunRecord, Score, TaskResult, write_atomically
 from bench.spec import RunSpec
 
 METRICS_FILE = "metrics.jsonl"
@@ -152,15 +152,20 @@ def _silence_wandb() -> None:
     wandb.setup(wandb.Settings(silent=True))
 
 
-def mirror_result(loggers: list[Logger], record: RunRecord) -> None:
-    """Write a finished record's scores and costs to W&B's summary and close its run."""
+def mirror_result(loggers: list[Logger], record: RunRecord, results: Mapping[str, TaskResult]) -> None:
+    """Write a run's scores and costs to W&B's summary and close it."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            scores = {f"{s.task}/{s.metric}": s.value for s in record.scores}
-            spent = {f"spent/{key}": value for key, value in vars(record.spent).items()}
+            scores = {_summary_key(s): s.value for r in results.values() for s in r.scores}
+            spent = {f"spent/{key}": value for key, value in asdict(record.spent).items()}
             summary = {**scores, **spent, "status": record.status, "parameters": record.parameters}
             logger.experiment.summary.update(summary)
     close(loggers, exit_code=0 if record.status == "finished" else 1)
+
+
+def _summary_key(score: Score) -> str:
+    labels = "" if score.n_labels is None else f"@{score.n_labels}"
+    return f"{score.task}/{score.metric}{labels}"
 
 
 def close(loggers: list[Logger], exit_code: int = 1) -> None:

@@ -18,7 +18,7 @@ from bench.analysis.stats import (
     subtract,
     verdict,
 )
-from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, cell_of
+from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, cell_of, lost
 from bench.records import PRETRAINING_ONLY
 
 Seeds = Mapping[int, float]
@@ -92,8 +92,9 @@ def grid(tables: Tables, arm: Arm) -> list[Cell]:
 def inapplicable(tables: Tables, arm: Arm, task: str) -> str | None:
     """Why an arm cannot do a task, None if it can."""
     for record in tables.records:
-        if cell_of(record).arm == arm and task in record.inapplicable:
-            return record.inapplicable[task]
+        result = tables.results.get(record.run_id, {}).get(task)
+        if result and result.status == "inapplicable" and cell_of(record).arm == arm:
+            return result.reason
     return None
 
 
@@ -141,7 +142,8 @@ def _pooled(tables: Tables, measure: Measure, arm: Arm) -> Pooled:
     spread = None if n_missing else interval(list(pool(values).values()))
     gap = paired(pool(gaps)) if is_compared(arm) and all(gaps) else None
     reason = inapplicable(tables, arm, measure.task) if n_missing == len(cells) else None
-    n_lost = sum(record.status != "finished" and cell_of(record) in cells for record in tables.records)
+    own = [record for record in tables.records if cell_of(record) in cells]
+    n_lost = sum(lost(tables, record, measure.task) is not None for record in own)
     return Pooled(measure, arm, spread, gap, n_missing, len(cells), n_lost, reason, verdict="")
 
 

@@ -1,11 +1,11 @@
 """What the runs of a study were: settings, data, software; and where they disagree. Read from the records."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.analysis.table import Tables, cell_of
 from bench.analysis.text import EMPTY, Entry, View, amount
-from bench.records import RunRecord
+from bench.records import RunRecord, TaskResult
 
 _KEY_SETTINGS = [
     "optim.tokens_per_step",
@@ -68,7 +68,9 @@ def settings_view(tables: Tables) -> View:
 
 def config_view(tables: Tables) -> View:
     """Every setting in the records, with all its values."""
-    return _tree_view("config", "All settings", "setting", (record.config for record in tables.records))
+    trees = [record.config for record in tables.records]
+    trees += [{"task": {result.task: result.config}} for result in _results(tables)]
+    return _tree_view("config", "All settings", "setting", trees)
 
 
 def data_view(tables: Tables) -> View:
@@ -107,9 +109,28 @@ def warnings(tables: Tables) -> list[str]:
             f"{repeated} finished runs repeat a cell and seed of another run (their settings differ outside "
             "the named axes); such repeats are averaged and count as one seed."
         )
+    for task, values in _task_settings(tables).items():
+        lines.append(f"The runs disagree in the settings of task {task}: {_listed(values)}.")
     directions = [m for m, info in tables.measures.items() if len(info.chance) > 1]
     lines += [f"The runs disagree in the chance level of {m.task}: {m.metric}." for m in directions]
     return lines
+
+
+def _task_settings(tables: Tables) -> dict[str, list[str]]:
+    """Tasks that runs were measured by under different settings, and what differs."""
+    found: dict[str, list[str]] = {}
+    by_task: dict[str, list[Mapping[str, Any]]] = {}
+    for result in _results(tables):
+        by_task.setdefault(result.task, []).append(result.config)
+    for task, configs in sorted(by_task.items()):
+        several = {key: values for key, values in distinct(configs).items() if len(values) > 1}
+        if several:
+            found[task] = [f"{key}={value}" for key, values in several.items() for value in values]
+    return found
+
+
+def _results(tables: Tables) -> Iterator[TaskResult]:
+    return (result for own in tables.results.values() for result in own.values())
 
 
 def dates(tables: Tables) -> str:

@@ -4,8 +4,7 @@ A cell is (strategy, variant, model, budget). Only finished runs have scores; a 
 row of `runs` with its reason. What a run does not have is absent (None), never 0.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +12,30 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.errors import ConfigError, DataError
-from bench.records import STUDY_NAME, RunRecord, finished, read_records
+from bench.records import (
+    STUDY_NAME,
+    RunRecord,
+    Score,
+    TaskResult,
+    finished,
+    read_evaluations,
+    read_records,
+    results_of,
+)
+
+Results = Mapping[str, Mapping[str, TaskResult]]  # by run id and task
+Scored = Sequence[tuple[RunRecord, Score]]
 
 BASELINE = "scratch"  # the strategy without pretraining, see DESIGN's vocabulary
 EXTERNAL = ("reference", "endpoint")  # strategies that measure a model which was trained elsewhere
 
-_INTEGERS = ["seed", "n_items", "parameters", "steps", "step", "forward_tokens", "supervised_tokens"]
+_INTEGERS = ["seed", "n_items", "n_labels", "parameters", "steps", "step"]
+_INTEGERS += ["forward_tokens", "supervised_tokens"]
 _INTEGERS += ["unique_bytes", "unique_tokens", "unique_pairs", "peak_memory_bytes"]
 _REALS = ["value", "chance", "flops", "epochs", "pretrain_s", "evaluate_s", "train_loss_nats"]
 _REALS += ["validation_loss_nats"]
+_REALS += ["evaluate_flops", "pretrain_joules_measured", "pretrain_joules_estimated"]
+_REALS += ["evaluate_joules_measured", "evaluate_joules_estimated"]
 _ABSENT_WHEN_ZERO = {"unique_bytes", "unique_tokens", "unique_pairs", "peak_memory_bytes"}
 
 
@@ -52,15 +66,24 @@ class Cell(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """A task's metric."""
+    """A task's metric, at a number of labelled items where it is measured at several."""
 
     task: str
     metric: str
+    n_labels: int | None = None
+
+    @staticmethod
+    def of(score: Score) -> "Measure":
+        """What a score is of."""
+        return Measure(score.task, score.metric, score.n_labels)
 
 
 @dataclass(frozen=True)
 class MeasureInfo:
-    """What holds for a measure in every run. `chance` has several values only if records disagree."""
+    """What holds for a measure in every run.
+
+    `chance` has several values only if records disagree, none where the metric has no such level.
+    """
 
     chance: tuple[float, ...]
     higher_is_better: bool
@@ -74,6 +97,7 @@ class Tables:
 
     study: str
     records: tuple[RunRecord, ...]
+    results: Results
     runs: pd.DataFrame
     scores: pd.DataFrame
     curves: pd.DataFrame
@@ -100,34 +124,30 @@ def load(study: str, experiments_dir: Path) -> tuple[Tables, list[DataError]]:
         raise ConfigError(f"study={study!r} is not a study's name; use letters, digits, '-', '_' and '.'")
     folder = experiments_dir / study / "records"
     records, damaged = read_records(folder)
-    sound = []
-    for record in records:
-        broken = [s for s in record.scores if not (math.isfinite(s.value) and math.isfinite(s.chance))]
-        if broken:
-            where = f"{folder / record.run_id}.json"
-            damaged.append(DataError(f"{where}: {broken[0].task} is not a finite number; run it again"))
-        else:
-            sound.append(record)
-    if not sound:
+    evaluations, unreadable = read_evaluations(experiments_dir / study / "evaluations")
+    if not records:
         known = sorted(path.parent.name for path in experiments_dir.glob("*/records"))
         why = str(damaged[0]) if damaged else f"studies with records: {', '.join(known) or 'none'}"
         raise ConfigError(f"study={study}: no run record under {folder} ({why}); run it with `bench train`")
-    return tabulate(study, sound), damaged
+    results = {run_id: results_of(found) for run_id, found in evaluations.items()}
+    return tabulate(study, records, results), [*damaged, *unreadable]
 
 
-def tabulate(study: str, records: Sequence[RunRecord]) -> Tables:
-    """Arrange records as tables, each in a fixed order."""
+def tabulate(study: str, records: Sequence[RunRecord], results: Results) -> Tables:
+    """Arrange runs and what tasks found of them as tables, each in a fixed order."""
     budgets, models = _budgets(records), _models(records)
     cells = _cells(records, models, budgets)
     own = {cell.model for cell in cells if not cell.arm.is_external}
     ordered = sorted(records, key=lambda r: (cells.index(cell_of(r)), r.seed, r.run_id))
-    runs = _frame([run_row(record) for record in ordered])
-    scores = _frame([row for record in finished(ordered) for row in score_rows(record)])
+    scored = [(record, score) for record in finished(ordered) for score in scores_of(record, results)]
+    runs = _frame([run_row(record, results) for record in ordered])
+    scores = _frame([axes(r) | asdict(score) | spent_columns(r, results) for r, score in scored])
     curves = _frame([row for record in finished(ordered) for row in curve_rows(record)])
     arms = sorted({cell.arm for cell in cells}, key=_arm_order)
     return Tables(
         study=study,
         records=tuple(ordered),
+        results=results,
         runs=runs,
         scores=scores,
         curves=curves,
@@ -135,8 +155,8 @@ def tabulate(study: str, records: Sequence[RunRecord]) -> Tables:
         models=tuple(model for model in models if model in own or not own),
         budgets=budgets,
         cells=cells,
-        measures=_measures(ordered),
-        values=_values(ordered),
+        measures=_measures(scored),
+        values=_values(scored),
     )
 
 
@@ -153,29 +173,58 @@ def axes(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def spent_columns(record: RunRecord) -> dict[str, Any]:
-    """What the run used; a zero that means "has none" or "never started" is absent."""
-    spent = asdict(record.spent)
+def scores_of(record: RunRecord, results: Results) -> list[Score]:
+    """All scores of a run, task by task in alphabetical order."""
+    own = results.get(record.run_id, {})
+    return [score for name in sorted(own) for score in own[name].scores]
+
+
+def spent_columns(record: RunRecord, results: Results) -> dict[str, Any]:
+    """What the run used; a zero that means "has none" or "never started" is absent.
+
+    Energy is in a column of its own for each way to know it: measured and estimated are never added up.
+    """
+    spent = {name: value for name, value in asdict(record.spent).items() if name != "energy"}
+    tasks = list(results.get(record.run_id, {}).values())
+    evaluated = {
+        "evaluate_s": _total(task.cost.seconds for task in tasks),
+        "evaluate_flops": _total(task.cost.flops for task in tasks),
+    }
+    energies = {"pretrain": [record.spent.energy], "evaluate": [task.cost.energy for task in tasks]}
+    drawn = {
+        f"{stage}_joules_{source}": _total(e.joules for e in found if e is not None and e.source == source)
+        for stage, found in energies.items()
+        for source in ("measured", "estimated")
+    }
     started = record.status == "finished" or spent["steps"] > 0
     absent = _ABSENT_WHEN_ZERO if started else spent.keys()
     columns = {name: None if not value and name in absent else value for name, value in spent.items()}
-    return {"parameters": record.parameters or None} | columns
+    return {"parameters": record.parameters or None} | columns | evaluated | drawn
 
 
-def run_row(record: RunRecord) -> dict[str, Any]:
+def _total(parts: Iterable[float | None]) -> float | None:
+    """The sum of what was measured; None where nothing was."""
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
+
+
+def run_row(record: RunRecord, results: Results) -> dict[str, Any]:
     """One run, whatever became of it."""
     extra = {"reason": record.reason, "started_at": record.started_at or None}
-    return axes(record) | extra | spent_columns(record)
-
-
-def score_rows(record: RunRecord) -> list[dict[str, Any]]:
-    """One row per task x metric of a finished run."""
-    return [axes(record) | asdict(score) | spent_columns(record) for score in record.scores]
+    return axes(record) | extra | spent_columns(record, results)
 
 
 def curve_rows(record: RunRecord) -> list[dict[str, Any]]:
     """One row per point of the pretraining curve."""
     return [axes(record) | asdict(point) for point in record.curve]
+
+
+def lost(tables: Tables, record: RunRecord, task: str) -> str | None:
+    """Why a run has no score of a task: its status, or `failed` if the task has failed; None otherwise."""
+    result = tables.results.get(record.run_id, {}).get(task)
+    if record.status != "finished":
+        return record.status
+    return "failed" if result is not None and result.status == "failed" else None
 
 
 def cell_of(record: RunRecord) -> Cell:
@@ -232,36 +281,36 @@ def _cells(records: Sequence[RunRecord], models: Sequence[str], budgets: Sequenc
     return tuple(sorted({cell_of(record) for record in records}, key=order))
 
 
-def _measures(records: Sequence[RunRecord]) -> dict[Measure, MeasureInfo]:
-    ordered = sorted(finished(records), key=lambda record: cell_of(record).arm.is_external)
-    scores = [(cell_of(record).arm.is_external, score) for record in ordered for score in record.scores]
-    first: dict[str, str] = {}
-    for _, score in scores:
-        first.setdefault(score.task, score.metric)
+def _measures(scored: Scored) -> dict[Measure, MeasureInfo]:
+    """A task's headline is its first score by the first arm that has one, an external arm last."""
+    ordered = sorted(scored, key=lambda pair: cell_of(pair[0]).arm.is_external)
+    headlines: dict[str, Measure] = {}
+    for _, score in ordered:
+        headlines.setdefault(score.task, Measure.of(score))
     found: dict[Measure, MeasureInfo] = {}
-    for is_external, score in scores:
-        measure = Measure(score.task, score.metric)
+    for record, score in ordered:
+        measure = Measure.of(score)
         old = found.get(measure)
-        known = set(old.chance) if old else set()
-        own = (
-            {score.chance} if old is None or not is_external else set()
-        )  # another vocabulary, another chance
+        chance = set(old.chance) if old else set()
+        if score.chance is not None and (old is None or not cell_of(record).arm.is_external):
+            chance.add(score.chance)  # an external model may have another vocabulary, so another chance
         found[measure] = MeasureInfo(
-            chance=tuple(sorted(known | own)),
+            chance=tuple(sorted(chance)),
             higher_is_better=old.higher_is_better if old else score.higher_is_better,
-            is_headline=first[score.task] == score.metric,
+            is_headline=headlines[score.task] == measure,
             n_items=tuple(sorted({score.n_items, *(old.n_items if old else ())})),
         )
-    ranked = sorted(found, key=lambda measure: (measure.task, not found[measure].is_headline, measure.metric))
-    return {measure: found[measure] for measure in ranked}
+    return {measure: found[measure] for measure in sorted(found, key=lambda m: _measure_order(m, found[m]))}
 
 
-def _values(records: Sequence[RunRecord]) -> dict[Measure, dict[Cell, dict[int, float]]]:
+def _measure_order(measure: Measure, info: MeasureInfo) -> tuple[Any, ...]:
+    return (measure.task, not info.is_headline, measure.metric, -(measure.n_labels or 0))
+
+
+def _values(scored: Scored) -> dict[Measure, dict[Cell, dict[int, float]]]:
     repeats: dict[tuple[Measure, Cell, int], list[float]] = {}
-    for record in finished(records):
-        for score in record.scores:
-            place = (Measure(score.task, score.metric), cell_of(record), record.seed)
-            repeats.setdefault(place, []).append(score.value)
+    for record, score in scored:
+        repeats.setdefault((Measure.of(score), cell_of(record), record.seed), []).append(score.value)
     values: dict[Measure, dict[Cell, dict[int, float]]] = {}
     for (measure, cell, seed), same in repeats.items():
         values.setdefault(measure, {}).setdefault(cell, {})[seed] = sum(same) / len(same)

@@ -23,18 +23,20 @@ from bench.analysis.stats import (
     N_SEEDS_ENOUGH,
     coverage_ceiling,
 )
-from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, cell_of, run_row
+from bench.analysis.table import BASELINE, Arm, Measure, Tables, cell_of, lost, run_row
 from bench.analysis.text import EMPTY, Entry, Link, View, amount, number, p_value, with_interval, with_p
 
 _MARK = {AHEAD: " ▲", BEHIND: " ▼", LEANS_AHEAD: " △", LEANS_BEHIND: " ▽"}
 _COSTS = ["parameters", "forward_tokens", "supervised_tokens", "flops", "epochs"]
-_COSTS += ["unique_bytes", "unique_pairs", "pretrain_s", "evaluate_s", "peak_memory_bytes"]
+_COSTS += ["unique_bytes", "unique_pairs", "pretrain_s", "evaluate_s", "evaluate_flops", "peak_memory_bytes"]
 
 
 def measure_label(tables: Tables, measure: Measure) -> str:
-    """`task: metric ↑`, the arrow pointing to better; once where both have one name."""
+    """`task: metric (labels) ↑`, the arrow pointing to better; once where both have one name."""
     arrow = "↑" if tables.measures[measure].higher_is_better else "↓"
-    return f"{': '.join(dict.fromkeys(measure))}\N{NO-BREAK SPACE}{arrow}"
+    names = ": ".join(dict.fromkeys((measure.task, measure.metric)))
+    labels = "" if measure.n_labels is None else f" ({measure.n_labels} labels)"
+    return f"{names}{labels}\N{NO-BREAK SPACE}{arrow}"
 
 
 def cells_anchor(tables: Tables, measure: Measure) -> str:
@@ -149,7 +151,7 @@ def cells(tables: Tables, measure: Measure) -> View:
                 str(row.interval.n) if row.interval else "0",
                 EMPTY if gap is None else with_interval(gap.interval, signed=True),
                 EMPTY if gap is None else p_value(gap.p_t),
-                _run_links(tables, row.cell),
+                _run_links(tables, row),
             ]
         )
     info = tables.measures[measure]
@@ -201,7 +203,7 @@ def pairs(tables: Tables) -> View:
 def runs(tables: Tables, records_href: str) -> View:
     """Every run with its status, reason and cost; the id leads to the record."""
     rows: list[list[Entry]] = []
-    for run in map(run_row, tables.records):
+    for run in (run_row(record, tables.results) for record in tables.records):
         run_id = str(run["run_id"])
         link = Link(run_id, f"{records_href}/{quote(run_id, safe='')}.json")
         axes = [run["strategy"], run["variant"], run["model"], run["budget"]]
@@ -229,11 +231,11 @@ def _pooled_entry(tables: Tables, row: Pooled) -> Entry:
 
 
 def _chance(tables: Tables, measure: Measure) -> str:
-    return " to ".join(number(bound) for bound in _ends(tables.measures[measure].chance))
+    return " to ".join(number(bound) for bound in _ends(tables.measures[measure].chance)) or EMPTY
 
 
 def _ends(values: tuple[float, ...]) -> list[float]:
-    return list(dict.fromkeys((values[0], values[-1])))
+    return list(dict.fromkeys((*values[:1], *values[-1:])))
 
 
 def _range(counts: Iterable[int]) -> str:
@@ -258,16 +260,17 @@ def _is_reference(arm: Arm | None) -> bool:
     return arm is None or arm.strategy == BASELINE
 
 
-def _run_links(tables: Tables, cell: Cell) -> list[Link]:
-    own = [record for record in tables.records if cell_of(record) == cell]
-    marks = {"finished": "", "diverged": " diverged", "failed": " failed"}
-    return [Link(f"{r.seed}{marks[r.status]}", f"#{run_anchor(r.run_id)}", r.run_id) for r in own]
+def _run_links(tables: Tables, row: Summary) -> list[Link]:
+    own = [record for record in tables.records if cell_of(record) == row.cell]
+    marks = [lost(tables, record, row.measure.task) for record in own]
+    texts = [str(r.seed) if mark is None else f"{r.seed} {mark}" for r, mark in zip(own, marks, strict=True)]
+    return [Link(t, f"#{run_anchor(r.run_id)}", r.run_id) for t, r in zip(texts, own, strict=True)]
 
 
 def _why_empty(tables: Tables, row: Summary) -> str:
     own = [record for record in tables.records if cell_of(record) == row.cell]
-    lost = [record.status for record in own if record.status != "finished"]
-    if len(lost) < len(own):
+    found = [mark for record in own if (mark := lost(tables, record, row.measure.task)) is not None]
+    if len(found) < len(own):
         reason = inapplicable(tables, row.cell.arm, row.measure.task)
         return "not applicable" if reason is not None else "not scored"
-    return ", ".join(f"{lost.count(status)} {status}" for status in sorted(set(lost)))
+    return ", ".join(f"{found.count(mark)} {mark}" for mark in sorted(set(found)))

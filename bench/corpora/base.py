@@ -36,6 +36,31 @@ class Pair:
     labels: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """An item of a source that is no pair: counted by its reason, never silently dropped."""
+
+    reason: str  # "image does not decode": the same for all items of a kind
+    place: str  # "row 7": where a user finds it
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A text that is put among the training documents `copies` times; 0: a control, never put there."""
+
+    text: str
+    copies: int
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Planting:
+    """Texts to plant. Every data budget of `within_bytes` or more holds each exactly `copies` times."""
+
+    texts: list[Planted]
+    within_bytes: int
+
+
 def split_of(group: str) -> Split:
     """The split of a group: a pure function of its name, so no seed or budget can move it."""
     share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
@@ -82,6 +107,10 @@ class TextCorpus(Corpus):
             DataError: nothing to read, or a file that is not UTF-8 text; names file and config key.
         """
 
+    def planting(self) -> Planting | None:
+        """What is planted among the documents, beside them: they keep splits, order and tokenizer."""
+        return None
+
 
 class PairCorpus(Corpus):
     """A corpus of (image, caption) pairs with square images of `image_size` pixels."""
@@ -89,9 +118,9 @@ class PairCorpus(Corpus):
     image_size: int
 
     @abstractmethod
-    def pairs(self) -> Iterator[Pair]:
-        """All pairs, in a fixed order, one at a time.
+    def pairs(self) -> Iterator[Pair | Skipped]:
+        """All pairs, in a fixed order, one at a time, and what of the source is none.
 
         Raises:
-            DataError: nothing to read, or an image that does not decode; names it and the config key.
+            DataError: nothing to read; names the config key.
         """

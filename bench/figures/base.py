@@ -176,13 +176,13 @@ def references(axes: Axes, scratch: Interval | None) -> None:
 
 def finish(axes: Axes, tables: Tables, measure: Measure, second_line: str = "") -> None:
     """Title and chance line; a chance that would squeeze all else into a corner is said in the title."""
-    level = tables.measures[measure].chance[0]
     low, high = axes.get_ylim()
     lines = [measure_label(tables, measure), second_line]
-    if max(low - level, level - high) <= max(1.5 * (high - low), 0.8 * abs(high)):
-        axes.axhline(level, color=GREY, linestyle=":", linewidth=1)
-    else:
-        lines.append(f"chance {number(level)}, off scale")
+    for level in tables.measures[measure].chance[:1]:
+        if max(low - level, level - high) <= max(1.5 * (high - low), 0.8 * abs(high)):
+            axes.axhline(level, color=GREY, linestyle=":", linewidth=1)
+        else:
+            lines.append(f"chance {number(level)}, off scale")
     axes.set_title("\n".join(line for line in lines if line))
 
 

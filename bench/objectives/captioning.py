@@ -17,7 +17,9 @@ from bench.backbones.vision import VisionTower, n_patches, to_float
 from bench.budget import StepCost, blocks_flops, head_flops, patch_flops, rows_per_step, vision_flops
 from bench.objectives.base import Batch, Core, Loss, Modality, ObjectiveOptions, Shapes, TextObjective
 from bench.schema import Optim
-from bench.vocabulary import PAD
+from bench.vocabulary import BOS, EOS, MASK, PAD
+
+NEVER_WRITTEN = [PAD, MASK, BOS]  # never a target, so nothing is known of their logits
 
 
 class Captioning(TextObjective):
@@ -58,10 +60,43 @@ class Captioning(TextObjective):
         Returns:
             (B, L, V); the first of L is computed at the last patch.
         """
-        patches = self.project_image(self.vision.hidden(to_float(images)))  # (B, P, D)
-        embedded = torch.cat([patches, self.backbone.embedding(captions)], dim=1)  # (B, P + L, D)
-        hidden = self.backbone.blocks(embedded, causal=True)
-        return self.head(hidden[:, patches.shape[1] - 1 : -1])
+        patches = self._patches(images)  # (B, P, D)
+        return self.head(self._read(patches, captions)[:, patches.shape[1] - 1 : -1])
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """(B, S, S, 3) uint8 -> what the vision tower sees (B, D)."""
+        return self.vision(to_float(images))
+
+    @torch.no_grad()
+    def caption_images(self, images: Tensor, n_new: int) -> Tensor:
+        """The likeliest token at each step, up to EOS.
+
+        Args:
+            images: (B, S, S, 3) uint8.
+            n_new: tokens at most, EOS included.
+
+        Returns:
+            (B, n_new) ids, PAD behind EOS.
+        """
+        patches = self._patches(images)
+        captions = torch.full((len(images), n_new), PAD, device=patches.device)
+        has_ended = torch.zeros(len(images), dtype=torch.bool, device=patches.device)
+        for t in range(n_new):
+            logits = self.head(self._read(patches, captions[:, :t])[:, -1])  # (B, V)
+            logits[:, NEVER_WRITTEN] = -torch.inf
+            captions[:, t] = logits.argmax(dim=1).masked_fill(has_ended, PAD)
+            has_ended |= captions[:, t] == EOS
+            if has_ended.all():
+                break
+        return captions
+
+    def _patches(self, images: Tensor) -> Tensor:
+        return self.project_image(self.vision.hidden(to_float(images)))
+
+    def _read(self, patches: Tensor, captions: Tensor) -> Tensor:
+        """Hidden states of patches (B, P, D) with a caption (B, L) behind them: (B, P + L, D)."""
+        embedded = torch.cat([patches, self.backbone.embedding(captions)], dim=1)
+        return self.backbone.blocks(embedded, causal=True)
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
         """Patches and caption positions are processed, the patches by tower and stack.

@@ -38,6 +38,10 @@ class EndpointReference(Objective):
         """There are none."""
         raise InapplicableError("an endpoint gives no features")
 
+    def layer_states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
+        """There are none."""
+        raise InapplicableError("an endpoint gives no features")
+
     def text_nll(self, texts: Sequence[str], data_dir: Path) -> TextNLL:
         """Asks for one text after the other; see `bench.endpoint.Endpoint.log_likelihood`."""
         if self.endpoint is None:

@@ -47,9 +47,13 @@ class TwoTowers(Objective):
         pixels = patch_flops(model, self.shapes.image_size)
         return StepCost.of_row(rows, tokens, 2, forward, data_flops=pixels)
 
+    def image_features(self, images: Tensor) -> Tensor:
+        """(B, S, S, 3) uint8 -> what the tower sees (B, D), before the joint space."""
+        return self.vision(to_float(images))
+
     def embed_images(self, images: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> unit rows (B, D) of the joint space."""
-        return F.normalize(self.project_image(self.vision(to_float(images))), dim=-1)
+        return F.normalize(self.project_image(self.image_features(images)), dim=-1)
 
     def embed_texts(self, tokens: Tensor) -> Tensor:
         """(B, L) ids -> unit rows (B, D) of the joint space."""

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from bench.errors import InapplicableError as InapplicableError
+from bench.feature_cache import FeatureCache
 from bench.meter import Meter
 from bench.objectives.base import Objective
 from bench.pairs import PairData
@@ -34,6 +35,7 @@ class Setting:
     seed: int
     keep_going: Callable[[], None]  # called between steps; raises when the run is told to stop
     meter: Meter = field(default_factory=Meter)
+    cache: FeatureCache = field(default_factory=FeatureCache)  # shared by the tasks of one checkpoint
     permutes_labels: bool = False  # in an audit: what is learnt from such labels must score chance
 
     def labels(self, given: Tensor) -> Tensor:

@@ -4,8 +4,7 @@
 features are frozen and a new vision tower is fitted to them on the training pairs.
 """
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
 
 import torch
 from omegaconf import MISSING
@@ -13,24 +12,12 @@ from torch import Tensor
 
 from bench.data import PairRows
 from bench.errors import ConfigError
+from bench.joint_space import space
 from bench.objectives.base import Objective
-from bench.protocols import Fit, fit_vision, hits, in_batches, text_features
-from bench.tasks.base import InapplicableError, Measured, Outcome, Setting, Task
+from bench.protocols import hits
+from bench.tasks.base import Measured, Outcome, Setting, Task
 
 RECALLS = (1, 5, 10)
-
-
-@runtime_checkable
-class JointSpace(Protocol):
-    """A strategy that embeds images and texts into one space."""
-
-    def embed_images(self, images: Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 -> unit rows (B, D)."""
-        ...
-
-    def embed_texts(self, tokens: Tensor) -> Tensor:
-        """(B, L) ids -> unit rows (B, D)."""
-        ...
 
 
 class Retrieval(Task):
@@ -54,47 +41,15 @@ class Retrieval(Task):
 
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
         """Mean of both directions' recall@5 first, then each recall of each direction."""
+        joint = space(model, self.options, setting)
         test = PairRows(setting.pairs.test()).all()
-        embed = self._zero_shot if self.options.protocol == "zero_shot" else self._fitted
-        image_rows, text_rows = embed(model, test["images"], test["captions"], setting)
+        text_rows, image_rows = joint.texts(test["captions"]), joint.images(test["images"])
         similarity = image_rows.double() @ text_rows.double().T  # (N, N)
-        return recalls(similarity.cpu())
+        return replace(recalls(similarity.cpu()), counts=setting.pairs.skipped)
 
     def ceiling(self, setting: Setting) -> Outcome:
         """Every image is like its own caption alone."""
         return recalls(torch.eye(len(setting.pairs.test()), dtype=torch.float64))
-
-    def _zero_shot(
-        self, model: Objective, images: Tensor, captions: Tensor, setting: Setting
-    ) -> tuple[Tensor, Tensor]:
-        if not isinstance(model, JointSpace):
-            raise InapplicableError("no image tower of its own")
-        model.eval()
-        return (
-            in_batches(model.embed_images, images, model.device),
-            in_batches(model.embed_texts, captions, model.device),
-        )
-
-    def _fitted(
-        self, model: Objective, images: Tensor, captions: Tensor, setting: Setting
-    ) -> tuple[Tensor, Tensor]:
-        train = PairRows(setting.pairs.train()).all()
-        texts = text_features(model, train["captions"])
-        mean, std = texts.mean(dim=0), texts.std(dim=0).clamp(min=1e-6)
-        image_side, text_side = fit_vision(
-            (texts - mean) / std,
-            train["images"],
-            model,
-            fit=Fit(self.options.steps, self.options.batch_size, self.options.lr_at_64),
-            temperature=self.options.temperature,
-            generator=torch.Generator().manual_seed(setting.seed),
-            keep_going=setting.keep_going,
-        )
-        test_texts = (text_features(model, captions) - mean) / std
-        return (
-            in_batches(image_side, images, model.device),
-            in_batches(text_side, test_texts, model.device),
-        )
 
 
 def recalls(similarity: Tensor) -> Outcome:

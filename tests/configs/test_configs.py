@@ -141,8 +141,6 @@ def test_where_and_how_a_run_happens_is_not_its_identity(override: str, plain: R
         "tokenizer.vocab_size=300",
         "sequence_length=32",
         "caption_length=8",
-        "task=[library_probe]",
-        "task.library_probe.train_per_class=7",
         "corpus.text.min_chars=81",
         "corpus/text=nltk",
         "trainer.precision=bf16-mixed",
@@ -183,11 +181,20 @@ def test_any_other_changed_science_shows_as_a_variant():
     assert {(spec.strategy, spec.model, spec.budget) for spec in specs} == {("mlm", "0.5m", "1mb")}
 
 
-@pytest.mark.parametrize(
-    "swept", ["corpus.text.min_chars=80,200", "task.library_probe.train_per_class=50,100"]
-)
-def test_two_runs_of_a_sweep_never_share_a_name(swept: str):
-    specs = many(swept)
+@pytest.mark.parametrize("tasks", ["task=[library_probe]", "task.library_probe.validation_items=7"])
+def test_how_a_run_is_measured_is_no_part_of_its_identity(tasks: str, plain: RunSpec):
+    assert one(tasks).run_id == plain.run_id
+    assert one(tasks).pending_tasks() != plain.pending_tasks()
+
+
+@pytest.mark.parametrize("swept", ["task.library_probe.test_items=350,700", "task=[a],[b]"])
+def test_tasks_are_no_axis_of_a_sweep(swept: str):
+    with pytest.raises(ConfigError, match="no axis"):
+        many(swept)
+
+
+def test_two_runs_of_a_sweep_never_share_a_name():
+    specs = many("corpus.text.min_chars=80,200")
     assert len({spec.run_id for spec in specs}) == 2
     assert len({(spec.label, *spec.corpus.values()) for spec in specs}) == 2
 

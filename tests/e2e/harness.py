@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from bench.records import RunRecord, read_record
+from bench.records import RunRecord, TaskResult, read_evaluations, read_record, results_of
 
 BENCH = [sys.executable, "-m", "bench.cli"]
 MARK = "BENCH_E2E"  # an environment variable that all descendants inherit
@@ -82,6 +82,13 @@ class Place:
         """The records by strategy."""
         paths = (self.folder / "experiments" / study / "records").glob("*.json")
         return {record.strategy: record for record in map(read_record, paths)}
+
+    def results(self, study: str = "adhoc") -> dict[str, dict[str, TaskResult]]:
+        """What tasks found, by strategy and task."""
+        evaluations, damaged = read_evaluations(self.folder / "experiments" / study / "evaluations")
+        assert not damaged
+        records = self.records(study)
+        return {name: results_of(evaluations.get(record.run_id, [])) for name, record in records.items()}
 
     def state(self, strategy: str) -> dict[str, Any]:
         """The run's status file; empty if there is none."""

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.endpoint import Access, Endpoint, Served
 from bench.errors import BenchError, ConfigError, DataError
-from bench.records import read_record
+from bench.records import read_evaluations, read_record, results_of
 
 pytest.importorskip("openai")
 TEXTS = ["the cat sat on the mat", "A naïve café, 100 €: 😀😀!", "ñ", " x\n\ny ", "日本語の文"]
@@ -263,17 +263,22 @@ def test_an_endpoint_is_a_row_of_a_study_and_its_failures_are_records(
     nats = sum(own_nll(model_folder, prompt) for prompt in prompts)
     first = [AutoTokenizer.from_pretrained(model_folder).tokenize(prompt)[0] for prompt in prompts]
     n_bytes = sum(len(prompt.encode()) - len(token) for prompt, token in zip(prompts, first, strict=True))
-    (score,) = finished.scores
+    evaluations, _ = read_evaluations(place.folder / "experiments/adhoc/evaluations")
+    (evaluation,) = evaluations[finished.run_id]
+    results = results_of([evaluation])
+    (score,) = [score for result in results.values() for score in result.scores]
     assert score.n_items == len(prompts) == 5
     assert score.value == pytest.approx(nats / math.log(2) / n_bytes, abs=1e-4)
-    assert set(finished.inapplicable) == {"retrieval_zero_shot"}
+    assert results["retrieval_zero_shot"].status == "inapplicable"
     assert (finished.parameters, finished.budget, finished.spent.steps) == (0, None, 0)
-    assert finished.data["endpoint"]["requests"] == 5
-    assert finished.data["endpoint"]["cost"] > 0
+    assert evaluation.data["endpoint"]["requests"] == 5
+    assert evaluation.data["endpoint"]["cost"] > 0
 
     failed = by_url["http://127.0.0.1:9/v1"]
-    assert failed.status == "failed"
+    results = results_of(evaluations[failed.run_id])
+    assert results["bits_per_byte_exact"].status == "failed"
+    assert "1 failed" in done.stdout
     reason = "strategy.base_url=http://127.0.0.1:9/v1: cannot be reached in 1 tries; "
-    assert failed.reason == reason + "start the server or correct the address"
+    assert results["bits_per_byte_exact"].reason == reason + "start the server or correct the address"
     assert files_with(KEY, place.folder, data) == []
     assert KEY not in done.stdout + done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness import Place, until
 
-from bench.records import RunRecord
+from bench.records import RunRecord, Score
 
 LONG = ["budget.tokens=160000", "trainer.checkpoint_every_s=0.2"]  # some seconds
 
@@ -30,14 +30,19 @@ def weights(place: Place, strategy: str) -> bytes:
 
 def numbers(record: RunRecord) -> tuple[object, ...]:
     """All of a record that does not tell the time."""
-    spent = vars(record.spent) | {"pretrain_s": 0, "evaluate_s": 0, "peak_memory_bytes": 0}
-    return record.run_id, record.status, record.scores, record.curve, spent
+    spent = vars(record.spent) | {"pretrain_s": 0, "energy": None, "peak_memory_bytes": 0}
+    return record.run_id, record.status, record.curve, spent
+
+
+def scores(place: Place, strategy: str) -> list[Score]:
+    return [score for result in place.results()[strategy].values() for score in result.scores]
 
 
 def assert_same_bits(place: Place, undisturbed: Place, *strategies: str) -> None:
     for strategy in strategies:
         assert weights(place, strategy) == weights(undisturbed, strategy)
         assert numbers(place.records()[strategy]) == numbers(undisturbed.records()[strategy])
+        assert scores(place, strategy) == scores(undisturbed, strategy) != []
 
 
 def steps_logged(folder: Path) -> list[str]:

@@ -1,61 +1,21 @@
 """Laws of the tables and the statistics, on records with values that can be checked by hand."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from toy_runs import CLM, make_run, tables_of, toy_runs, toy_tables
 
 from bench.analysis import stats, views
 from bench.analysis.compare import baseline_cell, choices, pooled, summaries
 from bench.analysis.learning import learning
 from bench.analysis.provenance import warnings
-from bench.analysis.table import Arm, Cell, Measure, Tables, tabulate
+from bench.analysis.table import Arm, Cell, Measure, Tables
 from bench.analysis.text import latex_escape, markdown_escape, plain, with_seeds
 from bench.records import CurvePoint, RunRecord, Score, Spent
 
 PROBE = Measure("probe", "accuracy")
-SCRATCH = (0.50, 0.52, 0.54)
-CLM = (0.60, 0.63, 0.66)  # minus scratch: 0.10, 0.11, 0.12
-
-
-def make_record(strategy: str, seed: int, value: float | None, **changes: Any) -> RunRecord:
-    """One run with one score; no score means that the run failed."""
-    budget = changes.pop("budget", None if strategy == "scratch" else "1kb")
-    score = Score("probe", "accuracy", value or 0.0, 0.25, 100)
-    spent = Spent(steps=10, forward_tokens=1000, flops=1e9, unique_bytes=1000) if budget else Spent()
-    record = RunRecord(
-        run_id=f"{strategy}-{budget}-{seed}",
-        study="toy",
-        status="finished" if value is not None else "failed",
-        strategy=strategy,
-        model="tiny",
-        budget=budget,
-        variant="",
-        seed=seed,
-        corpus={"text": "toy"},
-        config={"optim": {"lr_peak": 0.001}},
-        reason=None if value is not None else "out of memory",
-        parameters=100,
-        spent=spent if value is not None else Spent(),
-        scores=(score,) if value is not None else (),
-        curve=(CurvePoint(10, 1000, 1e9, 2.0, 2.5),) if budget and value is not None else (),
-        data={"text": {"content_hash": "abc"}},
-        environment={"torch": "2.7"},
-        started_at="2026-01-02T03:04:05+00:00",
-    )
-    return replace(record, **changes)
-
-
-def toy_records() -> list[RunRecord]:
-    """Three seeds of scratch and of clm at one budget."""
-    runs = [make_record("scratch", seed, value) for seed, value in enumerate(SCRATCH)]
-    return runs + [make_record("clm", seed, value) for seed, value in enumerate(CLM)]
-
-
-def toy_tables(*more: RunRecord) -> Tables:
-    return tabulate("toy", [*toy_records(), *more])
 
 
 def cell(strategy: str, budget: str | None = "1kb") -> Cell:
@@ -113,8 +73,8 @@ def test_cell_means_and_paired_differences_are_the_hand_computed_ones():
 
 
 def test_differences_pair_by_seed_and_leave_out_the_unpaired():
-    records = [record for record in toy_records() if record.run_id != "scratch-None-0"]
-    row = summary_of(tabulate("toy", records), cell("clm"))
+    records = [record for record in toy_runs() if record.run_id != "scratch-None-0"]
+    row = summary_of(tables_of(records), cell("clm"))
     assert row.to_scratch.seeds == (1, 2)
     assert row.interval.n == 3
 
@@ -157,15 +117,15 @@ def test_pure_noise_is_seldom_decided():
 
 
 def test_a_missing_cell_leaves_the_pooled_mean_empty_and_the_verdict_open():
-    tables = toy_tables(*(make_record("mlm", seed, 0.7, budget="2kb") for seed in range(3)))
+    tables = toy_tables(*(make_run("mlm", seed, 0.7, budget="2kb") for seed in range(3)))
     [row] = [row for row in pooled(tables, [PROBE]) if row.arm == Arm("clm", "")]  # mlm alone has 2kb
     assert (row.interval, row.n_missing) == (None, 1)
     assert row.verdict == "inconclusive (missing cells)"
 
 
 def test_the_choice_names_the_tied_the_beaten_and_the_missing():
-    mlm = [make_record("mlm", seed, value) for seed, value in enumerate((0.61, 0.62, 0.66))]
-    lost = make_record("clip", 0, None)
+    mlm = [make_run("mlm", seed, value) for seed, value in enumerate((0.61, 0.62, 0.66))]
+    lost = make_run("clip", 0, None)
     [choice] = choices(toy_tables(*mlm, lost), PROBE)
     assert choice.best == Arm("clm", "")
     assert (choice.tied, choice.missing) == ((Arm("mlm", ""),), (Arm("clip", ""),))
@@ -173,8 +133,8 @@ def test_the_choice_names_the_tied_the_beaten_and_the_missing():
 
 
 def test_a_failed_run_is_never_a_number():
-    spoilt = make_record("clm", 3, None, scores=(Score("probe", "accuracy", 0.0, 0.25, 100),))
-    diverged = make_record("mlm", 0, None, status="diverged")
+    spoilt = make_run("clm", 3, None, scores=(Score("probe", "accuracy", 0.0, 0.25, 100),))
+    diverged = make_run("mlm", 0, None, status="diverged")
     tables = toy_tables(spoilt, diverged)
     assert summary_of(tables, cell("clm")).interval.n == 3
     assert summary_of(tables, cell("mlm")).interval is None
@@ -185,7 +145,7 @@ def test_a_failed_run_is_never_a_number():
 
 
 def test_an_empty_cell_shows_its_status():
-    view = views.cells(toy_tables(make_record("mlm", 0, None)), PROBE)
+    view = views.cells(toy_tables(make_run("mlm", 0, None)), PROBE)
     row = next(row for row in view.rows if plain(row[0]) == "mlm")
     assert "1 failed" in plain(row[3])
 
@@ -200,12 +160,12 @@ def test_scratch_has_no_budget_and_no_unique_data():
 
 def test_budgets_stand_in_order_of_size_not_of_name():
     big = Spent(steps=1, unique_bytes=20_000)
-    tables = toy_tables(make_record("clm", 0, 0.7, budget="1mb", spent=big))
+    tables = toy_tables(make_run("clm", 0, 0.7, budget="1mb", spent=big))
     assert tables.budgets == ("1kb", "1mb")
 
 
 def test_repeated_seeds_count_once_and_are_told():
-    tables = toy_tables(make_record("clm", 0, 0.70, run_id="again"))
+    tables = toy_tables(make_run("clm", 0, 0.70, run_id="again"))
     row = summary_of(tables, cell("clm"))
     assert row.interval.n == 3
     assert row.interval.mean == pytest.approx((0.65 + 0.63 + 0.66) / 3)
@@ -214,7 +174,7 @@ def test_repeated_seeds_count_once_and_are_told():
 
 def test_disagreeing_data_and_software_are_told():
     assert warnings(toy_tables()) == []
-    other = make_record("mlm", 0, 0.6, data={"text": {"content_hash": "xyz"}}, environment={"torch": "2.8"})
+    other = make_run("mlm", 0, 0.6, data={"text": {"content_hash": "xyz"}}, environment={"torch": "2.8"})
     lines = " ".join(warnings(toy_tables(other)))
     assert "text.content_hash" in lines
     assert "torch" in lines
@@ -232,17 +192,16 @@ def test_markup_in_names_is_text():
 
 
 def test_a_lost_run_leaves_the_verdict_open():
-    tables = toy_tables(make_record("clm", 3, None))
+    tables = toy_tables(make_run("clm", 3, None))
     [row] = [row for row in pooled(tables, [PROBE]) if row.arm == Arm("clm", "")]
     assert (row.n_lost, row.verdict) == (1, "inconclusive (1 runs lost)")
 
 
 def test_a_cell_is_compared_with_scratch_of_the_same_settings_or_with_none():
-    tables = tabulate(
-        "toy",
+    tables = tables_of(
         [
-            make_record("scratch", 0, 0.5),
-            make_record("clm", 0, 0.7, variant="corpus/text=nltk optim.lr_peak=0.1"),
+            make_run("scratch", 0, 0.5),
+            make_run("clm", 0, 0.7, variant="corpus/text=nltk optim.lr_peak=0.1"),
         ],
     )
 
@@ -268,8 +227,8 @@ def learned(tables: Tables) -> list[list[str]]:
 
 
 def test_a_strategy_that_learned_and_pays_says_on_what():
-    runs = [make_record("clm", i, v, curve=curve(3.0, 2.0), budget="1kb") for i, v in enumerate(CLM)]
-    tables = tabulate("toy", [*toy_records()[:3], *runs])
+    runs = [make_run("clm", i, v, curve=curve(3.0, 2.0), budget="1kb") for i, v in enumerate(CLM)]
+    tables = tables_of([*toy_runs()[:3], *runs])
     assert learned(tables) == [["clm", "3 of 3 runs", "3 of 3 runs", "probe +0.110 ▲"]]
     assert "Every strategy is better on some task." in learning(tables).note
 
@@ -277,9 +236,9 @@ def test_a_strategy_that_learned_and_pays_says_on_what():
 def test_a_strategy_that_pays_nowhere_and_a_loss_that_rose_are_named():
     worse = [0.4, 0.5, 0.3]
     ends = [(3.0, 2.0), (2.0, 3.0), (2.0, 2.0)]
-    runs = [make_record("mlm", i, v, curve=curve(*ends[i])) for i, v in enumerate(worse)]
-    lost = make_record("mlm", 3, None)
-    tables = tabulate("toy", [*toy_records()[:3], *runs, lost])
+    runs = [make_run("mlm", i, v, curve=curve(*ends[i])) for i, v in enumerate(worse)]
+    lost = make_run("mlm", 3, None)
+    tables = tables_of([*toy_runs()[:3], *runs, lost])
     assert learned(tables) == [["mlm", "3 of 3 runs", "1 of 3 runs", "–"]]
     assert "Better on no task: mlm." in learning(tables).note
 
@@ -287,10 +246,10 @@ def test_a_strategy_that_pays_nowhere_and_a_loss_that_rose_are_named():
 def test_better_means_lower_where_lower_is_better():
     def record(strategy: str, seed: int, value: float) -> RunRecord:
         score = Score("text", "bits", value, 8.0, 100, higher_is_better=False)
-        return make_record(strategy, seed, value, scores=(score,), curve=curve(3.0, 2.0))
+        return make_run(strategy, seed, value, scores=(score,), curve=curve(3.0, 2.0))
 
     runs = [record(name, i, v) for name, v in (("scratch", 5.0), ("clm", 4.0)) for i in range(2)]
-    assert learned(tabulate("toy", runs))[-1][-1].startswith("text −1.000")
+    assert learned(tables_of(runs))[-1][-1].startswith("text −1.000")
 
 
 # External references
@@ -298,7 +257,7 @@ def test_better_means_lower_where_lower_is_better():
 
 def external(seed: int, value: float, model: str = "hf[name=bert]", **changes: Any) -> RunRecord:
     changes = {"run_id": f"{model}-{seed}", "model": model, "budget": None, "parameters": 9999} | changes
-    return make_record("reference", seed, value, **changes)
+    return make_run("reference", seed, value, **changes)
 
 
 def test_an_external_reference_is_marked_and_changes_no_other_row():
@@ -313,7 +272,7 @@ def test_an_external_reference_is_marked_and_changes_no_other_row():
     other, ours = ({"tokenizer_sha256": text} for text in ("abc", "xyz"))
     guess = Score("probe", "accuracy", 0.9, 0.1, 100)  # by another vocabulary
     reference = external(0, 0.9, data=other, scores=(guess,))
-    assert warnings(toy_tables(reference, make_record("mlm", 0, 0.6, data=ours))) == []
+    assert warnings(toy_tables(reference, make_run("mlm", 0, 0.6, data=ours))) == []
     view = views.headline(tables)
     assert plain(view.rows[-1][0]) == "reference [hf[name=bert]] (external)"
     assert "trained elsewhere" in view.note
@@ -331,7 +290,7 @@ def test_every_external_model_is_a_row_of_its_own():
 
 def test_scratch_of_its_architecture_makes_no_verdict_of_an_external_reference():
     name = "hf[name=bert]"
-    scratch = [make_record("scratch", s, 0.5, model=name, run_id=f"hf-{s}") for s in range(3)]
+    scratch = [make_run("scratch", s, 0.5, model=name, run_id=f"hf-{s}") for s in range(3)]
     tables = toy_tables(*scratch, *(external(seed, 0.9 + seed / 100) for seed in range(3)))
     rows = {row.arm: row for row in pooled(tables, [PROBE])}
     [reference] = [row for arm, row in rows.items() if arm.is_external]
@@ -341,7 +300,7 @@ def test_scratch_of_its_architecture_makes_no_verdict_of_an_external_reference()
 
 def test_what_trains_on_from_a_checkpoint_is_paired_with_it():
     name = "hf[name=bert]"
-    trained = [make_record("mlm", s, 0.95 + s / 100, model=name, run_id=f"mlm-{s}") for s in range(3)]
+    trained = [make_run("mlm", s, 0.95 + s / 100, model=name, run_id=f"mlm-{s}") for s in range(3)]
     tables = toy_tables(*trained, *(external(seed, 0.9) for seed in range(3)))
     rows = [[plain(entry) for entry in row] for row in views.pairs(tables).rows]
     [row] = [row for row in rows if row[3] == name and "(external)" in row[2]]
@@ -349,6 +308,6 @@ def test_what_trains_on_from_a_checkpoint_is_paired_with_it():
 
 
 def test_a_study_of_external_references_alone_is_a_table_without_verdicts():
-    tables = tabulate("toy", [external(seed, 0.9) for seed in range(3)])
+    tables = tables_of([external(seed, 0.9) for seed in range(3)])
     assert choices(tables, PROBE) == []
     assert [row.verdict for row in pooled(tables, [PROBE])] == ["external reference"]

@@ -72,8 +72,20 @@ LIGHT = members(
     *("endpoint", "echo"),
 )
 TRAINING = set(
-    members("train", "callbacks", "checkpoint", "data", "optim", "protocols", "contrastive", "tracking")
-    + members("backbones", "objectives", "tasks", "worker")
+    members(
+        "train",
+        "pretrain",
+        "evaluate",
+        "energy",
+        "callbacks",
+        "checkpoint",
+        "data",
+        "optim",
+        "protocols",
+        "contrastive",
+        "tracking",
+    )
+    + members("tuning", "descent", "feature_cache", "audit", "backbones", "objectives", "tasks", "worker")
 )
 
 
@@ -95,7 +107,7 @@ def test_the_command_line_answers_without_torch():
     assert not set(ast.literal_eval(done.stdout)) & (HEAVY | {"pandas", "matplotlib"})
 
 
-@pytest.mark.parametrize("module", members("backbones", "budget", "optim", "contrastive"))
+@pytest.mark.parametrize("module", members("backbones", "budget", "optim", "contrastive", "descent"))
 def test_what_objectives_are_made_of_knows_no_objective(module: str):
     assert not {name for name in reached(module, deep=True) if name.startswith("bench.objectives")}
 
@@ -104,11 +116,11 @@ def test_what_objectives_are_made_of_knows_no_objective(module: str):
 def test_objectives_know_neither_each_other_nor_what_uses_them(module: str):
     known = {name for name in imports(module, deep=True) if name.startswith("bench.objectives")}
     assert known <= {"bench.objectives", "bench.objectives.base", "bench.objectives.two_towers"}
-    users = set(members("tasks", "protocols", "train", "data", "callbacks", "corpora"))
+    users = set(members("tasks", "protocols", "tuning", "train", "data", "callbacks", "corpora"))
     assert not reached(module, deep=True) & users
 
 
-@pytest.mark.parametrize("module", members("tasks", "protocols"))
+@pytest.mark.parametrize("module", members("tasks", "protocols", "tuning"))
 def test_tasks_and_protocols_know_no_single_objective(module: str):
     known = {name for name in reached(module, deep=True) if name.startswith("bench.objectives.")}
     assert known <= {"bench.objectives.base"}

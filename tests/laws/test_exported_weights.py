@@ -60,6 +60,12 @@ class Export:
         return cls.from_pretrained(self.folder).eval()
 
 
+SCORES = [
+    Score("library_probe", "accuracy", 0.75, 0.125, 800, n_labels=32),
+    Score("generation", "repetition", 0.5, None, 64),
+]
+
+
 def record(stem: str) -> RunRecord:
     source = {"source": "docs | of\nnumpy", "licence": "BSD"}
     return RunRecord(
@@ -73,7 +79,6 @@ def record(stem: str) -> RunRecord:
         seed=3,
         corpus={"text": "docstrings", "pairs": "openmoji"},
         config={"strategy": strategy_node(stem)},
-        scores=(Score("library_probe", "accuracy", 0.75, 0.125, 800),),
         data={kind: {"provenance": source, "content_sha256": "c0ffee"} for kind in ("text", "pairs")},
         command="bench train strategy=x",
     )
@@ -92,7 +97,7 @@ def make_export(stem: str, tokenizer: Path, folder: Path) -> Export:
     ours = make_strategy(stem, shapes=shapes)
     for parameter in ours.parameters():  # far from the start, so that a difference shows
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    write(ours, tokenizer, record(stem), folder)
+    write(ours, tokenizer, record(stem), folder, SCORES)
     return Export(stem, ours, tokenizer, folder)
 
 
@@ -259,11 +264,12 @@ def test_the_card_tells_the_data_the_scores_and_their_chance(export: Export):
     _, front, body = text.split("---\n", 2)
     assert yaml.safe_load(front)["library_name"] == "transformers"
     assert export.stem in yaml.safe_load(front)["tags"]
-    assert "| library\\_probe | accuracy | 0.750 | 0.125 | 800 |" in body
+    assert "| library\\_probe | accuracy (32 labels) | 0.750 | 0.125 | 800 |" in body
+    assert "| generation | repetition | 0.500 | – | 64 |" in body
     assert "| data (text) | docs \\| of numpy |" in body
     assert ("| data (pairs) |" in body) == (export.ours.modality == "pairs")
     assert f"`{export.ours.stock_class}`" in body
     assert all(f"`{name}`" in body for name in other_modules(export.ours))
-    assert ("predicted 1 position to its left" in card(export.ours, record(export.stem))) == bool(
+    assert ("predicted 1 position to its left" in card(export.ours, record(export.stem), SCORES)) == bool(
         export.ours.mask_shift and ARCHITECTURES[export.ours.stock_class].masks
     )

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor
 from torch.testing import assert_close
 from toy_data import prepare
 from toy_models import SHAPES, generator, make_strategy, pair_rows, ragged_tokens, with_features
 
 from bench import protocols
-from bench.protocols import Fit, encode, fine_tune, fit_vision, hits, in_batches, probe, text_features
+from bench.protocols import Fit, encode, fit_vision, hits, in_batches, probe, text_features
 from bench.tasks.retrieval import recalls
 from bench.vocabulary import EOS, PAD
 
@@ -145,71 +144,6 @@ def test_a_probe_converges_within_its_iterations(monkeypatch: pytest.MonkeyPatch
     labels = torch.arange(400) % 8
     probe(torch.randn(400, D, generator=generator()), labels, torch.zeros(1, D))
     assert int(np.max(fitted[0].n_iter_)) < fitted[0].max_iter
-
-
-# Fine-tuning
-
-
-def one_word_task(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The class is told by one of two words, somewhere among others."""
-    tokens = torch.randint(10, 20, (n, 8), generator=generator(seed))
-    labels = torch.arange(n) % 2
-    tokens[torch.arange(n), torch.arange(n) // 2 % 8] = 5 + labels
-    return tokens, labels
-
-
-@pytest.mark.parametrize("stem", with_features())
-def test_fine_tuning_learns_and_leaves_the_model_as_it_was(stem: str):
-    model = make_strategy(stem)
-    before = {name: values.clone() for name, values in model.state_dict().items()}
-    tokens, labels = one_word_task(128, seed=0)
-    test, expected = one_word_task(64, seed=1)
-    fit = Fit(steps=80, batch_size=32, lr_at_64=5e-3)
-
-    def tuned(seed: int) -> Tensor:
-        return fine_tune(model, tokens, labels, test, fit=fit, generator=generator(seed), keep_going=going)
-
-    scores = tuned(0)
-    assert hits(scores, expected).mean() > 0.95
-    assert_close(model.state_dict(), before, rtol=0, atol=0)
-    assert all(p.grad is None for p in model.parameters())
-    torch.manual_seed(99)  # the global state has no say
-    assert torch.equal(tuned(0), scores)
-    assert not torch.equal(tuned(1), scores)
-
-
-def test_a_fit_that_leaves_the_finite_numbers_is_an_error_and_no_score():
-    model = make_strategy("scratch")
-    with torch.no_grad():
-        model.backbone.embedding.weight.fill_(float("nan"))
-    tokens, labels = one_word_task(16, seed=0)
-    fit = Fit(steps=3, batch_size=8, lr_at_64=1e-3)
-    with pytest.raises(FloatingPointError, match="lr_at_64"):
-        fine_tune(model, tokens, labels, tokens, fit=fit, generator=generator(), keep_going=going)
-
-
-def test_every_item_is_trained_on_once_before_any_twice(monkeypatch: pytest.MonkeyPatch):
-    seen: list[int] = []
-    plain = protocols._trim
-
-    def watched(tokens: Tensor) -> Tensor:
-        seen.extend(tokens[:, 0].tolist())
-        return plain(tokens)
-
-    monkeypatch.setattr(protocols, "_trim", watched)
-    tokens = torch.stack([torch.arange(4, 16), torch.full((12,), EOS)], dim=1)
-    fit = Fit(steps=6, batch_size=4, lr_at_64=1e-3)
-    fine_tune(
-        make_strategy("scratch"),
-        tokens,
-        torch.arange(12) % 2,
-        tokens,
-        fit=fit,
-        generator=generator(),
-        keep_going=going,
-    )
-    assert sorted(seen[:12]) == sorted(seen[12:24]) == list(range(4, 16))
-    assert seen[:12] != seen[12:24]
 
 
 # Fitted vision tower

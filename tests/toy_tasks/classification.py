@@ -8,7 +8,19 @@ from bench.corpora.base import Split
 from bench.tasks.base import Setting, Task
 from bench.tasks.text_classification import TextClassification
 
-QUICK = {"train_per_class": 8, "test_per_class": 6, "steps": 3, "batch_size": 8, "lr_at_64": 1e-3}
+QUICK = {
+    "label_budgets": [6, 13, 100, None],
+    "max_labels": 100,
+    "validation_items": 6,
+    "test_items": 20,
+    "steps": 3,
+    "batch_size": 8,
+    "lr_at_64": 1e-3,
+    "lr_grid": [1e-3],
+    "n_fits": 2,
+    "n_validations": 1,
+    "patience": 1,
+}
 
 
 def examples(self: TextClassification, split: Split, setting: Setting) -> dict[str, list[str]]:

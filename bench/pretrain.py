@@ -1,0 +1,129 @@
+"""The fit of one run: strategy and prepared data -> trained weights, and what they took."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger
+
+from bench import budget, checkpoint, tracking
+from bench.budget import StepCost
+from bench.callbacks import Progress, TrainingLoss, Validation
+from bench.data import VALIDATION_SEED, BatchModule, PairRows, Rows, TextRows, make_batch
+from bench.energy import EnergyMeter
+from bench.errors import DataError
+from bench.objectives.base import Batch, Objective
+from bench.prepare import Prepared, check_epochs
+from bench.records import Spent
+from bench.schema import Config
+from bench.spec import RunSpec
+from bench.stopping import Stop
+from bench.trunk import Trunk
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run under way: what it is, where it works, whom it tells, when it must stop."""
+
+    spec: RunSpec
+    folder: Path
+    loggers: list[Logger]
+    status: tracking.StatusFile
+    stop: Stop
+    energy: EnergyMeter
+
+
+def pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
+    """Train to the end of the compute budget, from the last good checkpoint if there is one.
+
+    Raises:
+        DivergedError: the loss left the finite numbers.
+        InterruptedRunError: told to stop; the state is saved.
+    """
+    config = job.spec.typed()
+    cost = objective.step_cost(config.optim.tokens_per_step)
+    steps = budget.n_steps(config.budget, cost)
+    train, validation = _rows(job.spec, objective, data)
+    epochs = budget.n_epochs(steps * cost.rows, len(train))
+    if config.budget.tokens is None:  # only now known; a budget of tokens was checked before
+        check_epochs(config.budget, epochs)
+    batches = BatchModule(
+        train=train,
+        corrupt=objective.corrupt_at,
+        seed=job.spec.seed,
+        rows_per_step=cost.rows,
+        loader_workers=config.trainer.loader_workers,
+    )
+    checkpoints = job.folder / "checkpoints"
+    start = checkpoint.latest(checkpoints)
+    progress = Progress(job.status, job.stop, cost, checkpoints)
+    callbacks = [
+        TrainingLoss(config.logger.log_every_n_steps),
+        Validation(_held_out(config, objective, validation, cost), config.trainer.n_validations, cost),
+        checkpoint.Checkpoints(checkpoints, config.trainer.checkpoint_every_s),
+        progress,
+    ]
+    if objective.trunk_share is not None:
+        trunk = Trunk(job.spec, objective.trunk_share, steps)
+        callbacks.append(trunk)
+        start = start or trunk.enter(cost)
+    trainer = _trainer(job, steps, callbacks, has_idle_weights=objective.has_idle_weights)
+    trainer.fit(objective, batches, ckpt_path=start, weights_only=True)
+    spent = Spent(
+        steps=steps,
+        forward_tokens=steps * cost.forward_tokens,
+        supervised_tokens=round(steps * cost.supervised_tokens),
+        flops=steps * cost.flops,
+        epochs=epochs,
+        pretrain_s=progress.elapsed_s,
+    )
+    return replace(spent, **data.unique(config.budget, objective.modality))  # type: ignore[arg-type]
+
+
+def _held_out(config: Config, objective: Objective, rows: Rows, cost: StepCost) -> list[Batch]:
+    """The batches that the objective's own loss is measured on; phases are measured by their last one."""
+    return [
+        make_batch(
+            rows,
+            objective.corrupt_at,
+            seed=VALIDATION_SEED,
+            step=i,
+            rows_per_step=cost.rows,
+            progress=1.0,
+        )
+        for i in range(config.trainer.validation_batches)
+    ]
+
+
+def _trainer(job: Job, steps: int, callbacks: list[Callback], *, has_idle_weights: bool) -> Trainer:
+    config = job.spec.typed()
+    settings = config.trainer
+    ddp = "ddp_find_unused_parameters_true" if has_idle_weights else "ddp"
+    return Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy=ddp if settings.devices > 1 else "auto",
+        precision=settings.precision,  # type: ignore[arg-type]
+        max_steps=steps,
+        gradient_clip_val=config.optim.clip_norm,
+        deterministic=True if settings.accelerator == "cpu" else "warn",
+        logger=job.loggers,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _rows(spec: RunSpec, objective: Objective, data: Prepared) -> tuple[Rows, Rows]:
+    """Training and validation rows of the strategy's modality."""
+    config = spec.typed()
+    if objective.modality == "pairs":
+        return PairRows(data.pairs.train(config.budget.unique_pairs)), PairRows(data.pairs.validation())
+    length = config.sequence_length
+    train = TextRows(data.text.train(config.budget.unique_bytes), length)
+    validation = TextRows(data.text.validation(), length)
+    if not len(validation):
+        raise DataError(f"the validation split holds less than sequence_length={length} tokens; lower it")
+    return train, validation

@@ -1,0 +1,259 @@
+"""Fine-tuning: what is kept, which rate is chosen, when it stops, what counts as failed."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.testing import assert_close
+from toy_models import SHAPES, generator, make_strategy, with_features
+
+from bench import tuning
+from bench.descent import descend
+from bench.errors import ConfigError
+from bench.objectives.base import Objective
+from bench.protocols import Tuned, Tuning, fine_tune, hits, text_features
+from bench.tasks.base import Setting
+
+D = SHAPES.model.d_model
+Row = list[float | None]
+ONE = Tuning(steps=4, batch_size=4, lr_grid=[1e-3], n_fits=1, n_validations=4, patience=4)
+
+
+def bare_setting(seed: int) -> Setting:
+    """Fine-tuning looks at no data of its own."""
+    nothing: Any = None
+    return Setting(nothing, 16, nothing, nothing, Path(), seed, keep_going=lambda: None)
+
+
+def one_word_task(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The class is told by one of two words, somewhere among others."""
+    tokens = torch.randint(10, 20, (n, 8), generator=generator(seed))
+    labels = torch.arange(n) % 2
+    tokens[torch.arange(n), torch.arange(n) // 2 % 8] = 5 + labels
+    return tokens, labels
+
+
+def zeros() -> nn.Module:
+    linear = nn.Linear(D, 2)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def logits(model: Objective, head: nn.Module, tokens: Tensor) -> Tensor:
+    return head(text_features(model, tokens))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("stem", with_features())
+def test_fine_tuning_learns_and_leaves_the_model_as_it_was(stem: str):
+    model = make_strategy(stem)
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    tokens, labels = one_word_task(128, seed=0)
+    held, expected = one_word_task(64, seed=1)
+
+    def loss(tuned: Objective, head: nn.Module, index: Tensor) -> Tensor:
+        return F.cross_entropy(head(tuned.features(tokens[index])), labels[index])
+
+    def validate(tuned: Objective, head: nn.Module) -> float:
+        return float(hits(logits(tuned, head, held), expected).mean())
+
+    def tuned(seed: int) -> list[Tuned]:
+        plan = Tuning(steps=80, batch_size=32, lr_grid=[5e-3], n_fits=2, n_validations=4, patience=4)
+        return fine_tune(
+            model,
+            head=zeros,
+            loss=loss,
+            validate=validate,
+            n_items=128,
+            tuning=plan,
+            setting=bare_setting(seed),
+            floor=0.5,
+        )
+
+    fits = tuned(0)
+    for fit in fits:
+        assert fit.validation == validate(fit.model, fit.head) > 0.95
+        assert not fit.failed
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert all(p.grad is None for p in [*model.parameters(), *fits[0].model.parameters()])
+    assert not torch.equal(fits[0].head.weight, fits[1].head.weight)
+    torch.manual_seed(99)  # the global state has no say
+    for fit, again in zip(fits, tuned(0), strict=True):
+        assert torch.equal(fit.head.weight, again.head.weight)
+    assert not torch.equal(tuned(1)[0].head.weight, fits[0].head.weight)
+
+
+# With validation scores given by hand
+
+
+class Scripted:
+    """Fine-tunings of `scratch` whose validation scores and divergences are given.
+
+    `scores[lr]` holds a row per fit: the score of each validation; None: its loss is not finite from then on.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, scores: dict[float, list[list[float | None]]]
+    ) -> None:
+        self.rows: Iterator[Row] = iter([row for rows in scores.values() for row in rows])
+        self.states: list[list[dict[str, Tensor]]] = []
+        plain = tuning.descend
+
+        def begun(*args: Any, **kwargs: Any) -> Iterator[int]:
+            self.row = list(next(self.rows))
+            self.states.append([])
+            return plain(*args, **kwargs)
+
+        monkeypatch.setattr(tuning, "descend", begun)
+        self.plan = replace(ONE, lr_grid=list(scores), n_fits=len(next(iter(scores.values()))))
+
+    def loss(self, model: Objective, head: nn.Module, index: Tensor) -> Tensor:
+        broken = bool(self.row) and self.row[0] is None
+        features = model.features(index[:, None] + 5)
+        return F.cross_entropy(head(features), index % 2) * (float("nan") if broken else 1.0)
+
+    def validate(self, model: Objective, head: nn.Module) -> float:
+        assert not torch.is_grad_enabled()
+        assert not head.training
+        self.states[-1].append(copy.deepcopy(head.state_dict()))
+        score = self.row.pop(0)
+        assert score is not None
+        return score
+
+    def fits(self, floor: float = 0.5, **changes: Any) -> list[Tuned]:
+        return fine_tune(
+            make_strategy("scratch"),
+            head=zeros,
+            loss=self.loss,
+            validate=self.validate,
+            n_items=8,
+            tuning=replace(self.plan, **changes),
+            setting=bare_setting(0),
+            floor=floor,
+        )
+
+
+def test_the_best_state_is_kept_and_the_first_of_equals(monkeypatch: pytest.MonkeyPatch):
+    script = Scripted(monkeypatch, {1e-3: [[0.6, 0.8, 0.8, 0.7]]})
+    (fit,) = script.fits()
+    assert (fit.validation, fit.steps, fit.failed, fit.lr_at_64) == (0.8, 4, False, 1e-3)
+    assert_close(fit.head.state_dict(), script.states[0][1], rtol=0, atol=0)
+    assert not torch.equal(script.states[0][1]["weight"], script.states[0][3]["weight"])
+
+
+def test_a_fit_stops_after_so_many_validations_without_gain(monkeypatch: pytest.MonkeyPatch):
+    script = Scripted(monkeypatch, {1e-3: [[0.3, 0.4, 0.4, 0.9]]})
+    assert script.fits(patience=1)[0].steps == 3
+
+
+def test_validations_are_spread_over_the_steps_and_the_last_step_has_one(monkeypatch: pytest.MonkeyPatch):
+    script = Scripted(monkeypatch, {1e-3: [[0.6, 0.7, 0.8]]})
+    (fit,) = script.fits(steps=7, n_validations=3)
+    assert (fit.steps, len(script.states[0]), fit.validation) == (7, 3, 0.8)
+
+
+def test_the_rate_is_chosen_by_the_mean_over_fits_and_its_fits_alone_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    script = Scripted(
+        monkeypatch,
+        {
+            1e-3: [[0.6] * 4, [1.0] * 4],
+            2e-3: [[0.8] * 4, [0.9] * 4],
+            3e-3: [[0.7] * 4, [1.0] * 4],
+        },
+    )
+    fits = script.fits()
+    assert [fit.lr_at_64 for fit in fits] == [2e-3, 2e-3]
+    assert [fit.validation for fit in fits] == [0.8, 0.9]
+
+
+def test_of_equal_rates_the_first_is_chosen(monkeypatch: pytest.MonkeyPatch):
+    script = Scripted(monkeypatch, {2e-3: [[0.8] * 4], 1e-3: [[0.8] * 4]})
+    assert script.fits()[0].lr_at_64 == 2e-3
+
+
+def test_a_fit_at_the_floor_has_failed_and_is_as_it_started(monkeypatch: pytest.MonkeyPatch):
+    (fit,) = Scripted(monkeypatch, {1e-3: [[0.3, 0.5, 0.4, 0.5]]}).fits(floor=0.5)
+    assert (fit.validation, fit.failed) == (0.5, True)
+    assert not fit.head.weight.any()  # type: ignore[union-attr,operator]
+    assert_close(fit.model.state_dict(), make_strategy("scratch").state_dict(), rtol=0, atol=0)
+
+
+def test_a_diverged_fit_keeps_its_best_state_and_has_failed(monkeypatch: pytest.MonkeyPatch):
+    script = Scripted(monkeypatch, {1e-3: [[0.7, None], [0.6] * 4]})
+    diverged, sound = script.fits()
+    assert (diverged.failed, diverged.validation) == (True, 0.7)
+    assert_close(diverged.head.state_dict(), script.states[0][0], rtol=0, atol=0)
+    assert (sound.failed, sound.validation) == (False, 0.6)
+
+
+def test_a_diverged_fit_counts_the_floor_when_the_rate_is_chosen(monkeypatch: pytest.MonkeyPatch):
+    script = Scripted(monkeypatch, {1e-2: [[0.9, None], [0.8] * 4], 1e-3: [[0.7] * 4, [0.7] * 4]})
+    assert [fit.lr_at_64 for fit in script.fits(floor=0.5)] == [1e-3, 1e-3]
+
+
+def test_a_rate_at_which_all_diverge_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    script = Scripted(monkeypatch, {1e-2: [[0.9, None]], 1e-3: [[0.4] * 4]})
+    (fit,) = script.fits(floor=0.5)
+    assert (fit.lr_at_64, fit.failed) == (1e-3, True)
+
+
+def test_an_error_and_no_score_where_all_fits_of_all_rates_diverge(monkeypatch: pytest.MonkeyPatch):
+    script = Scripted(monkeypatch, {1e-2: [[0.9, None]], 1e-3: [[float("nan")]]})
+    with pytest.raises(FloatingPointError, match="lr_grid"):
+        script.fits()
+
+
+@pytest.mark.parametrize("key", ["steps", "batch_size", "n_fits", "n_validations", "patience"])
+def test_a_count_below_one_names_its_key(key: str):
+    with pytest.raises(ConfigError, match=rf"task\.\*\.{key}=0"):
+        replace(ONE, **{key: 0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("grid", [[], [0.0], [1e-3, -1.0], [float("nan")], [float("inf")]])
+def test_a_grid_without_rates_names_its_key(grid: list[float]):
+    with pytest.raises(ConfigError, match=r"task\.\*\.lr_grid"):
+        replace(ONE, lr_grid=grid)
+
+
+def test_more_validations_than_steps_name_their_key():
+    with pytest.raises(ConfigError, match=r"task\.\*\.n_validations=5"):
+        replace(ONE, n_validations=5)
+
+
+# Descent
+
+
+def test_every_item_is_seen_once_before_any_twice_and_each_seed_has_its_order():
+    def order(seed: int) -> list[int]:
+        seen: list[int] = []
+        weight = nn.Parameter(torch.zeros(1))
+
+        def loss(index: Tensor) -> Tensor:
+            seen.extend(index.tolist())
+            return (weight**2).sum()
+
+        for _ in descend(
+            loss,
+            [weight],
+            n_items=12,
+            steps=6,
+            batch_size=4,
+            lr_peak=1e-3,
+            generator=generator(seed),
+            keep_going=lambda: None,
+        ):
+            pass
+        return seen
+
+    seen = order(0)
+    assert sorted(seen[:12]) == sorted(seen[12:]) == list(range(12))
+    assert seen[:12] != seen[12:]
+    assert order(0) == seen != order(1)
