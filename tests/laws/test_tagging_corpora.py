@@ -129,7 +129,8 @@ def news(corpora: Path, text: str) -> list[list[tuple[str, str]]]:
 
 
 def test_spans_become_tags_and_stops_end_sentences(corpora: Path):
-    text = f"Mr. {PERSON.format('A. Lee')} left {COMPANY.format('Ash &AMP; Co.')}. He is ``fine.'' Now {COMPANY.format('IBM')}"
+    left = f"Mr. {PERSON.format('A. Lee')} left {COMPANY.format('Ash &AMP; Co.')}."
+    text = f"{left} He is ``fine.'' Now {COMPANY.format('IBM')}"
     assert news(corpora, text) == [
         [
             *[("Mr.", "O"), ("A.", "B-PERSON"), ("Lee", "I-PERSON"), ("left", "O")],
