@@ -13,6 +13,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from bench import status
+from bench.audits import AuditCheck
 from bench.compose import CONF, compose_config, compose_evaluations, compose_runs
 from bench.errors import BenchError, ConfigError
 from bench.launch import launch
@@ -25,6 +26,7 @@ examples:
   bench train -m strategy=mlm strategy.mask_rate=0.15,0.4  a sweep of your own (study=adhoc)
   bench status study=quickstart                            what is done, running, failed
   bench evaluate study=quickstart task=[qc_probe]          more tasks for runs that are done
+  bench audit experiment=quickstart                        may its tasks be trusted?
   bench report study=quickstart                            tables, figures and page in reports/quickstart
   bench export run=0f67c5                                  a run as a folder that transformers loads
   bench fill model=exports/0f67c56e5297 text="Return the [MASK] of x."
@@ -74,11 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="{train,evaluate,report,status,export,fill}"
+        title="commands", required=True, metavar="{train,evaluate,audit,report,status,export,fill}"
     )
     for name, function, text in (
         ("train", _train, "do one run, or with -m all runs of a sweep that are not done yet"),
         ("evaluate", _evaluate, "measure a study's finished runs by more tasks: study=NAME task=[A,B]"),
+        ("audit", _audit, "hold tasks to chance and ceiling before their scores count: experiment=NAME"),
         ("report", _report, "rebuild a study's report from its records"),
         ("status", _status, "list a study's runs, or all studies"),
         ("export", _export, "write a run's model for transformers: run=ID [to=DIR] [experiments_dir=DIR]"),
@@ -171,6 +174,19 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         print(f"bench: {len(gone)} runs cannot be evaluated; `bench train` does them again", file=sys.stderr)
     status = _do(specs) if specs else 2
     return status or (1 if gone else 0)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    specs = compose_runs(arguments.overrides, multirun=True)
+    from bench.audit import audit  # torch, for this command only
+
+    def say(check: AuditCheck) -> None:
+        print(f"  {check.verdict:<14} {check.task}: {check.check}: {check.detail}", flush=True)
+
+    found = audit(specs, say)
+    failed = sum(check.verdict == "failed" for check in found.checks)
+    print(f"{len(found.checks)} checks, {failed} failed; report: bench report study={specs[0].study}")
+    return 1 if failed else 0
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -169,7 +169,7 @@ def write_evaluation(record: EvaluationRecord, folder: Path) -> Path:
     """Write `<folder>/<run_id>.<evaluation_id>.json` whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record.run_id}.{record.evaluation_id}.json"
-    write_atomically(path, _as_json(record))
+    write_atomically(path, as_json(record))
     return path
 
 
@@ -179,7 +179,7 @@ def read_evaluation(path: Path) -> EvaluationRecord:
     Raises:
         DataError: truncated, foreign or of another schema version; names the file.
     """
-    with _readable(path, "an evaluation record") as raw:
+    with readable(path, "an evaluation record") as raw:
         raw["results"] = tuple(_result(result) for result in raw["results"])
         return EvaluationRecord(**raw)
 
@@ -220,7 +220,7 @@ def write_record(record: RunRecord, folder: Path) -> Path:
     """Write `<folder>/<run_id>.json` so that a reader sees it whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record.run_id}.json"
-    write_atomically(path, _as_json(record))
+    write_atomically(path, as_json(record))
     return path
 
 
@@ -240,7 +240,7 @@ def read_record(path: Path) -> RunRecord:
     Raises:
         DataError: truncated, foreign or of another schema version; names the file.
     """
-    with _readable(path, "a run record") as raw:
+    with readable(path, "a run record") as raw:
         raw["spent"] = Spent(**_with_energy(raw["spent"]))
         raw["curve"] = tuple(CurvePoint(**point) for point in raw["curve"])
         return RunRecord(**raw)
@@ -259,7 +259,7 @@ def read_records(folder: Path) -> tuple[list[RunRecord], list[DataError]]:
 
 
 @contextmanager
-def _readable(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+def readable(path: Path, kind: str) -> Iterator[dict[str, Any]]:
     """The file's JSON of this schema version; whatever is wrong with it or its use becomes one line."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -283,7 +283,7 @@ def _with_energy(raw: dict[str, Any]) -> dict[str, Any]:
     return raw | {"energy": None if energy is None else Energy(**energy)}
 
 
-def _as_json(record: RunRecord | EvaluationRecord) -> str:
+def as_json(record: Any) -> str:
     return json.dumps(asdict(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 

@@ -5,11 +5,13 @@ Per document, only a hash, a size and a split stay in memory.
 """
 
 import heapq
+import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,8 +21,9 @@ from tokenizers import Tokenizer
 
 from bench import schema
 from bench.cache import Manifest
-from bench.corpora.base import Document, Split, split_of
+from bench.corpora.base import Document, Planted, Planting, Split, split_of
 from bench.errors import DataError
+from bench.planting import place
 from bench.progress import counted
 from bench.vocabulary import EOS, load_tokenizer, train_tokenizer
 
@@ -46,14 +49,30 @@ class Scan:
         """Indices of the split's documents, in the order of the corpus."""
         return np.flatnonzero(self.keep & (self.splits == SPLITS.index(split)))
 
+    def followed_by(self, planted: Sequence[Planted]) -> "Scan":
+        """With what is planted as training documents behind those of the corpus; for the second pass only."""
+        data = [item.text.encode() for item in planted]
+        train = np.full(len(data), SPLITS.index("train"), np.int8)
+        return replace(
+            self,
+            hashes=np.concatenate([self.hashes, np.array([content_hash(d) for d in data], np.uint64)]),
+            sizes=np.concatenate([self.sizes, np.array([len(d) for d in data], np.int64)]),
+            splits=np.concatenate([self.splits, train]),
+            keep=np.concatenate([self.keep, np.ones(len(data), bool)]),
+        )
+
 
 def write(
     documents: Callable[[], Iterator[Document]],
     settings: schema.Tokenizer,
     folder: Path,
     given: str | None = None,
+    planting: Planting | None = None,
 ) -> Manifest:
     """Fill `folder`; returns counts and hashes. `given`: a tokenizer's JSON, so that none is trained.
+
+    What is planted adds to the training tokens and changes nothing else: splits, the order of the other
+    documents and the tokenizer are those of the corpus without it.
 
     Raises:
         DataError: no documents, an empty split, or documents that change between the two passes.
@@ -68,16 +87,32 @@ def write(
     tokenizer = load_tokenizer(path)
     vocab_size = tokenizer.get_vocab_size()
     dtype = np.dtype(np.uint16 if vocab_size < NARROW_VOCAB_SIZE else np.uint32)
-    counts = _encode(counted(documents(), "tokenising"), scan, tokenizer, folder, dtype)
-    return {
+    planted = [] if planting is None else planting.texts
+    whole = scan.followed_by(planted)
+    stream = chain(documents(), (Document(item.text, group="") for item in planted))
+    counts = _encode(counted(stream, "tokenising"), whole, tokenizer, folder, dtype)
+    manifest: Manifest = {
         "content_sha256": scan.content_sha256,
         "tokenizer_sha256": sha256(path.read_bytes()).hexdigest(),
         "vocab_size": vocab_size,
         "dtype": dtype.name,
         "shard_tokens": SHARD_TOKENS,
         "duplicates": int((~scan.keep).sum()),
-        "splits": {split: _shuffle(folder, split, scan, counts, dtype) for split in SPLITS},
+        "splits": {},
     }
+    for split in SPLITS:
+        index = whole.kept(split)
+        order = np.argsort(scan.hashes[scan.kept(split)])
+        if planting is not None and split == "train":
+            order = place(order, whole.sizes[index], planting)
+        manifest["splits"][split] = _write_split(folder, split, whole, index, order, counts, dtype)
+    return manifest if planting is None else manifest | _described(planting, scan.content_sha256)
+
+
+def _described(planting: Planting, content_sha256: str) -> Manifest:
+    planted = asdict(planting)
+    text = content_sha256 + json.dumps(planted, sort_keys=True)
+    return {"planted": planted, "content_sha256": sha256(text.encode()).hexdigest()}
 
 
 def scan_documents(documents: Iterable[Document], sample_bytes: int) -> Scan:
@@ -192,13 +227,17 @@ def unordered(folder: Path, split: Split) -> Path:
     return folder / f"{split}.unordered"
 
 
-def _shuffle(
-    folder: Path, split: Split, scan: Scan, counts: NDArray[np.int64], dtype: np.dtype[Any]
+def _write_split(
+    folder: Path,
+    split: Split,
+    scan: Scan,
+    index: NDArray[np.int64],
+    order: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    dtype: np.dtype[Any],
 ) -> dict[str, int]:
-    """Copy a split's documents into shards in the order of their hashes, with offsets and sizes."""
-    index = scan.kept(split)
+    """Copy a split's documents into shards in `order`, places in `index`, with offsets and sizes."""
     ends = np.cumsum(counts[index])
-    order = np.argsort(scan.hashes[index])
     offsets = np.concatenate([[0], np.cumsum(counts[index][order])])
     sizes = np.concatenate([[0], np.cumsum(scan.sizes[index][order])])
     np.save(folder / f"{split}.offsets.npy", offsets)

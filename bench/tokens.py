@@ -99,6 +99,12 @@ class TextData:
                 f"budget.unique_bytes={unique_bytes} is more than the {whole.n_bytes} bytes of training "
                 "text; lower it, or set it to null for all, with budget.repeat=true for more epochs"
             )
+        within_bytes = self.manifest.get("planted", {"within_bytes": 0})["within_bytes"]
+        if unique_bytes < min(within_bytes, whole.n_bytes):
+            raise ConfigError(
+                f"budget.unique_bytes={unique_bytes} is less than corpus.text.within_bytes={within_bytes}, "
+                "the bytes that hold what is planted as often as stated; raise the one or lower the other"
+            )
         cumulative = np.load(self.folder / "train.bytes.npy", mmap_mode="r")
         n = int(np.searchsorted(cumulative, unique_bytes, side="right")) - 1
         if n == 0:
@@ -148,7 +154,9 @@ def prepare_text(
     folder = cache_folder(data_dir, f"{type(corpus).__name__.lower()}-tokens", key)
 
     def build(partial: Path) -> Manifest:
-        written = shards.write(lambda: load_documents(corpus, data_dir), tokenizer, partial, given)
+        written = shards.write(
+            lambda: load_documents(corpus, data_dir), tokenizer, partial, given, corpus.planting()
+        )
         return written | {"settings": settings, "provenance": corpus.provenance()}
 
     return TextData(folder, prepare(folder, build))

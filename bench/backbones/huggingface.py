@@ -6,7 +6,9 @@ body taken out. Dropout is off, as in our own backbone; there is no prefix mask.
 `bench.backbones.checkpoint`.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +53,11 @@ class HuggingFaceBackbone(nn.Module):
         """What reads texts."""
         return self.body
 
+    @property
+    def n_before(self) -> int:
+        """P, the tokens of its own that it puts before every text."""
+        return len(self.before)
+
     def train(self, mode: bool = True) -> "HuggingFaceBackbone":
         """Its dropout stays off."""
         return super().train(False)
@@ -80,7 +87,7 @@ class HuggingFaceBackbone(nn.Module):
         """
         self._check_attention(causal, prefix, dropout)
         ids, mask = self.read(tokens, attended)
-        return self.text(input_ids=ids, attention_mask=mask).last_hidden_state[:, len(self.before) :]
+        return self.text(input_ids=ids, attention_mask=mask).last_hidden_state[:, self.n_before :]
 
     def read(self, tokens: Tensor, attended: Tensor | None) -> tuple[Tensor, Tensor]:
         """Their ids and attention mask, each (B, P + T), P of them before the text."""
@@ -88,6 +95,35 @@ class HuggingFaceBackbone(nn.Module):
         before = self.before.expand(len(tokens), -1)
         ids = torch.cat([before, self.to_theirs[tokens]], dim=1)
         return ids, torch.cat([torch.ones_like(before), attended.long()], dim=1)
+
+    @contextlib.contextmanager
+    def recorded_attention(self) -> Iterator[list[Tensor]]:
+        """Attention weights of the passes inside, layer after layer: each (B, H, P + T, P + T).
+
+        P tokens stand before the text. The list is filled as passes happen; it stays empty where an
+        architecture gives none.
+        """
+        found: list[Tensor] = []
+
+        def ask(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            return inputs, named | {"output_attentions": True}
+
+        def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            found.extend(weights for weights in output.attentions or () if weights is not None)
+
+        text: Any = self.text
+        was = text.config._attn_implementation
+        text.set_attn_implementation("eager")  # fused kernels give no weights
+        handles = [
+            text.register_forward_pre_hook(ask, with_kwargs=True),
+            text.register_forward_hook(record),
+        ]
+        try:
+            yield found
+        finally:
+            for handle in handles:
+                handle.remove()
+            text.set_attn_implementation(was)
 
     def _check_attention(self, causal: bool | None, prefix: Tensor | None, dropout: float) -> None:
         if prefix is None and not dropout and (causal is None or causal == self.is_causal):

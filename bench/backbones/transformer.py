@@ -6,7 +6,10 @@ Hugging Face's ModernBert classes compute, so that causal and bidirectional weig
 Shapes: B batch, T tokens, D width, H heads, F feed-forward width, V vocabulary.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,12 +61,30 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool) -> Tensor:
         """x: (B, T, D); mask: (B, 1, 1 or T, T) bool or None -> (B, T, D)."""
+        q, k, v = self._project(x, rope)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return self._merge(mixed)
+
+    def weights(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool) -> Tensor:
+        """What the fused kernel mixes values by and does not give: (B, H, T, T), rows sum to one."""
+        q, k, _ = self._project(x, rope)
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        if causal:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).tril()
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)
+        return scores.softmax(dim=-1)
+
+    def _project(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, rotated, and values: each (B, H, T, D/H)."""
         batch, length, width = x.shape
         qkv = self.Wqkv(x).view(batch, length, 3, self.n_heads, width // self.n_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
-        q, k = rotate(q, *rope), rotate(k, *rope)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        return self.Wo(mixed.transpose(1, 2).reshape(batch, length, width))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return rotate(q, *rope), rotate(k, *rope), v
+
+    def _merge(self, mixed: Tensor) -> Tensor:
+        """(B, H, T, D/H) -> (B, T, D)."""
+        return self.Wo(mixed.transpose(1, 2).flatten(2))
 
 
 class GatedMlp(nn.Module):
@@ -156,6 +177,8 @@ class Transformer(nn.Module):
     all other weights of a seed are the same for every strategy.
     """
 
+    n_before = 0  # tokens of its own that stand before every text
+
     def __init__(self, model: Model, vocab_size: int, n_extra: int = 0) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, model.d_model)
@@ -179,6 +202,25 @@ class Transformer(nn.Module):
         """tokens: (B, T) ids; attended: (B, T) bool or None -> (B, T, D). See `Blocks.forward`."""
         embedded = self.embedding(tokens)
         return self.blocks(embedded, attended, causal=causal, prefix=prefix, dropout=dropout)
+
+    @contextlib.contextmanager
+    def recorded_attention(self) -> Iterator[list[Tensor]]:
+        """Attention weights of the passes inside, layer after layer: each (B, H, T, T).
+
+        The list is filled as passes happen, by the masks that they use.
+        """
+        found: list[Tensor] = []
+
+        def record(layer: Attention, inputs: tuple[Any, ...], output: Tensor) -> None:
+            found.append(layer.weights(*inputs))
+
+        layers = [module for module in self.modules() if isinstance(module, Attention)]
+        handles = [layer.register_forward_hook(record) for layer in layers]
+        try:
+            yield found
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 class PredictionHead(nn.Module):

@@ -44,6 +44,23 @@ class Skipped:
     place: str  # "row 7": where a user finds it
 
 
+@dataclass(frozen=True)
+class Planted:
+    """A text that is put among the training documents `copies` times; 0: a control, never put there."""
+
+    text: str
+    copies: int
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Planting:
+    """Texts to plant. Every data budget of `within_bytes` or more holds each exactly `copies` times."""
+
+    texts: list[Planted]
+    within_bytes: int
+
+
 def split_of(group: str) -> Split:
     """The split of a group: a pure function of its name, so no seed or budget can move it."""
     share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
@@ -89,6 +106,10 @@ class TextCorpus(Corpus):
         Raises:
             DataError: nothing to read, or a file that is not UTF-8 text; names file and config key.
         """
+
+    def planting(self) -> Planting | None:
+        """What is planted among the documents, beside them: they keep splits, order and tokenizer."""
+        return None
 
 
 class PairCorpus(Corpus):

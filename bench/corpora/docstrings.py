@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -43,7 +43,7 @@ class DocstringsOptions:
 class Docstrings(TextCorpus):
     """One document per module, class and function; a file is a group."""
 
-    Options = DocstringsOptions
+    Options: ClassVar[type[Any]] = DocstringsOptions
     labelled = True
 
     def __init__(self, options: DocstringsOptions) -> None:

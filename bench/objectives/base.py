@@ -98,7 +98,7 @@ class Objective(LightningModule):
 
     modality: ClassVar[Modality]
     Options: ClassVar[type[Any]]
-    likelihoods: frozenset[Likelihood] = frozenset()  # what `nll` can give
+    likelihoods: frozenset[Likelihood] = frozenset()  # what `token_nats` can give
     has_idle_weights = False  # some steps train only a part of the weights
     has_weights = True  # False: they lie elsewhere; texts go to `text_nll`, and there are no features
     mask_shift: int = 0  # a hidden token is predicted this many positions to its left
@@ -150,18 +150,32 @@ class Objective(LightningModule):
         """`corrupt` at a point of the run, `progress` from 0 to 1; only phases differ by it."""
         return self.corrupt(rows, generator)
 
-    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
-        """Negative log-likelihood of each text after its first token, in nats.
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
+        """Negative log-likelihood of each token that is scored, in nats. No gradient.
 
         Args:
-            tokens: (B, T) ids without padding.
-            kind: one of `likelihoods`: exact; bound: an estimate of an upper bound; pseudo: the sum of
-                -log p(token | all others), no likelihood of the text.
+            tokens: (B, T) ids, padded with PAD on the right; padding changes no other value.
+            kind: one of `likelihoods`. Their sum over a text's scored tokens is
+                exact: -log p(scored | given), each token given all on its left; a prefix LM reads what is
+                before the first scored token in both directions, as it was trained to;
+                bound: an estimate of an upper bound of -log p(scored | given), the mean over orders in which
+                the scored tokens appear, what is given being shown from the start, on either side of them;
+                pseudo: the sum of -log p(token | all others of the text), no likelihood of anything.
             samples: draws per text, for a bound.
-            generator: on CPU, for a bound.
+            generator: on CPU, for a bound; what is drawn does not depend on how far texts are padded.
+            scored: (B, T) bool; None: all of the text. Token 0 is always given. What is not scored is given,
+                never hidden, and costs no pass of its own.
 
         Returns:
-            (B,) nats of tokens 1..T-1 given token 0.
+            (B, T - 1) nats of tokens 1..T-1; 0 where not scored and at padding.
         """
         raise TypeError(f"{type(self).__name__} has no {kind} likelihood")
 
@@ -202,6 +216,10 @@ class Objective(LightningModule):
         return "ModernBertDecoderModel" if self.options.attention == "causal" else "ModernBertModel"
 
     # What they share
+
+    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
+        """Negative log-likelihood of each text after its first token: (B, T) ids -> (B,) nats."""
+        return self.token_nats(tokens, kind, samples=samples, generator=generator).sum(dim=1)
 
     def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
         """One vector per token: (B, T) ids, padded with PAD on the right -> (B, T, D).

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
 from bench.errors import ConfigError
+from bench.nats import next_token_nats, wanted
 from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
 from bench.sampling import Sampling, left_to_right, writable
 from bench.vocabulary import MASK
@@ -69,10 +70,18 @@ class CausalLM(TextObjective):
         return StepCost.of_row(rows_per_step(tokens_per_step, length), length, length - 1, forward)
 
     @torch.no_grad()
-    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
         """Exact."""
-        logits = self.head(self.backbone(tokens, causal=True)[:, :-1])  # (B, T - 1, V)
-        return F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").sum(dim=1)
+        hidden = self.backbone(tokens, causal=True)  # (B, T, D)
+        return next_token_nats(hidden, self.head, tokens, wanted(tokens, scored))
 
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
         """Each token given those on its left (arXiv:1904.09751, eq. 1)."""

@@ -111,10 +111,18 @@ class Combined(TextObjective):
         """What any part can give."""
         return frozenset().union(*(self.part(name).likelihoods for name in self.names))
 
-    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
         """By the first part that has this kind."""
         able = [self.part(name) for name in self.names if kind in self.part(name).likelihoods]
-        return able[0].nll(tokens, kind, samples, generator)
+        return able[0].token_nats(tokens, kind, samples=samples, generator=generator, scored=scored)
 
     @property
     def writes(self) -> str | None:  # type: ignore[override]

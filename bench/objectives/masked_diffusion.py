@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
 from bench.masking import IGNORED
+from bench.nats import attended, wanted
 from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
 from bench.sampling import Sampling, unmask, writable
 from bench.vocabulary import MASK
@@ -45,25 +46,28 @@ class MaskedDiffusion(TextObjective):
 
     def loss(self, batch: Batch) -> Loss:
         """An estimate of an upper bound of the negative log-likelihood; the count is all tokens."""
-        return Loss(self.weighted_nats(batch["tokens"], batch["targets"]).sum(), batch["tokens"].numel())
+        tokens, targets = batch["tokens"], batch["targets"]
+        n_hideable = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
+        return Loss(self.weighted_nats(tokens, targets, n_hideable).sum(), tokens.numel())
 
-    def weighted_nats(self, shown: Tensor, targets: Tensor) -> Tensor:
-        """The mean cross-entropy of a row's hidden tokens, times the tokens that could have been hidden.
+    def weighted_nats(self, shown: Tensor, targets: Tensor, n_hideable: Tensor) -> Tensor:
+        """Cross-entropies of a row's hidden tokens, times the tokens that could be hidden by those that are.
 
         Args:
-            shown: (B, T) ids, [MASK] where hidden.
-            targets: (B, T') ids of the row's last T' tokens, which can be hidden; IGNORED where they are not.
+            shown: (B, T) ids, [MASK] where hidden; padded with PAD on the right.
+            targets: (B, T') ids of the row's last T' tokens; IGNORED where they are not hidden.
+            n_hideable: (B,) tokens that could have been hidden.
 
         Returns:
-            (B,) nats.
+            (B, T') nats, 0 where not hidden; their sum estimates the bound of what could be hidden.
         """
         is_hidden = targets != IGNORED  # (B, T')
-        states = self.backbone(shown, causal=False)[:, shown.shape[1] - targets.shape[1] :]
+        states = self.backbone(shown, attended(shown), causal=False)[:, shown.shape[1] - targets.shape[1] :]
         logits = self.head(states[is_hidden])  # (N, V)
         nats = F.cross_entropy(logits, targets[is_hidden], reduction="none")
-        weights = targets.shape[1] / is_hidden.sum(dim=1, keepdim=True)  # (B, 1)
+        weights = n_hideable[:, None] / is_hidden.sum(dim=1, keepdim=True)  # (B, 1)
         weighted = nats * weights.expand_as(targets)[is_hidden]
-        return weighted.new_zeros(targets.shape).masked_scatter(is_hidden, weighted).sum(dim=1)
+        return weighted.new_zeros(targets.shape).masked_scatter(is_hidden, weighted)
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
         """All positions are processed; about half of them predict."""
@@ -74,16 +78,27 @@ class MaskedDiffusion(TextObjective):
         return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
 
     @torch.no_grad()
-    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
-        """The bound; the first token is given, hence never hidden; l is spread over a text's samples."""
-        n_rows, rest = len(tokens), tokens[:, 1:]
-        start = torch.rand(n_rows, dtype=torch.float64, generator=generator)
-        total = torch.zeros(n_rows, device=tokens.device)
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
+        """The bound; what is scored can be hidden, and l is spread over a text's samples."""
+        is_wanted, rest = wanted(tokens, scored), tokens[:, 1:]
+        n_wanted = is_wanted.sum(dim=1)  # (B,)
+        start = torch.rand(len(tokens), dtype=torch.float64, generator=generator)
+        total = torch.zeros(rest.shape, device=tokens.device)
         for i in range(samples):
-            counts = hidden_counts(rest.shape[1], (start + i / samples) % 1)
-            hidden = choose_any(counts, rest.shape[1], generator).to(tokens.device)
+            counts = hidden_counts(n_wanted.cpu(), (start + i / samples) % 1)
+            chosen = choose_any(counts, n_wanted.cpu(), generator).to(tokens.device)  # (B, most wanted)
+            exists = torch.arange(chosen.shape[1], device=tokens.device) < n_wanted[:, None]
+            hidden = torch.zeros_like(is_wanted).masked_scatter(is_wanted, chosen[exists])
             shown = torch.cat([tokens[:, :1], rest.masked_fill(hidden, MASK)], dim=1)
-            total = total + self.weighted_nats(shown, rest.masked_fill(~hidden, IGNORED))
+            total = total + self.weighted_nats(shown, rest.masked_fill(~hidden, IGNORED), n_wanted)
         return total / samples
 
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
@@ -96,12 +111,17 @@ class MaskedDiffusion(TextObjective):
         return unmask(fill, prompts, n_new, sampling, uniforms)
 
 
-def hidden_counts(length: int, phases: Tensor) -> Tensor:
-    """(B,) phases in [0, 1), float64 -> (B,) counts l in 1..T, uniform where a phase is."""
+def hidden_counts(length: int | Tensor, phases: Tensor) -> Tensor:
+    """(B,) phases in [0, 1), float64 -> (B,) counts l in 1..T, uniform where a phase is. T may be (B,)."""
     return (1 + (length * phases).floor().long()).clamp(max=length)
 
 
-def choose_any(counts: Tensor, length: int, generator: torch.Generator) -> Tensor:
-    """(B,) counts -> (B, T) bool, True at as many positions, every set of them equally likely."""
-    order = torch.rand((len(counts), length), generator=generator).argsort(dim=1)
-    return order.argsort(dim=1) < counts[:, None]
+def choose_any(counts: Tensor, length: int | Tensor, generator: torch.Generator) -> Tensor:
+    """(B,) counts -> (B, T) bool, True at as many positions, every set of them equally likely.
+
+    With (B,) lengths T is the longest, and a row is chosen from among its first positions.
+    """
+    lengths = torch.as_tensor(length)
+    order = torch.rand((len(counts), int(lengths.max())), generator=generator)
+    order = order.masked_fill(torch.arange(order.shape[1]) >= lengths[..., None], 2.0)  # behind all others
+    return order.argsort(dim=1).argsort(dim=1) < counts[:, None]

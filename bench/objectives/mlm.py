@@ -1,6 +1,7 @@
 """Masked language modelling (BERT, arXiv:1810.04805, sec. 3.1): hidden tokens from both sides."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
 from bench.errors import ConfigError
 from bench.masking import IGNORED, N_SPECIAL, choose_words
+from bench.nats import pseudo_nats, wanted
 from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
 from bench.sampling import Sampling, mask_predict, writable
 from bench.vocabulary import MASK
@@ -70,14 +72,18 @@ class MaskedLM(TextObjective):
         return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
 
     @torch.no_grad()
-    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
-        """Pseudo (Salazar et al. 2020, arXiv:1910.14659, eq. 1): each token hidden in turn, alone."""
-        total = torch.zeros(len(tokens), device=tokens.device)
-        for t in range(1, tokens.shape[1]):
-            shown = tokens.index_fill(1, torch.tensor([t], device=tokens.device), MASK)
-            logits = self.head(self.backbone(shown, causal=False)[:, t])  # (B, V)
-            total = total + F.cross_entropy(logits, tokens[:, t], reduction="none")
-        return total
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
+        """Pseudo: each token hidden in turn, alone."""
+        read = partial(self.backbone, causal=False)
+        return pseudo_nats(read, self.head, tokens, wanted(tokens, scored))
 
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
         """Mask-predict (arXiv:1904.09324). It was never shown an end, so that it hardly writes one."""

@@ -5,6 +5,7 @@ of a CLM, so that one head serves both.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
 from bench.errors import ConfigError
-from bench.objectives.base import Batch, Loss, ObjectiveOptions, TextObjective
+from bench.nats import pseudo_nats, wanted
+from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
 from bench.sampling import Sampling, mask_predict, writable
 from bench.vocabulary import MASK
 
@@ -22,6 +24,7 @@ class MaskedNextToken(TextObjective):
     """A fixed share of positions, none of them the first, is hidden and predicted one place to the left."""
 
     mask_shift = 1
+    likelihoods = frozenset[Likelihood]({"pseudo"})
     writes = "mask-predict"
 
     @dataclass(frozen=True)
@@ -77,6 +80,20 @@ class MaskedNextToken(TextObjective):
             return writable(self.head(states[hidden]), self.shapes.vocab_size)
 
         return mask_predict(fill, prompts, n_new, sampling, uniforms)
+
+    @torch.no_grad()
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
+        """Pseudo: each token hidden in turn, alone, and read off the position before it."""
+        read = partial(self.backbone, causal=False)
+        return pseudo_nats(read, self.head, tokens, wanted(tokens, scored), self.mask_shift)
 
     def _n_targets(self) -> int:
         length = self.shapes.sequence_length

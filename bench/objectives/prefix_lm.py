@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.nats import next_token_nats, wanted
 from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, StockClass, TextObjective
 from bench.sampling import Sampling, left_to_right, writable
 
@@ -53,12 +54,6 @@ class PrefixLM(TextObjective):
         """A decoder: masks of four dimensions give it the prefix."""
         return "ModernBertDecoderForCausalLM"
 
-    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
-        """Exact, with the first token as prefix."""
-        prefix = torch.ones(len(tokens), dtype=torch.long, device=tokens.device)
-        logits = self.head(self.backbone(tokens, causal=False, prefix=prefix)[:, :-1])  # (B, T - 1, V)
-        return F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").sum(dim=1)
-
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
         """From left to right behind the prompt, which is the prefix (T5, sec. 3.2.1)."""
         prefix = torch.full((len(prompts),), prompts.shape[1], device=prompts.device)
@@ -68,3 +63,19 @@ class PrefixLM(TextObjective):
             return writable(self.head(last), self.shapes.vocab_size)
 
         return left_to_right(next_logits, prompts, n_new, sampling, uniforms[:, :, 0])
+
+    @torch.no_grad()
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
+        """Exact; the prefix is what is before the first scored token."""
+        is_wanted = wanted(tokens, scored)
+        prefix = (is_wanted.cumsum(dim=1) == 0).sum(dim=1) + 1  # (B,)
+        hidden = self.backbone(tokens, causal=False, prefix=prefix)  # (B, T, D)
+        return next_token_nats(hidden, self.head, tokens, is_wanted)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.backbones.huggingface import ClipBackbone
 from bench.errors import ConfigError, InapplicableError
+from bench.nats import next_token_nats, wanted
 from bench.objectives.base import (
     POOLINGS,
     Attention,
@@ -71,10 +71,18 @@ class Reference(Objective):
         return "left to right" if predicts and self.backbone.is_causal else None
 
     @torch.no_grad()
-    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
         """Exact."""
-        logits = self.head(self.backbone(tokens, causal=True)[:, :-1])  # (B, T - 1, V)
-        return F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").sum(dim=1)
+        hidden = self.backbone(tokens, causal=True)  # (B, T, D)
+        return next_token_nats(hidden, self.head, tokens, wanted(tokens, scored))
 
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
         """Each token given those on its left."""

@@ -86,9 +86,7 @@ class ImageClassification(Task):
             if self.protocol not in ("zero_shot", "fitted", "probe"):
                 raise ConfigError(f"task.*.protocol={self.protocol!r}: choose zero_shot, fitted or probe")
             if not self.templates or any(text.count("{}") != 1 for text in self.templates):
-                raise ConfigError(
-                    f"task.*.templates={list(self.templates)}: name the class by {{}}, once in each"
-                )
+                raise ConfigError(f"task.*.templates={list(self.templates)}: write {{}} once in each")
             for key in ("train_per_class", "test_images", "min_test_per_class"):
                 if getattr(self, key) < 1:
                     raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose 1 or more")
@@ -224,7 +222,7 @@ def outcome(scores: Tensor, test: Labelled, names: Sequence[str], counts: Mappin
     sizes = torch.bincount(targets, minlength=len(names)).double().numpy()
     weights: NDArray[np.float64] = len(targets) / (len(names) * sizes)
     items = {"accuracy_by_class": correct * weights[targets.numpy()], "accuracy": correct}
-    by_class, plain = (float(values.mean()) for values in items.values())
+    by_class = np.mean([correct[(targets == c).numpy()].mean() for c in range(len(names))])
     predicted = scores.argmax(dim=1).tolist()
     samples = [
         {"image of": test.pairs.texts[i], "class": names[target], "predicted": names[answer]}
@@ -232,7 +230,7 @@ def outcome(scores: Tensor, test: Labelled, names: Sequence[str], counts: Mappin
     ]
     # One that always answers the largest class is right more often than 1 / C of the time.
     measured = [
-        Measured("accuracy_by_class", by_class, 1 / len(names), len(targets)),
-        Measured("accuracy", plain, None, len(targets)),
+        Measured("accuracy_by_class", float(by_class), 1 / len(names), len(targets)),
+        Measured("accuracy", float(correct.mean()), None, len(targets)),
     ]
     return Outcome(measured, items, counts, samples)

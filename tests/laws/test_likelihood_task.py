@@ -38,12 +38,20 @@ class Toy(Scratch):
         self.asked: list[tuple[Tensor, int]] = []
         self.drawn: list[float] = []
 
-    def nll(self, tokens: Tensor, kind: Likelihood, samples: int, generator: torch.Generator) -> Tensor:
+    def token_nats(
+        self,
+        tokens: Tensor,
+        kind: Likelihood,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        scored: Tensor | None = None,
+    ) -> Tensor:
         assert not self.training
         assert not torch.is_grad_enabled()
         self.asked.append((tokens, samples))
         self.drawn.append(float(torch.rand((), generator=generator)))
-        return self.nats(tokens[:, 1:]).sum(dim=1)
+        return self.nats(tokens[:, 1:])
 
     def nats(self, tokens: Tensor) -> Tensor:
         """Each token's surprise: uniform over the vocabulary."""
@@ -100,7 +108,7 @@ def task(**changes: object) -> BitsPerByte:
 
 
 def score(model: Toy, setting: Setting, **changes: object) -> Measured:
-    (measured,) = task(**changes).evaluate(model, setting)
+    (measured,) = task(**changes).evaluate(model, setting).scores
     return measured
 
 
@@ -165,7 +173,7 @@ def test_a_real_strategy_is_sorted_by_what_it_computes(setting: Setting):
 
 def score_of(stem: str, kind: str, setting: Setting) -> float:
     model = make_strategy(stem, shapes=replace(SHAPES, vocab_size=MIN_VOCAB_SIZE))
-    return task(kind=kind, windows=2).evaluate(model, setting)[0].value
+    return task(kind=kind, windows=2).evaluate(model, setting).scores[0].value
 
 
 # Windows and draws

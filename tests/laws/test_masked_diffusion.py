@@ -38,8 +38,9 @@ def expected_bound(model: MaskedDiffusion, text: Tensor, *, given: int) -> float
     rest, total = text[given:], 0.0
     for n, mask in all_masks(len(rest)):
         shown = torch.cat([text[:given], rest.masked_fill(mask, MASK)])
-        nats = model.weighted_nats(shown[None], rest.masked_fill(~mask, IGNORED)[None])
-        total += float(nats) / math.comb(len(rest), n) / len(rest)
+        targets = rest.masked_fill(~mask, IGNORED)[None]
+        nats = model.weighted_nats(shown[None], targets, torch.tensor([len(rest)]))
+        total += float(nats.sum()) / math.comb(len(rest), n) / len(rest)
     return total
 
 
@@ -140,7 +141,7 @@ class Markov(nn.Module):
         n_stays = int((text[1:] == text[:-1]).sum())
         return 0.5 * self.stay**n_stays * (1 - self.stay) ** (len(text) - 1 - n_stays)
 
-    def forward(self, shown: Tensor, *, causal: bool) -> Tensor:
+    def forward(self, shown: Tensor, attended: Tensor | None = None, *, causal: bool) -> Tensor:
         """(B, T) ids -> (B, T, V) log p(token | what is shown), by summing over all texts that agree."""
         texts = FIRST + torch.tensor(list(product(range(2), repeat=shown.shape[1])))
         joint = torch.tensor([self.joint(text) for text in texts], dtype=torch.float64)
@@ -196,7 +197,7 @@ def test_the_first_token_is_always_shown_and_a_text_of_one_costs_nothing(monkeyp
     model, seen = make_diffusion(), []
     plain = model.weighted_nats
     monkeypatch.setattr(
-        model, "weighted_nats", lambda shown, targets: seen.append(shown) or plain(shown, targets)
+        model, "weighted_nats", lambda shown, *rest: seen.append(shown) or plain(shown, *rest)
     )
     tokens = text_rows(4)["tokens"]
     assert model.nll(tokens, "bound", 20, generator()).shape == (4,)

@@ -1,0 +1,28 @@
+"""Retrieval pays for the passes that it makes through a vision tower."""
+
+from dataclasses import replace
+
+import pytest
+from colour_squares import FIT, Seer, make_setting, make_task
+
+from bench.budget import vision_flops
+from bench.meter import Meter
+from bench.tasks.base import Setting
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    return make_setting(tmp_path_factory.mktemp("squares"))
+
+
+def test_passes_through_a_vision_tower_are_counted(setting: Setting) -> None:
+    seer = Seer(setting)
+    tower = vision_flops(seer.shapes.model, seer.shapes.image_size)
+    n_test = len(setting.pairs.test())
+    for name, n_passes in (
+        ("retrieval_zero_shot", n_test),
+        ("retrieval_fitted", n_test + 3 * FIT["steps"] * FIT["batch_size"]),  # backward is twice forward
+    ):
+        metered = replace(setting, meter=Meter())
+        make_task(name, **FIT).evaluate(seer, metered)
+        assert metered.meter.flops == n_passes * tower
