@@ -108,7 +108,9 @@ def write(study: str, experiments_dir: Path, reports_dir: Path, figures: Mapping
     records_href = quote(os.path.relpath(experiments_dir / study / "records", folder))
     warnings = [f"Damaged record left out: {_short(error)}" for error in damaged] + undrawn
     counts = _counts(tables, len(damaged))
-    page = _page(tables, warnings, counts, drawn, records_href, experiments_dir / study / "README.md")
+    readme = experiments_dir / study / "README.md"
+    files = sorted(frames_by_name)
+    page = _page(tables, warnings, counts, drawn, files, records_href=records_href, readme=readme)
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     (folder / "figures").mkdir(exist_ok=True)
     for name, frame in frames_by_name.items():
@@ -156,7 +158,14 @@ def _draw_all(figures: Mapping[str, Any], tables: Tables) -> tuple[list[Drawn], 
 
 
 def _page(
-    tables: Tables, warnings: list[str], status: str, drawn: list[Drawn], records_href: str, readme: Path
+    tables: Tables,
+    warnings: list[str],
+    status: str,
+    drawn: list[Drawn],
+    files: list[str],
+    *,
+    records_href: str,
+    readme: Path,
 ) -> Page:
     headlines = set(tables.headlines)
     return Page(
@@ -181,7 +190,7 @@ def _page(
         setup=[provenance.axes_view(tables), provenance.settings_view(tables)],
         details=[view(tables) for view in provenance.DETAILS],
         commands=sorted({record.command for record in tables.records if record.command}),
-        files=sorted(frames.csv_tables(tables)),
+        files=files,
         has_scores=bool(tables.measures),
     )
 

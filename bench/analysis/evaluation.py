@@ -19,8 +19,8 @@ def evaluation(tables: Tables) -> View | None:
     note = (
         "Results of finished runs; a task is inapplicable where a strategy has no such input or output. "
         "Seconds, FLOPs of forward and backward passes, and joules are means over the results that have "
-        "them, apart from pretraining. Measured and estimated joules do not compare. Left out: items that could "
-        "not count, by reason, over all runs and as a range over runs."
+        "them, apart from pretraining. Measured and estimated joules do not compare. Left out: items that "
+        "could not count, by reason, over all runs and as a range over runs."
     )
     header = ["task", "finished", "inapplicable", "failed", "seconds", "FLOPs", "joules, measured"]
     header += ["joules, estimated", "energy by", "items left out"]
@@ -120,4 +120,4 @@ def visible(text: str) -> str:
 def _joined(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Rows of a single column as one."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return [{name: " · ".join(row[name] for row in rows if name in row) for name in names}]
+    return [{name: " · ".join(row[name].strip() for row in rows if name in row) for name in names}]

@@ -58,8 +58,8 @@ def answer(point: Crossover) -> str:
     if point.at == BEFORE:
         return "never ahead"
     if point.at == BEYOND:
-        most = "no crossover within the range: ahead with most labels, not with fewer"
-        return "ahead at all label counts" if point.is_ahead_throughout else most
+        ahead = "ahead at all label counts"
+        return ahead if point.is_ahead_throughout else "no crossover within the range (behind with fewer)"
     return f"{point.at:,.0f} labels"
 
 
@@ -68,16 +68,15 @@ def range_of(point: Crossover, counts: list[int]) -> str:
     if point.low is None or point.high is None:
         return "[one seed]"
     outside = {BEFORE: f"< {counts[0]:,}", BEYOND: f"> {counts[-1]:,}"}
-    low, high = (outside.get(bound, f"{bound:,.0f}") for bound in (point.low, point.high))
-    return f"[{low}, {high}]"
+    bounds = dict.fromkeys(outside.get(bound, f"{bound:,.0f}") for bound in (point.low, point.high))
+    return f"[{', '.join(bounds)}]"
 
 
 def _link(tables: Tables, series: Series) -> Link:
     most = series.measures[-1]
-    sizes = ", ".join(f"{x:,}" for x in series.xs)
-    return Link(
-        f"{series_label(tables, most, series.name)} ({sizes} labels)", f"#{cells_anchor(tables, most)}"
-    )
+    sizes = f"{series.xs[0]:,} to {series.xs[-1]:,} labels"
+    label = f"{series_label(tables, most, series.name)} ({sizes})"
+    return Link(label, f"#{cells_anchor(tables, most)}")
 
 
 def _difference(tables: Tables, series: Series, arm: Arm, i: int) -> str:

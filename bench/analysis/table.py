@@ -245,7 +245,7 @@ def _inapplicable(records: Sequence[RunRecord], results: Results) -> dict[tuple[
 
 
 def _measures(scored: Scored) -> dict[Measure, MeasureInfo]:
-    """A task's headline is its first score with a better, of the first arm that has one, external arms last."""
+    """A task's headline: its first score that has a better, of the first arm with one, external ones last."""
     ordered = sorted(scored, key=lambda pair: cell_of(pair[0]).arm.is_external)
     headlines: dict[str, Measure] = {}
     for _, score in ordered:

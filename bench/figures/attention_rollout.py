@@ -14,12 +14,11 @@ from omegaconf import MISSING
 from bench.analysis.evaluation import shown_run, visible
 from bench.analysis.table import Arm, Tables
 from bench.analysis.text import EMPTY, number
-from bench.figures.base import GREY, WIDTH_IN, Figure, blank
+from bench.figures.base import WIDTH_IN, Figure, blank
 from bench.records import RunRecord
 
 _NOTHING = "No attention rollout was recorded: nothing to draw."
 _MOST_TICKS = 32
-_FEW_TICKS = 16  # up to here three maps stand side by side, else two
 _LONGEST_TICK = 10  # characters
 
 
@@ -73,23 +72,23 @@ class AttentionRollout(Figure):
         found = self.maps(tables)
         if not found:
             return blank(_NOTHING)
-        longest = max(len(item.shares) for item in found)
-        columns = 3 if longest <= _FEW_TICKS else 2
-        rows = -(-len(found) // columns)
-        canvas = Canvas(figsize=(WIDTH_IN, rows * WIDTH_IN / columns + 0.2), layout="constrained")
-        grid = canvas.subplots(rows, columns, squeeze=False)
-        norm = PowerNorm(0.5, vmin=0, vmax=1)
+        n_columns = _columns(max(len(item.tokens) for item in found))
+        side, n_rows = (WIDTH_IN - 1.2) / n_columns, -(-len(found) // n_columns)
+        canvas = Canvas(figsize=(WIDTH_IN, n_rows * (side + 0.25) + 0.6), layout="compressed")
+        grid = canvas.subplots(n_rows, n_columns, squeeze=False)
         for axes in grid.flat[len(found) :]:
             axes.set_axis_off()
-        for axes, item in zip(grid.flat, found, strict=False):
-            image = axes.imshow(item.shares, cmap="cividis", norm=norm, interpolation="nearest")
-            title = item.arm.label if len(self.options.tasks) == 1 else f"{item.task}: {item.arm.label}"
-            axes.set_title(title)
-            _ticks(axes, item.tokens)
-        bar = canvas.colorbar(
-            image, ax=grid, location="right", fraction=0.03, aspect=40, ticks=[0, 0.05, 0.2, 0.5, 1]
-        )
-        bar.set_label("share drawn from the token below", fontsize=7)
+        norm = PowerNorm(0.5, vmin=0, vmax=1)
+        for i, (axes, item) in enumerate(zip(grid.flat, found, strict=False)):
+            image = axes.imshow(item.shares, cmap="Blues", norm=norm, interpolation="nearest")
+            axes.set_title(
+                item.arm.label if len(self.options.tasks) == 1 else f"{item.task}: {item.arm.label}"
+            )
+            is_same = i > 0 and item.tokens == found[i - 1].tokens
+            below = found[i + n_columns].tokens if i + n_columns < len(found) else []
+            _ticks(axes, item.tokens, side, x=item.tokens != below, y=i % n_columns == 0 or not is_same)
+        bar = canvas.colorbar(image, ax=grid, fraction=0.03, aspect=30, ticks=[0, 0.05, 0.2, 0.5, 1])
+        bar.set_label("share drawn from a token", fontsize=7)
         return canvas
 
     def caption(self, tables: Tables) -> str:
@@ -100,21 +99,25 @@ class AttentionRollout(Figure):
         return (
             "One text, one run per strategy (largest cell, lowest seed): an example. A row is a token, a "
             "column what it draws on: the product over layers of half the attention, mean over heads, and "
-            "half the identity; rows sum to 1. A causal strategy's early tokens have few to draw on. Mean shares: "
-            f"{'; '.join(map(_finding, found))}."
+            "half the identity; rows sum to 1. A causal strategy's early tokens have few to draw on. "
+            f"Mean shares: {'; '.join(map(_finding, found))}."
         )
 
 
-def _ticks(axes: Axes, tokens: Sequence[str]) -> None:
+def _columns(n_tokens: int) -> int:
+    """Maps side by side, so that the tokens beside them can be read."""
+    return 4 if n_tokens <= 20 or n_tokens > _MOST_TICKS else 3 if n_tokens <= 26 else 2
+
+
+def _ticks(axes: Axes, tokens: Sequence[str], side_in: float, *, x: bool, y: bool) -> None:
+    """Tokens below and beside a map, each where wanted."""
     axes.grid(visible=False)
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, labelsize=min(6.5, 0.85 * 72 * side_in / len(tokens)))
     if len(tokens) > _MOST_TICKS:
-        axes.set_xlabel("token", color=GREY)
         return
     names = [_short(visible(token) or "␣") for token in tokens]
-    size = min(6.5, 130 / len(names))
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
-    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set_xticks(range(len(names)), names if x else [], rotation=90)
+    axes.set_yticks(range(len(names)), names if y else [])
 
 
 def _short(token: str) -> str:

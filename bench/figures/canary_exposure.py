@@ -18,6 +18,7 @@ class CanaryExposure(LineFigure):
     title = "Exposure of planted secrets"
     nothing = "No exposure of planted secrets was measured: nothing to draw."
     xlabel = "copies in the training data, evenly spaced (0: never planted)"
+    ylabel = "exposure (bits)"
     by_model = False
 
     def find(self, tables: Tables) -> list[Series]:

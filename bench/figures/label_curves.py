@@ -45,20 +45,25 @@ class LabelCurves(LineFigure):
             "within each seed, then over seeds, with bootstrap intervals, moved sideways a little; a gap is "
             "a strategy that lacks a cell. From how many labels on pretraining stops helping, differences to "
             "scratch paired by seed, in brackets the bootstrap range over seeds, < and > outside what was "
-            f"measured: {'; '.join(_finding(tables, series) for series in found)}."
+            f"measured. {'. '.join(_finding(tables, series) for series in found)}."
         )
 
 
 def _finding(tables: Tables, series: Series) -> str:
     """Strategies by what can be said of their crossover."""
     groups: dict[str, list[str]] = {}
-    for arm in tables.arms:
-        point = crossover_of(tables, series, arm) if is_compared(arm) else None
+    n_seeds: set[int] = set()
+    for arm in (arm for arm in tables.arms if is_compared(arm)):
+        point = crossover_of(tables, series, arm)
         if point is None:
             continue
-        bounds = f"{range_of(point, series.xs)}, n = {point.n}"
+        n_seeds.add(point.n)
         is_outside = point.at in (BEFORE, BEYOND)
-        text = f"{arm.label} {bounds}" if is_outside else f"{arm.label} {answer(point)} {bounds}"
+        place = "" if is_outside else f" {answer(point)}"
+        text = f"{arm.label}{place} {range_of(point, series.xs)}"
         groups.setdefault(answer(point) if is_outside else "stops helping", []).append(text)
-    found = ", ".join(f"{kind}: {', '.join(arms)}" for kind, arms in groups.items())
-    return f"{series.task} ({series.name}) {found or 'has no difference to scratch'}"
+    if not groups:
+        return f"{series.task} ({series.name}): no strategy shares a seed with scratch"
+    n = " to ".join(map(str, dict.fromkeys((min(n_seeds), max(n_seeds)))))
+    found = "; ".join(f"{kind}: {', '.join(arms)}" for kind, arms in groups.items())
+    return f"{series.task} ({series.name}, n = {n} seeds), {found}"

@@ -24,6 +24,7 @@ class LineFigure(Figure):
 
     nothing: ClassVar[str]
     xlabel: ClassVar[str]
+    ylabel: ClassVar[str] = ""  # where the titles do not say it
     by_model: ClassVar[bool]  # else means over all models, as in the headline
 
     @dataclass(frozen=True)
@@ -70,13 +71,15 @@ class LineFigure(Figure):
 
     def draw(self, tables: Tables) -> Canvas:
         """Means over seeds with their intervals; scratch dashed in a band, chance dotted."""
-        places = [(series, model) for series in self.series(tables) for model in self.models(tables)]
+        series_by_model = ((series, model) for series in self.series(tables) for model in self.models(tables))
+        places = [(measured(tables, *place), place[1]) for place in series_by_model]
         if not places:
             return blank(self.nothing)
         canvas, flat = wrapped(len(places))
         for axes, (series, model) in zip(flat, places, strict=True):
             self._panel(axes, tables, series, model)
         canvas.supxlabel(self.xlabel, fontsize=8)
+        canvas.supylabel(self.ylabel, fontsize=8)
         legend(canvas, tables)
         return canvas
 
@@ -98,6 +101,13 @@ def spreads(tables: Tables, series: Series, arm: Arm, model: str | None = None) 
     """An arm's mean at each number over the cells of its grid, of one model or of all."""
     cells = [cell for cell in grid(tables, arm) if model in (None, cell.model)]
     return [interval(list(level(tables, measure, cells).values())) for measure in series.measures]
+
+
+def measured(tables: Tables, series: Series, model: str | None) -> Series:
+    """What of a series some arm has with a model: a small one has fewer layers."""
+    found = zip(*(spreads(tables, series, arm, model) for arm in tables.arms), strict=True)
+    points = zip(series.points, found, strict=True)
+    return series._replace(points=tuple(point for point, own in points if any(own)))
 
 
 def _band(axes: Axes, places: Sequence[float], found: Sequence[Interval | None]) -> None:
