@@ -73,12 +73,13 @@ class Measure(NamedTuple):
 class MeasureInfo:
     """What holds for a measure in every run.
 
-    `chance` has several values only if records disagree, none where the metric has no such level.
+    `chance` has several values where it follows from labels that each seed draws, or where records disagree;
+    none where the metric has no such level.
     """
 
     chance: tuple[float, ...]
     higher_is_better: bool | None  # None: it describes, and is never judged
-    is_headline: bool  # the task's first score that has a better
+    is_headline: bool  # the task's first metric that has a better, with the most labels
     n_items: tuple[int, ...]
 
     @property
@@ -109,7 +110,7 @@ class Tables:
 
     @property
     def headlines(self) -> list[Measure]:
-        """One measure per task: its first score that has a better."""
+        """One measure per task: its first metric that has a better, with the most labels."""
         return [measure for measure, info in self.measures.items() if info.is_headline]
 
     def items(self, run_id: str, task: str) -> Items:
@@ -244,13 +245,24 @@ def _inapplicable(records: Sequence[RunRecord], results: Results) -> dict[tuple[
     return found
 
 
-def _measures(scored: Scored) -> dict[Measure, MeasureInfo]:
-    """A task's headline: its first score that has a better, of the first arm with one, external ones last."""
-    ordered = sorted(scored, key=lambda pair: cell_of(pair[0]).arm.is_external)
-    headlines: dict[str, Measure] = {}
-    for _, score in ordered:
+def _headlines(scored: Scored) -> set[Measure]:
+    """Of each task: the first metric that has a better, of the first arm with one; with the most labels."""
+    first: dict[str, Measure] = {}
+    for _, score in scored:
         if score.higher_is_better is not None:
-            headlines.setdefault(score.task, Measure.of(score))
+            first.setdefault(score.task, Measure.of(score))
+    found = dict(first)
+    for measure in {Measure.of(score) for _, score in scored}:
+        best = found.get(measure.task)
+        if best and measure.metric == best.metric and (measure.n_labels or 0) > (best.n_labels or 0):
+            found[measure.task] = measure
+    return set(found.values())
+
+
+def _measures(scored: Scored) -> dict[Measure, MeasureInfo]:
+    """External arms come last: what holds for a measure is what holds for those that are compared."""
+    ordered = sorted(scored, key=lambda pair: cell_of(pair[0]).arm.is_external)
+    headlines = _headlines(ordered)
     found: dict[Measure, MeasureInfo] = {}
     for record, score in ordered:
         measure = Measure.of(score)
@@ -261,7 +273,7 @@ def _measures(scored: Scored) -> dict[Measure, MeasureInfo]:
         found[measure] = MeasureInfo(
             chance=tuple(sorted(chance)),
             higher_is_better=old.higher_is_better if old else score.higher_is_better,
-            is_headline=headlines.get(score.task) == measure,
+            is_headline=measure in headlines,
             n_items=tuple(sorted({score.n_items, *(old.n_items if old else ())})),
         )
     return {measure: found[measure] for measure in sorted(found, key=lambda m: _measure_order(m, found[m]))}

@@ -209,7 +209,8 @@ def _pooled_entry(tables: Tables, row: Pooled) -> Entry:
 
 
 def _chance(tables: Tables, measure: Measure) -> str:
-    return " to ".join(number(bound) for bound in _ends(tables.measures[measure].chance)) or EMPTY
+    levels = [number(bound) for bound in _ends(tables.measures[measure].chance)]
+    return " to ".join(dict.fromkeys(levels)) or EMPTY
 
 
 def _ends(values: tuple[float, ...]) -> list[float]:

@@ -17,6 +17,7 @@ from bench.analysis.crossover import BEFORE, BEYOND, Crossover, crossover, stops
 from bench.analysis.evaluation import evaluation, samples, visible
 from bench.analysis.label_budgets import label_budgets
 from bench.analysis.naming import measure_label
+from bench.analysis.provenance import warnings
 from bench.analysis.stability import stability
 from bench.analysis.table import Arm, Measure, Tables, load
 from bench.analysis.text import View, plain
@@ -170,6 +171,24 @@ def test_a_headline_is_the_first_score_that_has_a_better():
     scores = (Score("t", "entropy", 1.0, None, 9, None), Score("t", "accuracy", 0.5, 0.1, 9))
     tables = tables_of([make_run("clm", 0, 0.5, scores=scores)])
     assert tables.headlines == [Measure("t", "accuracy")]
+
+
+def test_a_headline_is_with_the_most_labels_in_whatever_order_a_task_tells_them():
+    scores = tuple(Score("t", "f1", 0.5, 0.1, 9, n_labels=n) for n in (32, 512, 128))
+    tables = tables_of([make_run("clm", 0, 0.5, scores=scores)])
+    assert tables.headlines == [Measure("t", "f1", 512)]
+
+
+def test_chance_may_differ_between_seeds_and_not_within_one():
+    def run(strategy: str, seed: int, chance: float) -> ToyRun:
+        return make_run(strategy, seed, 0.5, scores=(Score("t", "f1", 0.5, chance, 9),))
+
+    drawn = [run(name, seed, 0.1 + seed / 10) for name in ("scratch", "clm") for seed in range(2)]
+    assert warnings(tables_of(drawn)) == []
+    assert views.headline(tables_of(drawn)).rows[0][1] == "0.100 to 0.200"
+    assert warnings(tables_of([*drawn, run("mlm", 0, 0.3)])) == [
+        "The runs disagree in the chance level of t: f1."
+    ]
 
 
 # Many tasks
