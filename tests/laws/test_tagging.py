@@ -24,6 +24,7 @@ from bench.schema import Model
 from bench.tasks.base import Setting, Task
 from bench.tasks.tagged import Sentence
 from bench.tasks.tagging import Tagging
+from bench.tasks.word_probe import says_something
 from bench.tasks.word_states import NOT_READ, Windows, all_words, windows
 from bench.vocabulary import EOS, PAD, train_tokenizer
 
@@ -156,7 +157,7 @@ def toy_sentences(split: Split, n: int = 150) -> list[Sentence]:
 
 def toy_task(monkeypatch: pytest.MonkeyPatch, stem: str = "ner_ieer", **changes: Any) -> Tagging:
     node = OmegaConf.to_container(OmegaConf.load(CONF / "task" / f"{stem}.yaml"))[stem]  # type: ignore[index,call-overload]
-    quick = {"label_budgets": [100], "test_sentences": 150, "steps": 4, "lr_grid": [1e-3], "n_validations": 1}
+    quick = {"label_budgets": [100], "test_items": 150, "steps": 4, "lr_grid": [1e-3], "n_validations": 1}
     task = build(node | quick | changes, Task, f"task.{stem}")  # type: ignore[type-abstract]
     assert isinstance(task, Tagging)
     monkeypatch.setattr(type(task), "sentences", lambda self, split: toy_sentences(split))
@@ -215,6 +216,31 @@ def test_what_says_nothing_scores_chance(
     assert abs(accuracy.value - accuracy.chance) < 3 * sd
 
 
+@pytest.mark.parametrize(("cls", "permutes"), [(Noise, False), (Reader, True)])
+def test_a_probe_of_nothing_is_the_constant_where_no_tag_has_the_most(
+    cls: type[Scratch], permutes: bool, setting: Setting, monkeypatch: pytest.MonkeyPatch
+):
+    """Without its check it takes one frequent tag for the other, and misses chance by more than luck."""
+    audited = replace(setting, permutes_labels=permutes)
+    told = [Sentence(s.words, [f"T{WORDS.index(w)}" for w in s.words]) for s in toy_sentences("train")]
+    model = strategy(cls, 300)
+    found = []
+    for share in (0.0, 0.2):
+        task = toy_task(monkeypatch, "pos_treebank", held_out_share=share)
+        monkeypatch.setattr(type(task), "sentences", lambda self, split: told)
+        found.append(task.evaluate(model, audited).scores[0])
+    unchecked, checked = found
+    assert checked.value == checked.chance
+    assert unchecked.value != checked.value
+
+
+def test_a_state_that_tells_the_tag_says_something():
+    labels = torch.arange(60) % 3
+    assert says_something(F.one_hot(labels).float(), labels, 0.2)
+    assert not says_something(torch.ones(60, 3), labels, 0.2)
+    assert not says_something(F.one_hot(labels).float(), labels * 0, 0.2)  # one tag: nothing to learn
+
+
 def test_chance_is_what_a_constant_says_of_every_word(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     task = toy_task(monkeypatch, "pos_treebank")
     test = toy_sentences("test")
@@ -232,9 +258,9 @@ def test_a_constant_inside_tag_is_one_span_a_sentence(setting: Setting, monkeypa
 
 
 def test_a_score_is_made_of_its_items_at_every_budget(setting: Setting, monkeypatch: pytest.MonkeyPatch):
-    task = toy_task(monkeypatch, label_budgets=[2, 8, 9999])
+    task = toy_task(monkeypatch, label_budgets=[2, 8, None])
     outcome = task.evaluate(strategy(Reader, 300), setting)
-    assert [m.n_labels for m in outcome.scores] == [2, 8, 150]  # more than there are means all
+    assert [m.n_labels for m in outcome.scores] == [150, 8, 2]  # null means all, and comes first
     for m in outcome.scores:
         names = ("true_positives", "predicted", "gold")
         right, found, real = (outcome.items[f"f1.{name}@{m.n_labels}"] for name in names)
@@ -246,14 +272,13 @@ def test_a_score_is_made_of_its_items_at_every_budget(setting: Setting, monkeypa
 
 def test_a_budget_is_a_prefix_of_the_seeds_draw(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     few, many, other = (
-        toy_task(monkeypatch, label_budgets=[n])._part("train", replace(setting, seed=seed)).sentences
+        toy_task(monkeypatch)._part("train", n, replace(setting, seed=seed)).sentences
         for n, seed in ((5, 0), (50, 0), (50, 1))
     )
     assert few == many[:5]
     assert other[:5] != few
     tests = [
-        toy_task(monkeypatch, test_sentences=20)._part("test", replace(setting, seed=seed)).sentences
-        for seed in (0, 1)
+        toy_task(monkeypatch, test_items=20)._test(replace(setting, seed=seed)).sentences for seed in (0, 1)
     ]
     assert tests[0] == tests[1]
 
@@ -319,8 +344,11 @@ def test_no_test_sentences_is_one_line(setting: Setting, monkeypatch: pytest.Mon
         ({"protocol": "zero_shot"}, "protocol"),
         ({"label_budgets": []}, "label_budgets"),
         ({"label_budgets": [32, 0]}, "label_budgets"),
-        ({"test_sentences": 0}, "test_sentences"),
-        ({"validation_sentences": 0}, "validation_sentences"),
+        ({"test_items": 0}, "test_items"),
+        ({"validation_items": 0}, "validation_items"),
+        ({"max_labels": 0}, "max_labels"),
+        ({"label_budgets": [513]}, "label_budgets"),
+        ({"held_out_share": -0.1}, "held_out_share"),
         ({"word_state": "last"}, "word_state"),
         ({"context_share": 0.9}, "context_share"),
         ({"attention": "both"}, "attention"),

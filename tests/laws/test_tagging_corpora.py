@@ -129,8 +129,8 @@ def news(corpora: Path, text: str) -> list[list[tuple[str, str]]]:
 
 
 def test_spans_become_tags_and_stops_end_sentences(corpora: Path):
-    left = f"Mr. {PERSON.format('A. Lee')} left {COMPANY.format('Ash &AMP; Co.')}."
-    text = f"{left} He is ``fine.'' Now {COMPANY.format('IBM')}"
+    ann, ash = PERSON.format("A. Lee"), COMPANY.format("Ash &AMP; Co.")
+    text = f"Mr. {ann} left {ash}. He is ``fine.'' Now {COMPANY.format('IBM')}"
     assert news(corpora, text) == [
         [
             *[("Mr.", "O"), ("A.", "B-PERSON"), ("Lee", "I-PERSON"), ("left", "O")],
@@ -154,6 +154,15 @@ def test_documents_never_straddle_a_split(corpora: Path):
         expected = [n for n in numbers if split_of(f"ieer/{n}") == split]
         assert words == [n for n in expected for _ in range(2)]
         assert words
+
+
+def test_versions_of_a_story_never_straddle_a_split(corpora: Path):
+    shared = "The same long sentence stands in every one of them ."
+    whole = "".join(DOCUMENT.format(number=f"N{i}", text=f"N{i} came. {shared}") for i in range(40))
+    write(corpora / "ieer" / "APW_1", whole)
+    counts = {split: len(task("ner_ieer").sentences(split)) for split in SPLITS}
+    assert sorted(counts.values()) == [0, 0, 80]
+    assert counts[split_of("ieer/N0")] == 80
 
 
 def test_a_damaged_document_is_named(corpora: Path):
@@ -242,5 +251,6 @@ def test_the_users_newswire_has_spans_in_every_split():
     counts = Counter(t[2:] for part in found.values() for s in part for t in s.tags if t[0] == "B")
     assert counts.most_common(3) == [("PERSON", 1504), ("ORGANIZATION", 939), ("LOCATION", 878)]
     assert all(any(tag != "O" for s in part for tag in s.tags) for part in found.values())
-    texts = {split: {" ".join(s.words) for s in part if len(s.words) > 12} for split, part in found.items()}
-    print({s: (len(t), len(t & texts["train"])) for s, t in texts.items()})
+    texts = {split: {" ".join(s.words) for s in part if len(s.words) >= 8} for split, part in found.items()}
+    assert not texts["train"] & texts["test"]  # some stories were sent twice
+    assert not texts["train"] & texts["validation"]
