@@ -16,12 +16,14 @@ import jinja2
 from omegaconf import DictConfig, OmegaConf
 
 from bench.analysis import frames, provenance, views
+from bench.analysis.auditing import auditing, failures
 from bench.analysis.evaluation import evaluation, samples
 from bench.analysis.label_budgets import label_budgets
 from bench.analysis.learning import learning
 from bench.analysis.stability import stability
 from bench.analysis.table import Tables, load
 from bench.analysis.text import View, latex_table, markdown_escape, markdown_table
+from bench.audits import read_audit
 from bench.build import build
 from bench.errors import ConfigError, DataError
 from bench.figures.base import Figure, render
@@ -66,6 +68,7 @@ class Page:
     more_cells: list[View]  # of all other metrics
     pairs: View
     samples: list[View]
+    audit: View | None
     evaluation: View | None
     runs: View
     setup: list[View]
@@ -108,9 +111,10 @@ def write(study: str, experiments_dir: Path, reports_dir: Path, figures: Mapping
     records_href = quote(os.path.relpath(experiments_dir / study / "records", folder))
     warnings = [f"Damaged record left out: {_short(error)}" for error in damaged] + undrawn
     counts = _counts(tables, len(damaged))
-    readme = experiments_dir / study / "README.md"
     files = sorted(frames_by_name)
-    page = _page(tables, warnings, counts, drawn, files, records_href=records_href, readme=readme)
+    page = _page(
+        tables, warnings, counts, drawn, files, records_href=records_href, study=experiments_dir / study
+    )
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     (folder / "figures").mkdir(exist_ok=True)
     for name, frame in frames_by_name.items():
@@ -165,15 +169,16 @@ def _page(
     files: list[str],
     *,
     records_href: str,
-    readme: Path,
+    study: Path,
 ) -> Page:
-    headlines = set(tables.headlines)
+    headlines, readme = set(tables.headlines), study / "README.md"
+    audit = read_audit(study)
     return Page(
         study=tables.study,
         dates=provenance.dates(tables),
         readme=blocks(readme.read_text(encoding="utf-8")) if readme.is_file() else [],
         status=status,
-        warnings=warnings + provenance.warnings(tables),
+        warnings=warnings + provenance.warnings(tables) + failures(audit),
         lost=[line for record in tables.records for line in _losses(tables, record)],
         headline=views.headline(tables),
         decisions=views.decisions(tables),
@@ -185,6 +190,7 @@ def _page(
         more_cells=[views.cells(tables, measure) for measure in tables.measures if measure not in headlines],
         pairs=views.pairs(tables),
         samples=samples(tables),
+        audit=auditing(tables, audit),
         evaluation=evaluation(tables),
         runs=views.runs(tables, records_href),
         setup=[provenance.axes_view(tables), provenance.settings_view(tables)],

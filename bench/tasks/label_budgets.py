@@ -157,3 +157,13 @@ def sizes(turns: Turns, budgets: Sequence[int | None], most: int) -> tuple[list[
     there = sum(map(len, turns))
     found = {len(cut(turns, most if n is None else n)[0]) for n in budgets}
     return sorted(found, reverse=True), sum(n is not None and n > there for n in budgets)
+
+
+def n_labels(budgets: Sequence[int | None], n_items: int) -> tuple[list[int], int]:
+    """As `sizes`, for items without classes.
+
+    >>> n_labels([32, 128, 512, None], 300)
+    ([300, 128, 32], 1)
+    """
+    found = {min(n_items, n_items if n is None else n) for n in budgets}
+    return sorted(found, reverse=True), sum(n is not None and n > n_items for n in budgets)
