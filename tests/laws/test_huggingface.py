@@ -99,6 +99,22 @@ def test_hidden_states_of_real_text_are_those_of_transformers(kind: str, folders
     assert found.std() > 0.1
 
 
+@every_kind
+@torch.no_grad()
+def test_every_layer_of_real_text_is_that_of_transformers(kind: str, folders: dict[str, Path]):
+    checkpoint, loaded = opened(folders[kind])
+    tokens = our_tokens(checkpoint)
+    found = loaded.backbone(tokens, tokens != PAD, causal=None, every_layer=True)
+    inputs = their_inputs(folders[kind])
+    whole = transformers.AutoModel.from_pretrained(folders[kind]).eval()
+    theirs = part_that_reads(whole)(**inputs, output_hidden_states=True)
+    assert len(found) == loaded.model.n_layers + 1
+    expected = torch.stack([*theirs.hidden_states[:-1], theirs.last_hidden_state])
+    n_before, kept = len(checkpoint.prefix), inputs["attention_mask"].bool()
+    real = kept[:, n_before:]
+    assert_close(found[:, real], expected[:, :, n_before:][:, real], atol=1e-5, rtol=1e-4)
+
+
 @every_predictor
 @torch.no_grad()
 def test_logits_of_real_text_are_those_of_transformers(kind: str, folders: dict[str, Path]):
