@@ -73,7 +73,7 @@ LIGHT = members(
 )
 TRAINING = set(
     members("train", "callbacks", "checkpoint", "data", "optim", "protocols", "contrastive", "tracking")
-    + members("tuning", "descent", "backbones", "objectives", "tasks", "worker")
+    + members("tuning", "descent", "backbones", "objectives", "tasks", "worker", "nats", "scoring")
 )
 
 
