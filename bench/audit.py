@@ -245,6 +245,7 @@ def audit(specs: Sequence[RunSpec], say: Callable[[AuditCheck], None]) -> AuditR
     Raises:
         BenchError: data that cannot be prepared.
     """
+    machine.limit_blas()
     spec = specs[0]
     config, data = spec.typed(), prepare(spec)
     shapes = Shapes(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from threadpoolctl import threadpool_limits
 
 from bench.schema import Trainer
 
@@ -37,6 +38,14 @@ def environment(trainer: Trainer) -> dict[str, str]:
         "ranks": str(trainer.devices),
         "threads": str(torch.get_num_threads()),
     }
+
+
+def limit_blas() -> None:
+    """numpy's and scipy's products on one thread: a probe's are small, and more made them up to 50 times slower.
+
+    Its results do not depend on the number of cores then. torch has threads of its own.
+    """
+    threadpool_limits(limits=1, user_api="blas")
 
 
 def quiet_libraries() -> None:

@@ -132,7 +132,7 @@ def continuation_nats(
             tokens, kind, samples=options.samples, generator=generator, scored=scored
         )  # (B, T - 1)
         nats[chosen] = found.double().sum(dim=1).cpu().numpy()
-    setting.meter.add(_head_flops(model, texts, kind, options.samples))
+    setting.meter.add(prediction_flops(model, [len(text.scored) for text in texts], kind, options.samples))
     if not np.isfinite(nats).all():
         raise FloatingPointError("the likelihood is not finite; the model diverged")
     return nats
@@ -160,8 +160,10 @@ def _padded(texts: Sequence[Continuation]) -> tuple[Tensor, Tensor]:
     return tokens, (positions >= first) & (positions < past)
 
 
-def _head_flops(model: Objective, texts: Sequence[Continuation], kind: Likelihood, samples: int) -> float:
-    """Of predicting; a bound predicts (L + 1) / 2 of L tokens a draw. The meter sees to the blocks."""
-    lengths = [len(text.scored) for text in texts]
+def prediction_flops(model: Objective, lengths: Sequence[int], kind: Likelihood, samples: int) -> float:
+    """Of the head, which the meter does not see, on texts with so many scored tokens.
+
+    A bound predicts (L + 1) / 2 of L tokens a draw.
+    """
     targets = samples * sum((n + 1) / 2 for n in lengths) if kind == "bound" else sum(lengths)
     return head_flops(model.shapes.model, model.backbone.embedding.num_embeddings, targets)

@@ -47,6 +47,7 @@ def execute(spec: RunSpec, threads: int | None = None, watched: Sequence[int] | 
         The status: finished, diverged, failed or interrupted.
     """
     machine.quiet_libraries()
+    machine.limit_blas()
     torch.set_flush_denormal(True)  # vanishing weights otherwise cost up to three times the CPU time
     stop = Stop(supervisors() if watched is None else watched)
     stop.listen()

@@ -279,7 +279,7 @@ class Bilinear(nn.Module):
     Words that both texts share show in the diagonal, which learns faster than all other pairs of features.
     """
 
-    MIX = 0.1  # m
+    MIX = 0.2  # m
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -7,7 +7,6 @@ metrics bear the kind in their name and are never compared with each other.
 import math
 from dataclasses import dataclass
 from itertools import groupby
-from typing import cast
 
 import numpy as np
 import torch
@@ -16,13 +15,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from bench.data import TextRows
-from bench.errors import ConfigError, DataError, InapplicableError
+from bench.errors import ConfigError, DataError
 from bench.objectives.base import Likelihood, Objective, TextNLL
+from bench.scoring import NAMES, SEED, prediction_flops, require_kind, require_positive
 from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.vocabulary import EOS
-
-SEED = 0  # of a bound's draws: every strategy and every seed of it is measured by the same ones
-NAMES = {"exact": "an exact likelihood", "bound": "a bound", "pseudo": "a pseudo-likelihood"}
 
 
 class BitsPerByte(Task):
@@ -40,9 +37,7 @@ class BitsPerByte(Task):
         def __post_init__(self) -> None:
             if self.kind not in NAMES:
                 raise ConfigError(f"task.*.kind={self.kind!r}: choose one of {', '.join(NAMES)}")
-            for key in ("windows", "samples", "batch_size"):
-                if getattr(self, key) < 1:
-                    raise ConfigError(f"task.*.{key}={getattr(self, key)}: use 1 or more")
+            require_positive(self, "windows", "samples", "batch_size")
 
     options: Options
 
@@ -52,11 +47,7 @@ class BitsPerByte(Task):
         A character that a window's edge cuts decodes to a mark of three bytes. Chance is a uniform guess over
         the vocabulary, on the same tokens.
         """
-        kind = cast(Likelihood, self.options.kind)
-        given = model.likelihoods if model.has_weights else frozenset({"exact"})
-        if kind not in given:
-            names = [NAMES[name] for name in NAMES if name in given]
-            raise InapplicableError(" and ".join(names) + " only" if names else "no likelihood of a text")
+        kind = require_kind(model, self.options.kind)
         windows = self._windows(setting)  # (N, T)
         n_bytes = _n_bytes(windows[:, 1:], setting.tokenizer)
         if model.has_weights:
@@ -89,6 +80,8 @@ class BitsPerByte(Task):
             setting.keep_going()
             nats = model.nll(tokens.to(model.device), kind, self.options.samples, generator)  # (B,)
             found.append(nats.double().cpu())
+        lengths = [windows.shape[1] - 1] * len(windows)
+        setting.meter.add(prediction_flops(model, lengths, kind, self.options.samples))
         return torch.cat(found)
 
 

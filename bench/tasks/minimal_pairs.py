@@ -189,7 +189,7 @@ def _shown(pairs: Sequence[Pair], margin: NDArray[np.float64]) -> list[dict[str,
             "phenomenon": pairs[i].uid or "",
             "good": pairs[i].good,
             "bad": pairs[i].bad,
-            "nats that the bad one is less likely by": f"{margin[i]:+.3f}",
+            "margin in nats, normalised": f"{margin[i]:+.3f}",
         }
         for i in chosen
     ]

@@ -85,7 +85,18 @@ TRAINING = set(
         "contrastive",
         "tracking",
     )
-    + members("tuning", "descent", "feature_cache", "audit", "backbones", "objectives", "tasks", "worker")
+    + members(
+        "tuning",
+        "descent",
+        "feature_cache",
+        "audit",
+        "backbones",
+        "objectives",
+        "tasks",
+        "worker",
+        "nats",
+        "scoring",
+    )
 )
 
 
