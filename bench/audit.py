@@ -27,6 +27,7 @@ from bench.sampling import Sampling, unigram_texts
 from bench.schema import Optim
 from bench.spec import RunSpec, now
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.generation import token_shares
 from bench.vocabulary import EOS, PAD
 
 N_ERRORS = 4.0  # binomial standard errors by which chance may be missed: one in 16,000 by luck alone
@@ -50,7 +51,7 @@ class Ignorant(Scratch):
 
     likelihoods = frozenset[Likelihood]({"exact", "bound", "pseudo"})
     writes = "as often as each token occurs"
-    token_shares: Tensor | None = None  # (V,) of the training text; None: uniform
+    token_shares: Tensor  # (V,) of the training text
 
     def embed_images(self, images: Tensor) -> Tensor:
         """(B, S, S, 3) -> unit rows (B, D)."""
@@ -62,10 +63,7 @@ class Ignorant(Scratch):
 
     def generate(self, prompts: Tensor, n_new: int, sampling: Sampling, generator: torch.Generator) -> Tensor:
         """Tokens as often as they occur, whatever the prompt."""
-        shares = self.token_shares
-        if shares is None:
-            shares = torch.ones(self.shapes.vocab_size) / self.shapes.vocab_size
-        return unigram_texts(shares, len(prompts), n_new, generator)
+        return unigram_texts(self.token_shares, len(prompts), n_new, generator)
 
     def caption_images(self, images: Tensor, n_new: int) -> Tensor:
         """No word."""
@@ -184,6 +182,8 @@ class Audit:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.setting.seed)
             model = cls(OPTIONS, shapes=self.shapes, optimizer=self.optimizer)
+        if isinstance(model, Ignorant):
+            model.token_shares = token_shares(self.setting)
         return self.task.evaluate(model.eval(), setting)
 
 

@@ -23,14 +23,15 @@ class FeatureCache:
         """What `compute` gives; from the second time on as it was. Do not write into it.
 
         Args:
-            model: whose weights count; changed in place, they are another model's.
+            model: whose weights count; once they change, it is another one.
             tokens: (N, T) ids that are encoded.
             how: all else that decides: what is computed, attention, pooling.
         """
         ids = hashlib.sha256(tokens.cpu().contiguous().numpy().tobytes()).hexdigest()
-        weights = sum(parameter._version for parameter in model.parameters())
+        # Their sums: torch's own count of changes misses what fused optimizers do.
+        weights = tuple(float(parameter.detach().sum()) for parameter in model.parameters())
         kept = self._kept.setdefault(model, {})
-        key = (ids, tuple(tokens.shape), weights, *how)
+        key = (ids, tuple(tokens.shape), weights, how)
         if key not in kept:
             kept[key] = compute()
         return kept[key]

@@ -94,7 +94,7 @@ class PairData:
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Items of the source that are no pairs, by the reason; of which split they were, nobody knows."""
+        """Items of the whole source that are no pairs, by the reason: they are of no split."""
         return dict(self.manifest.get("skipped", {}))
 
     def train(self, unique_pairs: int | None = None) -> PairArray:

@@ -29,7 +29,8 @@ class Score:
     """One number of one task.
 
     `chance` is what a model that knows nothing scores, None where that is not defined; `n_labels` the number
-    of labelled items that were fitted to, where a task is measured at several.
+    of labelled items that were fitted to, where a task is measured at several. `higher_is_better` is None for
+    what only describes: it is shown and never judged.
     """
 
     task: str
@@ -37,7 +38,7 @@ class Score:
     value: float
     chance: float | None
     n_items: int
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
     n_labels: int | None = None
 
 

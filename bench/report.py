@@ -5,7 +5,8 @@ Nothing here is typed by hand and nothing depends on when it is built: the same 
 
 import base64
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,14 @@ import jinja2
 from omegaconf import DictConfig, OmegaConf
 
 from bench.analysis import frames, provenance, views
+from bench.analysis.auditing import auditing, failures
+from bench.analysis.evaluation import evaluation, samples
+from bench.analysis.label_budgets import label_budgets
 from bench.analysis.learning import learning
+from bench.analysis.stability import stability
 from bench.analysis.table import Tables, load
 from bench.analysis.text import View, latex_table, markdown_escape, markdown_table
+from bench.audits import read_audit
 from bench.build import build
 from bench.errors import ConfigError, DataError
 from bench.figures.base import Figure, render
@@ -56,9 +62,14 @@ class Page:
     decisions: View
     verdicts: View
     learning: View
+    findings: list[View]  # that only some studies have: label budgets, fine-tuning stability
     figures: list[Drawn]
-    cells: list[View]
+    cells: list[View]  # of the tasks' headline metrics
+    more_cells: list[View]  # of all other metrics
     pairs: View
+    samples: list[View]
+    audit: View | None
+    evaluation: View | None
     runs: View
     setup: list[View]
     details: list[View]
@@ -95,10 +106,15 @@ def write(study: str, experiments_dir: Path, reports_dir: Path, figures: Mapping
     """
     tables, damaged = load(study, experiments_dir)
     folder = reports_dir / study
-    drawn = [_draw(name, node, tables) for name, node in figures.items()]
+    drawn, undrawn = _draw_all(figures, tables)
     frames_by_name = frames.csv_tables(tables)
     records_href = quote(os.path.relpath(experiments_dir / study / "records", folder))
-    page = _page(tables, damaged, drawn, records_href, experiments_dir / study / "README.md")
+    warnings = [f"Damaged record left out: {_short(error)}" for error in damaged] + undrawn
+    counts = _counts(tables, len(damaged))
+    files = sorted(frames_by_name)
+    page = _page(
+        tables, warnings, counts, drawn, files, records_href=records_href, study=experiments_dir / study
+    )
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     (folder / "figures").mkdir(exist_ok=True)
     for name, frame in frames_by_name.items():
@@ -127,60 +143,84 @@ def cells_markdown(study: str, experiments_dir: Path, task: str) -> str:
     return _markdown(views.cells(tables, measure))
 
 
-def _draw(name: str, node: Any, tables: Tables) -> Drawn:
-    if not name.isidentifier():
-        raise ConfigError(f"figure.{name}: a figure's name is a file name; use letters, digits and '_'")
-    figure = build(node, Figure, f"figure.{name}")  # type: ignore[type-abstract]
-    images = render(figure, tables, name)
-    return Drawn(name, figure.title, figure.caption(tables), images["svg"], images["png"])
+def _draw_all(figures: Mapping[str, Any], tables: Tables) -> tuple[list[Drawn], list[str]]:
+    """The figures that apply to the study, and a warning for each whose data is damaged."""
+    drawn: list[Drawn] = []
+    warnings: list[str] = []
+    for name, node in figures.items():
+        if not name.isidentifier():
+            raise ConfigError(f"figure.{name}: a figure's name is a file name; use letters, digits and '_'")
+        figure = build(node, Figure, f"figure.{name}")  # type: ignore[type-abstract]
+        try:
+            if figure.applies(tables):
+                images = render(figure, tables, name)
+                caption = figure.caption(tables)
+                drawn.append(Drawn(name, figure.title, caption, images["svg"], images["png"]))
+        except DataError as error:
+            warnings.append(f"Figure {name} left out: {_short(error)}")
+    return drawn, warnings
 
 
 def _page(
-    tables: Tables, damaged: Sequence[DataError], drawn: list[Drawn], records_href: str, readme: Path
+    tables: Tables,
+    warnings: list[str],
+    status: str,
+    drawn: list[Drawn],
+    files: list[str],
+    *,
+    records_href: str,
+    study: Path,
 ) -> Page:
-    statuses = [record.status for record in tables.records]
-    counts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))]
-    lost = [
-        f"{r.run_id} ({r.strategy}, {r.model}, {r.budget or 'no data budget'}, seed {r.seed}): {what}"
-        for r in tables.records
-        for what in _losses(tables, r)
-    ]
+    headlines, readme = set(tables.headlines), study / "README.md"
+    audit = read_audit(study)
     return Page(
         study=tables.study,
         dates=provenance.dates(tables),
         readme=blocks(readme.read_text(encoding="utf-8")) if readme.is_file() else [],
-        status=", ".join([*counts, *([f"{len(damaged)} damaged"] if damaged else [])]),
-        warnings=[f"Damaged record left out: {_short(error)}" for error in damaged]
-        + provenance.warnings(tables),
-        lost=lost,
+        status=status,
+        warnings=warnings + provenance.warnings(tables) + failures(audit),
+        lost=[line for record in tables.records for line in _losses(tables, record)],
         headline=views.headline(tables),
         decisions=views.decisions(tables),
         verdicts=views.verdicts(tables),
         learning=learning(tables),
+        findings=[view for view in (label_budgets(tables), stability(tables)) if view is not None],
         figures=drawn,
-        cells=[views.cells(tables, measure) for measure in tables.measures],
+        cells=[views.cells(tables, measure) for measure in tables.measures if measure in headlines],
+        more_cells=[views.cells(tables, measure) for measure in tables.measures if measure not in headlines],
         pairs=views.pairs(tables),
+        samples=samples(tables),
+        audit=auditing(tables, audit),
+        evaluation=evaluation(tables),
         runs=views.runs(tables, records_href),
         setup=[provenance.axes_view(tables), provenance.settings_view(tables)],
         details=[view(tables) for view in provenance.DETAILS],
         commands=sorted({record.command for record in tables.records if record.command}),
-        files=sorted(frames.csv_tables(tables)),
+        files=files,
         has_scores=bool(tables.measures),
     )
 
 
+def _counts(tables: Tables, n_damaged: int) -> str:
+    statuses = Counter(record.status for record in tables.records)
+    counts = [f"{statuses[status]} {status}" for status in sorted(statuses)]
+    return ", ".join([*counts, *([f"{n_damaged} damaged"] if n_damaged else [])])
+
+
 def _losses(tables: Tables, record: RunRecord) -> list[str]:
-    """What of a run has no numbers, and why: the run, or tasks that failed."""
-    if record.status != "finished":
-        return [f"{record.status}, {record.reason or 'no reason recorded'}"]
-    results = tables.results.get(record.run_id, {}).values()
-    return [f"task {r.task} failed, {r.reason}" for r in results if r.status == "failed"]
+    """What of a run has no numbers, and why: the run, or tasks that failed; a line each."""
+    axes = f"{record.strategy}, {record.model}, {record.budget or 'no data budget'}, seed {record.seed}"
+    found = [f"{record.status}, {record.reason or 'no reason recorded'}"]
+    if record.status == "finished":
+        results = tables.results.get(record.run_id, {}).values()
+        found = [f"task {r.task} failed, {r.reason}" for r in results if r.status == "failed"]
+    return [f"{record.run_id} ({axes}): {what}" for what in found]
 
 
 def _latex_views(tables: Tables, page: Page) -> list[View]:
-    every = [view.rows for view in page.cells]
-    cells = [[view.title, *row[:-1]] for view, rows in zip(page.cells, every, strict=True) for row in rows]
-    header = ["task: metric", *page.cells[0].header[:-1]] if page.cells else ["task: metric"]
+    every = [*page.cells, *page.more_cells]
+    cells = [[view.title, *row[:-1]] for view in every for row in view.rows]
+    header = ["task: metric", *every[0].header[:-1]] if every else ["task: metric"]
     align = "l" * len(header)
     stacked = View("cells", "Every cell", "", header, align, cells)
     return [
@@ -188,6 +228,7 @@ def _latex_views(tables: Tables, page: Page) -> list[View]:
         page.decisions,
         page.verdicts,
         page.learning,
+        *page.findings,
         views.differences(tables),
         stacked,
         page.runs,

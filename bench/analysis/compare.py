@@ -18,7 +18,7 @@ from bench.analysis.stats import (
     subtract,
     verdict,
 )
-from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, cell_of, lost
+from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, lost
 from bench.records import PRETRAINING_ONLY
 
 Seeds = Mapping[int, float]
@@ -89,13 +89,15 @@ def grid(tables: Tables, arm: Arm) -> list[Cell]:
     ]
 
 
-def inapplicable(tables: Tables, arm: Arm, task: str) -> str | None:
-    """Why an arm cannot do a task, None if it can."""
-    for record in tables.records:
-        result = tables.results.get(record.run_id, {}).get(task)
-        if result and result.status == "inapplicable" and cell_of(record).arm == arm:
-            return result.reason
-    return None
+def level(tables: Tables, measure: Measure, cells: Iterable[Cell]) -> Seeds:
+    """Values by seed, averaged over cells; only seeds that every cell has."""
+    values = tables.values.get(measure, {})
+    return pool([values.get(cell, _NONE) for cell in cells])
+
+
+def gain(tables: Tables, measure: Measure, cells: Iterable[Cell]) -> Seeds:
+    """Differences to scratch by seed, in the metric's own unit, averaged over cells."""
+    return pool([difference(tables, measure, cell, baseline_cell(tables, cell)) for cell in cells])
 
 
 def difference(tables: Tables, measure: Measure, left: Cell, right: Cell) -> dict[int, float]:
@@ -136,13 +138,12 @@ def pooled(tables: Tables, measures: Iterable[Measure]) -> list[Pooled]:
 
 def _pooled(tables: Tables, measure: Measure, arm: Arm) -> Pooled:
     cells = grid(tables, arm)
-    values = [tables.values[measure].get(cell, _NONE) for cell in cells]
-    gaps = [difference(tables, measure, cell, baseline_cell(tables, cell)) for cell in cells]
-    n_missing = sum(not seeds for seeds in values)
-    spread = None if n_missing else interval(list(pool(values).values()))
-    gap = paired(pool(gaps)) if is_compared(arm) and all(gaps) else None
-    reason = inapplicable(tables, arm, measure.task) if n_missing == len(cells) else None
-    own = [record for record in tables.records if cell_of(record) in cells]
+    n_missing = sum(not tables.values[measure].get(cell) for cell in cells)
+    spread = interval(list(level(tables, measure, cells).values()))
+    judged = is_compared(arm) and tables.measures[measure].sign != 0
+    gap = paired(gain(tables, measure, cells)) if judged else None
+    reason = tables.inapplicable.get((arm, measure.task)) if n_missing == len(cells) else None
+    own = [record for cell in cells for record in tables.runs_of.get(cell, ())]
     n_lost = sum(lost(tables, record, measure.task) is not None for record in own)
     return Pooled(measure, arm, spread, gap, n_missing, len(cells), n_lost, reason, verdict="")
 
@@ -154,13 +155,15 @@ def _verdict(tables: Tables, row: Pooled, p_holm: float) -> str:
         return "not applicable"
     if row.arm.is_external:
         return "external reference"
+    if not tables.measures[row.measure].sign:
+        return "descriptive"
     if row.to_scratch is None and row.n_missing == 0:
         baselines = [arm for arm in tables.arms if arm.strategy == BASELINE]
-        if any(inapplicable(tables, arm, row.measure.task) for arm in baselines):
+        if any((arm, row.measure.task) in tables.inapplicable for arm in baselines):
             return "no verdict (scratch cannot do the task)"
         return "no verdict (no scratch with the same settings and seeds)"
     lacking = "missing cells" if row.n_missing else f"{row.n_lost} runs lost" if row.n_lost else ""
-    better = tables.measures[row.measure].higher_is_better
+    better = tables.measures[row.measure].sign > 0
     return verdict(row.to_scratch, higher_is_better=better, p_holm=p_holm, lacking=lacking)
 
 
@@ -187,15 +190,17 @@ def choices(tables: Tables, measure: Measure) -> list[Choice]:
 
 
 def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> Choice | None:
-    """The highest mean at one model and budget, and which others its paired interval cannot exclude."""
+    """The best mean at one model and budget, and which others its paired interval cannot exclude.
+
+    None where there is no result, and for a measure that only describes.
+    """
+    sign = tables.measures[measure].sign
     values = tables.values[measure]
     cells = {arm: _at(tables, arm, model, budget) for arm in tables.arms if not arm.is_external}
     spreads = {arm: interval(list(values.get(cell, _NONE).values())) for arm, cell in cells.items()}
     present = {arm: spread for arm, spread in spreads.items() if spread is not None}
-    if not present:
+    if not present or not sign:
         return None
-    better = tables.measures[measure].higher_is_better
-    sign = 1 if better else -1
     best = max(present, key=lambda arm: sign * present[arm].mean)
     tied: list[Arm] = []
     beaten: list[Arm] = []
@@ -204,7 +209,7 @@ def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> 
         clear = gap is not None and _is_clear(gap, sign)
         if arm != best:
             (beaten if clear else tied).append(arm)
-    missing = [arm for arm in cells if arm not in present and inapplicable(tables, arm, measure.task) is None]
+    missing = [arm for arm in cells if arm not in present and (arm, measure.task) not in tables.inapplicable]
     gap = paired(difference(tables, measure, cells[best], baseline_cell(tables, cells[best])))
     to_scratch = None if best.strategy == BASELINE else gap
     return Choice(

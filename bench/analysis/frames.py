@@ -6,7 +6,7 @@ import pandas as pd
 
 from bench.analysis.compare import choices, is_compared, pooled, summaries
 from bench.analysis.stats import Interval, Paired
-from bench.analysis.table import Cell, Measure, Tables, cell_of
+from bench.analysis.table import Cell, Measure, Tables
 
 
 def csv_tables(tables: Tables) -> dict[str, pd.DataFrame]:
@@ -39,7 +39,7 @@ def cells(tables: Tables) -> pd.DataFrame:
     rows = []
     for measure in tables.measures:
         for row in summaries(tables, measure):
-            own = [record for record in tables.records if cell_of(record) == row.cell]
+            own = tables.runs_of[row.cell]
             done = [record.run_id for record in own if record.status == "finished"]
             lost = [record.run_id for record in own if record.status != "finished"]
             runs = {"run_ids": " ".join(done), "lost_run_ids": " ".join(lost)}

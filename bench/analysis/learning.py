@@ -2,7 +2,7 @@
 
 from bench.analysis.compare import Pooled, pooled
 from bench.analysis.stats import AHEAD, LEANS_AHEAD
-from bench.analysis.table import Arm, Tables, cell_of
+from bench.analysis.table import Arm, Tables
 from bench.analysis.text import EMPTY, Entry, View, number
 from bench.records import finished
 
@@ -37,7 +37,7 @@ def learning(tables: Tables) -> View:
 
 def losses(tables: Tables, arm: Arm, kind: str) -> list[tuple[float, float]]:
     """First and last loss of each finished run of an arm that was measured twice or more."""
-    own = [record for record in finished(tables.records) if cell_of(record).arm == arm]
+    own = [record for cell in tables.cells if cell.arm == arm for record in finished(tables.runs_of[cell])]
     curves = [[loss for p in record.curve if (loss := getattr(p, kind)) is not None] for record in own]
     return [(curve[0], curve[-1]) for curve in curves if len(curve) > 1]
 
@@ -49,8 +49,7 @@ def _fell(ends: list[tuple[float, float]]) -> str:
 def _is_better(tables: Tables, row: Pooled) -> bool:
     if row.to_scratch is None:
         return False
-    sign = 1 if tables.measures[row.measure].higher_is_better else -1
-    return sign * row.to_scratch.interval.mean > 0
+    return tables.measures[row.measure].sign * row.to_scratch.interval.mean > 0
 
 
 def _gain(row: Pooled) -> str:

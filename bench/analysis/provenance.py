@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bench.analysis.table import Tables, cell_of
+from bench.analysis.rows import scores_of
+from bench.analysis.table import Measure, Tables, cell_of
 from bench.analysis.text import EMPTY, Entry, View, amount
-from bench.records import RunRecord, TaskResult
+from bench.records import RunRecord, TaskResult, finished
 
 _KEY_SETTINGS = [
     "optim.tokens_per_step",
@@ -111,9 +112,21 @@ def warnings(tables: Tables) -> list[str]:
         )
     for task, values in _task_settings(tables).items():
         lines.append(f"The runs disagree in the settings of task {task}: {_listed(values)}.")
-    directions = [m for m, info in tables.measures.items() if len(info.chance) > 1]
-    lines += [f"The runs disagree in the chance level of {m.task}: {m.metric}." for m in directions]
+    lines += [
+        f"The runs disagree in the chance level of {name}." for name in _disputed_chance(compared, tables)
+    ]
     return lines
+
+
+def _disputed_chance(records: Sequence[RunRecord], tables: Tables) -> list[str]:
+    """Metrics whose chance differs within a seed; between seeds it may: the labels that are drawn differ."""
+    levels: dict[tuple[Measure, int], set[float]] = {}
+    for record in finished(records):
+        for score in scores_of(record, tables.results):
+            if score.chance is not None:
+                levels.setdefault((Measure.of(score), record.seed), set()).add(round(score.chance, 9))
+    disputed = {measure for (measure, _), found in levels.items() if len(found) > 1}
+    return list(dict.fromkeys(f"{m.task}: {m.metric}" for m in tables.measures if m in disputed))
 
 
 def _task_settings(tables: Tables) -> dict[str, list[str]]:

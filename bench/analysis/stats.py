@@ -46,20 +46,26 @@ class Paired:
 
 
 @lru_cache(maxsize=64)
-def _resamples(n: int, seed: int) -> NDArray[np.int64]:
+def resamples(n: int, seed: int = 0) -> NDArray[np.int64]:
+    """Indices (R, n) of a bootstrap over n seeds, drawn with replacement."""
     return np.random.default_rng(seed).integers(0, n, (N_RESAMPLES, n))  # (R, n)
 
 
 def interval(values: Sequence[float], seed: int = 0) -> Interval | None:
     """Mean and percentile bootstrap interval; None for no values, no bounds for one."""
-    sample = np.sort(np.asarray(values, dtype=np.float64))  # so that the order of runs cannot matter
+    return _interval(tuple(sorted(values)), seed)  # so that the order of runs cannot matter
+
+
+@lru_cache(maxsize=2**16)  # tables, views and figures ask for the same cells again and again
+def _interval(values: tuple[float, ...], seed: int) -> Interval | None:
+    sample = np.asarray(values, dtype=np.float64)
     if sample.size == 0:
         return None
     if not np.isfinite(sample).all():
         raise ValueError("a value is not finite; a failed run must not reach the statistics")
     if sample.size == 1:
         return Interval(float(sample[0]), None, None, 1)
-    means = sample[_resamples(sample.size, seed)].mean(axis=1)  # (R,)
+    means = sample[resamples(sample.size, seed)].mean(axis=1)  # (R,)
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(sample.mean()), float(low), float(high), int(sample.size))
@@ -75,14 +81,19 @@ def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
     sample = np.asarray(differences, dtype=np.float64)
     if sample.size == 0:
         raise ValueError("no paired differences")
-    if sample.size <= N_EXACT:
-        signs = np.array(list(product((1.0, -1.0), repeat=sample.size)))  # (2^n, n)
-    else:
-        signs = np.random.default_rng(seed).choice((1.0, -1.0), (2**N_EXACT, sample.size))
-        signs[0] = 1.0  # the observed pattern is one of them, so p is never 0
-    means = np.abs(signs @ sample) / sample.size
+    means = np.abs(_signs(sample.size, seed) @ sample) / sample.size
     observed = abs(sample.mean())
     return float((means >= observed * (1 - 1e-9)).mean())
+
+
+@lru_cache(maxsize=16)
+def _signs(n: int, seed: int) -> NDArray[np.float64]:
+    """Sign patterns (P, n): all of them, or a sample."""
+    if n <= N_EXACT:
+        return np.array(list(product((1.0, -1.0), repeat=n)))
+    signs = np.random.default_rng(seed).choice((1.0, -1.0), (2**N_EXACT, n))
+    signs[0] = 1.0  # the observed pattern is one of them, so p is never 0
+    return signs
 
 
 def t_test_p(differences: Sequence[float]) -> float:
@@ -110,8 +121,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def paired(differences: Mapping[int, float], seed: int = 0) -> Paired | None:
     """Summarise per-seed differences; None when no seed is shared."""
-    seeds = tuple(sorted(differences))
-    values = [differences[index] for index in seeds]
+    return _paired(tuple(sorted(differences.items())), seed)
+
+
+@lru_cache(maxsize=2**16)
+def _paired(differences: tuple[tuple[int, float], ...], seed: int) -> Paired | None:
+    seeds = tuple(index for index, _ in differences)
+    values = [value for _, value in differences]
     spread = interval(values, seed)
     if spread is None:
         return None

@@ -4,39 +4,30 @@ A cell is (strategy, variant, model, budget). Only finished runs have scores; a 
 row of `runs` with its reason. What a run does not have is absent (None), never 0.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from bench.analysis.items import Items, paths_of, read_items
+from bench.analysis.rows import Results, curve_rows, frame, run_row, score_rows, scores_of
 from bench.errors import ConfigError, DataError
 from bench.records import (
     STUDY_NAME,
     RunRecord,
     Score,
-    TaskResult,
     finished,
     read_evaluations,
     read_records,
     results_of,
 )
 
-Results = Mapping[str, Mapping[str, TaskResult]]  # by run id and task
 Scored = Sequence[tuple[RunRecord, Score]]
 
 BASELINE = "scratch"  # the strategy without pretraining, see DESIGN's vocabulary
 EXTERNAL = ("reference", "endpoint")  # strategies that measure a model which was trained elsewhere
-
-_INTEGERS = ["seed", "n_items", "n_labels", "parameters", "steps", "step"]
-_INTEGERS += ["forward_tokens", "supervised_tokens"]
-_INTEGERS += ["unique_bytes", "unique_tokens", "unique_pairs", "peak_memory_bytes"]
-_REALS = ["value", "chance", "flops", "epochs", "pretrain_s", "evaluate_s", "train_loss_nats"]
-_REALS += ["validation_loss_nats"]
-_REALS += ["evaluate_flops", "pretrain_joules_measured", "pretrain_joules_estimated"]
-_REALS += ["evaluate_joules_measured", "evaluate_joules_estimated"]
-_ABSENT_WHEN_ZERO = {"unique_bytes", "unique_tokens", "unique_pairs", "peak_memory_bytes"}
 
 
 class Arm(NamedTuple):
@@ -82,13 +73,19 @@ class Measure(NamedTuple):
 class MeasureInfo:
     """What holds for a measure in every run.
 
-    `chance` has several values only if records disagree, none where the metric has no such level.
+    `chance` has several values where it follows from labels that each seed draws, or where records disagree;
+    none where the metric has no such level.
     """
 
     chance: tuple[float, ...]
-    higher_is_better: bool
-    is_headline: bool  # the task's first score
+    higher_is_better: bool | None  # None: it describes, and is never judged
+    is_headline: bool  # the task's first metric that has a better, with the most labels
     n_items: tuple[int, ...]
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, -1 where lower is, 0 where nothing is."""
+        return 0 if self.higher_is_better is None else 1 if self.higher_is_better else -1
 
 
 @dataclass(frozen=True)
@@ -105,13 +102,25 @@ class Tables:
     models: tuple[str, ...]  # by number of parameters; without those of external arms alone
     budgets: tuple[str, ...]  # by unique data
     cells: tuple[Cell, ...]  # every cell that was tried, finished or not
+    runs_of: Mapping[Cell, tuple[RunRecord, ...]]  # by seed
+    inapplicable: Mapping[tuple[Arm, str], str]  # why an arm cannot do a task
     measures: Mapping[Measure, MeasureInfo]
     values: Mapping[Measure, Mapping[Cell, Mapping[int, float]]]  # by seed
+    arrays: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)  # files by run id and task
 
     @property
     def headlines(self) -> list[Measure]:
-        """One measure per task: its first score."""
+        """One measure per task: its first metric that has a better, with the most labels."""
         return [measure for measure, info in self.measures.items() if info.is_headline]
+
+    def items(self, run_id: str, task: str) -> Items:
+        """The arrays that a run's scores of a task are made of, read when asked for; empty if there are none.
+
+        Raises:
+            DataError: their file is damaged; one line that names it.
+        """
+        path = self.arrays.get(run_id, {}).get(task)
+        return {} if path is None else read_items(path, task)
 
 
 def load(study: str, experiments_dir: Path) -> tuple[Tables, list[DataError]]:
@@ -122,15 +131,16 @@ def load(study: str, experiments_dir: Path) -> tuple[Tables, list[DataError]]:
     """
     if not STUDY_NAME.fullmatch(study):
         raise ConfigError(f"study={study!r} is not a study's name; use letters, digits, '-', '_' and '.'")
-    folder = experiments_dir / study / "records"
+    folder, beside = (experiments_dir / study / name for name in ("records", "evaluations"))
     records, damaged = read_records(folder)
-    evaluations, unreadable = read_evaluations(experiments_dir / study / "evaluations")
+    evaluations, unreadable = read_evaluations(beside)
     if not records:
         known = sorted(path.parent.name for path in experiments_dir.glob("*/records"))
         why = str(damaged[0]) if damaged else f"studies with records: {', '.join(known) or 'none'}"
         raise ConfigError(f"study={study}: no run record under {folder} ({why}); run it with `bench train`")
     results = {run_id: results_of(found) for run_id, found in evaluations.items()}
-    return tabulate(study, records, results), [*damaged, *unreadable]
+    arrays = {run_id: paths_of(beside, found, results[run_id]) for run_id, found in evaluations.items()}
+    return replace(tabulate(study, records, results), arrays=arrays), [*damaged, *unreadable]
 
 
 def tabulate(study: str, records: Sequence[RunRecord], results: Results) -> Tables:
@@ -138,11 +148,12 @@ def tabulate(study: str, records: Sequence[RunRecord], results: Results) -> Tabl
     budgets, models = _budgets(records), _models(records)
     cells = _cells(records, models, budgets)
     own = {cell.model for cell in cells if not cell.arm.is_external}
-    ordered = sorted(records, key=lambda r: (cells.index(cell_of(r)), r.seed, r.run_id))
+    rank = {cell: i for i, cell in enumerate(cells)}
+    ordered = sorted(records, key=lambda r: (rank[cell_of(r)], r.seed, r.run_id))
     scored = [(record, score) for record in finished(ordered) for score in scores_of(record, results)]
-    runs = _frame([run_row(record, results) for record in ordered])
-    scores = _frame([axes(r) | asdict(score) | spent_columns(r, results) for r, score in scored])
-    curves = _frame([row for record in finished(ordered) for row in curve_rows(record)])
+    runs = frame([run_row(record, results) for record in ordered])
+    scores = frame([row for record in finished(ordered) for row in score_rows(record, results)])
+    curves = frame([row for record in finished(ordered) for row in curve_rows(record)])
     arms = sorted({cell.arm for cell in cells}, key=_arm_order)
     return Tables(
         study=study,
@@ -155,68 +166,11 @@ def tabulate(study: str, records: Sequence[RunRecord], results: Results) -> Tabl
         models=tuple(model for model in models if model in own or not own),
         budgets=budgets,
         cells=cells,
+        runs_of=_by_cell(ordered),
+        inapplicable=_inapplicable(ordered, results),
         measures=_measures(scored),
         values=_values(scored),
     )
-
-
-def axes(record: RunRecord) -> dict[str, Any]:
-    """The science axes of a run, as columns."""
-    return {
-        "run_id": record.run_id,
-        "status": record.status,
-        "strategy": record.strategy,
-        "model": record.model,
-        "budget": record.budget,
-        "variant": record.variant,
-        "seed": record.seed,
-    }
-
-
-def scores_of(record: RunRecord, results: Results) -> list[Score]:
-    """All scores of a run, task by task in alphabetical order."""
-    own = results.get(record.run_id, {})
-    return [score for name in sorted(own) for score in own[name].scores]
-
-
-def spent_columns(record: RunRecord, results: Results) -> dict[str, Any]:
-    """What the run used; a zero that means "has none" or "never started" is absent.
-
-    Energy is in a column of its own for each way to know it: measured and estimated are never added up.
-    """
-    spent = {name: value for name, value in asdict(record.spent).items() if name != "energy"}
-    tasks = list(results.get(record.run_id, {}).values())
-    evaluated = {
-        "evaluate_s": _total(task.cost.seconds for task in tasks),
-        "evaluate_flops": _total(task.cost.flops for task in tasks),
-    }
-    energies = {"pretrain": [record.spent.energy], "evaluate": [task.cost.energy for task in tasks]}
-    drawn = {
-        f"{stage}_joules_{source}": _total(e.joules for e in found if e is not None and e.source == source)
-        for stage, found in energies.items()
-        for source in ("measured", "estimated")
-    }
-    started = record.status == "finished" or spent["steps"] > 0
-    absent = _ABSENT_WHEN_ZERO if started else spent.keys()
-    columns = {name: None if not value and name in absent else value for name, value in spent.items()}
-    return {"parameters": record.parameters or None} | columns | evaluated | drawn
-
-
-def _total(parts: Iterable[float | None]) -> float | None:
-    """The sum of what was measured; None where nothing was."""
-    known = [part for part in parts if part is not None]
-    return sum(known) if known else None
-
-
-def run_row(record: RunRecord, results: Results) -> dict[str, Any]:
-    """One run, whatever became of it."""
-    extra = {"reason": record.reason, "started_at": record.started_at or None}
-    return axes(record) | extra | spent_columns(record, results)
-
-
-def curve_rows(record: RunRecord) -> list[dict[str, Any]]:
-    """One row per point of the pretraining curve."""
-    return [axes(record) | asdict(point) for point in record.curve]
 
 
 def lost(tables: Tables, record: RunRecord, task: str) -> str | None:
@@ -233,12 +187,6 @@ def cell_of(record: RunRecord) -> Cell:
     if arm.is_external:
         arm = arm._replace(variant=f"{record.model} {record.variant}".strip())
     return Cell(arm, record.model, record.budget)
-
-
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, dtype=object)
-    integers = {name: "Int64" for name in _INTEGERS if name in frame}
-    return frame.astype(integers | {name: "float64" for name in _REALS if name in frame})
 
 
 def _arm_order(arm: Arm) -> tuple[bool, bool, str, str]:
@@ -281,12 +229,40 @@ def _cells(records: Sequence[RunRecord], models: Sequence[str], budgets: Sequenc
     return tuple(sorted({cell_of(record) for record in records}, key=order))
 
 
+def _by_cell(records: Sequence[RunRecord]) -> dict[Cell, tuple[RunRecord, ...]]:
+    found: dict[Cell, list[RunRecord]] = {}
+    for record in records:
+        found.setdefault(cell_of(record), []).append(record)
+    return {cell: tuple(own) for cell, own in found.items()}
+
+
+def _inapplicable(records: Sequence[RunRecord], results: Results) -> dict[tuple[Arm, str], str]:
+    found: dict[tuple[Arm, str], str] = {}
+    for record in records:
+        for task, result in results.get(record.run_id, {}).items():
+            if result.status == "inapplicable":
+                found.setdefault((cell_of(record).arm, task), result.reason or "no reason recorded")
+    return found
+
+
+def _headlines(scored: Scored) -> set[Measure]:
+    """Of each task: the first metric that has a better, of the first arm with one; with the most labels."""
+    first: dict[str, Measure] = {}
+    for _, score in scored:
+        if score.higher_is_better is not None:
+            first.setdefault(score.task, Measure.of(score))
+    found = dict(first)
+    for measure in {Measure.of(score) for _, score in scored}:
+        best = found.get(measure.task)
+        if best and measure.metric == best.metric and (measure.n_labels or 0) > (best.n_labels or 0):
+            found[measure.task] = measure
+    return set(found.values())
+
+
 def _measures(scored: Scored) -> dict[Measure, MeasureInfo]:
-    """A task's headline is its first score by the first arm that has one, an external arm last."""
+    """External arms come last: what holds for a measure is what holds for those that are compared."""
     ordered = sorted(scored, key=lambda pair: cell_of(pair[0]).arm.is_external)
-    headlines: dict[str, Measure] = {}
-    for _, score in ordered:
-        headlines.setdefault(score.task, Measure.of(score))
+    headlines = _headlines(ordered)
     found: dict[Measure, MeasureInfo] = {}
     for record, score in ordered:
         measure = Measure.of(score)
@@ -297,7 +273,7 @@ def _measures(scored: Scored) -> dict[Measure, MeasureInfo]:
         found[measure] = MeasureInfo(
             chance=tuple(sorted(chance)),
             higher_is_better=old.higher_is_better if old else score.higher_is_better,
-            is_headline=headlines[score.task] == measure,
+            is_headline=measure in headlines,
             n_items=tuple(sorted({score.n_items, *(old.n_items if old else ())})),
         )
     return {measure: found[measure] for measure in sorted(found, key=lambda m: _measure_order(m, found[m]))}

@@ -1,6 +1,6 @@
 """Comparisons -> tables for readers. Every number leads to the cells, and every cell to its runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import quote
 
 from bench.analysis.compare import (
@@ -8,67 +8,27 @@ from bench.analysis.compare import (
     Summary,
     between,
     choices,
-    inapplicable,
     is_compared,
     places,
     pooled,
     summaries,
 )
-from bench.analysis.stats import (
-    AHEAD,
-    BEHIND,
-    LEANS_AHEAD,
-    LEANS_BEHIND,
-    LEVEL,
-    N_SEEDS_ENOUGH,
-    coverage_ceiling,
-)
-from bench.analysis.table import BASELINE, Arm, Measure, Tables, cell_of, lost, run_row
+from bench.analysis.naming import cells_anchor, measure_label, measure_link, run_anchor, seeds_note
+from bench.analysis.rows import run_row
+from bench.analysis.stats import AHEAD, BEHIND, LEANS_AHEAD, LEANS_BEHIND
+from bench.analysis.table import BASELINE, Arm, Measure, Tables, lost
 from bench.analysis.text import EMPTY, Entry, Link, View, amount, number, p_value, with_interval, with_p
 
 _MARK = {AHEAD: " ▲", BEHIND: " ▼", LEANS_AHEAD: " △", LEANS_BEHIND: " ▽"}
+_MOST_COLUMNS = 8  # tasks side by side
 _COSTS = ["parameters", "forward_tokens", "supervised_tokens", "flops", "epochs"]
 _COSTS += ["unique_bytes", "unique_pairs", "pretrain_s", "evaluate_s", "evaluate_flops", "peak_memory_bytes"]
 
 
-def measure_label(tables: Tables, measure: Measure) -> str:
-    """`task: metric (labels) ↑`, the arrow pointing to better; once where both have one name."""
-    arrow = "↑" if tables.measures[measure].higher_is_better else "↓"
-    names = ": ".join(dict.fromkeys((measure.task, measure.metric)))
-    labels = "" if measure.n_labels is None else f" ({measure.n_labels} labels)"
-    return f"{names}{labels}\N{NO-BREAK SPACE}{arrow}"
-
-
-def cells_anchor(tables: Tables, measure: Measure) -> str:
-    """The id of a measure's cells table."""
-    return f"cells-{list(tables.measures).index(measure)}"
-
-
-def run_anchor(run_id: str) -> str:
-    """The id of a run's row."""
-    return f"run-{quote(run_id, safe='')}"
-
-
-def seeds_note(seeds: Iterable[int]) -> str:
-    """What an interval is and, where seeds are few, how little it can promise."""
-    counts = sorted(set(seeds))
-    base = f"Brackets: {100 * LEVEL:.0f} % percentile bootstrap of the mean over seeds."
-    few = [n for n in counts if 1 < n < N_SEEDS_ENOUGH]
-    limits = ", ".join(f"n = {n}: {100 * coverage_ceiling(n):.0f} %" for n in few)
-    if few:
-        base += f" With so few seeds its coverage is at most 1 − 2^(1−n) ({limits}): read it as a range."
-    if 1 in counts:
-        base += " One seed has no interval."
-    return base
-
-
 def headline(tables: Tables) -> View:
-    """Arms x tasks on each task's headline metric, with the chance and scratch rows."""
+    """Arms x tasks on each task's headline metric, with chance and scratch; many tasks are rows."""
     measures = tables.headlines
     table = {(row.arm, row.measure): row for row in pooled(tables, measures)}
-    rows: list[list[Entry]] = [["chance", *(_chance(tables, measure) for measure in measures)]]
-    for arm in tables.arms:
-        rows.append([arm.label, *(_pooled_entry(tables, table[arm, measure]) for measure in measures)])
     counts = [row.interval.n for row in table.values() if row.interval is not None]
     note = (
         "Mean over all models and data budgets within each seed, then over seeds "
@@ -77,10 +37,28 @@ def headline(tables: Tables) -> View:
         "No mark: inconclusive. "
         f"{_external_note(tables)}{seeds_note(counts)}"
     )
+    if len(measures) > min(len(tables.arms), _MOST_COLUMNS):
+        return _tasks_by_arm(tables, table, note)
+    rows: list[list[Entry]] = [["chance", *(_chance(tables, measure) for measure in measures)]]
+    for arm in tables.arms:
+        rows.append([arm.label, *(_pooled_entry(tables, table[arm, measure]) for measure in measures)])
     header = ["strategy", *(measure_label(tables, measure) for measure in measures)]
     marks = ["reference" if _is_reference(arm) else "" for arm in (None, *tables.arms)]
     align = "l" + "r" * len(measures)
     return View("headline", "Headline: strategies by task", note, header, align, rows, marks=marks)
+
+
+def _tasks_by_arm(tables: Tables, table: Mapping[tuple[Arm, Measure], Pooled], note: str) -> View:
+    rows: list[list[Entry]] = [
+        [
+            [measure_link(tables, measure)],
+            _chance(tables, measure),
+            *(_pooled_entry(tables, table[arm, measure]) for arm in tables.arms),
+        ]
+        for measure in tables.headlines
+    ]
+    header = ["task: metric", "chance", *(arm.label for arm in tables.arms)]
+    return View("headline", "Headline: tasks by strategy", note, header, "l" + "r" * (len(header) - 1), rows)
 
 
 def verdicts(tables: Tables) -> View:
@@ -88,7 +66,7 @@ def verdicts(tables: Tables) -> View:
     found = [row for row in pooled(tables, tables.headlines) if row.arm.strategy != BASELINE]
     rows: list[list[Entry]] = [
         [
-            [Link(measure_label(tables, row.measure), f"#{cells_anchor(tables, row.measure)}")],
+            [measure_link(tables, row.measure)],
             row.arm.label,
             EMPTY if row.to_scratch is None else with_interval(row.to_scratch.interval, signed=True),
             EMPTY if row.to_scratch is None else str(row.to_scratch.interval.n),
@@ -116,7 +94,7 @@ def decisions(tables: Tables) -> View:
     found = [choice for measure in tables.headlines for choice in choices(tables, measure)]
     rows: list[list[Entry]] = [
         [
-            [Link(measure_label(tables, row.measure), f"#{cells_anchor(tables, row.measure)}")],
+            [measure_link(tables, row.measure)],
             row.model,
             row.budget or EMPTY,
             row.best.label,
@@ -231,7 +209,8 @@ def _pooled_entry(tables: Tables, row: Pooled) -> Entry:
 
 
 def _chance(tables: Tables, measure: Measure) -> str:
-    return " to ".join(number(bound) for bound in _ends(tables.measures[measure].chance)) or EMPTY
+    levels = [number(bound) for bound in _ends(tables.measures[measure].chance)]
+    return " to ".join(dict.fromkeys(levels)) or EMPTY
 
 
 def _ends(values: tuple[float, ...]) -> list[float]:
@@ -261,16 +240,16 @@ def _is_reference(arm: Arm | None) -> bool:
 
 
 def _run_links(tables: Tables, row: Summary) -> list[Link]:
-    own = [record for record in tables.records if cell_of(record) == row.cell]
+    own = tables.runs_of[row.cell]
     marks = [lost(tables, record, row.measure.task) for record in own]
     texts = [str(r.seed) if mark is None else f"{r.seed} {mark}" for r, mark in zip(own, marks, strict=True)]
     return [Link(t, f"#{run_anchor(r.run_id)}", r.run_id) for t, r in zip(texts, own, strict=True)]
 
 
 def _why_empty(tables: Tables, row: Summary) -> str:
-    own = [record for record in tables.records if cell_of(record) == row.cell]
+    own = tables.runs_of[row.cell]
     found = [mark for record in own if (mark := lost(tables, record, row.measure.task)) is not None]
     if len(found) < len(own):
-        reason = inapplicable(tables, row.cell.arm, row.measure.task)
-        return "not applicable" if reason is not None else "not scored"
+        is_inapplicable = (row.cell.arm, row.measure.task) in tables.inapplicable
+        return "not applicable" if is_inapplicable else "not scored"
     return ", ".join(f"{found.count(mark)} {mark}" for mark in sorted(set(found)))

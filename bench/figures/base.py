@@ -16,10 +16,10 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from bench.analysis.compare import is_compared
+from bench.analysis.naming import measure_label
 from bench.analysis.stats import LEVEL, Interval
 from bench.analysis.table import BASELINE, Arm, Measure, Tables
 from bench.analysis.text import number
-from bench.analysis.views import measure_label
 from bench.errors import ConfigError
 
 WIDTH_IN = 7.2  # a page's text width
@@ -72,6 +72,10 @@ class Figure(ABC):
 
     Options: ClassVar[type[Any]]
     title: ClassVar[str]
+
+    def applies(self, tables: Tables) -> bool:
+        """Does the study measure what the figure shows? A report leaves it out otherwise."""
+        return True
 
     @abstractmethod
     def draw(self, tables: Tables) -> Canvas:
@@ -176,14 +180,19 @@ def references(axes: Axes, scratch: Interval | None) -> None:
 
 def finish(axes: Axes, tables: Tables, measure: Measure, second_line: str = "") -> None:
     """Title and chance line; a chance that would squeeze all else into a corner is said in the title."""
-    low, high = axes.get_ylim()
     lines = [measure_label(tables, measure), second_line]
     for level in tables.measures[measure].chance[:1]:
-        if max(low - level, level - high) <= max(1.5 * (high - low), 0.8 * abs(high)):
+        if is_near(axes, level):
             axes.axhline(level, color=GREY, linestyle=":", linewidth=1)
         else:
             lines.append(f"chance {number(level)}, off scale")
     axes.set_title("\n".join(line for line in lines if line))
+
+
+def is_near(axes: Axes, level: float) -> bool:
+    """Can a level be drawn without squeezing all else into a corner?"""
+    low, high = axes.get_ylim()
+    return max(low - level, level - high) <= max(1.5 * (high - low), 0.8 * abs(high))
 
 
 def legend(canvas: Canvas, tables: Tables, *extra: Line2D) -> None:

@@ -93,6 +93,8 @@ def _line(axes: Axes, spreads: list[Interval | None], offset: float, look: Look)
 
 
 def _finding(tables: Tables, measure: Measure, model: str, budget: str) -> str:
+    if not tables.measures[measure].sign:
+        return f"{measure.task} ({measure.metric}): descriptive, nothing is better"
     choice = choose(tables, measure, model, budget)
     if choice is None:
         return f"{measure.task}: no result"

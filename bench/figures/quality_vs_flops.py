@@ -139,7 +139,9 @@ def _mean(row: Summary) -> float:
 
 
 def _finding(tables: Tables, measure: Measure, flops: dict[Cell, float]) -> str:
-    sign = 1 if tables.measures[measure].higher_is_better else -1
+    sign = tables.measures[measure].sign
+    if not sign:
+        return f"{measure.task} ({measure.metric}): descriptive, nothing is better"
     ahead = [
         (flops[row.cell], row)
         for row in summaries(tables, measure)

@@ -86,7 +86,7 @@ class MaskedLM(TextObjective):
         return pseudo_nats(read, self.head, tokens, wanted(tokens, scored))
 
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
-        """Mask-predict (arXiv:1904.09324). It was never shown an end, so that it hardly writes one."""
+        """Mask-predict (arXiv:1904.09324). An EOS is never its target, so that it hardly writes one."""
 
         def fill(tokens: Tensor, hidden: Tensor) -> Tensor:
             states = self.backbone(tokens, causal=False)[:, -n_new:]  # (B, N, D)

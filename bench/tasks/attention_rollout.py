@@ -73,7 +73,10 @@ class AttentionRollout(Task):
             "share_from_first": mixed[:, 0],
             "share_from_self": mixed.diagonal(),
         }
-        scores = [Measured(name, float(values.mean()), None, len(values)) for name, values in items.items()]
+        scores = [
+            Measured(name, float(values.mean()), None, len(values), higher_is_better=None)
+            for name, values in items.items()
+        ]
         return Outcome(
             scores,
             {name: values.numpy() for name, values in items.items()} | {"rollout": mixed.numpy()},

@@ -51,13 +51,14 @@ class Measured:
 
     `chance` is what a model that knows nothing scores, None where that is not defined. `n_labels` is the
     number of labelled items that were fitted to, where a task is measured at several (label budgets).
+    `higher_is_better` is None for what only describes: nothing is better or worse.
     """
 
     metric: str
     value: float
     chance: float | None
     n_items: int
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
     n_labels: int | None = None
 
 

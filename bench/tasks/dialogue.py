@@ -1,7 +1,7 @@
 """Dialogue: which of ten responses follows a turn? (response selection: Lowe et al. 2015, arXiv:1506.08909)
 
 `DialogueFitted` gives every strategy the same chance: its features of context and response are frozen, and
-one projection of each is fitted on training conversations. `DialogueLikelihood` asks, without any training,
+a form that compares them is fitted on training conversations. `DialogueLikelihood` asks, without any fit,
 which response is the likeliest. Recall@1 and the mean reciprocal rank; ties count their expectation.
 """
 
@@ -108,7 +108,7 @@ class Dialogue(Task):
 
 
 class DialogueFitted(Dialogue):
-    """One projection for contexts and one for responses, fitted to meet (ConveRT, arXiv:1911.03688)."""
+    """A bilinear form of both texts' features, fitted by InfoNCE."""
 
     @dataclass(frozen=True)
     class Options(DialogueOptions):
@@ -127,27 +127,28 @@ class DialogueFitted(Dialogue):
     options: Options
 
     def scores(self, model: Objective, selection: Selection, setting: Setting) -> Tensor:
-        """Cosines of the projected features."""
-        known, _ = read_exchanges(self.options.corpus, self.options.context_turns)
-        train = of_split(known, "train")
-        rng = random.Random(setting.seed)  # noqa: S311 - a draw, not a secret
-        train = rng.sample(train, min(self.options.train_items, len(train)))
-        if len(train) < 2:
-            raise DataError(f"task.*.corpus={self.options.corpus}: no training conversations in it")
+        """By the fitted form."""
+        train = self._drawn(setting)
         contexts, means = _standardised(self._contexts(model, train, setting))
-        responses, response_means = _standardised(
-            self._responses(model, [e.response for e in train], setting)
-        )
+        answers = [exchange.response for exchange in train]
+        responses, response_means = _standardised(self._responses(model, answers, setting))
         responses = responses[setting.labels(torch.arange(len(train))).to(responses.device)]
-        left, right = self._fit(contexts, responses, model, setting)
-        with torch.no_grad():
-            asked = left(_standardised(self._contexts(model, selection.items, setting), means)[0])
-            texts = list(dict.fromkeys(text for row in selection.candidates for text in row))
-            features = self._responses(model, texts, setting)
-            given = right(_standardised(features, response_means)[0])  # (M, D)
+        form = self._fit(contexts, responses, setting)
+        asked, _ = _standardised(self._contexts(model, selection.items, setting), means)  # (N, D)
+        texts = list(dict.fromkeys(text for row in selection.candidates for text in row))
+        given, _ = _standardised(self._responses(model, texts, setting), response_means)  # (M, D)
         rows = {text: i for i, text in enumerate(texts)}
         index = torch.tensor([[rows[text] for text in row] for row in selection.candidates])  # (N, C)
-        return torch.einsum("nd,ncd->nc", asked, given[index.to(given.device)]).cpu()
+        with torch.no_grad():
+            return torch.einsum("nd,ncd->nc", form(asked), given[index.to(given.device)]).cpu()
+
+    def _drawn(self, setting: Setting) -> list[Exchange]:
+        known, _ = read_exchanges(self.options.corpus, self.options.context_turns)
+        train = of_split(known, "train")
+        if len(train) < 2:
+            raise DataError(f"task.*.corpus={self.options.corpus}: no training conversations in it")
+        rng = random.Random(setting.seed)  # noqa: S311 - a draw, not a secret
+        return rng.sample(train, min(self.options.train_items, len(train)))
 
     def _contexts(self, model: Objective, items: Sequence[Exchange], setting: Setting) -> Tensor:
         return text_features(model, _encoded([TURN_END.join(e.context) for e in items], setting, last=True))
@@ -155,30 +156,28 @@ class DialogueFitted(Dialogue):
     def _responses(self, model: Objective, texts: Sequence[str], setting: Setting) -> Tensor:
         return text_features(model, _encoded(texts, setting, last=False))
 
-    def _fit(
-        self, contexts: Tensor, responses: Tensor, model: Objective, setting: Setting
-    ) -> tuple[nn.Module, nn.Module]:
-        """InfoNCE among a batch's own pairs; both projections begin as the identity."""
-        width, device = contexts.shape[1], contexts.device
-        left, right = (_Projection(width).to(device) for _ in range(2))
+    def _fit(self, contexts: Tensor, responses: Tensor, setting: Setting) -> nn.Module:
+        """Each of a batch's contexts has its own response to find among all of the batch, and the reverse."""
+        device = contexts.device
+        form = Bilinear(contexts.shape[1]).to(device)
         scale = torch.tensor(1 / self.options.temperature, device=device)
 
         def loss(index: Tensor) -> Tensor:
             index = index.to(device)
-            return info_nce(left(contexts[index]), right(responses[index]), scale) / len(index)
+            return info_nce(form(contexts[index]), responses[index], scale) / len(index)
 
         for _ in descend(
             loss,
-            [*left.parameters(), *right.parameters()],
+            list(form.parameters()),
             n_items=len(contexts),
             steps=self.options.steps,
             batch_size=self.options.batch_size,
-            lr_peak=scaled(self.options.lr_at_64, width),
+            lr_peak=scaled(self.options.lr_at_64, contexts.shape[1]),
             generator=torch.Generator().manual_seed(setting.seed),
             keep_going=setting.keep_going,
         ):
             pass
-        return left, right
+        return form
 
 
 class DialogueLikelihood(Dialogue):
@@ -269,15 +268,24 @@ def _ids(text: str, tokenizer: Tokenizer) -> list[int]:
 def _standardised(
     features: Tensor, moments: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """(N, D) by the mean and deviation of each feature, its own or as given; and these."""
+    """(N, D) by the mean and deviation of each feature, its own or as given, as unit rows; and these."""
     mean, std = moments or (features.mean(dim=0), features.std(dim=0).clamp(min=1e-6))
-    return (features - mean) / std, (mean, std)
+    return F.normalize((features - mean) / std, dim=-1), (mean, std)
 
 
-class _Projection(nn.Module):
+class Bilinear(nn.Module):
+    """x -> (diag(d) + m M) x. It begins at zero: a form that begins as the cosine knows an answer untaught.
+
+    Words that both texts share show in the diagonal, which learns faster than all other pairs of features.
+    """
+
+    MIX = 0.1  # m
+
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.eye(width))
+        self.diagonal = nn.Parameter(torch.zeros(width))
+        self.mix = nn.Parameter(torch.zeros(width, width))
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.normalize(features @ self.weight, dim=-1)
+        """(B, D) -> (B, D)."""
+        return self.diagonal * features + self.MIX * features @ self.mix

@@ -53,7 +53,7 @@ class Generation(Task):
         top_p: float = MISSING  # the nucleus' probability; 1: all tokens
         batch_size: int = MISSING  # prompts at a time
         ngram_order: int = MISSING  # bytes
-        ngram_bytes: int = MISSING  # of training text, at most
+        ngram_bytes: int = MISSING  # of training text that the judge reads, at most
         samples: int = MISSING  # prompts shown to readers
 
         def __post_init__(self) -> None:
@@ -166,17 +166,17 @@ def _shared(a: str, b: str) -> int:
 
 
 def training_texts(setting: Setting, n_bytes: int) -> Iterator[str]:
-    """The first documents of the training split, up to `n_bytes` of UTF-8; the last one may be cut."""
+    """The first documents of the training split, up to `n_bytes` of UTF-8 and ends; the last may be cut."""
     ids = _training_ids(setting, n_bytes)
     documents = [part.tolist() for part in np.split(ids, np.flatnonzero(ids == EOS) + 1)]
     for first in range(0, len(documents), BATCH_DOCUMENTS):
         batch = documents[first : first + BATCH_DOCUMENTS]
         for text in setting.tokenizer.decode_batch(batch, skip_special_tokens=True):
             kept = text.encode()[:n_bytes]
-            n_bytes -= len(kept)
             if kept:
                 yield kept.decode(errors="ignore")
-            if n_bytes == 0:
+            n_bytes -= len(kept) + 1
+            if n_bytes <= 0:
                 return
 
 
@@ -187,7 +187,7 @@ def token_shares(setting: Setting) -> Tensor:
 
 
 def _training_ids(setting: Setting, n: int) -> NDArray[np.integer[Any]]:
-    """The first tokens; a token has a byte or more, so that as many hold `n` bytes of text."""
+    """The first tokens; each has a byte or more, an EOS being one, so that as many hold `n` bytes."""
     train = setting.text.train()
     return train.read(0, min(n, train.n_tokens))
 
@@ -211,7 +211,7 @@ def _judged(found: Continuations, judge: ngrams.ByteNGrams) -> Outcome:
     scores += [measured(f"repetition_{REPEATED_ORDER}", float(repeated.mean()))]
     scores += [measured("self_bleu", float(bleu.mean()))]
     counts = {
-        "empty continuation": sum(not text.strip() for text in found.texts),
+        "continuation without a word": sum(not text for text in texts),
         "continuation too short to repeat": sum(len(text) < REPEATED_ORDER for text in texts),
     }
     items = {"ngram_perplexity": nats, f"repetition_{REPEATED_ORDER}": repeated, "self_bleu": bleu}

@@ -1,8 +1,8 @@
 """Names, times and numbers in English newswire: NIST's IE-ER 1999 evaluation, through NLTK.
 
 94 documents of 1998 with spans of ten types: PERSON, ORGANIZATION, LOCATION, DATE, TIME, DURATION, CARDINAL,
-MEASURE, MONEY, PERCENT. Split by document. Words are those of NLTK's reader: what stands between spaces and
-spans.
+MEASURE, MONEY, PERCENT. Words are those of NLTK's reader: what stands between spaces and spans. Split by
+story, since some documents are later versions of others.
 """
 
 import html
@@ -20,6 +20,7 @@ from bench.tasks.tagging import Tagging, TaggingOptions
 # The corpus does not mark sentences. One ends in a stop after a word in lower case, a number or a span; that
 # misses few ends, and is not misled by Mr., Corp. or initials. Closing quotes and brackets stay with it.
 END = re.compile(r"(?:[a-z0-9][^.?!]*)?[.?!]['\")]*")
+TELLING = 8  # words; two documents that share so long a sentence tell one story
 
 
 class Ieer(Tagging):
@@ -30,20 +31,28 @@ class Ieer(Tagging):
         """Nothing beyond what all taggings declare."""
 
     def sentences(self, split: Split) -> list[Sentence]:
-        """Sentences of all documents of a split."""
+        """Sentences of all stories of a split."""
         reader = corpus_reader("ieer", "task.ner_ieer*")
         found: list[Sentence] = []
+        stories: dict[str, str] = {}  # sentence -> the first document that has it
         for file in reader.fileids():
-            try:
-                documents = list(reader.parsed_docs(file))
-            except (ValueError, OSError) as error:
-                raise DataError(
-                    f"ieer/{file} is damaged ({error}); run `python -m nltk.downloader --force ieer`"
-                ) from error
-            for document in documents:
-                if split_of(f"ieer/{document.docno}") == split:
-                    found += _cut(list(_tagged(document.text)))
+            for document in _documents(reader, file):
+                sentences = _cut(list(_tagged(document.text)))
+                long = [" ".join(s.words) for s in sentences if len(s.words) >= TELLING]
+                story = next((stories[text] for text in long if text in stories), document.docno)
+                stories |= dict.fromkeys(long, story)
+                if split_of(f"ieer/{story}") == split:
+                    found += sentences
         return found
+
+
+def _documents(reader: Any, file: str) -> list[Any]:
+    try:
+        return list(reader.parsed_docs(file))
+    except (ValueError, OSError) as error:
+        raise DataError(
+            f"ieer/{file} is damaged ({error}); run `python -m nltk.downloader --force ieer`"
+        ) from error
 
 
 def _tagged(text: Any) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,9 @@
-"""Label budgets: nested sets of labelled items, balanced as far as the data allow. texts by class -> items.
+"""Label budgets: nested sets of labelled items, balanced as far as the data allow. texts -> items.
 
 Shapes: N training items, M test items, T tokens, C classes, S of them seen in training.
 """
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -51,34 +52,33 @@ class Texts:
 
 @dataclass(frozen=True)
 class Items:
-    """Encoded texts (N, T) and their classes (N,)."""
+    """Encoded texts and the classes (N,) of the first N of them.
 
-    tokens: Tensor
+    The texts (N', T) are those of the largest budget: their frozen features are computed once for all.
+    """
+
+    all_tokens: Tensor
     labels: Tensor
 
-    def first(self, n: int) -> "Items":
-        """The first `n`."""
-        return Items(self.tokens[:n], self.labels[:n])
+    @property
+    def tokens(self) -> Tensor:
+        """(N, T)."""
+        return self.all_tokens[: len(self.labels)]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What is there at one label budget.
+    """What there is at one label budget."""
 
-    `pool` holds the training items of the largest budget, of which the first `n_labels` may be fitted to, so
-    that their frozen features are computed once for all budgets.
-    """
-
-    pool: Items
-    n_labels: int
+    train: Items
     validation: Items
     test: Items
     n_classes: int
 
     @property
-    def train(self) -> Items:
+    def n_labels(self) -> int:
         """What may be fitted to."""
-        return self.pool.first(self.n_labels)
+        return len(self.train.labels)
 
     @property
     def seen(self) -> Tensor:
@@ -108,28 +108,62 @@ class Budget:
         )
 
 
-def in_turns(texts: Sequence[list[str]], seed: int) -> list[tuple[str, int]]:
-    """All texts with the number of their class, shuffled, one of each class in turn while it has any.
+Turns = list[list[tuple[str, int]]]  # of (text, class), each with one text of every class that has one left
 
-    Every beginning of it is balanced as far as the data allow.
+
+def in_turns(texts: Sequence[list[str]], seed: int) -> Turns:
+    """All texts with the number of their class, shuffled, and dealt out in turns.
+
+    After any turn the classes are balanced as far as the data allow.
     """
     rng = random.Random(seed)  # noqa: S311 - a shuffle, not a secret
     shuffled = [rng.sample(of_class, len(of_class)) for of_class in texts]
-    drawn: list[tuple[str, int]] = []
-    for turn in range(max(map(len, shuffled), default=0)):
-        each = [(of_class[turn], label) for label, of_class in enumerate(shuffled) if turn < len(of_class)]
-        rng.shuffle(each)
-        drawn += each
-    return drawn
+    turns: Turns = []
+    for i in range(max(map(len, shuffled), default=0)):
+        turn = [(of_class[i], label) for label, of_class in enumerate(shuffled) if i < len(of_class)]
+        rng.shuffle(turn)
+        turns.append(turn)
+    return turns
+
+
+def cut(turns: Turns, n: int) -> tuple[list[tuple[str, int]], Turns]:
+    """The whole turns among the first `n` texts, or `n` texts of the first turn if it has more; and the rest.
+
+    Classes of a budget are then equally frequent as long as none runs out: a majority that is the luck of a
+    draw would be what a constant predictor lives by.
+
+    >>> turns = [[("a", 0), ("b", 1)], [("c", 1), ("d", 0)]]
+    >>> cut(turns, 3)
+    ([('a', 0), ('b', 1)], [[('c', 1), ('d', 0)]])
+    >>> cut(turns, 1)
+    ([('a', 0)], [[('b', 1)], [('c', 1), ('d', 0)]])
+    """
+    ends = list(itertools.accumulate(map(len, turns)))
+    whole = sum(end <= n for end in ends)
+    if whole or not turns:
+        return list(itertools.chain.from_iterable(turns[:whole])), turns[whole:]
+    return turns[0][:n], [turns[0][n:], *turns[1:]]
+
+
+def sizes(turns: Turns, budgets: Sequence[int | None], most: int) -> tuple[list[int], int]:
+    """Texts of each budget, the largest first, and how many budgets go beyond the data.
+
+    Those that do are one with the largest, which has `most` texts, or all there are.
+
+    >>> turns = [[("a", 0), ("b", 1)], [("c", 1), ("d", 0)], [("e", 0)]]
+    >>> sizes(turns, [3, 100, None], most=200)
+    ([5, 2], 1)
+    """
+    there = sum(map(len, turns))
+    found = {len(cut(turns, most if n is None else n)[0]) for n in budgets}
+    return sorted(found, reverse=True), sum(n is not None and n > there for n in budgets)
 
 
 def n_labels(budgets: Sequence[int | None], n_items: int) -> tuple[list[int], int]:
-    """The sizes of the budgets where so many items are there, the largest first; how many budgets go beyond.
-
-    Those that do are one with the largest.
+    """As `sizes`, for items without classes.
 
     >>> n_labels([32, 128, 512, None], 300)
     ([300, 128, 32], 1)
     """
-    sizes = {min(n_items, n_items if n is None else n) for n in budgets}
-    return sorted(sizes, reverse=True), sum(n is not None and n > n_items for n in budgets)
+    found = {min(n_items, n_items if n is None else n) for n in budgets}
+    return sorted(found, reverse=True), sum(n is not None and n > n_items for n in budgets)

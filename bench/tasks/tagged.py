@@ -34,6 +34,17 @@ class Part:
         """The tags, by sentence."""
         return [sentence.tags for sentence in self.sentences]
 
+    @property
+    def tags_with_state(self) -> list[str]:
+        """The tags of the words that have a state."""
+        flat = (tag for tags in self.gold for tag in tags)
+        return [tag for tag, has_state in zip(flat, self.text.has_state.tolist(), strict=True) if has_state]
+
+    @property
+    def n_without_state(self) -> int:
+        """Words of which the tokenizer leaves nothing."""
+        return int((~self.text.has_state).sum())
+
     def by_sentence(self, tags: Sequence[str], untagged: str) -> list[list[str]]:
         """Tags of the words with a state, by sentence; `untagged` for the other words."""
         given = iter(tags)

@@ -24,8 +24,10 @@ from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
 from bench.protocols import Tuning, as_attention, fine_tune, probe
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.label_budgets import n_labels
 from bench.tasks.tag_scores import Counts, SpanF1, TagScore
 from bench.tasks.tagged import Lesson, Part, Sentence, lesson_of, uncounted
+from bench.tasks.word_probe import says_something
 from bench.tasks.word_states import all_words, read_words, windows
 
 N_SAMPLES = 3
@@ -37,9 +39,11 @@ class TaggingOptions(Tuning):
     """What every tagging declares."""
 
     protocol: str = MISSING  # probe | finetune
-    label_budgets: list[int] = MISSING  # training sentences; one above what there is means all
-    validation_sentences: int = MISSING  # at most; of fine-tuning
-    test_sentences: int = MISSING  # at most
+    label_budgets: list[int | None] = MISSING  # training sentences; null: max_labels, or all there are
+    max_labels: int = MISSING
+    validation_items: int = MISSING  # sentences, of fine-tuning; at most as many as it has labels
+    test_items: int = MISSING  # sentences, at most
+    held_out_share: float = MISSING  # of training words, see `bench.tasks.word_probe`; 0: no check
     word_state: str = MISSING  # first | mean: of the word's tokens
     context_share: float = MISSING  # of a window of a long sentence, read again from the window before it
     attention: str = MISSING  # own | causal | bidirectional
@@ -48,15 +52,20 @@ class TaggingOptions(Tuning):
         super().__post_init__()
         if self.protocol not in ("probe", "finetune"):
             raise ConfigError(f"task.*.protocol={self.protocol!r}: choose probe or finetune")
-        if not self.label_budgets or min(self.label_budgets) < 1:
-            raise ConfigError(f"task.*.label_budgets={list(self.label_budgets)}: choose numbers of 1 or more")
-        for key in ("validation_sentences", "test_sentences"):
+        for key in ("max_labels", "validation_items", "test_items"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose 1 or more")
+        given = [n for n in self.label_budgets if n is not None]
+        if not self.label_budgets or not all(1 <= n <= self.max_labels for n in given):
+            raise ConfigError(
+                f"task.*.label_budgets={list(self.label_budgets)}: choose numbers of sentences from 1 to "
+                f"max_labels={self.max_labels}, or null"
+            )
+        for key in ("held_out_share", "context_share"):
+            if not 0 <= getattr(self, key) <= 0.5:
+                raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose from 0 to 0.5")
         if self.word_state not in ("first", "mean"):
             raise ConfigError(f"task.*.word_state={self.word_state!r}: choose first or mean")
-        if not 0 <= self.context_share <= 0.5:
-            raise ConfigError(f"task.*.context_share={self.context_share}: choose from 0 to 0.5")
         as_attention(self.attention)
 
 
@@ -91,15 +100,16 @@ class Tagging(Task):
         """
 
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
-        """The score on test sentences, for each label budget."""
-        train, test = self._part("train", setting), self._part("test", setting)
+        """The score on test sentences at each label budget, the largest first."""
+        train, test = self._part("train", self.options.max_labels, setting), self._test(setting)
         learner = self._probe if self.options.protocol == "probe" else self._fine_tuning
         learn = learner(model, train, test, setting)
+        sizes, beyond = n_labels(self.options.label_budgets, len(train.sentences))
         scores: list[Measured] = []
         items: dict[str, NDArray[Any]] = {}
-        counts = {"test word without a token": int((~test.text.has_state).sum())}
-        tagged: list[list[list[str]]] = []  # by fit and sentence
-        for n in self._budgets(len(train.sentences)):
+        counts = {"label budget beyond the data": beyond, "test word without a token": test.n_without_state}
+        samples: list[dict[str, str]] = []
+        for n in sizes:
             setting.keep_going()
             lesson = lesson_of(train, n, setting.labels)
             fits = learn(lesson)
@@ -108,48 +118,42 @@ class Tagging(Task):
             scores += self._measured(tallies, fits, self._constant(test, lesson), n)
             items |= self._items(tallies, n)
             counts |= uncounted(train, test, lesson)
-        return Outcome(scores, items, counts, self._samples(test, tagged[0]))
+            samples = samples or self._samples(test, tagged[0])
+        return Outcome(scores, items, {reason: n for reason, n in counts.items() if n}, samples)
 
     def ceiling(self, setting: Setting) -> Outcome:
-        """One that knows every tag; words without a state cost it too."""
-        test = self._part("test", setting)
-        flat = [tag for tags in test.gold for tag in tags]
-        known = [tag for tag, has_state in zip(flat, test.text.has_state.tolist(), strict=True) if has_state]
-        tally = self.score.counts(test.gold, test.by_sentence(known, self.score.untagged))
-        value, n_items = self.score.value(tally), self.score.n_items(tally)
-        n_train = len(self._draw("train", setting))
-        budgets = self._budgets(n_train)
-        return Outcome([Measured(self.score.metric, value, None, n_items, n_labels=n) for n in budgets])
+        """Right wherever a word has a state, and a tag that was seen in training."""
+        train, test = self._part("train", self.options.max_labels, setting), self._test(setting)
+        scores = []
+        for n in n_labels(self.options.label_budgets, len(train.sentences))[0]:
+            lesson = lesson_of(train, n, setting.labels)
+            known = [tag if tag in lesson.names else self.score.untagged for tag in test.tags_with_state]
+            tally = self.score.counts(test.gold, test.by_sentence(known, self.score.untagged))
+            value, n_items = self.score.value(tally), self.score.n_items(tally)
+            scores.append(Measured(self.score.metric, value, None, n_items, n_labels=n))
+        return Outcome(scores)
 
     # Sentences
 
-    def _part(self, split: Split, setting: Setting) -> Part:
-        drawn = self._draw(split, setting)
+    def _test(self, setting: Setting) -> Part:
+        return self._part("test", self.options.test_items, setting)
+
+    def _part(self, split: Split, most: int, setting: Setting) -> Part:
+        """Training sentences in the run's own order, others by one draw for all, in the corpus' order."""
+        found = self.sentences(split)
+        if not found:
+            raise DataError(f"{type(self).__name__}: no {split} sentences; is the corpus whole?")
+        rng = random.Random(setting.seed if split == "train" else 0)  # noqa: S311 - a draw, not a secret
+        drawn = rng.sample(range(len(found)), len(found))[:most]
+        sentences = [found[i] for i in (drawn if split == "train" else sorted(drawn))]
         text = windows(
-            [sentence.words for sentence in drawn],
+            [sentence.words for sentence in sentences],
             setting.tokenizer,
             setting.sequence_length,
             first_only=self.options.word_state == "first",
             context_share=self.options.context_share,
         )
-        return Part(drawn, text)
-
-    def _draw(self, split: Split, setting: Setting) -> list[Sentence]:
-        """Training sentences in the run's own order, others by one draw for all, in the corpus' order."""
-        found = self.sentences(split)
-        if not found:
-            raise DataError(f"{type(self).__name__}: no {split} sentences; is the corpus whole?")
-        limits = {
-            "train": max(self.options.label_budgets),
-            "validation": self.options.validation_sentences,
-            "test": self.options.test_sentences,
-        }
-        rng = random.Random(setting.seed if split == "train" else 0)  # noqa: S311 - a draw, not a secret
-        drawn = rng.sample(range(len(found)), min(limits[split], len(found)))
-        return [found[i] for i in (drawn if split == "train" else sorted(drawn))]
-
-    def _budgets(self, n_train: int) -> list[int]:
-        return sorted({min(n, n_train) for n in self.options.label_budgets})
+        return Part(sentences, text)
 
     # Protocols: (model, train, test, setting) -> what learns a lesson
 
@@ -159,14 +163,14 @@ class Tagging(Task):
         asked = asked[test.text.has_state]
 
         def learn(lesson: Lesson) -> list[Fitted]:
-            if len(lesson.names) == 1:  # no classifier can be fitted to one class
+            states, share = known[lesson.words], self.options.held_out_share
+            if share and not says_something(states, lesson.labels, share):
                 return [Fitted(torch.zeros(len(asked), dtype=torch.long))]
-            return [Fitted(_best(probe(known[lesson.words], lesson.labels, asked)))]
+            return [Fitted(_best(probe(states, lesson.labels, asked)))]
 
         return learn
 
     def _fine_tuning(self, model: Objective, train: Part, test: Part, setting: Setting) -> Learn:
-        validation = self._part("validation", setting)
         attention = as_attention(self.options.attention)
 
         def classes(tuned: Objective, head: nn.Module, part: Part) -> Tensor:
@@ -174,6 +178,7 @@ class Tagging(Task):
                 return _best(head(all_words(tuned, part.text, attention)[part.text.has_state]))
 
         def learn(lesson: Lesson) -> list[Fitted]:
+            validation = self._part("validation", min(self.options.validation_items, lesson.n), setting)
             label_of = torch.full((len(train.text.has_state),), NO_LABEL)
             label_of[lesson.words] = lesson.labels
 
@@ -235,7 +240,7 @@ class Tagging(Task):
         }
 
     def _samples(self, test: Part, tagged: list[list[str]]) -> list[dict[str, str]]:
-        """The first test sentences, by the first fit of the largest budget."""
+        """The first test sentences, by the first fit."""
         return [
             {
                 "gold": self.score.written(sentence.words, sentence.tags),

@@ -5,6 +5,7 @@ stop helping? Label sets are nested, and balanced as far as the data allow (`ben
 Shapes: N training items, M test items, C classes, S of them seen in training.
 """
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from bench.protocols import (
     trimmed,
 )
 from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.tasks.label_budgets import Budget, Items, Texts, in_turns, n_labels
+from bench.tasks.label_budgets import Budget, Items, Texts, cut, in_turns, sizes
 
 PROTOCOLS = ("probe", "finetune", "layers")
 
@@ -44,7 +45,8 @@ class ClassificationOptions(Tuning):
     protocol: str = MISSING  # probe | finetune | layers
     attention: str = MISSING  # own | causal | bidirectional: own is the strategy's
     pooling: str = MISSING  # own | mean | last | first: hidden states to one feature vector
-    label_budgets: list[int | None] = MISSING  # labelled training items; null: max_labels, or all there are
+    # Labelled training items, less what would unbalance the classes; null: max_labels, or all there are.
+    label_budgets: list[int | None] = MISSING
     max_labels: int = MISSING
     validation_items: int = MISSING  # out of the training split, at most as many as there are labels
     test_items: int = MISSING  # at most
@@ -115,9 +117,11 @@ class TextClassification(Task):
 
     def _probe(self, model: Objective, budget: Budget, setting: Setting) -> Outcome:
         how = as_attention(self.options.attention), self.options.pooling
-        pool = text_features(model, budget.pool.tokens, *how, cache=setting.cache)
-        test = text_features(model, budget.test.tokens, *how, cache=setting.cache)
-        scores = probe(pool[: budget.n_labels], budget.train.labels, test)
+        train, test = (
+            text_features(model, items.all_tokens, *how, cache=setting.cache)[: len(items.labels)]
+            for items in (budget.train, budget.test)
+        )
+        scores = probe(train, budget.train.labels, test)
         return _accuracy(budget, budget.hits(scores, budget.test))
 
     def _layers(self, model: Objective, budget: Budget, setting: Setting) -> Outcome:
@@ -127,16 +131,15 @@ class TextClassification(Task):
         layers that serve its own predictions. The choice costs no test item.
         """
         how = as_attention(self.options.attention), self.options.pooling
-        pool, validation, test = (
-            layer_features(model, items.tokens, *how, cache=setting.cache)
-            for items in (budget.pool, budget.validation, budget.test)
+        train, validation, test = (
+            layer_features(model, items.all_tokens, *how, cache=setting.cache)[: len(items.labels)]
+            for items in (budget.train, budget.validation, budget.test)
         )
-        n, labels = len(validation), budget.train.labels
-        validated, correct = [], {}
-        for layer in range(pool.shape[1]):
+        n, validated, correct = len(validation), [], {}
+        for layer in range(train.shape[1]):
             setting.keep_going()
             held_out = torch.cat([validation[:, layer], test[:, layer]])
-            scores = probe(pool[: budget.n_labels, layer], labels, held_out)
+            scores = probe(train[:, layer], budget.train.labels, held_out)
             validated.append(budget.hits(scores[:n], budget.validation).mean())
             correct[f"accuracy_layer_{layer}"] = budget.hits(scores[n:], budget.test)
         correct = {"accuracy": correct[f"accuracy_layer_{int(np.argmax(validated))}"], **correct}
@@ -194,30 +197,32 @@ class TextClassification(Task):
 
     def _budgets(self, setting: Setting) -> tuple[list[Budget], dict[str, int]]:
         """The budgets, the largest first; what could not count, by reason."""
-        train, test = self.examples("train", setting), self.examples("test", setting)
-        texts, counts = Texts.without_tested(train, test)
-        n, most = self.options.validation_items, self.options.max_labels
-        drawn = in_turns(texts.train, setting.seed)
-        if len(texts.trainable) < 2 or not any(texts.test) or len(drawn) <= n:
+        options = self.options
+        texts, counts = Texts.without_tested(self.examples("train", setting), self.examples("test", setting))
+        held_out, rest = cut(in_turns(texts.train, setting.seed), options.validation_items)
+        if len(texts.trainable) < 2 or not any(texts.test) or not any(rest):
             raise DataError(
-                f"{type(self).__name__}: {len(drawn)} training texts of {len(texts.trainable)} classes and "
-                f"{sum(map(len, texts.test))} test texts are too few; lower task.*.validation_items={n}, or "
-                "choose other data"
+                f"{type(self).__name__}: {sum(map(len, texts.train))} training texts of "
+                f"{len(texts.trainable)} classes and {sum(map(len, texts.test))} test texts are too few; "
+                f"lower task.*.validation_items={options.validation_items}, or choose other data"
             )
-
-        def items(part: list[tuple[str, int]], *, fitted: bool) -> Items:
-            tokens = encode([text for text, _ in part], setting.tokenizer, setting.sequence_length)
-            labels = torch.tensor([label for _, label in part])
-            return Items(tokens, setting.labels(labels) if fitted else labels)
-
-        validation, pool = items(drawn[:n], fitted=True), items(drawn[n : n + most], fitted=True)
-        held_out = items(in_turns(texts.test, seed=0)[: self.options.test_items], fitted=False)
-        sizes, beyond = n_labels(self.options.label_budgets, len(pool.labels))
+        lengths, beyond = sizes(rest, options.label_budgets, options.max_labels)
         counts["label budget beyond the data"] = beyond
-        budgets = [
-            Budget(pool, size, validation.first(min(n, size)), held_out, len(texts.train)) for size in sizes
-        ]
+        tested = itertools.chain.from_iterable(in_turns(texts.test, seed=0))
+        pool = _items(cut(rest, lengths[0])[0], setting)
+        validation = _items(held_out, setting)
+        test = _items(list(tested)[: options.test_items], setting)
+
+        def first(items: Items, n: int) -> Items:
+            return Items(items.all_tokens, setting.labels(items.labels[:n]))
+
+        budgets = [Budget(first(pool, n), first(validation, n), test, len(texts.train)) for n in lengths]
         return budgets, {reason: count for reason, count in counts.items() if count}
+
+
+def _items(part: list[tuple[str, int]], setting: Setting) -> Items:
+    tokens = encode([text for text, _ in part], setting.tokenizer, setting.sequence_length)
+    return Items(tokens, torch.tensor([label for _, label in part]))
 
 
 def _accuracy(budget: Budget, correct: NDArray[np.float64]) -> Outcome:

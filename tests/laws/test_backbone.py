@@ -193,6 +193,20 @@ def test_logits_are_those_of_hugging_faces_modernbert(stem: str):
     assert_close(logits[attended], expected[attended], rtol=0, atol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("stem", ["clm", "mlm"], ids=["decoder", "encoder"])
+def test_every_layer_is_that_of_hugging_faces_modernbert(stem: str):
+    ours, tokens = make_strategy(stem), ragged_tokens([12, 7])
+    attended = tokens != PAD
+    layers = ours.layer_states(tokens)
+    expected = stock_model(ours)(
+        input_ids=tokens, attention_mask=attended.long(), output_hidden_states=True
+    ).hidden_states
+    assert len(expected) == len(layers) == MODEL.n_layers + 1
+    for found, wanted in zip(layers, expected, strict=True):
+        assert_close(found[attended], wanted[attended], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("stem", ["clm", "mlm"], ids=["decoder", "encoder"])
 def test_loss_and_gradients_are_those_of_hugging_faces_modernbert(stem: str):
     ours, rows = make_strategy(stem), text_rows(4)

@@ -130,7 +130,7 @@ def test_options_that_cannot_be_are_one_line(changes: dict[str, Any], part: str)
     assert_one_line(caught.value, next(iter(changes)), part)
 
 
-def test_writing_costs_the_tower_once_and_the_stack_for_every_step(
+def test_writing_costs_more_than_the_tower_and_more_for_longer_captions(
     captioner: Captioning, setting: Setting
 ) -> None:
     metered = replace(setting, meter=Meter())

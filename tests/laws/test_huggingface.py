@@ -27,6 +27,7 @@ from bench.modernbert import stock_model, write_tokenizer
 from bench.objectives.base import Core, Objective, Shapes
 from bench.pretrained import Checkpoint, open_checkpoint
 from bench.protocols import encode
+from bench.sampling import Sampling
 from bench.vocabulary import EOS, MASK, PAD, SPECIAL_TOKENS, train_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -99,6 +100,22 @@ def test_hidden_states_of_real_text_are_those_of_transformers(kind: str, folders
     assert found.std() > 0.1
 
 
+@every_kind
+@torch.no_grad()
+def test_every_layer_of_real_text_is_that_of_transformers(kind: str, folders: dict[str, Path]):
+    checkpoint, loaded = opened(folders[kind])
+    tokens = our_tokens(checkpoint)
+    found = loaded.backbone(tokens, tokens != PAD, causal=None, every_layer=True)
+    inputs = their_inputs(folders[kind])
+    whole = transformers.AutoModel.from_pretrained(folders[kind]).eval()
+    theirs = part_that_reads(whole)(**inputs, output_hidden_states=True)
+    assert len(found) == loaded.model.n_layers + 1
+    expected = torch.stack([*theirs.hidden_states[:-1], theirs.last_hidden_state])
+    n_before, kept = len(checkpoint.prefix), inputs["attention_mask"].bool()
+    real = kept[:, n_before:]
+    assert_close(found[:, real], expected[:, :, n_before:][:, real], atol=1e-5, rtol=1e-4)
+
+
 @every_predictor
 @torch.no_grad()
 def test_logits_of_real_text_are_those_of_transformers(kind: str, folders: dict[str, Path]):
@@ -142,9 +159,32 @@ def test_a_reference_that_reads_from_left_to_right_has_an_exact_likelihood(folde
     )
 
 
+def test_a_causal_reference_writes_what_transformers_writes(folders: dict[str, Path]):
+    checkpoint, loaded = opened(folders["gpt2"], predicts=None)
+    model = make("reference", checkpoint, loaded)
+    prompts = our_tokens(checkpoint, PLAIN[1:2])[:, :-1]  # without its EOS
+    written = model.generate(prompts, 8, Sampling(temperature=0.0, top_p=1.0), generator())[0]
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folders["gpt2"]).eval()
+    to_theirs = torch.tensor(checkpoint.to_theirs)
+    words = set(to_theirs[len(SPECIAL_TOKENS) :].tolist()) - set(to_theirs[checkpoint.aliases].tolist())
+    end = int(to_theirs[EOS])
+    silenced = sorted(set(range(theirs.config.vocab_size)) - words - {end})
+    ids = theirs.generate(
+        to_theirs[prompts],
+        max_new_tokens=8,
+        do_sample=False,
+        eos_token_id=end,
+        suppress_tokens=silenced or None,
+    )
+    assert to_theirs[written[written != PAD]].tolist() == ids[0, prompts.shape[1] :].tolist()
+    assert model.writes == "left to right"
+
+
 @pytest.mark.parametrize("kind", ["bert", "t5", "clip"])
 def test_a_reference_that_does_not_has_none(kind: str, folders: dict[str, Path]):
-    assert make("reference", *opened(folders[kind], predicts=None)).likelihoods == frozenset()
+    model = make("reference", *opened(folders[kind], predicts=None))
+    assert model.likelihoods == frozenset()
+    assert model.writes is None
 
 
 def test_tokens_that_lose_capitals_are_not_measured_by_the_bytes_of_the_text(folders: dict[str, Path]):

@@ -9,7 +9,19 @@ from toy_data import prepare
 from toy_models import SHAPES, generator, make_strategy, pair_rows, ragged_tokens, with_features
 
 from bench import protocols
-from bench.protocols import Fit, encode, fit_vision, hits, in_batches, probe, text_features
+from bench.budget import blocks_flops
+from bench.feature_cache import FeatureCache
+from bench.meter import Meter
+from bench.protocols import (
+    Fit,
+    encode,
+    fit_vision,
+    hits,
+    in_batches,
+    layer_features,
+    probe,
+    text_features,
+)
 from bench.tasks.retrieval import recalls
 from bench.vocabulary import EOS, PAD
 
@@ -106,6 +118,92 @@ def test_features_come_back_in_the_order_of_the_texts(stem: str, monkeypatch: py
         assert_close(text_features(model, tokens), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("stem", with_features())
+@torch.no_grad()
+def test_the_last_layer_has_the_states_and_features_of_the_strategy(stem: str):
+    model, tokens = make_strategy(stem), ragged_tokens([5, 2, 16])
+    layers = model.layer_states(tokens)
+    assert layers.shape == (SHAPES.model.n_layers + 1, *tokens.shape, D)
+    kept = tokens != PAD
+    assert_close(layers[-1][kept], model.states(tokens)[kept], rtol=0, atol=0)
+    for pooling in ("own", "mean", "last", "first"):
+        features = layer_features(model, tokens, pooling=pooling)
+        assert features.shape == (3, SHAPES.model.n_layers + 1, D)
+        assert_close(features[:, -1], text_features(model, tokens, pooling=pooling), rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_first_layer_knows_its_own_token_alone_and_each_block_adds():
+    model, tokens = make_strategy("mlm"), ragged_tokens([9])
+    layers = model.layer_states(tokens)
+    assert_close(layers[0], model.backbone.blocks.embedding_norm(model.backbone.embedding(tokens)))
+    changed = tokens.clone()
+    changed[0, 4] += 1
+    moved = (model.layer_states(changed) - layers).abs().amax(dim=-1)[:, 0] > 1e-6
+    assert moved[0].tolist() == [i == 4 for i in range(9)]
+    assert moved[1:].all()
+
+
+@torch.no_grad()
+def test_attention_set_by_a_protocol_reaches_every_layer():
+    model, tokens = make_strategy("mlm"), ragged_tokens([9])
+    assert_close(model.layer_states(tokens, "bidirectional"), model.layer_states(tokens), rtol=0, atol=0)
+    changed = tokens.clone()
+    changed[0, 4] += 1
+    moved = model.layer_states(changed, "causal") - model.layer_states(tokens, "causal")
+    assert not moved[:, 0, :4].any()
+    assert moved[1:, 0, 4:].any(dim=-1).all()
+
+
+def test_reading_every_layer_costs_what_reading_the_last_does():
+    model, tokens = make_strategy("mlm"), ragged_tokens([9, 4])
+    costs = []
+    for read in (text_features, layer_features):
+        meter = Meter()
+        with meter.reads(model.backbone, SHAPES.model):
+            read(model, tokens)
+        costs.append(meter.flops)
+    assert costs[0] == costs[1] == 2 * blocks_flops(SHAPES.model, 9)
+
+
+# Kept features
+
+
+def test_kept_features_are_the_ones_computed_and_are_not_computed_again(monkeypatch: pytest.MonkeyPatch):
+    model, other, tokens, cache = (
+        make_strategy("mlm"),
+        make_strategy("clm"),
+        ragged_tokens([5, 3]),
+        FeatureCache(),
+    )
+    first = text_features(model, tokens, cache=cache)
+    assert_close(first, text_features(model, tokens), rtol=0, atol=0)
+    monkeypatch.setattr(protocols, "_by_length", lambda *_: torch.zeros(2, D))
+    assert text_features(model, tokens.clone(), cache=cache) is first
+    for again in (
+        text_features(model, tokens),
+        text_features(other, tokens, cache=cache),
+        text_features(model, tokens[:1], cache=cache),
+        text_features(model, tokens, pooling="last", cache=cache),
+        text_features(model, tokens, "causal", cache=cache),
+        layer_features(model, tokens, cache=cache),
+        text_features(model, tokens, cache=FeatureCache()),
+    ):
+        assert not again.any()
+    assert text_features(model, tokens, cache=cache) is first
+
+
+def test_features_of_weights_that_have_changed_are_computed_anew():
+    model, tokens, cache = make_strategy("mlm"), ragged_tokens([5, 3]), FeatureCache()
+    before = text_features(model, tokens, cache=cache)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    model.features(tokens)[:, 0].sum().backward()
+    optimizer.step()
+    after = text_features(model, tokens, cache=cache)
+    assert_close(after, text_features(model, tokens), rtol=0, atol=0)
+    assert (after - before).abs().max() > 1e-3
+
+
 def test_in_batches_is_the_function_at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(protocols, "EVALUATION_BATCH", 3)
     inputs = torch.arange(10.0)[:, None]
@@ -125,6 +223,25 @@ def test_a_probe_separates_what_is_separable(n_classes: int):
     assert scores.shape == (30, n_classes)
     assert hits(scores, labels).mean() == 1.0
     assert hits(scores, (labels + 1) % n_classes).mean() == 0.0
+
+
+def test_a_probe_ties_classes_that_features_cannot_tell_apart():
+    labels = torch.tensor([0, 1, 2] * 7 + [3])[torch.randperm(22, generator=generator())]
+    scores = probe(torch.ones(22, D), labels, torch.ones(2, D))
+    assert len(scores[0, :3].unique()) == 1
+    assert (scores[:, 3] < scores[:, 0]).all()
+
+
+def test_a_probe_that_saw_one_class_knows_no_other():
+    assert probe(torch.randn(3, D), torch.tensor([2, 2, 2]), torch.randn(4, D)).tolist() == [[0.0]] * 4
+
+
+def test_a_probe_has_a_column_for_each_class_that_it_saw():
+    labels = torch.tensor([1, 4, 6] * 10)
+    rows = torch.eye(7, D)[labels]
+    scores = probe(rows, labels, rows)
+    assert scores.shape == (30, 3)
+    assert scores.argmax(dim=1).tolist() == [0, 1, 2] * 10
 
 
 def test_a_probe_does_not_see_the_scale_of_a_feature():

@@ -46,47 +46,67 @@ def zeros() -> nn.Module:
     return linear
 
 
-def logits(model: Objective, head: nn.Module, tokens: Tensor) -> Tensor:
-    return head(text_features(model, tokens))  # type: ignore[no-any-return]
+def tuned(model: Objective, seed: int, **changes: Any) -> list[Tuned]:
+    """Fine-tunings of the task of one word, validated on other texts."""
+    tokens, labels = one_word_task(128, seed=0)
+    held, expected = one_word_task(64, seed=1)
+
+    def loss(model: Objective, head: nn.Module, index: Tensor) -> Tensor:
+        return F.cross_entropy(head(model.features(tokens[index])), labels[index])
+
+    def validate(model: Objective, head: nn.Module) -> float:
+        return float(hits(head(text_features(model, held)), expected).mean())
+
+    plan = {"steps": 80, "batch_size": 32, "lr_grid": [5e-3], "n_fits": 1, "n_validations": 4, "patience": 4}
+    return fine_tune(
+        model,
+        head=zeros,
+        loss=loss,
+        validate=validate,
+        n_items=128,
+        tuning=Tuning(**plan | changes),  # type: ignore[arg-type]
+        setting=bare_setting(seed),
+        floor=0.5,
+    )
 
 
 @pytest.mark.parametrize("stem", with_features())
 def test_fine_tuning_learns_and_leaves_the_model_as_it_was(stem: str):
     model = make_strategy(stem)
     before = {name: values.clone() for name, values in model.state_dict().items()}
-    tokens, labels = one_word_task(128, seed=0)
-    held, expected = one_word_task(64, seed=1)
-
-    def loss(tuned: Objective, head: nn.Module, index: Tensor) -> Tensor:
-        return F.cross_entropy(head(tuned.features(tokens[index])), labels[index])
-
-    def validate(tuned: Objective, head: nn.Module) -> float:
-        return float(hits(logits(tuned, head, held), expected).mean())
-
-    def tuned(seed: int) -> list[Tuned]:
-        plan = Tuning(steps=80, batch_size=32, lr_grid=[5e-3], n_fits=2, n_validations=4, patience=4)
-        return fine_tune(
-            model,
-            head=zeros,
-            loss=loss,
-            validate=validate,
-            n_items=128,
-            tuning=plan,
-            setting=bare_setting(seed),
-            floor=0.5,
-        )
-
-    fits = tuned(0)
-    for fit in fits:
-        assert fit.validation == validate(fit.model, fit.head) > 0.95
-        assert not fit.failed
+    (fit,) = tuned(model, seed=0)
+    assert fit.validation > 0.95
+    assert not fit.failed
+    assert not fit.model.training
+    assert not fit.head.training
     assert_close(model.state_dict(), before, rtol=0, atol=0)
-    assert all(p.grad is None for p in [*model.parameters(), *fits[0].model.parameters()])
-    assert not torch.equal(fits[0].head.weight, fits[1].head.weight)
-    torch.manual_seed(99)  # the global state has no say
-    for fit, again in zip(fits, tuned(0), strict=True):
-        assert torch.equal(fit.head.weight, again.head.weight)
-    assert not torch.equal(tuned(1)[0].head.weight, fits[0].head.weight)
+    assert all(p.grad is None for p in [*model.parameters(), *fit.model.parameters()])
+
+
+def test_fits_differ_and_repeat_themselves_whatever_the_global_state():
+    model, few = make_strategy("scratch"), {"steps": 8, "n_fits": 2}
+    first = tuned(model, 0, **few)
+    assert not torch.equal(first[0].head.weight, first[1].head.weight)  # type: ignore[arg-type]
+    torch.manual_seed(99)
+    for fit, again in zip(first, tuned(model, 0, **few), strict=True):
+        assert_close(fit.head.state_dict(), again.head.state_dict(), rtol=0, atol=0)
+        assert_close(fit.model.state_dict(), again.model.state_dict(), rtol=0, atol=0)
+    assert not torch.equal(tuned(model, 1, **few)[0].head.weight, first[0].head.weight)  # type: ignore[arg-type]
+
+
+def test_a_head_is_drawn_by_the_fit_and_of_all_rates_alike(monkeypatch: pytest.MonkeyPatch):
+    drawn: list[Tensor] = []
+
+    def head() -> nn.Module:
+        linear = nn.Linear(D, 2)
+        drawn.append(linear.weight.detach().clone())
+        return linear
+
+    script = Scripted(monkeypatch, {1e-3: [[0.6] * 4, [0.6] * 4], 2e-3: [[0.6] * 4, [0.6] * 4]})
+    script.fits(head=head)
+    assert torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[1], drawn[3])
+    assert not torch.equal(drawn[0], drawn[1])
 
 
 # With validation scores given by hand
@@ -126,10 +146,10 @@ class Scripted:
         assert score is not None
         return score
 
-    def fits(self, floor: float = 0.5, **changes: Any) -> list[Tuned]:
+    def fits(self, floor: float = 0.5, head: Any = zeros, **changes: Any) -> list[Tuned]:
         return fine_tune(
             make_strategy("scratch"),
-            head=zeros,
+            head=head,
             loss=self.loss,
             validate=self.validate,
             n_items=8,

@@ -9,7 +9,7 @@ from bench.tasks.base import Setting, Task
 from bench.tasks.text_classification import TextClassification
 
 QUICK = {
-    "label_budgets": [6, 13, 100, None],
+    "label_budgets": [6, 13, 100],
     "max_labels": 100,
     "validation_items": 6,
     "test_items": 20,

@@ -1,0 +1,53 @@
+"""What measures, cells and runs are called in tables and figures, and where a link to them leads."""
+
+from collections.abc import Iterable
+from urllib.parse import quote
+
+from bench.analysis.stats import LEVEL, N_SEEDS_ENOUGH, coverage_ceiling
+from bench.analysis.table import Measure, Tables
+from bench.analysis.text import Link
+
+_ARROWS = {1: "\N{NO-BREAK SPACE}↑", -1: "\N{NO-BREAK SPACE}↓", 0: ""}
+
+
+def measure_label(tables: Tables, measure: Measure) -> str:
+    """`task: metric (labels) ↑`, the arrow pointing to better, none where nothing is; once if named alike."""
+    labels = "" if measure.n_labels is None else f" ({measure.n_labels:,} labels)"
+    return f"{_names(measure)}{labels}{_ARROWS[tables.measures[measure].sign]}"
+
+
+def series_label(tables: Tables, measure: Measure, name: str) -> str:
+    """As `measure_label`, for several measures of a task that are drawn together under `name`."""
+    return f"{_names(measure._replace(metric=name))}{_ARROWS[tables.measures[measure].sign]}"
+
+
+def _names(measure: Measure) -> str:
+    return ": ".join(dict.fromkeys((measure.task, measure.metric)))
+
+
+def cells_anchor(tables: Tables, measure: Measure) -> str:
+    """The id of a measure's cells table."""
+    return f"cells-{list(tables.measures).index(measure)}"
+
+
+def measure_link(tables: Tables, measure: Measure) -> Link:
+    """A measure's label that leads to its cells."""
+    return Link(measure_label(tables, measure), f"#{cells_anchor(tables, measure)}")
+
+
+def run_anchor(run_id: str) -> str:
+    """The id of a run's row."""
+    return f"run-{quote(run_id, safe='')}"
+
+
+def seeds_note(seeds: Iterable[int]) -> str:
+    """What an interval is and, where seeds are few, how little it can promise."""
+    counts = sorted(set(seeds))
+    base = f"Brackets: {100 * LEVEL:.0f} % percentile bootstrap of the mean over seeds."
+    few = [n for n in counts if 1 < n < N_SEEDS_ENOUGH]
+    limits = ", ".join(f"n = {n}: {100 * coverage_ceiling(n):.0f} %" for n in few)
+    if few:
+        base += f" With so few seeds its coverage is at most 1 − 2^(1−n) ({limits}): read it as a range."
+    if 1 in counts:
+        base += " One seed has no interval."
+    return base
