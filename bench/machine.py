@@ -41,7 +41,7 @@ def environment(trainer: Trainer) -> dict[str, str]:
 
 
 def limit_blas() -> None:
-    """numpy's and scipy's products on one thread: a probe's are small, and more made them up to 50 times slower.
+    """numpy's and scipy's products on one thread: a probe's are small, and slow by far with more.
 
     Its results do not depend on the number of cores then. torch has threads of its own.
     """
