@@ -22,7 +22,8 @@ from bench.contrastive import info_nce
 from bench.descent import descend, scaled
 from bench.errors import ConfigError
 from bench.feature_cache import FeatureCache
-from bench.objectives.base import POOLINGS, Attention, Objective, pool
+from bench.objectives.base import Attention, Objective
+from bench.pooling import POOLINGS, pool
 from bench.tuning import Tuned as Tuned
 from bench.tuning import Tuning as Tuning
 from bench.tuning import fine_tune as fine_tune

@@ -155,7 +155,7 @@ def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]
     job.status.write("running", "prepare")
     config = job.spec.typed()
     for name, node in config.task.items():  # a mistake in a task is said before hours of pretraining
-        build(node, Task, f"task.{name}")  # type: ignore[type-abstract]
+        build(node, Task, f"task.{name}").check(f"task.{name}")  # type: ignore[type-abstract]
     data = prepare(job.spec)
     objective = _build(job.spec, data)
     spent, energy = Spent(), None

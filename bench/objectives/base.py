@@ -19,6 +19,7 @@ from bench import optim
 from bench.backbones.transformer import PredictionHead, Transformer
 from bench.budget import StepCost
 from bench.errors import ConfigError, DivergedError, InapplicableError
+from bench.pooling import POOLINGS, pool
 from bench.sampling import Sampling, by_length
 from bench.schema import Model, Optim
 from bench.vocabulary import PAD
@@ -34,7 +35,6 @@ StockClass = Literal[
     "ModernBertDecoderForCausalLM",
     "ModernBertForTokenClassification",
 ]
-POOLINGS = ("mean", "last", "first")
 
 
 @dataclass(frozen=True)
@@ -296,20 +296,3 @@ def mean_over_ranks(loss: Loss) -> tuple[Tensor, Tensor, int]:
         world = dist.get_world_size()
         dist.all_reduce(total)
     return (total[0] / total[1]).sum(), total[1], world
-
-
-def pool(hidden: Tensor, attended: Tensor, how: str) -> Tensor:
-    """Hidden states (B, T, D) to features (B, D), never looking at padding.
-
-    Args:
-        hidden: (B, T, D).
-        attended: (B, T) bool, True on the left; at least one per row.
-        how: mean | last | first.
-    """
-    if how == "first":
-        return hidden[:, 0]
-    n_attended = attended.sum(dim=1)
-    if how == "last":
-        return hidden[torch.arange(len(hidden), device=hidden.device), n_attended - 1]
-    kept = hidden.masked_fill(~attended[:, :, None], 0.0)
-    return kept.sum(dim=1) / n_attended[:, None]

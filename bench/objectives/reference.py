@@ -11,7 +11,6 @@ from bench.backbones.huggingface import ClipBackbone
 from bench.errors import ConfigError, InapplicableError
 from bench.nats import next_token_nats, wanted
 from bench.objectives.base import (
-    POOLINGS,
     Attention,
     Core,
     Likelihood,
@@ -20,6 +19,7 @@ from bench.objectives.base import (
     ObjectiveOptions,
     Shapes,
 )
+from bench.pooling import POOLINGS
 from bench.sampling import Sampling, left_to_right, writable
 from bench.schema import Optim
 from bench.vocabulary import PAD

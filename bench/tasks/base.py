@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from bench.corpora.nltk import corpus_reader
 from bench.errors import InapplicableError as InapplicableError
 from bench.feature_cache import FeatureCache
 from bench.meter import Meter
@@ -85,6 +86,7 @@ class Task(ABC):
     """Base of all tasks."""
 
     Options: ClassVar[type[Any]]
+    nltk_corpora: tuple[str, ...] = ()  # that it reads from the user's NLTK data
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -97,6 +99,18 @@ class Task(ABC):
             InapplicableError: the strategy has no such input or output.
             DataError: the task's data is missing or too small.
         """
+
+    def check(self, key: str) -> None:
+        """Look for data that a user must bring, before anything is trained.
+
+        Args:
+            key: of the task in the config, for messages.
+
+        Raises:
+            DataError: missing; says how to get them.
+        """
+        for name in self.nltk_corpora:
+            corpus_reader(name, key)
 
     def ceiling(self, setting: Setting) -> Outcome | None:
         """What one that knows every answer gets through the task's own scoring; None: nobody can know it."""

@@ -25,6 +25,8 @@ VALIDATION_SHARE_2000 = 0.1  # the last part of the training file, since there i
 class Conll2000(Tagging):
     """Chunks of English newspaper text: noun, verb, prepositional phrases, ..."""
 
+    nltk_corpora = ("conll2000",)
+
     @dataclass(frozen=True)
     class Options(TaggingOptions):
         """Nothing beyond what all taggings declare."""
@@ -41,6 +43,8 @@ class Conll2000(Tagging):
 
 class Conll2002(Tagging):
     """Persons, places, organisations and other names in newspaper text; `testb` is the test split."""
+
+    nltk_corpora = ("conll2002",)
 
     @dataclass(frozen=True)
     class Options(TaggingOptions):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bench.contrastive import info_nce
 from bench.corpora.base import Split, split_of
+from bench.corpora.nltk import corpus_reader
 from bench.descent import descend, scaled
 from bench.dialogues import Exchange, candidates, check_corpus, read_exchanges
 from bench.errors import ConfigError, DataError
@@ -61,6 +62,11 @@ class Dialogue(Task):
     """What both protocols share: the conversations, the candidates, the metrics."""
 
     options: DialogueOptions
+
+    def check(self, key: str) -> None:
+        """One of the corpora is NLTK's."""
+        if self.options.corpus == "overheard":
+            corpus_reader("webtext", key)
 
     @abstractmethod
     def scores(self, model: Objective, selection: Selection, setting: Setting) -> Tensor:

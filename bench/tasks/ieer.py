@@ -26,6 +26,8 @@ TELLING = 8  # words; two documents that share so long a sentence tell one story
 class Ieer(Tagging):
     """Entities of the text; headlines are left out, for they have a style and capitals of their own."""
 
+    nltk_corpora = ("ieer",)
+
     @dataclass(frozen=True)
     class Options(TaggingOptions):
         """Nothing beyond what all taggings declare."""

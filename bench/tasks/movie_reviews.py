@@ -12,6 +12,8 @@ from bench.tasks.text_classification import ClassificationOptions, TextClassific
 class MovieReviews(TextClassification):
     """Review -> pos or neg; split by file. A model reads its beginning, as far as `sequence_length` goes."""
 
+    nltk_corpora = ("movie_reviews",)
+
     @dataclass(frozen=True)
     class Options(ClassificationOptions):
         """Nothing beyond what all text classifications declare."""

@@ -18,6 +18,8 @@ class QuestionClasses(TextClassification):
     there is no official validation split. Ten training questions are test questions too.
     """
 
+    nltk_corpora = ("qc",)
+
     @dataclass(frozen=True)
     class Options(ClassificationOptions):
         """Nothing beyond what all text classifications declare."""

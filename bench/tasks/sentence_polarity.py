@@ -11,6 +11,8 @@ from bench.tasks.text_classification import ClassificationOptions, TextClassific
 class SentencePolarity(TextClassification):
     """Sentence -> pos or neg; split by sentence."""
 
+    nltk_corpora = ("sentence_polarity",)
+
     @dataclass(frozen=True)
     class Options(ClassificationOptions):
         """Nothing beyond what all text classifications declare."""

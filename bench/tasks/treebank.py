@@ -26,6 +26,8 @@ class Treebank(Tagging):
 
     score: ClassVar[TagScore] = WordAccuracy()
 
+    nltk_corpora = ("treebank",)
+
     @dataclass(frozen=True)
     class Options(TaggingOptions):
         """Nothing beyond what all taggings declare."""

@@ -29,7 +29,8 @@ from toy_models import (
 from bench import budget, checkpoint, optim
 from bench.build import build, find_class
 from bench.errors import ConfigError, InapplicableError
-from bench.objectives.base import POOLINGS, Objective
+from bench.objectives.base import Objective
+from bench.pooling import POOLINGS
 
 STRATEGIES = stems("strategy") + sorted(path.stem for path in EXAMPLE.glob("strategy/*.yaml"))
 N_STEPS = 60  # where a step's number of targets, or its objective, is drawn

@@ -164,6 +164,19 @@ def test_what_only_a_worker_can_know_fails_the_runs_with_their_reasons(place: Pl
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_data_that_a_task_lacks_are_asked_for_before_anything_is_trained(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("NLTK_DATA", str(tmp_path))
+    settings = [word for word in place.settings if not word.startswith("task")]
+    done = place.bench("train", *settings, "strategy=clm", "task=[chunking_conll2000]")
+    assert done.returncode == 1
+    missing = "task.chunking_conll2000: 'conll2000' is not in your NLTK data"
+    assert f"{missing}; run `python -m nltk.downloader conll2000`" in done.stdout
+    (run,) = place.folders().values()
+    assert not (run / "metrics.jsonl").exists()
+
+
 def test_a_damaged_record_is_named_by_report_and_status(study: Place, console: Console):
     shutil.copytree(study.folder / "experiments/first/records", "experiments/first/records")
     victim = min(Path("experiments/first/records").glob("*.json"))

@@ -14,7 +14,7 @@ from bench.backbones.transformer import INIT_STD, PredictionHead, Rope, Transfor
 from bench.backbones.vision import VisionTower, n_patches, to_float
 from bench.errors import ConfigError
 from bench.modernbert import stock_model, stock_weights
-from bench.objectives.base import pool
+from bench.pooling import pool
 from bench.schema import Model
 from bench.vocabulary import PAD
 
