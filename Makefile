@@ -24,7 +24,7 @@ lint: $(VENV)/.installed ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint ## lint, types and all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 clean: ## remove the environment and prepared data; records and reports stay
 	rm -rf $(VENV) data .mypy_cache .ruff_cache .pytest_cache

@@ -83,12 +83,12 @@ def test_a_task_that_lets_the_answer_through_fails_for_all_that_know_nothing(set
     assert {found[check] for check in ("constant", "noise", "permuted labels")} == {"failed"}
 
 
-def test_a_task_whose_ties_fall_to_the_first_class_fails_for_a_constant_alone(setting: Setting):
-    def first_wins(scores: Tensor, labels: Tensor, s: Setting) -> Tensor:
+def test_a_task_whose_ties_fall_to_the_answer_fails_for_a_constant_alone(setting: Setting):
+    def answer_wins(scores: Tensor, labels: Tensor, s: Setting) -> Tensor:
         is_tied = (scores == scores[:, :1]).all(dim=1)
-        return torch.where(is_tied[:, None], torch.eye(2)[torch.zeros_like(labels)].double(), scores)
+        return torch.where(is_tied[:, None], torch.eye(2)[labels].double(), scores)
 
-    found = verdicts(FirstToken(first_wins), setting)
+    found = verdicts(FirstToken(answer_wins), setting)
     assert found["constant"] == "failed"
     assert found["noise"] == "passed"
 
