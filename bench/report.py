@@ -5,6 +5,7 @@ Nothing here is typed by hand and nothing depends on when it is built: the same 
 
 import base64
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -236,21 +237,28 @@ def _latex_views(tables: Tables, page: Page) -> list[View]:
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
-    """The little Markdown that a study's README needs: headings, list items and paragraphs, as text."""
+    """The little Markdown that a README of a study needs: headings, items, paragraphs, fenced code."""
+    found: list[tuple[str, str]] = []
+    for i, part in enumerate(re.split(r"^```.*$\n?", text, flags=re.MULTILINE)):
+        found += [("pre", part.rstrip())] if i % 2 else _prose(part)
+    return found
+
+
+def _prose(text: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     paragraph: list[str] = []
+    kind = "p"
     for line in [*text.splitlines(), ""]:
         stripped = line.strip().replace("`", "")
         is_heading, is_item = stripped.startswith("#"), stripped[:2] in ("- ", "* ")
         if paragraph and (not stripped or is_heading or is_item):
-            found.append(("p", " ".join(paragraph)))
+            found.append((kind, " ".join(paragraph)))
             paragraph = []
         if is_heading:
             found.append(("h", stripped.lstrip("# ")))
-        elif is_item:
-            found.append(("li", stripped[2:]))
         elif stripped:
-            paragraph.append(stripped)
+            kind = "li" if is_item else kind if paragraph else "p"
+            paragraph.append(stripped[2:] if is_item else stripped)
     return found
 
 

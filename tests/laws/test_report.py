@@ -230,3 +230,15 @@ def test_reading_results_imports_no_training_code(module: str, absent: tuple[str
     code = f"import sys, bench.{module}; print([m for m in {wanted} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_readmes_items_stay_whole_and_its_code_keeps_its_lines():
+    text = "# A\n\nOne\ntwo.\n- three\n  four\n- `five`\n\n```\nbench train\nbench report\n```\nsix\n"
+    assert report.blocks(text) == [
+        ("h", "A"),
+        ("p", "One two."),
+        ("li", "three four"),
+        ("li", "five"),
+        ("pre", "bench train\nbench report"),
+        ("p", "six"),
+    ]
