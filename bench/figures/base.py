@@ -24,6 +24,7 @@ from bench.errors import ConfigError
 
 WIDTH_IN = 7.2  # a page's text width
 N_COLUMNS = 3  # panels side by side
+LONG_TITLE = 34  # characters; a longer one would reach into the next panel
 LEGEND_ROW_IN = 0.16
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -180,7 +181,8 @@ def references(axes: Axes, scratch: Interval | None) -> None:
 
 def finish(axes: Axes, tables: Tables, measure: Measure, second_line: str = "") -> None:
     """Title and chance line; a chance that would squeeze all else into a corner is said in the title."""
-    lines = [measure_label(tables, measure), second_line]
+    label = measure_label(tables, measure)
+    lines = [*(label.split(": ", 1) if len(label) > LONG_TITLE else [label]), second_line]
     for level in tables.measures[measure].chance[:1]:
         if is_near(axes, level):
             axes.axhline(level, color=GREY, linestyle=":", linewidth=1)
