@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,7 +32,7 @@ from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.generation import token_shares
 from bench.vocabulary import EOS, PAD
 
-N_ERRORS = 4.0  # binomial standard errors by which chance may be missed: one in 16,000 by luck alone
+LUCK = 1e-4  # chance that a sound task fails a check by luck alone
 RELATIVE = 1e-5  # what rounding may change
 ODD_BATCH = 7  # items at a time, against `protocols.EVALUATION_BATCH`
 MORE_PADDING = 5  # positions
@@ -110,9 +112,9 @@ class Noise(Ignorant):
         return torch.randn(super().layer_states(tokens, attention).shape, generator=self.generator)
 
     def token_nats(self, tokens: Tensor, kind: Likelihood, **how: Any) -> Tensor:
-        """(B, T) -> (B, T - 1) positive deviates."""
-        nats = torch.rand(len(tokens), tokens.shape[1] - 1, generator=self.generator, dtype=torch.float64)
-        return wanted(tokens, how.get("scored")) * nats
+        """(B, T) -> (B, T - 1), no better than a uniform guess, as random predictions are in the mean."""
+        noise = torch.rand(len(tokens), tokens.shape[1] - 1, generator=self.generator, dtype=torch.float64)
+        return wanted(tokens, how.get("scored")) * (math.log(self.shapes.vocab_size) + noise)
 
     def rows(self, n: int) -> Tensor:
         """(N, D) normal deviates."""
@@ -188,36 +190,45 @@ class Audit:
 
 
 def _misses_of_chance(outcome: Outcome, *, exact: bool) -> tuple[list[str], str]:
-    """Scores that are not those of a model that knows nothing, and the headline beside its chance."""
-    misses = []
-    for score in outcome.scores:
-        if score.chance is None:
-            continue
-        slack = RELATIVE * max(1.0, abs(score.chance)) + (0.0 if exact else _slack(score))
-        gap = score.value - score.chance
-        is_rate = 0 < score.chance < 1
-        better = gap if score.higher_is_better else -gap
-        if (abs(gap) if exact or is_rate else better) > slack:
-            misses.append(f"{_named(score)} {score.value:.4g}, chance {score.chance:.4g}")
-    known = next((s for s in outcome.scores if s.chance is not None), None)
-    if known is None:
+    """Scores that are not those of a model that knows nothing, and the headline beside its chance.
+
+    A constant must score chance exactly. Noise may be worse than the best uninformed guess, never better by
+    more than luck.
+    """
+    known = [score for score in outcome.scores if score.chance is not None]
+    if not known:
         raise InapplicableError("no score has a chance level")
-    return misses, f"{_named(known)} {known.value:.4g}, chance {known.chance:.4g}"
+    misses = []
+    for score in known:
+        assert score.chance is not None
+        gap = score.value - score.chance
+        better = gap if score.higher_is_better else -gap
+        rounding = RELATIVE * max(1.0, abs(score.chance))
+        if (abs(gap) if exact else better - _luck(score, outcome)) > rounding:
+            misses.append(f"{_named(score)} {score.value:.4g}, chance {score.chance:.4g}")
+    return misses, f"{_named(known[0])} {known[0].value:.4g}, chance {known[0].chance:.4g}"
 
 
-def _slack(score: Measured) -> float:
-    """What luck may add: binomial for a rate, with half an item for a chance of 0."""
+def _luck(score: Measured, outcome: Outcome) -> float:
+    """By how much luck alone may better chance: from the spread of the items, or binomial for a share."""
     assert score.chance is not None
-    share = min(max(score.chance, 0.5 / score.n_items), 1.0)
-    return N_ERRORS * math.sqrt(share * (1 - share) / score.n_items)
+    key = score.metric if score.n_labels is None else f"{score.metric}@{score.n_labels}"
+    items = np.asarray(outcome.items.get(key, []), dtype=np.float64)
+    n = items.shape[-1] if items.size else score.n_items
+    wide = float(scipy.stats.t.ppf(1 - LUCK, max(n - 1, 1))) / math.sqrt(n)
+    share = min(max(score.chance, 0.5 / n), 1.0)
+    binomial = math.sqrt(share * (1 - share))
+    by_item = items.mean(axis=0) if items.ndim == 2 else items
+    return wide * max(binomial, float(by_item.std()) if items.size else 0.0)
 
 
 def _differences(before: Outcome, after: Outcome) -> list[str]:
+    """Scores that moved by more than one item, whose best answers may be tied up to rounding."""
     pairs: Sequence[tuple[Measured, Measured]] = list(zip(before.scores, after.scores, strict=True))
     return [
         f"{_named(a)} {a.value:.6g} became {b.value:.6g}"
         for a, b in pairs
-        if not math.isclose(a.value, b.value, rel_tol=1e-3, abs_tol=1e-6)
+        if not math.isclose(a.value, b.value, rel_tol=1e-3, abs_tol=1 / a.n_items)
     ]
 
 

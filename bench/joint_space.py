@@ -75,8 +75,9 @@ def fitted_space(model: Objective, options: Any, setting: Setting) -> Space:
     features = text_features(model, train["captions"])
     mean, std = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)
     fit = Fit(options.steps, options.batch_size, options.lr_at_64)
+    partners = setting.labels(torch.arange(len(features))).to(features.device)  # of the images
     image_side, text_side = fit_vision(
-        (features - mean) / std,
+        (features[partners] - mean) / std,
         train["images"],
         model,
         fit=fit,

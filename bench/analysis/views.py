@@ -62,8 +62,12 @@ def _tasks_by_arm(tables: Tables, table: Mapping[tuple[Arm, Measure], Pooled], n
 
 
 def verdicts(tables: Tables) -> View:
-    """The difference of every arm to scratch over the whole grid, on every task's headline metric."""
-    found = [row for row in pooled(tables, tables.headlines) if row.arm.strategy != BASELINE]
+    """The difference of every arm to scratch over the whole grid, on every task's headline metric.
+
+    What a strategy cannot do at all is left out: the headline says so, with the reason.
+    """
+    rivals = [row for row in pooled(tables, tables.headlines) if row.arm.strategy != BASELINE]
+    found = [row for row in rivals if row.inapplicable is None]
     rows: list[list[Entry]] = [
         [
             [measure_link(tables, row.measure)],
@@ -73,7 +77,7 @@ def verdicts(tables: Tables) -> View:
             EMPTY if row.to_scratch is None else p_value(row.to_scratch.p_t),
             EMPTY if row.to_scratch is None else p_value(row.to_scratch.p),
             f"{row.n_cells - row.n_missing} of {row.n_cells}",
-            row.verdict if row.inapplicable is None else f"not applicable: {row.inapplicable}",
+            row.verdict,
         ]
         for row in found
     ]
