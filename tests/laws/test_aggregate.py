@@ -70,6 +70,21 @@ def test_the_resamples_of_all_aggregates_are_the_same_seeds():
     assert (middle.low, middle.high) == tuple(pytest.approx(q) for q in np.quantile(trimmed, [0.025, 0.975]))
 
 
+def test_whole_seeds_cover_the_truth_more_often_than_tasks_one_by_one():
+    """Three seeds, each with an effect on all of 14 tasks; the true interquartile mean is by symmetry 0.5."""
+    rng, tasks = np.random.default_rng(0), np.linspace(0, 1, 14)
+    whole, single, n = 0, 0, 200
+    for _ in range(n):
+        scores = tasks + 0.02 * rng.normal(size=(3, 1)) + 0.02 * rng.normal(size=(3, 14))
+        found = aggregate.interquartile_mean(scores)
+        drawn = scores[rng.integers(0, 3, (500, 3, 14)), np.arange(14)].reshape(500, -1)
+        low, high = np.quantile(np.sort(drawn, axis=1)[:, 10:-10].mean(axis=1), [0.025, 0.975])
+        whole += found.low <= 0.5 <= found.high
+        single += low <= 0.5 <= high
+    assert 0.65 < whole / n < 0.85
+    assert single / n < 0.62
+
+
 def test_one_seed_has_no_interval():
     one = SKEWED[3:]
     for found in (
