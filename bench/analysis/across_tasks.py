@@ -102,7 +102,7 @@ def _note(found: Suite) -> str:
         "all models and data budgets within each seed. Interquartile mean: of the middle half of seeds × "
         "tasks. P(better than scratch): that a run beats a run of scratch on a task drawn at random, a tie "
         f"counting half (Agarwal et al. 2021). Brackets: {100 * LEVEL:.0f} % percentile bootstrap of whole "
-        f"seeds, since all tasks score one checkpoint; the tasks are fixed. With few seeds they are too narrow "
+        f"seeds, since all tasks score one checkpoint; tasks are fixed. With few seeds they are too narrow "
         "(in simulations they held the truth 75 % of the time with 3 seeds, 90 % with 10): read them as "
         f"ranges. No verdict rests on these numbers. {_left_out(found)}"
     )

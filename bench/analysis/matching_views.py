@@ -45,7 +45,7 @@ def comparison(left: Side, right: Side, rows: Sequence[Matched]) -> View:
         f"{seeds_note(n for row in rows for n in (row.left.n, row.right.n))}"
     )
     header = ["task: metric", "cell", left.name, right.name, "difference", "test", "p"]
-    return View("comparison", f"{left.name} and {right.name}", note, header, "llrrrlr", found)
+    return View("comparison", "Scores in both", note, header, "llrrrlr", found)
 
 
 def only_in_one(left: Side, right: Side, wanted: Sequence[Measure]) -> View:
