@@ -87,8 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         (
             "compare",
             _compare,
-            "two studies, or one at two git revisions, side by side: A[@REVISION] B[@REVISION] "
-            "[to=FILE.md|.html|.csv] [experiments_dir=DIR]",
+            "two studies, or one at two git revisions: A[@REV] B[@REV] [to=X.md|.html|.csv]",
         ),
         ("status", _status, "list a study's runs, or all studies"),
         ("export", _export, "write a run's model for transformers: run=ID [to=DIR] [experiments_dir=DIR]"),

@@ -139,6 +139,7 @@ def _match(measure: Measure, cell: Cell, left: Seeds, right: Seeds) -> Matched:
     assert other is not None
     gap = paired(subtract(right, left))
     test: Test = "paired"
+    p: float | None
     if gap is not None and gap.interval.n > 1:
         difference, p = gap.interval, gap.p_t
     elif min(own.n, other.n) > 1:
