@@ -28,6 +28,7 @@ examples:
   bench evaluate study=quickstart task=[qc_probe]          more tasks for runs that are done
   bench audit experiment=quickstart                        may its tasks be trusted?
   bench report study=quickstart                            tables, figures and page in reports/quickstart
+  bench compare quickstart@HEAD~5 quickstart               what has changed, in scores and in settings
   bench export run=0f67c5                                  a run as a folder that transformers loads
   bench fill model=exports/0f67c56e5297 text="Return the [MASK] of x."
 """
@@ -76,13 +77,18 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="{train,evaluate,audit,report,status,export,fill}"
+        title="commands", required=True, metavar="{train,evaluate,audit,report,compare,status,export,fill}"
     )
     for name, function, text in (
         ("train", _train, "do one run, or with -m all runs of a sweep that are not done yet"),
         ("evaluate", _evaluate, "measure a study's finished runs by more tasks: study=NAME task=[A,B]"),
         ("audit", _audit, "hold tasks to chance and ceiling before their scores count: experiment=NAME"),
         ("report", _report, "rebuild a study's report from its records"),
+        (
+            "compare",
+            _compare,
+            "two studies, or one at two git revisions: A[@REV] B[@REV] [to=X.md|.html|.csv]",
+        ),
         ("status", _status, "list a study's runs, or all studies"),
         ("export", _export, "write a run's model for transformers: run=ID [to=DIR] [experiments_dir=DIR]"),
         ("fill", _fill, "fill in masked tokens: model=DIR text='... [MASK] ...' [k=5]"),
@@ -100,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "train":
             command.add_argument("-m", "--multirun", action="store_true", help="sweep: a=1,2 and experiments")
             command.add_argument("--cfg", action="store_true", help="print the runs' config and stop")
+        if name == "compare":
+            command.add_argument("--all", action="store_true", help="all measures, not each task's headline")
     return parser
 
 
@@ -193,6 +201,21 @@ def _report(arguments: argparse.Namespace) -> int:
     from bench import report  # pandas and matplotlib, for this command only
 
     print(report.main(compose_config("report", arguments.overrides)))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    sides = [word for word in arguments.overrides if "=" not in word]
+    given = _settings([w for w in arguments.overrides if "=" in w], to="", experiments_dir="experiments")
+    if len(sides) != 2:
+        raise ConfigError(
+            f"compare takes two studies, not {len(sides)}; each NAME or NAME@REVISION: "
+            "bench compare quickstart@HEAD~5 quickstart"
+        )
+    from bench import side_by_side  # pandas, for this command only
+
+    to = Path(given["to"]) if given["to"] else None
+    side_by_side.main(sides[0], sides[1], Path(given["experiments_dir"]), to=to, every=arguments.all)
     return 0
 
 

@@ -17,6 +17,7 @@ import jinja2
 from omegaconf import DictConfig, OmegaConf
 
 from bench.analysis import frames, provenance, views
+from bench.analysis.across_tasks import across_tasks
 from bench.analysis.auditing import auditing, failures
 from bench.analysis.evaluation import evaluation, samples
 from bench.analysis.label_budgets import label_budgets
@@ -63,7 +64,7 @@ class Page:
     decisions: View
     verdicts: View
     learning: View
-    findings: list[View]  # that only some studies have: label budgets, fine-tuning stability
+    findings: list[View]  # that only some studies have
     figures: list[Drawn]
     cells: list[View]  # of the tasks' headline metrics
     more_cells: list[View]  # of all other metrics
@@ -185,7 +186,9 @@ def _page(
         decisions=views.decisions(tables),
         verdicts=views.verdicts(tables),
         learning=learning(tables),
-        findings=[view for view in (label_budgets(tables), stability(tables)) if view is not None],
+        findings=[
+            v for v in (across_tasks(tables), label_budgets(tables), stability(tables)) if v is not None
+        ],
         figures=drawn,
         cells=[views.cells(tables, measure) for measure in tables.measures if measure in headlines],
         more_cells=[views.cells(tables, measure) for measure in tables.measures if measure not in headlines],

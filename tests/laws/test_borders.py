@@ -67,7 +67,8 @@ def tops(modules: set[str]) -> set[str]:
 
 
 LIGHT = members(
-    *("analysis", "figures", "report", "records", "compose", "launch", "cli", "status", "display"),
+    *("analysis", "figures", "report", "side_by_side", "records", "compose", "launch", "cli"),
+    *("status", "display"),
     *("prepare", "tokens", "pairs", "shards", "corpora", "build", "schema", "budget", "errors"),
     *("endpoint", "echo"),
 )
@@ -105,7 +106,9 @@ def test_what_answers_at_once_never_imports_torch(module: str):
     assert not tops(reached(module)) & HEAVY
 
 
-@pytest.mark.parametrize("module", members("analysis", "figures", "report", "records", "status"))
+@pytest.mark.parametrize(
+    "module", members("analysis", "figures", "report", "side_by_side", "records", "status")
+)
 def test_analysis_never_imports_training_not_even_late(module: str):
     found = reached(module, deep=True)
     assert not found & TRAINING

@@ -1,0 +1,160 @@
+"""What two studies share and where they differ -> tables, sentences and a frame of numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.analysis.matching import Matched, cells, changes, matches, measures, run_pairs, twins
+from bench.analysis.naming import measure_label, seeds_note
+from bench.analysis.stats import LEVEL, Interval
+from bench.analysis.table import Cell, Measure, Tables
+from bench.analysis.text import EMPTY, Entry, View, p_value, with_interval
+from bench.records import finished
+
+
+@dataclass(frozen=True)
+class Side:
+    """One study as it is, or as it was at a revision."""
+
+    name: str  # as it was asked for
+    tables: Tables
+
+
+def comparison(left: Side, right: Side, rows: Sequence[Matched]) -> View:
+    """A row per cell and measure that both have."""
+    found: list[list[Entry]] = [
+        [
+            _label(left, right, row.measure),
+            _cell(row.cell),
+            with_interval(row.left),
+            with_interval(row.right),
+            "0 (equal)" if row.is_equal else with_interval(row.difference, signed=True),
+            _test(row),
+            EMPTY if row.p_holm is None else p_value(row.p_holm),
+        ]
+        for row in rows
+    ]
+    n_tested = sum(row.p is not None for row in rows)
+    note = (
+        f"Difference: {right.name} minus {left.name}. Paired: by seed, over the seeds that both have; "
+        "it need not be the difference of the means. Welch: fewer than two seeds are in both; an unpaired t "
+        "test for unequal variances. "
+        f"p: two-sided t test, Holm-corrected over the {n_tested} rows that can be tested. "
+        f"{seeds_note(n for row in rows for n in (row.left.n, row.right.n))}"
+    )
+    header = ["task: metric", "cell", left.name, right.name, "difference", "test", "p"]
+    return View("comparison", "Scores in both", note, header, "llrrrlr", found)
+
+
+def only_in_one(left: Side, right: Side, wanted: Sequence[Measure]) -> View:
+    """Cells and measures that one side lacks, and cells that both have with a score on one side only."""
+    shared = cells(left.tables, right.tables)
+    rows: list[list[Entry]] = []
+    for side, other in ((left, right), (right, left)):
+        rows += [
+            [side.name, _cell(cell), f"{_runs(side, cell)}; no run in {other.name}"]
+            for cell in side.tables.cells
+            if cell not in shared
+        ]
+        rows += [
+            [side.name, _label(left, right, measure), f"not measured in {other.name}"]
+            for measure in wanted
+            if measure in side.tables.measures and measure not in other.tables.measures
+        ]
+        rows += [
+            [
+                side.name,
+                f"{_label(left, right, measure)}, {_cell(cell)}",
+                f"{other.name}: {_runs(other, cell)}",
+            ]
+            for measure in wanted
+            for cell in shared
+            if measure in other.tables.measures
+            and side.tables.values.get(measure, {}).get(cell)
+            and not other.tables.values[measure].get(cell)
+        ]
+    return View("only_in_one", "Only in one", "", ["only in", "what", "why"], "lll", rows)
+
+
+def settings(left: Side, right: Side) -> View:
+    """Settings, tasks, data and software that differ between matched runs."""
+    n_pairs = len(run_pairs(left.tables, right.tables))
+    rows: list[list[Entry]] = [
+        [change.key, change.left or EMPTY, change.right or EMPTY, f"{change.n_runs} of {n_pairs}"]
+        for change in changes(left.tables, right.tables)
+    ]
+    note = (
+        "Runs are matched by cell and seed; where no seed is in both, by the cell's first run. "
+        f"{EMPTY}: not there."
+    )
+    header = ["setting", left.name, right.name, "matched runs"]
+    return View("settings", "Settings that differ", note, header, "lllr", rows)
+
+
+def summary(left: Side, right: Side, rows: Sequence[Matched]) -> list[str]:
+    """The findings, a sentence each."""
+    clear = sum(row.p_holm is not None and row.p_holm <= 1 - LEVEL for row in rows)
+    equal = sum(row.is_equal for row in rows)
+    found = twins(left.tables, right.tables)
+    lines = [
+        f"Rows compared: {len(rows)}; different (p ≤ {1 - LEVEL:.2f} after Holm's correction): {clear}; "
+        f"equal in every seed: {equal}.",
+        f"Runs in {left.name}: {len(left.tables.records)}, in {right.name}: {len(right.tables.records)}; "
+        f"bit-identical (same id, equal scores): {len(found.equal)}.",
+    ]
+    if found.unequal:
+        names = ", ".join(f"{run_id} (by up to {gap:.1g})" for run_id, gap in found.unequal)
+        lines.append(f"Same id and task settings, but other scores: {names}.")
+    if not rows:
+        lines.append("No cell has a score of the same measure in both.")
+    return lines
+
+
+def views(left: Side, right: Side, *, every: bool) -> tuple[list[str], list[View]]:
+    """Findings and tables on the headline measures, or on all; empty tables are left out."""
+    wanted = measures(left.tables, right.tables, every=every)
+    rows = matches(left.tables, right.tables, wanted)
+    tables = [comparison(left, right, rows), only_in_one(left, right, wanted), settings(left, right)]
+    return summary(left, right, rows), [view for view in tables if view.rows]
+
+
+def frame(left: Side, right: Side, *, every: bool) -> pd.DataFrame:
+    """The comparison as numbers, a row per cell and measure; absent is empty."""
+    rows = matches(left.tables, right.tables, measures(left.tables, right.tables, every=every))
+    return pd.DataFrame([_numbers(row) for row in rows], dtype=object)
+
+
+def _numbers(row: Matched) -> dict[str, Any]:
+    cell, measure = row.cell, row.measure
+    axes = {"task": measure.task, "metric": measure.metric, "n_labels": measure.n_labels}
+    axes |= {"strategy": cell.arm.strategy, "variant": cell.arm.variant}
+    axes |= {"model": cell.model, "budget": cell.budget}
+    columns = {"left": row.left, "right": row.right, "difference": row.difference}
+    spreads = {k: v for name, spread in columns.items() for k, v in _bounds(name, spread).items()}
+    return axes | spreads | {"test": row.test, "p": row.p, "p_holm": row.p_holm, "is_equal": row.is_equal}
+
+
+def _bounds(name: str, spread: Interval) -> dict[str, float | int | None]:
+    return {f"{name}_{key}": value for key, value in vars(spread).items()}
+
+
+def _label(left: Side, right: Side, measure: Measure) -> str:
+    return measure_label(left.tables if measure in left.tables.measures else right.tables, measure)
+
+
+def _cell(cell: Cell) -> str:
+    return " ".join(part for part in (cell.arm.label, cell.model, cell.budget) if part)
+
+
+def _runs(side: Side, cell: Cell) -> str:
+    """`3 runs, 2 finished`."""
+    runs = side.tables.runs_of[cell]
+    return f"{len(runs)} run{'s' if len(runs) > 1 else ''}, {len(finished(runs))} finished"
+
+
+def _test(row: Matched) -> str:
+    if row.test == "paired":
+        return f"paired, n = {row.difference.n}"
+    return f"Welch, n = {row.left.n} and {row.right.n}" if row.test == "Welch" else row.test
