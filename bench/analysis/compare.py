@@ -183,12 +183,6 @@ def between(
     return paired(difference(tables, measure, *cells))
 
 
-def choices(tables: Tables, measure: Measure) -> list[Choice]:
-    """The decision table of one measure: a row per model and data budget with any result."""
-    found = (choose(tables, measure, model, budget) for model, budget in places(tables))
-    return [choice for choice in found if choice is not None]
-
-
 def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> Choice | None:
     """The best mean at one model and budget, and which others its paired interval cannot exclude.
 
@@ -206,7 +200,7 @@ def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> 
     beaten: list[Arm] = []
     for arm in present:
         gap = paired(difference(tables, measure, cells[best], cells[arm]))
-        clear = gap is not None and _is_clear(gap, sign)
+        clear = gap is not None and is_clear(gap, sign)
         if arm != best:
             (beaten if clear else tied).append(arm)
     missing = [arm for arm in cells if arm not in present and (arm, measure.task) not in tables.inapplicable]
@@ -217,7 +211,8 @@ def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> 
     )
 
 
-def _is_clear(gap: Paired, sign: int) -> bool:
+def is_clear(gap: Paired, sign: int) -> bool:
+    """Is a difference to the better side, by an uncorrected t test?"""
     return gap.p_t <= 1 - LEVEL and sign * gap.interval.mean > 0
 
 

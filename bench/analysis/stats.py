@@ -150,6 +150,26 @@ def pool(cells: Sequence[Mapping[int, float]]) -> dict[int, float]:
     return {seed: sum(cell[seed] for cell in cells) / len(cells) for seed in sorted(shared)}
 
 
+def best_shares(candidates: Sequence[Mapping[int, float]], seed: int = 0) -> list[float]:
+    """How often each candidate has the highest mean when the seeds of all are drawn anew together.
+
+    A mean is over those drawn seeds that the candidate has; without any it cannot be the highest. Equals
+    share a draw.
+    """
+    seeds = sorted(set().union(*candidates))
+    known = np.array([[s in own for s in seeds] for own in candidates], dtype=np.float64)  # (C, S)
+    values = np.array([[own.get(s, 0.0) for s in seeds] for own in candidates])  # (C, S)
+    draws = resamples(len(seeds), seed)
+    counts = np.stack([(draws == i).sum(axis=1) for i in range(len(seeds))], axis=1).astype(
+        np.float64
+    )  # (R, S)
+    n_drawn = counts @ known.T  # (R, C)
+    means = np.where(n_drawn > 0, counts @ values.T / np.maximum(n_drawn, 1), -np.inf)
+    is_best = np.isclose(means, means.max(axis=1, keepdims=True), rtol=1e-9, atol=1e-12)
+    shares = (is_best / is_best.sum(axis=1, keepdims=True)).mean(axis=0)
+    return [float(share) for share in shares]
+
+
 def verdict(difference: Paired | None, *, higher_is_better: bool, p_holm: float, lacking: str) -> str:
     """One word on a pooled difference to scratch: ahead, behind, or why it is inconclusive.
 
