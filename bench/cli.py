@@ -28,6 +28,7 @@ examples:
   bench evaluate study=quickstart task=[qc_probe]          more tasks for runs that are done
   bench audit experiment=quickstart                        may its tasks be trusted?
   bench report study=quickstart                            tables, figures and page in reports/quickstart
+  bench advise task=ner data=4MB flops=1e13                which strategy and model, how surely
   bench export run=0f67c5                                  a run as a folder that transformers loads
   bench fill model=exports/0f67c56e5297 text="Return the [MASK] of x."
 """
@@ -76,13 +77,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="{train,evaluate,audit,report,status,export,fill}"
+        title="commands", required=True, metavar="{train,evaluate,audit,report,advise,status,export,fill}"
     )
     for name, function, text in (
         ("train", _train, "do one run, or with -m all runs of a sweep that are not done yet"),
         ("evaluate", _evaluate, "measure a study's finished runs by more tasks: study=NAME task=[A,B]"),
         ("audit", _audit, "hold tasks to chance and ceiling before their scores count: experiment=NAME"),
         ("report", _report, "rebuild a study's report from its records"),
+        ("advise", _advise, "say what to pretrain: task=NAME [data=2MB] [flops=1e13] [study=NAME]"),
         ("status", _status, "list a study's runs, or all studies"),
         ("export", _export, "write a run's model for transformers: run=ID [to=DIR] [experiments_dir=DIR]"),
         ("fill", _fill, "fill in masked tokens: model=DIR text='... [MASK] ...' [k=5]"),
@@ -193,6 +195,19 @@ def _report(arguments: argparse.Namespace) -> int:
     from bench import report  # pandas and matplotlib, for this command only
 
     print(report.main(compose_config("report", arguments.overrides)))
+    return 0
+
+
+def _advise(arguments: argparse.Namespace) -> int:
+    names = {"data": "", "flops": "", "study": "", "experiments_dir": "experiments"}
+    given = _settings(arguments.overrides, task=None, **names)
+    from bench.advise import advise  # pandas, for this command only
+
+    folder = Path(given["experiments_dir"])
+    found = advise(given["task"], given["data"], given["flops"], given["study"], folder)
+    for warning in found.warnings:
+        print(f"bench: {warning}", file=sys.stderr)
+    print("\n".join(found.lines))
     return 0
 
 

@@ -42,6 +42,7 @@ class Decision:
     tied: tuple[Cell, ...]
     missing: tuple[Cell, ...]  # within the caps, without a number
     n_candidates: int
+    n_tested: int  # of them, those held against scratch
 
 
 def data_bytes(tables: Tables, cell: Cell) -> float | None:
@@ -86,7 +87,7 @@ def decide(tables: Tables, measure: Measure, caps: Caps) -> Decision | None:
     gaps = {other: paired(difference(tables, measure, best, other)) for other in spreads if other != best}
     baselines = [cell for cell in spreads if cell.arm.strategy == BASELINE]
     scratch = max(baselines, key=lambda cell: sign * spreads[cell].mean, default=None)
-    p_holm = _against(tables, measure, spreads, scratch)
+    against = _against(tables, measure, spreads, scratch)
     shares = best_shares([{s: sign * v for s, v in values[cell].items()} for cell in spreads])
     return Decision(
         measure,
@@ -96,27 +97,25 @@ def decide(tables: Tables, measure: Measure, caps: Caps) -> Decision | None:
         certainty=shares[list(spreads).index(best)] if spreads[best].n > 1 else None,
         scratch=scratch,
         to_scratch=gaps.get(scratch) if scratch is not None else None,
-        p_holm=p_holm.get(best, 1.0),
-        ahead=tuple(
-            cell
-            for cell, p in p_holm.items()
-            if p <= 1 - LEVEL and scratch and sign * (spreads[cell].mean - spreads[scratch].mean) > 0
-        ),
+        p_holm=against[best][1] if best in against else 1.0,
+        ahead=tuple(c for c, (gap, p) in against.items() if p <= 1 - LEVEL and sign * gap.interval.mean > 0),
         tied=tuple(cell for cell, gap in gaps.items() if gap is None or not is_clear(gap, sign)),
         missing=_missing(tables, measure, caps),
         n_candidates=len(spreads),
+        n_tested=len(against),
     )
 
 
 def _against(
     tables: Tables, measure: Measure, candidates: Iterable[Cell], scratch: Cell | None
-) -> dict[Cell, float]:
-    """Holm-corrected p of each pretrained candidate that shares a seed with scratch."""
+) -> dict[Cell, tuple[Paired, float]]:
+    """Each pretrained candidate that shares a seed with scratch, minus scratch, with its Holm-corrected p."""
     if scratch is None:
         return {}
     gaps = {c: paired(difference(tables, measure, c, scratch)) for c in candidates if is_compared(c.arm)}
-    tested = {cell: gap.p_t for cell, gap in gaps.items() if gap is not None}
-    return dict(zip(tested, holm(list(tested.values())), strict=True))
+    tested = {cell: gap for cell, gap in gaps.items() if gap is not None}
+    corrected = holm([gap.p_t for gap in tested.values()])
+    return {cell: (gap, p) for (cell, gap), p in zip(tested.items(), corrected, strict=True)}
 
 
 def _missing(tables: Tables, measure: Measure, caps: Caps) -> tuple[Cell, ...]:
@@ -189,7 +188,8 @@ def decision_table(tables: Tables) -> View:
         "Highest mean among the cells that need no more unique text and pretraining FLOPs than a row allows; "
         "image-text strategies train on the pairs of the same data budget. Compute levels: what the dearest "
         "strategy of a model and a budget takes. Certainty: in how many of 10,000 bootstraps over seeds it "
-        "stays the best. Minus scratch: the best cell without pretraining, of any model; p: t test paired by "
+        "stays the best; few seeds make it too sure. Minus scratch: the best cell without pretraining, of any "
+        "model; p: t test paired by "
         "seed, Holm-corrected over the row's candidates. Not told apart: p > 0.05 against the best, "
         "uncorrected. The best of several is flattered by chance, its certainty as well. "
         f"{seeds_note(row.interval.n for row in found)}"

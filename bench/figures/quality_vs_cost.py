@@ -70,9 +70,9 @@ class QualityVsCost(TaskFigure):
             return self.nothing
         findings = "; ".join(self._finding(tables, *place) for place in places)
         return (
-            f"Each task's metric against {self.cost}{self.remark(tables)}. A point is a cell: mean over seeds "
-            "with its bootstrap interval, the fainter the smaller its data budget, each strategy's moved "
-            "sideways a little; lines join a strategy's cells of growing cost at the same data budget. Steps: "
+            f"Each task's metric against {self.cost}{self.remark(tables)}. A point is a cell: its mean "
+            "over seeds with the bootstrap interval, the fainter the smaller its data budget, moved a little "
+            "sideways by strategy; lines join a strategy's cells of growing cost at one data budget. Steps: "
             "the Pareto front, from scratch at no cost. Ringed: its members, dotted where the gain over the "
             "next cheaper one is not clear (p > 0.05, seed-paired t test, uncorrected)."
             f"{lost_note(tables)}"
