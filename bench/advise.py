@@ -6,14 +6,12 @@ corpus, tokenizer or setting it is another comparison, so scores of two studies 
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.analysis.compare import is_compared
-from bench.analysis.cost import flops
-from bench.analysis.decision import Caps, Decision, certainty, data_bytes, decide, fits, measured
+from bench.analysis.decision import Caps, Decision, Need, certainty, decide, needs, pretrained
 from bench.analysis.naming import cell_label
 from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, load, lost
 from bench.analysis.text import n_bytes, p_value, power, with_interval, with_seeds
@@ -138,44 +136,44 @@ def _has_records(folder: Path) -> bool:
 
 def line(tables: Tables, measure: Measure, caps: Caps) -> str:
     """What one study says of one task."""
-    decision = decide(tables, measure, caps)
-    pretrained = [cell for cell in measured(tables, measure) if is_compared(cell.arm)]
-    inside = [cell for cell in pretrained if fits(tables, cell, caps)]
-    parts = [] if inside else [_nothing(tables, pretrained)]
-    if decision is not None:
-        parts += _answer(tables, decision) if inside else [_score(decision)]
-    parts += [_beyond(tables, pretrained, caps)] if inside else []
+    takes = needs(tables)
+    decision = decide(tables, measure, caps, takes)
+    own = pretrained(tables, measure, takes)
+    if any(need.fits(caps) for need in own.values()) and decision is not None:
+        parts = [*_answer(tables, decision), _beyond(own.values(), caps)]
+    else:
+        parts = [_nothing(own), *([_score(decision)] if decision is not None else [])]
     parts.append(_evidence(tables, decision))
     return f"{measure.task}: {'; '.join(part for part in parts if part)}"
 
 
-def _nothing(tables: Tables, pretrained: Sequence[Cell]) -> str:
+def _nothing(own: Mapping[Cell, Need]) -> str:
     """What the least budget is that was measured: by its text, and by its compute."""
-    spent = flops(tables)
-    needs = [(data_bytes(tables, c), spent[c], c) for c in pretrained if c in spent]
-    sized = [need for need in needs if need[0] is not None]
-    by_text, by_compute = sorted(sized, key=lambda need: need[:2]), sorted(needs, key=lambda need: need[1])
-    least = [*by_text[:1], *by_compute[:1]]
-    names = dict.fromkeys(f"{_size(need[0])}{power(need[1])} FLOPs ({cell_label(need[2])})" for need in least)
+    known = [
+        (need.data_bytes, need.flops, cell)
+        for cell, need in own.items()
+        if need.data_bytes is not None and need.flops is not None
+    ]
+    by_text, by_compute = sorted(known), sorted(known, key=lambda place: (place[1], place[0], place[2]))
+    names = dict.fromkeys(_place(*place) for place in (*by_text[:1], *by_compute[:1]))
     also = f"; the least measured: {' or '.join(names)}" if names else ""
     return f"nothing pretrained was measured within this budget{also}"
 
 
-def _beyond(tables: Tables, pretrained: Sequence[Cell], caps: Caps) -> str:
+def _place(size: float, compute: float, cell: Cell) -> str:
+    return f"{n_bytes(size)} of unique text with {power(compute)} FLOPs ({cell_label(cell)})"
+
+
+def _beyond(own: Collection[Need], caps: Caps) -> str:
     """Where the measurements end, if the budget goes on: what more would buy is not known."""
-    spent = flops(tables)
-    sizes = [size for cell in pretrained if (size := data_bytes(tables, cell)) is not None]
-    texts = []
-    if sizes and caps.data_bytes is not None and caps.data_bytes > max(sizes):
-        texts.append(f"{n_bytes(max(sizes))} of unique text")
-    most = max((spent[cell] for cell in pretrained if cell in spent), default=math.inf)
-    if caps.flops is not None and caps.flops > most:
-        texts.append(f"{power(most)} FLOPs")
+    most = [
+        max((value for value in values if value is not None), default=None)
+        for values in zip(*own, strict=True)
+    ]
+    writes = (lambda size: f"{n_bytes(size)} of unique text", lambda size: f"{power(size)} FLOPs")
+    ends = zip(caps, most, writes, strict=True)
+    texts = [write(end) for cap, end, write in ends if cap is not None and end is not None and cap > end]
     return f"nothing was measured beyond {' and '.join(texts)}" if texts else ""
-
-
-def _size(size: float | None) -> str:
-    return "" if size is None else f"{n_bytes(size)} of unique text with "
 
 
 def _answer(tables: Tables, decision: Decision) -> list[str]:

@@ -5,25 +5,25 @@ Certainty is how often the best mean stays the best when seeds are drawn anew, a
 Nothing between or beyond the cells that were measured is guessed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bench.analysis.compare import difference, is_clear, is_compared
 from bench.analysis.cost import flops
 from bench.analysis.naming import measure_link, seeds_note, short_label
-from bench.analysis.stats import LEVEL, Interval, Paired, best_shares, holm, interval, paired
+from bench.analysis.stats import LEVEL, Interval, Paired, best_shares, holm, interval, paired, t_test_p
 from bench.analysis.table import BASELINE, Cell, Measure, Tables
 from bench.analysis.text import EMPTY, Entry, View, n_bytes, p_value, power, with_interval
 
-_SAME = 1.05  # levels within 5 % of compute are one
+_APART = 2  # compute levels that are closer than by this factor are one
 
 
-@dataclass(frozen=True)
-class Caps:
+class Caps(NamedTuple):
     """The most that may be used; None: no limit."""
 
-    data_bytes: float | None = None
-    flops: float | None = None
+    data_bytes: float | None
+    flops: float | None
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,33 @@ class Decision:
     n_tested: int  # of them, those held against scratch
 
 
-def data_bytes(tables: Tables, cell: Cell) -> float | None:
-    """Unique text that a cell's data budget grants; image-text strategies train on that budget's pairs.
+class Need(NamedTuple):
+    """What a cell takes; None: not known."""
 
-    None where neither the budget nor the runs name a number; scratch needs none.
-    """
-    if cell.arm.strategy == BASELINE:
-        return 0.0
+    data_bytes: float | None
+    flops: float | None
+
+    def fits(self, caps: Caps) -> bool:
+        """Does it lie within the caps? What is not known does not."""
+        return all(
+            cap is None or (own is not None and own <= cap) for own, cap in zip(self, caps, strict=True)
+        )
+
+
+def needs(tables: Tables) -> dict[Cell, Need]:
+    """Unique text and pretraining FLOPs of every cell but external ones, which are no choice."""
+    spent = flops(tables)
+    return {
+        cell: Need(0.0, 0.0)
+        if cell.arm.strategy == BASELINE
+        else Need(_data_bytes(tables, cell), spent.get(cell))
+        for cell in tables.cells
+        if not cell.arm.is_external
+    }
+
+
+def _data_bytes(tables: Tables, cell: Cell) -> float | None:
+    """The text that its data budget grants; image-text strategies train on that budget's pairs."""
     for record in tables.runs_of[cell]:
         asked = record.config.get("budget")
         granted = asked.get("unique_bytes") if isinstance(asked, dict) else None
@@ -60,34 +80,35 @@ def data_bytes(tables: Tables, cell: Cell) -> float | None:
     return None
 
 
-def fits(tables: Tables, cell: Cell, caps: Caps) -> bool:
-    """Does a cell lie within the caps? What is not known does not."""
-    if cell.arm.strategy == BASELINE:
-        return True
-    needs = (data_bytes(tables, cell), caps.data_bytes), (flops(tables).get(cell), caps.flops)
-    return all(cap is None or (need is not None and need <= cap) for need, cap in needs)
+def pretrained(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> dict[Cell, Need]:
+    """What each pretrained cell with a number takes."""
+    values = tables.values[measure]
+    return {cell: need for cell, need in takes.items() if values.get(cell) and cell.arm.strategy != BASELINE}
 
 
-def measured(tables: Tables, measure: Measure) -> list[Cell]:
-    """Cells with a number; an external model is no choice, its training is not in the records."""
-    return [cell for cell in tables.cells if tables.values[measure].get(cell) and not cell.arm.is_external]
+def decide(tables: Tables, measure: Measure, caps: Caps, takes: Mapping[Cell, Need]) -> Decision | None:
+    """The best mean within the caps; None where there is no candidate, or nothing is better.
 
-
-def decide(tables: Tables, measure: Measure, caps: Caps) -> Decision | None:
-    """The best mean within the caps; None where there is no candidate, or nothing is better."""
+    Args:
+        tables: of the study.
+        measure: what is to be good.
+        caps: on data and compute.
+        takes: see `needs`.
+    """
     sign, values = tables.measures[measure].sign, tables.values[measure]
     spreads = {
         cell: spread
-        for cell in measured(tables, measure)
-        if fits(tables, cell, caps) and (spread := interval(list(values[cell].values()))) is not None
+        for cell, need in takes.items()
+        if need.fits(caps) and (spread := interval(list(values.get(cell, {}).values()))) is not None
     }
     if not spreads or not sign:
         return None
     best = max(spreads, key=lambda cell: sign * spreads[cell].mean)
-    gaps = {other: paired(difference(tables, measure, best, other)) for other in spreads if other != best}
+    gaps = {other: difference(tables, measure, best, other) for other in spreads if other != best}
     baselines = [cell for cell in spreads if cell.arm.strategy == BASELINE]
     scratch = max(baselines, key=lambda cell: sign * spreads[cell].mean, default=None)
-    against = _against(tables, measure, spreads, scratch)
+    tested = _against(tables, measure, spreads, scratch)
+    p_holm = dict(zip(tested, holm([t_test_p(list(gap.values())) for gap in tested.values()]), strict=True))
     shares = best_shares([{s: sign * v for s, v in values[cell].items()} for cell in spreads])
     return Decision(
         measure,
@@ -96,69 +117,62 @@ def decide(tables: Tables, measure: Measure, caps: Caps) -> Decision | None:
         spreads[best],
         certainty=shares[list(spreads).index(best)] if spreads[best].n > 1 else None,
         scratch=scratch,
-        to_scratch=gaps.get(scratch) if scratch is not None else None,
-        p_holm=against[best][1] if best in against else 1.0,
-        ahead=tuple(c for c, (gap, p) in against.items() if p <= 1 - LEVEL and sign * gap.interval.mean > 0),
-        tied=tuple(cell for cell, gap in gaps.items() if gap is None or not is_clear(gap, sign)),
-        missing=_missing(tables, measure, caps),
+        to_scratch=paired(gaps[scratch]) if scratch in gaps else None,
+        p_holm=p_holm.get(best, 1.0),
+        ahead=tuple(c for c, p in p_holm.items() if p <= 1 - LEVEL and is_clear(tested[c], sign)),
+        tied=tuple(cell for cell, gap in gaps.items() if not is_clear(gap, sign)),
+        missing=_missing(tables, measure, caps, takes),
         n_candidates=len(spreads),
-        n_tested=len(against),
+        n_tested=len(tested),
     )
 
 
 def _against(
     tables: Tables, measure: Measure, candidates: Iterable[Cell], scratch: Cell | None
-) -> dict[Cell, tuple[Paired, float]]:
-    """Each pretrained candidate that shares a seed with scratch, minus scratch, with its Holm-corrected p."""
+) -> dict[Cell, dict[int, float]]:
+    """Each pretrained candidate minus scratch by seed, for those that share a seed with it."""
     if scratch is None:
         return {}
-    gaps = {c: paired(difference(tables, measure, c, scratch)) for c in candidates if is_compared(c.arm)}
-    tested = {cell: gap for cell, gap in gaps.items() if gap is not None}
-    corrected = holm([gap.p_t for gap in tested.values()])
-    return {cell: (gap, p) for (cell, gap), p in zip(tested.items(), corrected, strict=True)}
+    gaps = {c: difference(tables, measure, c, scratch) for c in candidates if is_compared(c.arm)}
+    return {cell: gap for cell, gap in gaps.items() if gap}
 
 
-def _missing(tables: Tables, measure: Measure, caps: Caps) -> tuple[Cell, ...]:
+def _missing(tables: Tables, measure: Measure, caps: Caps, takes: Mapping[Cell, Need]) -> tuple[Cell, ...]:
     """What should be there: lost runs may not even have their compute on record."""
-    spent = flops(tables)
     return tuple(
         cell
-        for cell in tables.cells
+        for cell, need in takes.items()
         if not tables.values[measure].get(cell)
-        and not cell.arm.is_external
         and (cell.arm, measure.task) not in tables.inapplicable
-        and fits(tables, cell, caps if cell in spent else Caps(caps.data_bytes))
+        and need.fits(caps if need.flops is not None else Caps(caps.data_bytes, None))
     )
 
 
-def levels(tables: Tables, measure: Measure) -> list[Caps]:
-    """Every data budget's text with every compute level of the study, both ascending.
+def levels(takes: Mapping[Cell, Need]) -> list[Caps]:
+    """Every data budget's text with every compute level, both ascending.
 
     A compute level is what the dearest strategy of a model and a budget takes: there all of them fit.
     """
-    spent = flops(tables)
     dearest: dict[tuple[str, str | None], float] = {}
-    own = [cell for cell in measured(tables, measure) if cell in spent]
-    for cell in own:
+    for cell, need in takes.items():
         place = cell.model, cell.budget
-        dearest[place] = max(spent[cell], dearest.get(place, 0.0))
+        dearest[place] = max(need.flops or 0.0, dearest.get(place, 0.0))
     merged: list[float] = []
-    for level in sorted(dearest.values(), reverse=True):
-        if not merged or level * _SAME < merged[-1]:
+    for level in sorted(filter(None, dearest.values()), reverse=True):
+        if not merged or level * _APART <= merged[-1]:
             merged.append(level)
-    sizes = {data_bytes(tables, cell) for cell in own}
-    known: list[float | None] = [*sorted(size for size in sizes if size is not None)]
-    return [Caps(size, level) for size in known or [None] for level in reversed(merged)]
+    sizes: list[float | None] = [*sorted({need.data_bytes for need in takes.values() if need.data_bytes})]
+    return [Caps(size, level) for size in sizes or [None] for level in reversed(merged)]
 
 
-def decisions(tables: Tables, measure: Measure) -> list[Decision]:
-    """The decision at each level where the candidates are others than at all levels before."""
+def decisions(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> list[Decision]:
+    """The decision at each level where the pretrained candidates are others than at all levels before."""
     found: list[Decision] = []
-    seen: set[frozenset[Cell]] = set()
-    for caps in levels(tables, measure):
-        candidates = frozenset(cell for cell in measured(tables, measure) if fits(tables, cell, caps))
-        is_new = candidates not in seen and any(is_compared(cell.arm) for cell in candidates)
-        decision = decide(tables, measure, caps) if is_new else None
+    seen = {frozenset[Cell]()}
+    own = pretrained(tables, measure, takes)
+    for caps in levels(own):
+        candidates = frozenset(cell for cell, need in own.items() if need.fits(caps))
+        decision = decide(tables, measure, caps, takes) if candidates not in seen else None
         found += [decision] if decision is not None else []
         seen.add(candidates)
     return found
@@ -166,7 +180,8 @@ def decisions(tables: Tables, measure: Measure) -> list[Decision]:
 
 def decision_table(tables: Tables) -> View:
     """Task x data x compute -> strategy and model, on each task's headline metric."""
-    found = [row for measure in tables.headlines for row in decisions(tables, measure)]
+    takes = needs(tables)
+    found = [row for measure in tables.headlines for row in decisions(tables, measure, takes)]
     rows: list[list[Entry]] = [
         [
             [measure_link(tables, row.measure)],
@@ -187,11 +202,11 @@ def decision_table(tables: Tables) -> View:
     note = (
         "Highest mean among the cells that need no more unique text and pretraining FLOPs than a row allows; "
         "image-text strategies train on the pairs of the same data budget. Compute levels: what the dearest "
-        "strategy of a model and a budget takes. Certainty: in how many of 10,000 bootstraps over seeds it "
-        "stays the best; few seeds make it too sure. Minus scratch: the best cell without pretraining, of any "
-        "model; p: t test paired by "
-        "seed, Holm-corrected over the row's candidates. Not told apart: p > 0.05 against the best, "
-        "uncorrected. The best of several is flattered by chance, its certainty as well. "
+        "strategy of a model and a budget takes, in steps of two or more. Certainty: in how many of 10,000 "
+        "bootstraps over seeds it stays the best; few seeds make it too sure. Minus scratch: the best cell "
+        "without pretraining, of any model; p: t test paired by seed, Holm-corrected over the row's "
+        "candidates. Not told apart: p > 0.05 against the best, uncorrected. The best of several is "
+        "flattered by chance, and its certainty with it. "
         f"{seeds_note(row.interval.n for row in found)}"
     )
     header = ["task: metric", "unique text ≤", "FLOPs ≤", "best", "model", "data budget", "mean", "certainty"]

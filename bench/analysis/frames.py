@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.compare import is_compared, pooled, summaries
-from bench.analysis.decision import decisions
+from bench.analysis.decision import decisions, needs
 from bench.analysis.naming import cell_label
 from bench.analysis.stats import Interval, Paired
 from bench.analysis.table import Cell, Measure, Tables
@@ -62,10 +62,10 @@ def differences(tables: Tables) -> pd.DataFrame:
 
 
 def decision_rows(tables: Tables) -> pd.DataFrame:
-    """One row per measure and level of data and compute: the best cell, and those not told apart from it."""
-    rows = []
-    for measure in tables.measures:
-        for row in decisions(tables, measure):
+    """One row per headline metric and level of data and compute: the best cell and its rivals."""
+    rows, takes = [], needs(tables)
+    for measure in tables.headlines:
+        for row in decisions(tables, measure, takes):
             lists = {"ahead_of_scratch": row.ahead, "tied": row.tied, "missing": row.missing}
             names = {name: "; ".join(map(cell_label, found)) for name, found in lists.items()}
             caps = {"data_bytes_cap": row.caps.data_bytes, "flops_cap": row.caps.flops}

@@ -47,9 +47,8 @@ def front(tables: Tables, measure: Measure, costs: Mapping[Cell, float]) -> list
     for cell in sorted(best, key=lambda cell: (points[cell][0], tables.cells.index(cell))):
         cost, spread = points[cell]
         cheaper = [member for member in members if member.cost < cost]
-        gap = paired(difference(tables, measure, cell, cheaper[-1].cell)) if cheaper else None
-        clear = (gap is not None and is_clear(gap, sign)) if cheaper else None
-        members.append(Member(cell, cost, spread, gap, clear))
+        gap = difference(tables, measure, cell, cheaper[-1].cell) if cheaper else {}
+        members.append(Member(cell, cost, spread, paired(gap), is_clear(gap, sign) if cheaper else None))
     return members
 
 
