@@ -29,6 +29,7 @@ examples:
   bench audit experiment=quickstart                        may its tasks be trusted?
   bench report study=quickstart                            tables, figures and page in reports/quickstart
   bench compare quickstart@HEAD~5 quickstart               what has changed, in scores and in settings
+  bench advise task=ner data=4MB flops=1e13                which strategy and model, how surely
   bench export run=0f67c5                                  a run as a folder that transformers loads
   bench fill model=exports/0f67c56e5297 text="Return the [MASK] of x."
 """
@@ -77,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="{train,evaluate,audit,report,compare,status,export,fill}"
+        title="commands",
+        required=True,
+        metavar="{train,evaluate,audit,report,advise,compare,status,export,fill}",
     )
     for name, function, text in (
         ("train", _train, "do one run, or with -m all runs of a sweep that are not done yet"),
@@ -89,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
             _compare,
             "two studies, or one at two git revisions: A[@REV] B[@REV] [to=X.md|.html|.csv]",
         ),
+        ("advise", _advise, "say what to pretrain: task=NAME [data=2MB] [flops=1e13] [study=NAME]"),
         ("status", _status, "list a study's runs, or all studies"),
         ("export", _export, "write a run's model for transformers: run=ID [to=DIR] [experiments_dir=DIR]"),
         ("fill", _fill, "fill in masked tokens: model=DIR text='... [MASK] ...' [k=5]"),
@@ -216,6 +220,19 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     to = Path(given["to"]) if given["to"] else None
     side_by_side.main(sides[0], sides[1], Path(given["experiments_dir"]), to=to, every=arguments.all)
+    return 0
+
+
+def _advise(arguments: argparse.Namespace) -> int:
+    names = {"data": "", "flops": "", "study": "", "experiments_dir": "experiments"}
+    given = _settings(arguments.overrides, task=None, **names)
+    from bench.advise import advise  # pandas, for this command only
+
+    folder = Path(given["experiments_dir"])
+    found = advise(given["task"], given["data"], given["flops"], given["study"], folder)
+    for warning in found.warnings:
+        print(f"bench: {warning}", file=sys.stderr)
+    print("\n".join(found.lines))
     return 0
 
 

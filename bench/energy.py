@@ -12,13 +12,11 @@ from functools import lru_cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from bench.records import Energy
+from bench.records import JOULES_PER_KWH, Energy
 from bench.schema import EnergySettings
 
 if TYPE_CHECKING:
     from codecarbon import OfflineEmissionsTracker
-
-JOULES_PER_KWH = 3.6e6
 
 
 class EnergyMeter:

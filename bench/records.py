@@ -19,6 +19,7 @@ from bench.errors import DataError
 
 SCHEMA_VERSION = 2
 STUDY_NAME = re.compile(r"\w[\w.-]*", re.ASCII)  # it names folders
+JOULES_PER_KWH = 3.6e6
 PRETRAINING_ONLY = ("budget", "optim", "validation")  # parts of a config that scratch does not have
 Status = Literal["finished", "diverged", "failed"]
 TaskStatus = Literal["finished", "inapplicable", "failed"]
@@ -54,6 +55,11 @@ class Energy:
     method: str
     co2_kg: float
     country: str
+
+    @property
+    def kwh(self) -> float:
+        """The unit that it is billed in."""
+        return self.joules / JOULES_PER_KWH
 
 
 @dataclass(frozen=True)

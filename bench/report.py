@@ -19,9 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from bench.analysis import frames, provenance, views
 from bench.analysis.across_tasks import across_tasks
 from bench.analysis.auditing import auditing, failures
+from bench.analysis.cost import cost
+from bench.analysis.decision import decision_table
 from bench.analysis.evaluation import evaluation, samples
 from bench.analysis.label_budgets import label_budgets
 from bench.analysis.learning import learning
+from bench.analysis.pareto import pareto
 from bench.analysis.stability import stability
 from bench.analysis.table import Tables, load
 from bench.analysis.text import View, latex_table, markdown_escape, markdown_table
@@ -64,7 +67,7 @@ class Page:
     decisions: View
     verdicts: View
     learning: View
-    findings: list[View]  # that only some studies have
+    findings: list[View]  # cost; and what only some studies have
     figures: list[Drawn]
     cells: list[View]  # of the tasks' headline metrics
     more_cells: list[View]  # of all other metrics
@@ -183,11 +186,19 @@ def _page(
         warnings=warnings + provenance.warnings(tables) + failures(audit),
         lost=[line for record in tables.records for line in _losses(tables, record)],
         headline=views.headline(tables),
-        decisions=views.decisions(tables),
+        decisions=decision_table(tables),
         verdicts=views.verdicts(tables),
         learning=learning(tables),
         findings=[
-            v for v in (across_tasks(tables), label_budgets(tables), stability(tables)) if v is not None
+            view
+            for view in (
+                across_tasks(tables),
+                pareto(tables),
+                cost(tables),
+                label_budgets(tables),
+                stability(tables),
+            )
+            if view is not None
         ],
         figures=drawn,
         cells=[views.cells(tables, measure) for measure in tables.measures if measure in headlines],

@@ -16,6 +16,7 @@ from bench.analysis.stats import (
     paired,
     pool,
     subtract,
+    t_test_p,
     verdict,
 )
 from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, lost
@@ -183,12 +184,6 @@ def between(
     return paired(difference(tables, measure, *cells))
 
 
-def choices(tables: Tables, measure: Measure) -> list[Choice]:
-    """The decision table of one measure: a row per model and data budget with any result."""
-    found = (choose(tables, measure, model, budget) for model, budget in places(tables))
-    return [choice for choice in found if choice is not None]
-
-
 def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> Choice | None:
     """The best mean at one model and budget, and which others its paired interval cannot exclude.
 
@@ -205,9 +200,8 @@ def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> 
     tied: list[Arm] = []
     beaten: list[Arm] = []
     for arm in present:
-        gap = paired(difference(tables, measure, cells[best], cells[arm]))
-        clear = gap is not None and _is_clear(gap, sign)
         if arm != best:
+            clear = is_clear(difference(tables, measure, cells[best], cells[arm]), sign)
             (beaten if clear else tied).append(arm)
     missing = [arm for arm in cells if arm not in present and (arm, measure.task) not in tables.inapplicable]
     gap = paired(difference(tables, measure, cells[best], baseline_cell(tables, cells[best])))
@@ -217,8 +211,10 @@ def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> 
     )
 
 
-def _is_clear(gap: Paired, sign: int) -> bool:
-    return gap.p_t <= 1 - LEVEL and sign * gap.interval.mean > 0
+def is_clear(differences: Seeds, sign: int) -> bool:
+    """Do differences by seed lie on the better side, by an uncorrected t test?"""
+    values = list(differences.values())
+    return t_test_p(values) <= 1 - LEVEL and sign * sum(values) > 0
 
 
 def _at(tables: Tables, arm: Arm, model: str, budget: str | None) -> Cell:

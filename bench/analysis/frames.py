@@ -4,7 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis.compare import choices, is_compared, pooled, summaries
+from bench.analysis.compare import is_compared, pooled, summaries
+from bench.analysis.decision import decisions, needs
+from bench.analysis.naming import cell_label
 from bench.analysis.stats import Interval, Paired
 from bench.analysis.table import Cell, Measure, Tables
 
@@ -15,7 +17,7 @@ def csv_tables(tables: Tables) -> dict[str, pd.DataFrame]:
         "headline": headline(tables),
         "cells": cells(tables),
         "differences": differences(tables),
-        "decisions": decisions(tables),
+        "decisions": decision_rows(tables),
         "runs": tables.runs,
         "scores": tables.scores,
         "curves": tables.curves,
@@ -59,15 +61,18 @@ def differences(tables: Tables) -> pd.DataFrame:
     )
 
 
-def decisions(tables: Tables) -> pd.DataFrame:
-    """One row per measure, model and data budget: the best arm and those not told apart from it."""
-    rows = []
-    for measure in tables.measures:
-        for row in choices(tables, measure):
-            lists = {"tied": row.tied, "beaten": row.beaten, "missing": row.missing}
-            names = {name: "; ".join(arm.label for arm in arms) for name, arms in lists.items()}
-            place = measure._asdict() | {"model": row.model, "budget": row.budget, "best": row.best.label}
-            rows.append(place | _spread(row.interval) | _gap(row.to_scratch) | names)
+def decision_rows(tables: Tables) -> pd.DataFrame:
+    """One row per headline metric and level of data and compute: the best cell and its rivals."""
+    rows, takes = [], needs(tables)
+    for measure in tables.headlines:
+        for row in decisions(tables, measure, takes):
+            lists = {"ahead_of_scratch": row.ahead, "tied": row.tied, "missing": row.missing}
+            names = {name: "; ".join(map(cell_label, found)) for name, found in lists.items()}
+            caps = {"data_bytes_cap": row.caps.data_bytes, "flops_cap": row.caps.flops}
+            sure = {"certainty": row.certainty, "difference_p_holm": row.p_holm if row.to_scratch else None}
+            rows.append(
+                _place(measure, row.best) | caps | _spread(row.interval) | _gap(row.to_scratch) | sure | names
+            )
     return pd.DataFrame(rows)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 from bench.analysis.stats import LEVEL, N_SEEDS_ENOUGH, coverage_ceiling
-from bench.analysis.table import Measure, Tables
+from bench.analysis.table import Cell, Measure, Tables
 from bench.analysis.text import Link
 
 _ARROWS = {1: "\N{NO-BREAK SPACE}↑", -1: "\N{NO-BREAK SPACE}↓", 0: ""}
@@ -33,6 +33,18 @@ def cells_anchor(tables: Tables, measure: Measure) -> str:
 def measure_link(tables: Tables, measure: Measure) -> Link:
     """A measure's label that leads to its cells."""
     return Link(measure_label(tables, measure), f"#{cells_anchor(tables, measure)}")
+
+
+def cell_label(cell: Cell) -> str:
+    """`clm, 0.2m, 4mb`."""
+    return ", ".join(part for part in (cell.arm.label, cell.model, cell.budget) if part)
+
+
+def short_label(tables: Tables, cell: Cell) -> str:
+    """As `cell_label`, without the model or the budget where the study has but one."""
+    model = cell.model if len(tables.models) > 1 else ""
+    budget = cell.budget if len(tables.budgets) > 1 else None
+    return cell_label(Cell(cell.arm, model, budget))
 
 
 def run_anchor(run_id: str) -> str:

@@ -101,6 +101,11 @@ def t_test_p(differences: Sequence[float]) -> float:
 
     Differences that are all equal say nothing of their spread: there the sign-flip test stands in.
     """
+    return _t_test_p(tuple(differences))
+
+
+@lru_cache(maxsize=2**16)
+def _t_test_p(differences: tuple[float, ...]) -> float:
     sample = np.asarray(differences, dtype=np.float64)
     if sample.size < 2:
         return 1.0
@@ -148,6 +153,37 @@ def pool(cells: Sequence[Mapping[int, float]]) -> dict[int, float]:
         return {}
     shared = set.intersection(*(set(cell) for cell in cells))
     return {seed: sum(cell[seed] for cell in cells) / len(cells) for seed in sorted(shared)}
+
+
+def best_shares(candidates: Sequence[Mapping[int, float]], seed: int = 0) -> list[float]:
+    """How often each candidate has the highest mean when the seeds of all are drawn anew together.
+
+    A mean is over those drawn seeds that the candidate has; without any it cannot be the highest. Equals
+    share a draw.
+    """
+    return list(_best_shares(tuple(tuple(sorted(own.items())) for own in candidates), seed))
+
+
+@lru_cache(maxsize=2**12)
+def _best_shares(candidates: tuple[tuple[tuple[int, float], ...], ...], seed: int) -> tuple[float, ...]:
+    seeds = sorted({number for own in candidates for number, _ in own})
+    known, values = np.zeros((2, len(candidates), len(seeds)))  # (C, S)
+    for i, own in enumerate(candidates):
+        for number, value in own:
+            known[i, seeds.index(number)], values[i, seeds.index(number)] = 1.0, value
+    counts = _counts(len(seeds), seed)
+    n_drawn = counts @ known.T  # (R, C)
+    means = np.where(n_drawn > 0, counts @ values.T / np.maximum(n_drawn, 1), -np.inf)
+    highest = means.max(axis=1, keepdims=True)
+    is_best = means >= highest - 1e-9 * np.abs(highest)
+    return tuple((is_best / is_best.sum(axis=1, keepdims=True)).mean(axis=0).tolist())
+
+
+@lru_cache(maxsize=64)
+def _counts(n: int, seed: int) -> NDArray[np.float64]:
+    """How often each resample (R, n) of n seeds has drawn each of them."""
+    draws = resamples(n, seed)
+    return np.stack([(draws == i).sum(axis=1) for i in range(n)], axis=1).astype(np.float64)
 
 
 def verdict(difference: Paired | None, *, higher_is_better: bool, p_holm: float, lacking: str) -> str:

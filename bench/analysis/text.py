@@ -107,9 +107,18 @@ def amount(value: object) -> str:
     if value is None or value != value:
         return EMPTY
     if isinstance(value, (int, float)):
-        exact = f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+        is_whole = abs(value) >= 1000 or float(value).is_integer()
+        exact = f"{value:,.0f}" if is_whole else f"{value:.3g}"
         return exact if abs(value) < 1e6 else power(float(value))
     return str(value)
+
+
+def n_bytes(value: float) -> str:
+    """4000000 -> 4 MB, in powers of a thousand."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} B"
 
 
 def plain(entry: Entry) -> str:

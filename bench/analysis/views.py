@@ -7,7 +7,6 @@ from bench.analysis.compare import (
     Pooled,
     Summary,
     between,
-    choices,
     is_compared,
     places,
     pooled,
@@ -91,32 +90,6 @@ def verdicts(tables: Tables) -> View:
     header = ["task: metric", "strategy", "difference to scratch", "n", "p (t)", "p (flip)"]
     header += ["cells", "verdict"]
     return View("verdicts", "Verdicts against scratch", note, header, "llrrrrrl", rows)
-
-
-def decisions(tables: Tables) -> View:
-    """For a task, a model and a data budget: which strategy, and which ones cannot be told from it."""
-    found = [choice for measure in tables.headlines for choice in choices(tables, measure)]
-    rows: list[list[Entry]] = [
-        [
-            [measure_link(tables, row.measure)],
-            row.model,
-            row.budget or EMPTY,
-            row.best.label,
-            with_interval(row.interval),
-            EMPTY if row.to_scratch is None else with_interval(row.to_scratch.interval, signed=True),
-            _labels(row.tied),
-            _labels(row.missing),
-        ]
-        for row in found
-    ]
-    note = (
-        "Highest mean at each model and data budget. Not told apart: p > 0.05 in a seed-paired t test "
-        "against the best, uncorrected. The best of several is flattered by chance. "
-        f"{seeds_note(row.interval.n for row in found)}"
-    )
-    header = ["task: metric", "model", "data budget", "best", "mean", "minus scratch"]
-    header += ["not told apart from it", "missing"]
-    return View("decisions", "Which strategy, for which task and budget", note, header, "llllrrll", rows)
 
 
 def cells(tables: Tables, measure: Measure) -> View:

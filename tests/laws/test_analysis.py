@@ -8,7 +8,8 @@ import pytest
 from toy_runs import CLM, make_run, tables_of, toy_runs, toy_tables
 
 from bench.analysis import stats, views
-from bench.analysis.compare import baseline_cell, choices, pooled, summaries
+from bench.analysis.compare import baseline_cell, choose, pooled, summaries
+from bench.analysis.decision import Decision, decisions, needs
 from bench.analysis.learning import learning
 from bench.analysis.provenance import warnings
 from bench.analysis.table import Arm, Cell, Measure, Tables
@@ -126,7 +127,8 @@ def test_a_missing_cell_leaves_the_pooled_mean_empty_and_the_verdict_open():
 def test_the_choice_names_the_tied_the_beaten_and_the_missing():
     mlm = [make_run("mlm", seed, value) for seed, value in enumerate((0.61, 0.62, 0.66))]
     lost = make_run("clip", 0, None)
-    [choice] = choices(toy_tables(*mlm, lost), PROBE)
+    choice = choose(toy_tables(*mlm, lost), PROBE, "tiny", "1kb")
+    assert choice is not None
     assert choice.best == Arm("clm", "")
     assert (choice.tied, choice.missing) == ((Arm("mlm", ""),), (Arm("clip", ""),))
     assert choice.beaten == (Arm("scratch", ""),)
@@ -255,6 +257,10 @@ def test_better_means_lower_where_lower_is_better():
 # External references
 
 
+def decided(tables: Tables) -> list[Decision]:
+    return decisions(tables, PROBE, needs(tables))
+
+
 def external(seed: int, value: float, model: str = "hf[name=bert]", **changes: Any) -> RunRecord:
     changes = {"run_id": f"{model}-{seed}", "model": model, "budget": None, "parameters": 9999} | changes
     return make_run("reference", seed, value, **changes)
@@ -268,7 +274,8 @@ def test_an_external_reference_is_marked_and_changes_no_other_row():
     assert row.interval is not None
     assert row.interval.mean == pytest.approx(0.91)
     assert (row.to_scratch, row.n_missing) == (None, 0)
-    assert choices(tables, PROBE) == choices(without, PROBE)
+    assert choose(tables, PROBE, "tiny", "1kb") == choose(without, PROBE, "tiny", "1kb")
+    assert decided(tables) == decided(without)
     other, ours = ({"tokenizer_sha256": text} for text in ("abc", "xyz"))
     guess = Score("probe", "accuracy", 0.9, 0.1, 100)  # by another vocabulary
     reference = external(0, 0.9, data=other, scores=(guess,))
@@ -309,5 +316,5 @@ def test_what_trains_on_from_a_checkpoint_is_paired_with_it():
 
 def test_a_study_of_external_references_alone_is_a_table_without_verdicts():
     tables = tables_of([external(seed, 0.9) for seed in range(3)])
-    assert choices(tables, PROBE) == []
+    assert decided(tables) == []
     assert [row.verdict for row in pooled(tables, [PROBE])] == ["external reference"]

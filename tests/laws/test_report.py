@@ -20,7 +20,7 @@ from bench import report, schema, status
 from bench.build import build
 from bench.errors import BenchError, ConfigError
 from bench.figures.base import Figure, render
-from bench.figures.quality_vs_flops import round_ticks
+from bench.figures.quality_vs_cost import round_ticks
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 ALWAYS = {"quality_vs_data", "quality_vs_flops", "loss_curves"}  # figures that no task needs to be done for

@@ -12,8 +12,9 @@ from test_report import FIGURES, Page, write_report
 from toy_runs import CLM, SCRATCH, ToyRun, make_run, tables_of, toy_runs, toy_tables, write_study
 
 from bench.analysis import frames, views
-from bench.analysis.compare import choices, pooled
+from bench.analysis.compare import pooled
 from bench.analysis.crossover import BEFORE, BEYOND, Crossover, crossover, stops_helping
+from bench.analysis.decision import decisions, needs
 from bench.analysis.evaluation import evaluation, samples, visible
 from bench.analysis.label_budgets import label_budgets
 from bench.analysis.naming import measure_label
@@ -160,10 +161,10 @@ def test_a_descriptive_measure_is_shown_and_never_judged():
     entropy = Measure("attention", "entropy")
     assert tables.headlines == [PROBE]
     assert measure_label(tables, entropy) == "attention: entropy"
-    assert choices(tables, entropy) == []
+    assert decisions(tables, entropy, needs(tables)) == []
     assert {row.verdict for row in pooled(tables, [entropy])} == {"baseline", "descriptive"}
     assert pooled(tables, [PROBE, entropy])[:2] == pooled(tables, [PROBE])  # none of Holm's comparisons
-    assert set(frames.decisions(tables)["task"]) == {"probe"}
+    assert set(frames.decision_rows(tables)["task"]) == {"probe"}
     assert texts(views.cells(tables, entropy))[0][3].startswith("4.000")
 
 

@@ -1,0 +1,290 @@
+"""Laws of the decision table and of `bench advise`, on records with values that can be checked by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_analysis import PROBE
+from toy_runs import CLM, SCRATCH, ToyRun, make_run, tables_of, toy_runs, toy_tables, write_study
+
+from bench.advise import advise, matching, read_bytes, read_flops
+from bench.analysis.decision import Caps, Decision, decide, decision_table, decisions, levels, needs
+from bench.analysis.stats import best_shares
+from bench.analysis.table import Arm, Cell, Tables
+from bench.analysis.text import plain
+from bench.cli import main
+from bench.errors import BenchError, ConfigError
+from bench.records import Score, Spent
+
+ANY = Caps(None, None)
+
+
+def decision(tables: Tables, caps: Caps = ANY) -> Decision:
+    found = decide(tables, PROBE, caps, needs(tables))
+    assert found is not None
+    return found
+
+
+def arm_runs(strategy: str, values: tuple[float, ...], **changes: Any) -> list[ToyRun]:
+    return [make_run(strategy, seed, value, **changes) for seed, value in enumerate(values)]
+
+
+def sized(strategy: str, values: tuple[float, ...], data: int, flops: float, **changes: Any) -> list[ToyRun]:
+    spent, name = Spent(steps=1, flops=flops, unique_bytes=data), f"{data}b{flops:.0e}"
+    ids = [f"{strategy}-{name}-{seed}" for seed in range(len(values))]
+    made = arm_runs(strategy, values, budget=name, spent=spent, **changes)
+    return [run.__class__(**(vars(run) | {"run_id": run_id})) for run, run_id in zip(made, ids, strict=True)]
+
+
+# Certainty
+
+
+def test_a_cell_that_wins_at_every_seed_is_the_best_in_every_resample():
+    assert best_shares([{0: 0.1, 1: 0.9}, {0: 0.2, 1: 1.0}]) == [0.0, 1.0]
+    assert decision(toy_tables()).certainty == 1.0  # clm is ahead of scratch by 0.10, 0.11, 0.12
+
+
+def test_equals_share_and_mirror_images_win_half():
+    assert best_shares([{0: 0.1, 1: 0.9}, {0: 0.1, 1: 0.9}]) == [0.5, 0.5]
+    mirrored = [{seed: seed % 2 for seed in range(10)}, {seed: 1 - seed % 2 for seed in range(10)}]
+    assert best_shares(mirrored)[0] == pytest.approx(0.5, abs=0.02)
+
+
+def test_resampling_two_seeds_by_hand():
+    one, other = {0: 0.0, 1: 1.0}, {0: 0.4, 1: 0.4}
+    # draws 00, 01, 10, 11: the mean of one is 0, 0.5, 0.5, 1, so it loses the first alone
+    assert best_shares([one, other])[0] == pytest.approx(0.75, abs=0.02)
+
+
+def test_seeds_that_only_some_have_count_where_they_are_drawn():
+    # seed 1 alone (1 draw of 4): the first has no mean; else 0.5 against 0.2 (00), 0.3 (01, 10)
+    assert best_shares([{0: 0.5}, {0: 0.2, 1: 0.4}])[0] == pytest.approx(0.75, abs=0.02)
+
+
+def test_a_single_seed_has_no_certainty():
+    tables = tables_of([make_run("scratch", 0, 0.5), make_run("clm", 0, 0.6)])
+    assert decision(tables).certainty is None
+    assert [plain(entry) for entry in decision_table(tables).rows[0]][7] == "–"
+
+
+# What fits
+
+
+def grid() -> Tables:
+    """More data and more compute are better, each at two levels; scratch is worst."""
+    runs = arm_runs("scratch", SCRATCH)
+    for data, gain in ((1_000, 0.0), (4_000, 0.1)):
+        for flops, more in ((1e9, 0.0), (1e10, 0.02)):
+            runs += sized("clm", tuple(v + gain + more for v in CLM), data, flops)
+    return tables_of(runs)
+
+
+def best_of(tables: Tables, caps: Caps) -> str | None:
+    return decision(tables, caps).best.budget
+
+
+def test_the_best_lies_within_both_caps_and_scratch_always_does():
+    tables = grid()
+    assert best_of(tables, ANY) == "4000b1e+10"
+    assert best_of(tables, Caps(1_000, None)) == "1000b1e+10"
+    assert best_of(tables, Caps(3_999, 9e9)) == "1000b1e+09"
+    assert best_of(tables, Caps(None, 1e9)) == "4000b1e+09"
+    assert decision(tables, Caps(999, None)).best.arm.strategy == "scratch"
+
+
+def test_the_table_has_a_row_per_level_of_data_and_compute():
+    tables = grid()
+    assert levels(needs(tables)) == [Caps(d, f) for d in (1_000, 4_000) for f in (1e9, 1e10)]
+    rows = [[plain(entry) for entry in row] for row in decision_table(tables).rows]
+    assert [row[1:3] + row[5:6] for row in rows] == [
+        ["1 kB", "1.0×10⁹", "1000b1e+09"],
+        ["1 kB", "1.0×10¹⁰", "1000b1e+10"],
+        ["4 kB", "1.0×10⁹", "4000b1e+09"],
+        ["4 kB", "1.0×10¹⁰", "4000b1e+10"],
+    ]
+    assert {row[7] for row in rows} == {"100 %"}
+
+
+def test_strategies_of_one_budget_share_a_level_that_the_dearest_sets():
+    runs = sized("clm", CLM, 1_000, 1e9) + sized("mlm", CLM, 1_000, 0.7e9)
+    assert [caps.flops for caps in levels(needs(tables_of(runs)))] == [1e9]
+    assert len(decisions(tables_of(runs), PROBE, needs(tables_of(runs)))) == 1
+
+
+def test_the_data_budget_that_was_granted_counts_for_pairs_too():
+    asked = {"budget": {"unique_bytes": 4_000, "unique_pairs": 10}}
+    pairs = Spent(steps=1, flops=1e9, unique_pairs=10)
+    tables = tables_of(arm_runs("scratch", SCRATCH) + arm_runs("clip", CLM, spent=pairs, config=asked))
+    assert decision(tables, Caps(4_000, None)).best.arm.strategy == "clip"
+    assert decision(tables, Caps(3_999, None)).best.arm.strategy == "scratch"
+
+
+def test_what_is_not_known_does_not_fit_a_cap():
+    tables = tables_of(arm_runs("scratch", SCRATCH) + arm_runs("clip", CLM, spent=Spent(steps=1, flops=1e9)))
+    assert decision(tables, Caps(10**9, None)).best.arm.strategy == "scratch"
+    assert decision(tables, ANY).best.arm.strategy == "clip"
+
+
+def test_the_decision_names_who_is_not_told_apart_who_is_ahead_and_who_is_missing():
+    tables = toy_tables(*arm_runs("mlm", (0.61, 0.62, 0.66)), make_run("clip", 0, None))
+    found = decision(tables)
+    assert found.best == Cell(Arm("clm", ""), "tiny", "1kb")
+    assert [cell.arm.strategy for cell in found.tied] == ["mlm"]
+    assert [cell.arm.strategy for cell in found.missing] == ["clip"]
+    # minus scratch: clm p 0.0027, mlm (0.11, 0.10, 0.12) the same; Holm doubles both
+    assert [cell.arm.strategy for cell in found.ahead] == ["clm", "mlm"]
+    assert found.p_holm == pytest.approx(2 * 0.00274, abs=1e-4)
+
+
+def test_the_best_scratch_of_any_model_is_what_pretraining_must_beat():
+    big = arm_runs("scratch", (0.70, 0.72, 0.74), model="big", parameters=999)
+    tables = toy_tables(*[ToyRun(**(vars(run) | {"run_id": f"big{run.seed}"})) for run in big])
+    found = decision(tables)
+    assert (found.best.arm.strategy, found.best.model) == ("scratch", "big")
+    assert found.ahead == ()
+
+
+# Advice
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_study(tmp_path, toy_runs()) / "experiments"
+
+
+def answers(folder: Path, task: str = "probe", data: str = "", flops: str = "", study: str = "") -> list[str]:
+    return advise(task, data, flops, study, folder).lines
+
+
+def test_advice_is_a_line_with_its_evidence(folder: Path):
+    assert answers(folder) == [
+        "probe: clm, tiny, 1kb: accuracy 0.630 [0.600, 0.660], n = 3 seeds; ahead of scratch by +0.110 "
+        "[+0.100, +0.120], 3 paired seeds, p = 0.003 (Holm, 1 compared); best in 100 % of resamples of "
+        "3 seeds; not told apart: none; evidence: study toy, runs clm-1k clm-1k clm-1k"
+    ]
+
+
+def test_nothing_measured_within_the_budget_is_said_and_not_extrapolated(folder: Path):
+    [line] = answers(folder, data="999", flops="1e12")
+    assert line.startswith(
+        "probe: nothing pretrained was measured within this budget; the least measured: 1 kB"
+    )
+    assert "1.0×10⁹ FLOPs (clm, tiny, 1kb)" in line
+    assert "scratch, tiny: accuracy 0.520" in line
+    assert "0.630" not in line
+
+
+def test_a_budget_beyond_what_was_measured_is_answered_by_what_was(folder: Path):
+    [line] = answers(folder, data="2MB", flops="1e13")
+    assert "nothing was measured beyond 1 kB of unique text and 1.0×10⁹ FLOPs" in line
+    assert "beyond" not in answers(folder, data="1kB", flops="1e9")[0]
+
+
+def test_no_pretraining_is_advised_where_none_is_shown_to_beat_scratch(tmp_path: Path):
+    worse = arm_runs("scratch", SCRATCH) + arm_runs("clm", (0.4, 0.5, 0.6))  # -0.10 -0.02 +0.06
+    [line] = answers(write_study(tmp_path / "a", worse) / "experiments")
+    none = "probe: no pretraining measured within this budget is shown to beat scratch; best mean: "
+    assert line.startswith(f"{none}scratch, tiny: accuracy 0.520")
+    lucky = arm_runs("scratch", SCRATCH) + arm_runs("clm", (0.5, 0.7, 0.5))  # 0.00 +0.18 -0.04
+    [line] = answers(write_study(tmp_path / "b", lucky) / "experiments")
+    assert line.startswith(f"{none}clm, tiny, 1kb: accuracy 0.567")
+    assert "not told apart: (scratch, tiny)" in line
+
+
+def test_who_is_shown_to_beat_scratch_is_named_where_the_best_mean_is_not(tmp_path: Path):
+    runs = [*toy_runs(), *arm_runs("mlm", (0.5, 0.9, 0.8))]
+    [line] = answers(write_study(tmp_path, runs) / "experiments")
+    assert line.startswith("probe: mlm, tiny, 1kb: accuracy 0.733")
+    assert "; minus scratch +0.213" in line
+    assert "shown to beat scratch: (clm, tiny, 1kb)" in line
+
+
+def test_where_there_is_no_scratch_or_no_rival_the_line_says_so(tmp_path: Path):
+    [line] = answers(write_study(tmp_path, arm_runs("clm", CLM)) / "experiments")
+    assert "no scratch to compare with; no rival was measured" in line
+
+
+def test_each_study_answers_for_itself_unless_one_is_named(folder: Path):
+    (folder / "toy").rename(folder / "first")
+    write_study(folder.parent, arm_runs("scratch", SCRATCH) + arm_runs("clm", SCRATCH))
+    (folder / "toy").rename(folder / "second")
+    assert [line.rpartition("study ")[2].split(",")[0] for line in answers(folder)] == ["first", "second"]
+    assert len(answers(folder, study="second")) == 1
+
+
+def test_a_damaged_record_is_told_and_does_not_stop_the_answer(folder: Path):
+    (folder / "toy/records/bad.json").write_text("{")
+    (folder / "broken/records").mkdir(parents=True)
+    (folder / "broken/records/bad.json").write_text("{")
+    found = advise("probe", "", "", "", folder)
+    assert len(found.lines) == 1
+    assert len(found.warnings) == 2
+    with pytest.raises(BenchError, match=r"bad\.json"):
+        advise("probe", "", "", "broken", folder)
+
+
+def test_a_task_is_found_by_its_name_then_its_words_then_any_part():
+    known = ["generation", "ner_ieer", "ner_ieer_finetune", "library_probe"]
+    assert matching("ner_ieer", known) == ["ner_ieer"]
+    assert matching("NER", known) == ["ner_ieer", "ner_ieer_finetune"]
+    assert matching("probe", known) == ["library_probe"]
+    assert matching("rat", known) == ["generation"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("", None),
+        ("2MB", 2e6),
+        ("500kB", 5e5),
+        ("4_000_000", 4e6),
+        ("1.5 gb", 1.5e9),
+        ("1e6", 1e6),
+        ("7B", 7),
+    ],
+)
+def test_data_is_read_in_powers_of_a_thousand(text: str, size: float | None):
+    assert read_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["2XB", "MB", "-1MB", "0", "nan", "inf", "1e400", "2MiB", "two"])
+def test_data_that_is_no_amount_is_one_clear_line(text: str):
+    with pytest.raises(ConfigError, match=f"data={text} is not an amount above 0; write it like 2MB"):
+        read_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["fast", "-1e9", "0", "1e13FLOPs", "nan"])
+def test_compute_that_is_no_number_is_one_clear_line(text: str):
+    with pytest.raises(ConfigError, match=f"flops={text} is not an amount above 0; write it like 1e13"):
+        read_flops(text)
+
+
+def test_unknown_names_are_one_line_with_what_there_is(folder: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(ConfigError, match=r"task=prope: no study has it; did you mean probe\? .*: probe$"):
+        answers(folder, task="prope")
+    with pytest.raises(ConfigError, match="studies with records: toy"):
+        answers(folder, study="nope")
+    with pytest.raises(ConfigError, match="no study with records"):
+        answers(folder / "toy")
+    assert main(["advise", "data=2MB"]) == 2
+    assert "task=... is missing" in capsys.readouterr().err
+    assert main(["advise", "task=probe", "dat=2MB"]) == 2
+    assert "'dat=2MB' is no setting" in capsys.readouterr().err
+
+
+def test_the_command_prints_the_lines(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["advise", "task=pro", "data=1kB", f"experiments_dir={folder}"]) == 0
+    assert capsys.readouterr().out.startswith("probe: clm, tiny, 1kb:")
+
+
+def test_lower_is_better_turns_the_advice(tmp_path: Path):
+    def error(strategy: str, seed: int, value: float) -> ToyRun:
+        score = Score("probe", "error", value, 1.0, 9, higher_is_better=False)
+        return make_run(strategy, seed, value, scores=(score,))
+
+    runs = [error("scratch", i, v) for i, v in enumerate(CLM)] + [
+        error("clm", i, v) for i, v in enumerate(SCRATCH)
+    ]
+    [line] = answers(write_study(tmp_path, runs) / "experiments")
+    assert line.startswith("probe: clm, tiny, 1kb: error 0.520")
+    assert "ahead of scratch by −0.110" in line
