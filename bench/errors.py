@@ -1,10 +1,18 @@
 """The errors that a user sees as one line: what is wrong, which key, what to change."""
 
+from pathlib import PurePath
+
 
 def in_one_line(error: Exception) -> str:
     """What a record says of an error: ours as they are, others with their kind."""
     text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())
+
+
+def in_brief(error: Exception) -> str:
+    """What a reader of a report is told of a damaged file: its name, not where it lay."""
+    where, _, what = str(error).partition(": ")
+    return f"{PurePath(where).name}: {what}"
 
 
 class BenchError(Exception):

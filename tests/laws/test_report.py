@@ -17,6 +17,7 @@ from test_analysis import PROBE
 from toy_runs import make_run, tables_of, toy_runs, toy_tables, write_study
 
 from bench import report, schema, status
+from bench.analysis.readme import blocks
 from bench.build import build
 from bench.errors import BenchError, ConfigError
 from bench.figures.base import Figure, render
@@ -234,7 +235,7 @@ def test_reading_results_imports_no_training_code(module: str, absent: tuple[str
 
 def test_a_readmes_items_stay_whole_and_its_code_keeps_its_lines():
     text = "# A\n\nOne\ntwo.\n- three\n  four\n- `five`\n\n```\nbench train\nbench report\n```\nsix\n"
-    assert report.blocks(text) == [
+    assert blocks(text) == [
         ("h", "A"),
         ("p", "One two."),
         ("li", "three four"),
