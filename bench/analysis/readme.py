@@ -1,4 +1,4 @@
-"""A study's README -> blocks of text for the report: question and prediction, in the Markdown that they use."""
+"""A study's README -> blocks of text for the report: question and prediction, in what Markdown they use."""
 
 import re
 

@@ -14,8 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench.errors import ConfigError
 from bench.protocols import hits
 from bench.tasks.base import Measured
+
+
+def check_label_budgets(budgets: Sequence[int | None], max_labels: int, items: str = "labels") -> None:
+    """Of a task's options.
+
+    Raises:
+        ConfigError: no budget, or one that `max_labels` does not allow; `items` are what is counted.
+    """
+    if not budgets or not all(n is None or 1 <= n <= max_labels for n in budgets):
+        raise ConfigError(
+            f"task.*.label_budgets={list(budgets)}: choose numbers of {items} from 1 to "
+            f"max_labels={max_labels}, or null"
+        )
 
 
 @dataclass(frozen=True)

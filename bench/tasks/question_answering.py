@@ -29,6 +29,7 @@ from bench.tasks.answer_windows import Windows, cut
 from bench.tasks.answers import Question
 from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.exam import Exam, Grades
+from bench.tasks.label_budgets import check_label_budgets, n_labels
 from bench.tasks.pointers import fit_pointers, frozen_states, pointer_logits, pointer_loss, states_at
 
 
@@ -55,12 +56,7 @@ class QuestionAnsweringOptions(Tuning):
         for key in counts:
             if getattr(self, key) < 1:
                 raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose 1 or more")
-        given = [n for n in self.label_budgets if n is not None]
-        if not self.label_budgets or not all(1 <= n <= self.max_labels for n in given):
-            raise ConfigError(
-                f"task.*.label_budgets={list(self.label_budgets)}: choose numbers of labels from 1 to "
-                f"max_labels={self.max_labels}, or null"
-            )
+        check_label_budgets(self.label_budgets, self.max_labels)
         if not 0 < self.step_share <= 1:
             raise ConfigError(f"task.*.step_share={self.step_share}: choose more than 0 and at most 1")
 
@@ -97,10 +93,9 @@ class QuestionAnswering(Task):
         """Exact match and F1 by label budget, the largest first."""
         lessons = self._lessons(setting)
         test = self._exam("test", self.options.test_items, 0, setting)
-        n = len(lessons.spans)
-        budgets = sorted({min(budget or n, n) for budget in self.options.label_budgets}, reverse=True)
+        budgets, beyond = n_labels(self.options.label_budgets, len(lessons.spans))
         run = self._probed if self.options.protocol == "probe" else self._fine_tuned
-        outcome = Outcome([], {}, _counts(lessons, test))
+        outcome = Outcome([], {}, _counts(lessons, test, beyond))
         for budget, (fits, failed) in zip(budgets, run(model, lessons, test, budgets, setting), strict=True):
             outcome = _with(outcome, test, fits, failed, budget)
         return outcome
@@ -192,10 +187,11 @@ def _f1(exam: Exam, attention: Attention, model: Objective, head: nn.Module) -> 
     return float(exam.grade(pointer_logits(model, head, exam.windows, attention)).f1.mean())
 
 
-def _counts(lessons: Lessons, test: Exam) -> dict[str, int]:
-    """What could not count, or not in full; reasons that never occur are left out."""
+def _counts(lessons: Lessons, test: Exam, beyond: int) -> dict[str, int]:
+    """What could not count, or not in full, and budgets beyond the data; reasons that never occur are left out."""
     cut_off = lessons.windows.n_cut_questions + test.windows.n_cut_questions
     counts = {
+        "label budget beyond the data": beyond,
         "training answer not where the data says": lessons.n_misplaced,
         "training answer whole in no window": lessons.windows.n_parted(lessons.spans),
         "question cut to its first tokens": cut_off,

@@ -24,6 +24,7 @@ from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
 from bench.protocols import Tuning, as_attention, fine_tune, probe
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.label_budgets import check_label_budgets, n_labels
 from bench.tasks.tag_scores import Counts, SpanF1, TagScore
 from bench.tasks.tagged import Lesson, Part, Sentence, lesson_of, uncounted
 from bench.tasks.word_probe import says_something
@@ -54,12 +55,7 @@ class TaggingOptions(Tuning):
         for key in ("max_labels", "validation_items", "test_items"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose 1 or more")
-        given = [n for n in self.label_budgets if n is not None]
-        if not self.label_budgets or not all(1 <= n <= self.max_labels for n in given):
-            raise ConfigError(
-                f"task.*.label_budgets={list(self.label_budgets)}: choose numbers of sentences from 1 to "
-                f"max_labels={self.max_labels}, or null"
-            )
+        check_label_budgets(self.label_budgets, self.max_labels, "sentences")
         for key in ("held_out_share", "context_share"):
             if not 0 <= getattr(self, key) <= 0.5:
                 raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose from 0 to 0.5")
@@ -103,13 +99,12 @@ class Tagging(Task):
         train, test = self._part("train", self.options.max_labels, setting), self._test(setting)
         learner = self._probe if self.options.protocol == "probe" else self._fine_tuning
         learn = learner(model, train, test, setting)
-        n_train = len(train.sentences)
-        beyond = sum(n is not None and n > n_train for n in self.options.label_budgets)
+        budgets, beyond = n_labels(self.options.label_budgets, len(train.sentences))
         scores: list[Measured] = []
         items: dict[str, NDArray[Any]] = {}
         counts = {"label budget beyond the data": beyond, "test word without a token": test.n_without_state}
         samples: list[dict[str, str]] = []
-        for n in self._sizes(n_train):
+        for n in budgets:
             setting.keep_going()
             lesson = lesson_of(train, n, setting.labels)
             fits = learn(lesson)
@@ -125,7 +120,7 @@ class Tagging(Task):
         """Right wherever a word has a state, and a tag that was seen in training."""
         train, test = self._part("train", self.options.max_labels, setting), self._test(setting)
         scores = []
-        for n in self._sizes(len(train.sentences)):
+        for n in n_labels(self.options.label_budgets, len(train.sentences))[0]:
             lesson = lesson_of(train, n, setting.labels)
             known = [tag if tag in lesson.names else self.score.untagged for tag in test.tags_with_state]
             tally = self.score.counts(test.gold, test.by_sentence(known, self.score.untagged))
@@ -154,10 +149,6 @@ class Tagging(Task):
             context_share=self.options.context_share,
         )
         return Part(sentences, text)
-
-    def _sizes(self, n_train: int) -> list[int]:
-        """The label budgets that so many training sentences allow, the largest first."""
-        return sorted({min(n or n_train, n_train) for n in self.options.label_budgets}, reverse=True)
 
     # Protocols: (model, train, test, setting) -> what learns a lesson
 

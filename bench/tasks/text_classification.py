@@ -33,7 +33,7 @@ from bench.protocols import (
     trimmed,
 )
 from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.tasks.label_budgets import Budget, Items, Texts, cut, in_turns, sizes
+from bench.tasks.label_budgets import Budget, Items, Texts, check_label_budgets, cut, in_turns, sizes
 
 PROTOCOLS = ("probe", "finetune", "layers")
 
@@ -60,12 +60,7 @@ class ClassificationOptions(Tuning):
         for key in ("max_labels", "validation_items", "test_items"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose 1 or more")
-        given = [n for n in self.label_budgets if n is not None]
-        if not self.label_budgets or not all(1 <= n <= self.max_labels for n in given):
-            raise ConfigError(
-                f"task.*.label_budgets={list(self.label_budgets)}: choose numbers of labels from 1 to "
-                f"max_labels={self.max_labels}, or null"
-            )
+        check_label_budgets(self.label_budgets, self.max_labels)
 
 
 class TextClassification(Task):

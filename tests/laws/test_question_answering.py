@@ -370,6 +370,13 @@ def test_small_budgets_come_last_and_are_told_apart(tmp_path: Path, setting: Set
     assert set(outcome.items) == {f"{metric}@{n}" for metric in ("em", "f1") for n in n_labels}
 
 
+def test_a_budget_beyond_the_data_is_one_with_the_largest_and_counted(tmp_path: Path, setting: Setting):
+    task = squad_task(tmp_path, paragraphs("train", 10), paragraphs("test", 9), label_budgets=[4, 50, None])
+    outcome = task.evaluate(model(Spelling, 300), setting)
+    assert len({score.n_labels for score in outcome.scores}) == 2
+    assert outcome.counts["label budget beyond the data"] == 1
+
+
 def test_fine_tuning_learns_what_the_probe_does(tmp_path: Path, setting: Setting):
     train, test = paragraphs("train", 90), paragraphs("test", 30)
     paths = {
