@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.analysis import provenance, views
 from bench.analysis.across_tasks import across_tasks
 from bench.analysis.auditing import auditing, failures
+from bench.analysis.claim_views import claims
 from bench.analysis.cost import cost
 from bench.analysis.decision import decision_table
 from bench.analysis.evaluation import evaluation, samples
@@ -28,7 +29,7 @@ from bench.records import RunRecord
 
 # Verdicts that a study asked for before its runs: they stand above all else. (tables, the study's folder) ->
 # table, or None for a study that asked for none.
-VERDICTS: tuple[Callable[[Tables, Path], View | None], ...] = ()
+VERDICTS: tuple[Callable[[Tables, Path], View | None], ...] = (claims,)
 
 # What else is found, below the figures. tables -> table, or None for a study without such measurements.
 FINDINGS: tuple[Callable[[Tables], View | None], ...] = (

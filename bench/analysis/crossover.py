@@ -39,18 +39,31 @@ def crossover(gains: Mapping[int, Mapping[int, float]]) -> Crossover | None:
     Returns:
         None where fewer than two label counts share a seed.
     """
+    found = resampled(gains)
+    if found is None:
+        return None
+    counts, table, samples = found
+    means = table.mean(axis=0)
+    at, ahead = float(stops_helping(counts, means)), bool((means > 0).all())
+    if len(table) == 1:
+        return Crossover(at, None, None, 1, ahead)
+    tail = math.floor((1 - LEVEL) / 2 * (len(samples) - 1))  # a rank: no mean of infinity and a number
+    return Crossover(at, float(samples[tail]), float(samples[-1 - tail]), len(table), ahead)
+
+
+def resampled(
+    gains: Mapping[int, Mapping[int, float]],
+) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]] | None:
+    """Counts C, gains (S, C) of the seeds that have all, crossovers (R,) of bootstraps over these, sorted.
+
+    None where fewer than two label counts share a seed.
+    """
     counts = sorted(gains)
     seeds = sorted(set.intersection(*(set(gains[n]) for n in counts))) if counts else []
     if len(counts) < 2 or not seeds:
         return None
     table = np.array([[gains[n][seed] for n in counts] for seed in seeds])  # (S, C)
-    means = table.mean(axis=0)
-    at, ahead = float(stops_helping(counts, means)), bool((means > 0).all())
-    if len(seeds) == 1:
-        return Crossover(at, None, None, 1, ahead)
-    found = np.sort(stops_helping(counts, table[resamples(len(seeds))].mean(axis=1)))  # (R,)
-    tail = math.floor((1 - LEVEL) / 2 * (len(found) - 1))  # a rank: between infinity and a number is no mean
-    return Crossover(at, float(found[tail]), float(found[-1 - tail]), len(seeds), ahead)
+    return counts, table, np.sort(stops_helping(counts, table[resamples(len(seeds))].mean(axis=1)))
 
 
 def stops_helping(counts: Sequence[int], gains: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -188,7 +188,7 @@ def _f1(exam: Exam, attention: Attention, model: Objective, head: nn.Module) -> 
 
 
 def _counts(lessons: Lessons, test: Exam, beyond: int) -> dict[str, int]:
-    """What could not count, or not in full, and budgets beyond the data; reasons that never occur are left out."""
+    """What could not count, or not in full, and budgets beyond the data; without reasons that never occur."""
     cut_off = lessons.windows.n_cut_questions + test.windows.n_cut_questions
     counts = {
         "label budget beyond the data": beyond,

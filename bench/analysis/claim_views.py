@@ -1,0 +1,220 @@
+"""Verdicts on claims -> the table that a report opens with, its CSV, and the note before a study's runs."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.analysis.claims import CROSSOVER, EQUIVALENCE, VARIANCE_RATIO, Claims, read_claims
+from bench.analysis.crossover import BEFORE, BEYOND, Crossover
+from bench.analysis.inference import (
+    POWER,
+    Estimate,
+    detectable,
+    detectable_ratio,
+    seeds_needed,
+    sign_flip_floor,
+    sign_flip_seeds,
+    t_reach,
+    tost_reach,
+)
+from bench.analysis.judging import Judged, judge
+from bench.analysis.naming import measure_link, run_anchor, short_label
+from bench.analysis.stats import LEVEL
+from bench.analysis.table import Cell, Tables
+from bench.analysis.text import EMPTY, Entry, Link, View, number, p_value
+
+ALPHA = 1 - LEVEL
+_MARKS = {"supported": "✓", "contradicted": "✗", "equivalent": "=", "underpowered": "?", "not run": "–"}
+
+
+def claims(tables: Tables, study: Path) -> View | None:
+    """A row per claim; None where the study has none.
+
+    Raises:
+        ConfigError: the file is malformed.
+    """
+    asked = read_claims(study)
+    if asked is None:
+        return None
+    judged = judge(tables, asked)
+    rows = [_row(tables, one) for one in judged]
+    header = ["claim", "contrast", "on", "left is better by", "matters from", "n", "p (Holm)", "p (flip)"]
+    header += ["verdict", "what that takes"]
+    return View(
+        "claims", "Claims and their verdicts", _note(tables, asked, judged), header, "lllrrrrrll", rows
+    )
+
+
+def _row(tables: Tables, one: Judged) -> list[Entry]:
+    evidence = one.evidence
+    return [
+        f"{one.claim.statement} ({one.claim.test.replace('_', ' ')}; {one.claim.source})",
+        _contrast(tables, one),
+        [measure_link(tables, evidence.measure)]
+        if evidence.measure
+        else f"{one.claim.task}: {one.claim.metric}",
+        _effect(one),
+        _threshold(one),
+        _n(one),
+        EMPTY if one.p_holm is None else p_value(one.p_holm),
+        EMPTY if evidence.p_flip is None else p_value(evidence.p_flip),
+        f"{_MARKS[one.verdict]} {one.verdict}",
+        _detail(one),
+    ]
+
+
+def _contrast(tables: Tables, one: Judged) -> Entry:
+    """Both sides' cells, each leading to its runs."""
+    if not one.evidence.pairs:
+        return f"{one.claim.left.strategy} − {one.claim.right.strategy}"
+    sides = zip(*one.evidence.pairs, strict=True)
+    left, right = (_cells(tables, dict.fromkeys(cells)) for cells in sides)
+    return [*left, Link("−"), *right]
+
+
+def _cells(tables: Tables, cells: Iterable[Cell]) -> list[Link]:
+    found = []
+    for cell in cells:
+        runs = [record.run_id for record in tables.runs_of.get(cell, ())]
+        href = f"#{run_anchor(runs[0])}" if runs else ""
+        found.append(Link(short_label(tables, cell), href, f"runs {' '.join(runs)}"))
+    return found
+
+
+def _effect(one: Judged) -> str:
+    evidence = one.evidence
+    if evidence.estimate is not None:
+        low, high = (number(bound, signed=True) for bound in evidence.estimate.bounds())
+        return f"{number(evidence.estimate.mean, signed=True)} [{low}, {high}]"
+    if evidence.ratio is not None:
+        ratio = evidence.ratio
+        return f"variance × {number(ratio.ratio)} [{number(ratio.low)}, {number(ratio.high)}]"
+    if evidence.crossing is not None:
+        return _crossing(evidence.crossing, str(one.claim.axis))
+    return EMPTY
+
+
+def _crossing(crossing: Crossover, axis: str) -> str:
+    def at(bound: float | None) -> str:
+        names = {BEFORE: "< all measured", BEYOND: "> all measured"}
+        return EMPTY if bound is None else names.get(bound, f"{bound:,.0f}")
+
+    return f"until {at(crossing.at)} {axis} [{at(crossing.low)}, {at(crossing.high)}]"
+
+
+def _threshold(one: Judged) -> str:
+    if one.claim.test == CROSSOVER:
+        low, high = one.claim.between or (0.0, 0.0)
+        return f"{low:,.0f} to {high:,.0f}"
+    effect = one.claim.smallest_effect
+    sign = {EQUIVALENCE: "±", VARIANCE_RATIO: "× "}.get(one.claim.test, "")
+    return EMPTY if effect is None else f"{sign}{number(effect)}"
+
+
+def _n(one: Judged) -> str:
+    evidence = one.evidence
+    if evidence.estimate is not None:
+        items = evidence.estimate.n_items
+        return f"{evidence.estimate.n_seeds} seeds" + (f" × {items:,} items" if items else "")
+    known = evidence.ratio or evidence.crossing
+    return EMPTY if known is None else f"{known.n} seeds"
+
+
+def _detail(one: Judged) -> str:
+    """Why a claim was not run, or what it takes to decide one that is open."""
+    if one.evidence.why_not:
+        return one.evidence.why_not
+    if one.verdict != "underpowered":
+        return EMPTY
+    alpha, effect = ALPHA / one.n_claims, one.claim.smallest_effect or 0.0
+    if one.evidence.estimate is not None:
+        return _power(one.evidence.estimate, effect, alpha, is_equal=one.claim.test == EQUIVALENCE)
+    if one.evidence.ratio is not None:
+        least = detectable_ratio(one.evidence.ratio.n, alpha)
+        return f"{one.evidence.ratio.n} seeds see a ratio from {number(least)}"
+    return "the range reaches beyond what is claimed"
+
+
+def _power(estimate: Estimate, effect: float, alpha: float, *, is_equal: bool) -> str:
+    if is_equal:
+        seen, reach = tost_reach(alpha, estimate.df) * estimate.se, tost_reach
+        text = f"equality is shown within ±{number(seen)}"
+    else:
+        seen, reach = detectable(estimate, alpha), t_reach
+        text = f"a difference is seen from {number(seen)}"
+    if seen <= effect:
+        return text
+    n = seeds_needed(estimate, effect, alpha, reach)
+    takes = "more items: no number of seeds is enough" if n is None else f"{n} seeds"
+    return f"{text}; {number(effect)} takes {takes}"
+
+
+def _note(tables: Tables, asked: Claims, judged: list[Judged]) -> str:
+    n = len(judged)
+    seeds = [one.evidence.estimate.n_seeds for one in judged if one.evidence.estimate is not None]
+    flips = f" {flip_note(n, max(seeds))}" if seeds else ""
+    return (
+        f"Written {asked.written}, before the runs. Left is better by: difference paired by seed in the "
+        f"metric's unit, above 0 where the left side is better, with the {100 * LEVEL:.0f} % t interval. "
+        "Where outcomes by item are known, seeds and items are crossed random factors and the interval "
+        "speaks of new seeds and new items; else of new seeds on these items. Supported or contradicted: the "
+        f"claim's own test at {100 * ALPHA:.0f} % after Holm's correction for {n} claims, those not run "
+        "included. Superiority and no worse by the margin: t; equality: two one-sided t tests; spread: "
+        "Brown-Forsythe, "
+        "with the bootstrap range of the ratio; crossover: share of bootstraps over seeds, which few seeds "
+        "make too sure. Equivalent: a superiority claim whose difference is shown, by two one-sided tests "
+        "corrected among themselves, to be smaller than what matters. Underpowered: neither; the last column "
+        "says what a test at the first step of the correction sees with "
+        f"{100 * POWER:.0f} % power, taking the spread found here for the true one. "
+        f"p (flip): exact sign-flip test over seeds, uncorrected.{flips}"
+    )
+
+
+def flip_note(n_claims: int, n_seeds: int) -> str:
+    """Can an exact test over so many seeds reach the corrected level at all?"""
+    needed = sign_flip_seeds(n_claims)
+    floor = p_value(sign_flip_floor(n_seeds), equals="= ")
+    can = "can" if n_seeds >= needed else "cannot"
+    return (
+        f"An exact sign-flip test over {n_seeds} seeds has p {floor} at least: it {can} pass Holm's first "
+        f"step of {n_claims} claims, which takes {needed} seeds."
+    )
+
+
+def claim_rows(tables: Tables, study: Path) -> pd.DataFrame:
+    """One row per claim with full precision; empty where the study has none."""
+    asked = read_claims(study)
+    return pd.DataFrame([_record(tables, one) for one in (judge(tables, asked) if asked else [])])
+
+
+def _record(tables: Tables, one: Judged) -> dict[str, Any]:
+    estimate, ratio, crossing = one.evidence.estimate, one.evidence.ratio, one.evidence.crossing
+    spread: tuple[float | None, float | None, float | None, int | None] = (None, None, None, None)
+    if estimate is not None:
+        spread = (estimate.mean, *estimate.bounds(), estimate.n_seeds)
+    elif ratio is not None:
+        spread = (ratio.ratio, ratio.low, ratio.high, ratio.n)
+    elif crossing is not None:
+        spread = (crossing.at, crossing.low, crossing.high, crossing.n)
+    measure, decided = one.evidence.measure, one.evidence.decided
+    cells = dict.fromkeys(cell for pair in one.evidence.pairs for cell in pair)
+    return {
+        "claim": one.name,
+        "test": one.claim.test,
+        "left": one.claim.left.strategy,
+        "right": one.claim.right.strategy,
+        "task": one.claim.task,
+        "metric": one.claim.metric,
+        "n_labels": measure.n_labels if measure else None,
+        **dict(zip(("effect", "low", "high", "n_seeds"), spread, strict=True)),
+        "n_items": estimate.n_items if estimate else None,
+        "smallest_effect": one.claim.smallest_effect,
+        "p": decided.p if decided else None,
+        "p_holm": one.p_holm,
+        "p_sign_flip": one.evidence.p_flip,
+        "verdict": one.verdict,
+        "detail": _detail(one),
+        "run_ids": " ".join(r.run_id for cell in cells for r in tables.runs_of.get(cell, ())),
+    }

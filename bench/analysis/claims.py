@@ -1,0 +1,155 @@
+"""experiments/<study>/claims.yaml -> claims: what a study set out to test, written down before its runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.errors import ConfigError
+
+SUPERIORITY, NON_INFERIORITY, EQUIVALENCE = "superiority", "non_inferiority", "equivalence"
+CROSSOVER, VARIANCE_RATIO = "crossover", "variance_ratio"
+TESTS = (SUPERIORITY, NON_INFERIORITY, EQUIVALENCE, CROSSOVER, VARIANCE_RATIO)
+AXES, BETTER = ("labels", "tokens"), ("higher", "lower")
+FILE = "claims.yaml"
+
+
+@dataclass  # not frozen: OmegaConf would refuse to merge into it, one level down
+class Side:
+    """One side of a contrast, or a selection for both. What is None is not asked for: all there are."""
+
+    strategy: str | None = None
+    variant: str | None = None
+    model: str | None = None
+    budget: str | None = None
+    seeds: list[int] | None = None  # paired with the other side's in this order
+
+    def within(self, shared: "Side") -> "Side":
+        """Its own wishes, else the shared ones."""
+        return Side(
+            **{name: ours if ours is not None else getattr(shared, name) for name, ours in vars(self).items()}
+        )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A falsifiable statement about `left` against `right`.
+
+    `smallest_effect` is the smallest difference that matters, in the metric's own unit: the margin of
+    non-inferiority and equivalence; for a ratio of variances, the smallest ratio, above 1.
+    """
+
+    statement: str = MISSING
+    source: str = MISSING
+    test: str = MISSING
+    left: Side = field(default_factory=Side)
+    right: Side = field(default_factory=Side)
+    cells: Side = field(default_factory=Side)
+    task: str = MISSING
+    metric: str = MISSING
+    n_labels: int | None = None  # None: the most
+    better: str | None = None  # of a metric that only describes: higher | lower
+    smallest_effect: float | None = None
+    axis: str | None = None  # of a crossover: labels | tokens
+    between: list[float] | None = None  # where the crossover is claimed to lie
+
+
+@dataclass(frozen=True)
+class Claims:
+    """A study's claims by id, in their order."""
+
+    written: str  # a date
+    claims: dict[str, Claim]
+
+
+def read_claims(study: Path) -> Claims | None:
+    """The claims in a study's folder; None where it has none.
+
+    Raises:
+        ConfigError: not YAML, or a key that is unknown, missing or wrong; names file, claim and key.
+    """
+    path = study / FILE
+    if not path.is_file():
+        return None
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    known = {"written", "claims"}
+    if (
+        not isinstance(raw, dict)
+        or set(raw) != known
+        or not isinstance(raw["claims"], dict)
+        or not raw["claims"]
+    ):
+        raise ConfigError(f"{path}: has to have the keys `written`, a date, and `claims`, a mapping by id")
+    found = {str(name): _claim(node, f"{path}: claims.{name}") for name, node in raw["claims"].items()}
+    return Claims(str(raw["written"]), found)
+
+
+def _claim(node: Any, where: str) -> Claim:
+    if not isinstance(node, dict):
+        raise ConfigError(f"{where}: has to be a mapping with the keys {', '.join(vars(Claim(**_BLANK)))}")
+    try:
+        claim = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Claim), node))
+    except OmegaConfBaseException as error:
+        key = f".{error.full_key}" if error.full_key else ""
+        raise ConfigError(f"{where}{key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(claim, Claim)
+    _check(claim, where)
+    return claim
+
+
+_BLANK: dict[str, Any] = dict.fromkeys(("statement", "source", "test", "task", "metric"), "")
+
+
+def _check(claim: Claim, where: str) -> None:
+    """What no single key shows.
+
+    Raises:
+        ConfigError: names the key and the fix.
+    """
+    _require_one_of(claim.test, TESTS, f"{where}.test")
+    for name, side in (("left", claim.left), ("right", claim.right)):
+        if side.strategy is None:
+            raise ConfigError(f"{where}.{name}.strategy: missing; name a strategy")
+    if (claim.left.seeds is None) != (claim.right.seeds is None) or len(claim.left.seeds or ()) != len(
+        claim.right.seeds or ()
+    ):
+        raise ConfigError(
+            f"{where}: left.seeds and right.seeds are paired in order; list as many on both sides"
+        )
+    if claim.better is not None:
+        _require_one_of(claim.better, BETTER, f"{where}.better")
+    if claim.test == CROSSOVER:
+        _check_crossover(claim, where)
+    elif claim.smallest_effect is None or not claim.smallest_effect > (claim.test == VARIANCE_RATIO):
+        least = (
+            "a ratio above 1" if claim.test == VARIANCE_RATIO else "a difference above 0 in the metric's unit"
+        )
+        raise ConfigError(f"{where}.smallest_effect={claim.smallest_effect}: give {least}")
+
+
+def _check_crossover(claim: Claim, where: str) -> None:
+    _require_one_of(str(claim.axis), AXES, f"{where}.axis")
+    between = claim.between or []
+    if len(between) != 2 or not 0 < between[0] < between[1]:
+        raise ConfigError(
+            f"{where}.between={claim.between}: give two numbers of the axis, the lower one first"
+        )
+
+
+def _require_one_of(value: str, known: Sequence[str], where: str) -> None:
+    if value not in known:
+        raise ConfigError(f"{where}={value!r}: choose one of {', '.join(known)}{suggestion(value, known)}")
+
+
+def suggestion(value: str, known: Sequence[str]) -> str:
+    """`; did you mean x?` where something is close."""
+    close = get_close_matches(value, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

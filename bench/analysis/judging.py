@@ -1,0 +1,317 @@
+"""Claims and tables -> verdicts. What was written before the runs is held against what they found.
+
+Every claim has one test, whose p value is Holm-corrected over all claims of the study, those without numbers
+included. "Equivalent", said of a superiority claim, is a second family of tests, corrected on its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from bench.analysis.claims import (
+    CROSSOVER,
+    EQUIVALENCE,
+    NON_INFERIORITY,
+    SUPERIORITY,
+    VARIANCE_RATIO,
+    Claim,
+    Claims,
+    Side,
+    suggestion,
+)
+from bench.analysis.crossed import crossed, matrix, outcomes
+from bench.analysis.crossover import Crossover, crossover, resampled
+from bench.analysis.inference import (
+    Decided,
+    Estimate,
+    Ratio,
+    equivalence,
+    seeds_alone,
+    superiority,
+    variance_ratio,
+)
+from bench.analysis.stats import LEVEL, holm, pool, sign_flip_p, subtract
+from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, lost
+
+Verdict = Literal["supported", "contradicted", "equivalent", "underpowered", "not run"]
+Pair = tuple[Cell, Cell]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the runs say on one claim; effects are above 0 where `left` is better."""
+
+    measure: Measure | None = None
+    pairs: tuple[Pair, ...] = ()  # of cells, left and right
+    estimate: Estimate | None = None
+    ratio: Ratio | None = None
+    crossing: Crossover | None = None
+    decided: Decided | None = None
+    p_flip: float | None = None  # exact sign-flip test over seeds, where the claim has a bound to test
+    why_not: str = ""  # why there is no evidence
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with its verdict."""
+
+    name: str
+    claim: Claim
+    evidence: Evidence
+    verdict: Verdict
+    p_holm: float | None
+    n_claims: int  # of the study: what p is corrected for
+
+
+class _LackingError(Exception):
+    """Why a claim cannot be tested."""
+
+
+def judge(tables: Tables, claims: Claims) -> list[Judged]:
+    """A verdict on each claim, in the order of the file."""
+    found = {name: examine(tables, claim) for name, claim in claims.claims.items()}
+    corrected = dict(
+        zip(found, holm([e.decided.p if e.decided else 1.0 for e in found.values()]), strict=True)
+    )
+    equal = _equal(claims, found)
+    return [
+        Judged(
+            name,
+            claims.claims[name],
+            evidence,
+            _verdict(evidence, corrected[name], equal.get(name, 1.0)),
+            corrected[name] if evidence.decided else None,
+            len(found),
+        )
+        for name, evidence in found.items()
+    ]
+
+
+def _equal(claims: Claims, found: Mapping[str, Evidence]) -> dict[str, float]:
+    """Corrected p of "smaller than the smallest effect" for the claims of superiority."""
+    names = [name for name, claim in claims.claims.items() if claim.test == SUPERIORITY]
+    p_values = []
+    for name in names:
+        estimate, margin = found[name].estimate, claims.claims[name].smallest_effect
+        p_values.append(equivalence(estimate, margin).p_for if estimate and margin else 1.0)
+    return dict(zip(names, holm(p_values), strict=True))
+
+
+def _verdict(evidence: Evidence, p_holm: float, p_equal: float) -> Verdict:
+    if evidence.why_not or evidence.decided is None:
+        return "not run"
+    if p_equal <= 1 - LEVEL:
+        return "equivalent"
+    if p_holm > 1 - LEVEL:
+        return "underpowered"
+    return "supported" if evidence.decided.p_for <= evidence.decided.p_against else "contradicted"
+
+
+def examine(tables: Tables, claim: Claim) -> Evidence:
+    """The evidence on one claim; of cells that are missing or runs that were lost, only that they are."""
+    found = Evidence()
+    try:
+        measure = _measure(tables, claim)
+        found = replace(found, measure=measure)
+        found = replace(found, pairs=_pairs(tables, claim))
+        _require_complete(tables, claim, measure, found.pairs)
+        return _tested(tables, claim, found, measure, _sign(tables, claim, measure))
+    except _LackingError as lacking:
+        return replace(found, why_not=str(lacking))
+
+
+def _tested(tables: Tables, claim: Claim, found: Evidence, measure: Measure, sign: int) -> Evidence:
+    if claim.test == CROSSOVER:
+        return _crossing(tables, claim, found, measure, sign)
+    if claim.test == VARIANCE_RATIO:
+        return _spread(tables, claim, found, measure)
+    estimate, gaps = _estimate(tables, claim, measure, found.pairs, sign)
+    margin = claim.smallest_effect or 0.0
+    if claim.test == EQUIVALENCE:
+        return replace(found, estimate=estimate, decided=equivalence(estimate, margin))
+    bound = -margin if claim.test == NON_INFERIORITY else 0.0
+    flipped = sign_flip_p([gap - bound for gap in gaps.values()])
+    return replace(found, estimate=estimate, decided=superiority(estimate, bound), p_flip=flipped)
+
+
+def _estimate(
+    tables: Tables, claim: Claim, measure: Measure, pairs: Sequence[Pair], sign: int
+) -> tuple[Estimate, dict[int, float]]:
+    """The mean difference with its error, by seeds and items where items are known; and the seeds' own."""
+    gaps = pool([_gaps(tables, claim, measure, pair, sign) for pair in pairs])
+    if len(gaps) < 2:
+        raise _LackingError(
+            f"{len(gaps)} seed{'s' if len(gaps) != 1 else ''} in common: a test takes two or more"
+        )
+    matrices = []
+    for left, right in pairs:
+        sides = (
+            _renumbered(outcomes(tables, measure, cell), side.seeds)
+            for cell, side in ((left, claim.left), (right, claim.right))
+        )
+        found = matrix(*sides)
+        if found is None or found[0] != tuple(gaps):
+            return seeds_alone(gaps), gaps
+        matrices.append(sign * found[1])
+    if len({values.shape for values in matrices}) != 1:
+        return seeds_alone(gaps), gaps
+    return crossed(np.mean(matrices, axis=0)), gaps
+
+
+def _gaps(tables: Tables, claim: Claim, measure: Measure, pair: Pair, sign: int) -> dict[int, float]:
+    left, right = (
+        _values(tables, measure, *own) for own in zip(pair, (claim.left, claim.right), strict=True)
+    )
+    return {seed: sign * gap for seed, gap in subtract(left, right).items()}
+
+
+def _values(tables: Tables, measure: Measure, cell: Cell, side: Side) -> dict[int, float]:
+    return _renumbered(tables.values[measure].get(cell, {}), side.seeds)
+
+
+def _renumbered(by_seed: Mapping[int, T], seeds: Sequence[int] | None) -> dict[int, T]:
+    """By seed, or by position among `seeds` where these are given."""
+    if seeds is None:
+        return dict(sorted(by_seed.items()))
+    return {i: by_seed[seed] for i, seed in enumerate(seeds) if seed in by_seed}
+
+
+def _spread(tables: Tables, claim: Claim, found: Evidence, measure: Measure) -> Evidence:
+    sides = [
+        pool([_values(tables, measure, pair[i], side) for pair in found.pairs])
+        for i, side in enumerate((claim.left, claim.right))
+    ]
+    seeds = sorted(sides[0].keys() & sides[1].keys())
+    ratio = variance_ratio(*([side[seed] for seed in seeds] for side in sides))
+    if ratio is None:
+        raise _LackingError(
+            f"{len(seeds)} seeds in common, or no spread: a ratio takes three seeds with a spread"
+        )
+    is_less = ratio.ratio > 1  # the right side spreads more
+    return replace(
+        found, ratio=ratio, decided=Decided(ratio.p if is_less else 1.0, 1.0 if is_less else ratio.p)
+    )
+
+
+def _crossing(tables: Tables, claim: Claim, found: Evidence, measure: Measure, sign: int) -> Evidence:
+    """p: the share of resamples whose crossover lies outside the claimed range, or inside it."""
+    gains = _gains(tables, claim, found.pairs, measure, sign)
+    drawn = resampled(gains)
+    if drawn is None or len(drawn[1]) < 2:
+        raise _LackingError(f"no two points of {claim.axis} with two seeds in common")
+    low, high = claim.between or (0.0, 0.0)
+    inside = float(((drawn[2] >= low) & (drawn[2] <= high)).mean())
+    least = 1 / len(drawn[2])  # a bootstrap shows no smaller p
+    decided = Decided(max(least, 1 - inside), max(least, inside))
+    return replace(found, crossing=crossover(gains), decided=decided)
+
+
+def _gains(
+    tables: Tables, claim: Claim, pairs: Sequence[Pair], measure: Measure, sign: int
+) -> dict[int, dict[int, float]]:
+    """By label count or tokens and by seed, averaged over the pairs at it; above 0 where left is better."""
+    if claim.axis == "labels":
+        same = [m for m in tables.measures if m[:2] == measure[:2] and m.n_labels is not None]
+        at = {m.n_labels: [_gaps(tables, claim, m, pair, sign) for pair in pairs] for m in same if m.n_labels}
+    else:
+        at = {}
+        for pair in pairs:
+            at.setdefault(_tokens(tables, pair), []).append(_gaps(tables, claim, measure, pair, sign))
+    return {x: pool(gaps) for x, gaps in at.items()}
+
+
+def _tokens(tables: Tables, pair: Pair) -> int:
+    """Positions that the pretrained side saw; of two, the more."""
+    return max(record.spent.forward_tokens for cell in pair for record in tables.runs_of[cell])
+
+
+def _measure(tables: Tables, claim: Claim) -> Measure:
+    tasks = sorted({measure.task for measure in tables.measures})
+    _require_known(claim.task, tasks, "task")
+    own = [measure for measure in tables.measures if measure.task == claim.task]
+    _require_known(claim.metric, sorted({measure.metric for measure in own}), f"metric of {claim.task}")
+    counts = [m for m in own if m.metric == claim.metric and claim.n_labels in (None, m.n_labels)]
+    if not counts:
+        raise _LackingError(f"{claim.task}: {claim.metric} was not measured with {claim.n_labels} labels")
+    return max(counts, key=lambda measure: measure.n_labels or 0)
+
+
+def _sign(tables: Tables, claim: Claim, measure: Measure) -> int:
+    sign = tables.measures[measure].sign
+    asked = {"higher": 1, "lower": -1, None: 0}[claim.better]
+    if asked and sign and asked != sign:
+        raise _LackingError(
+            f"better: {claim.better} contradicts the task, which says the opposite of {claim.metric}"
+        )
+    if not (asked or sign or claim.test == VARIANCE_RATIO):
+        raise _LackingError(
+            f"{claim.metric} only describes: add `better: higher` or `better: lower` to the claim"
+        )
+    return sign or asked
+
+
+def _pairs(tables: Tables, claim: Claim) -> tuple[Pair, ...]:
+    """The cells to compare: those of the pretrained side, each with its partner of the same place."""
+    sides = [(_arm(tables, side), side.within(claim.cells)) for side in (claim.left, claim.right)]
+    order = 1 if sides[0][0].strategy == BASELINE else 0
+    (arm, own), (other, partner) = sides[order], sides[1 - order]
+    cells = [cell for cell in tables.cells if cell.arm == arm and _is_at(cell, own)]
+    if not cells:
+        raise _LackingError(_no_cell(tables, arm, own))
+    found = []
+    for cell in cells:
+        budget = None if other.strategy == BASELINE else partner.budget or cell.budget
+        mate = Cell(other, partner.model or cell.model, budget)
+        found.append((cell, mate) if order == 0 else (mate, cell))
+    return tuple(found)
+
+
+def _arm(tables: Tables, side: Side) -> Arm:
+    strategies = sorted({arm.strategy for arm in tables.arms})
+    _require_known(side.strategy or "", strategies, "strategy")
+    arm = Arm(side.strategy or "", side.variant or "")
+    variants = sorted(a.variant for a in tables.arms if a.strategy == arm.strategy)
+    _require_known(arm.variant, variants, f"variant of {arm.strategy}")
+    return arm
+
+
+def _is_at(cell: Cell, side: Side) -> bool:
+    is_pretrained = cell.arm.strategy != BASELINE
+    at_budget = side.budget in (None, cell.budget) or not is_pretrained
+    return at_budget and side.model in (None, cell.model)
+
+
+def _no_cell(tables: Tables, arm: Arm, side: Side) -> str:
+    places = ", ".join(
+        f"{cell.model} {cell.budget or ''}".strip() for cell in tables.cells if cell.arm == arm
+    )
+    asked = f"model={side.model or 'any'}, budget={side.budget or 'any'}"
+    return f"no run of {arm.label} with {asked}; there are {places}"
+
+
+def _require_known(name: str, known: Sequence[str], what: str) -> None:
+    if name not in known:
+        raise _LackingError(f"no {what} {name!r} in this study{suggestion(name, known)}")
+
+
+def _require_complete(tables: Tables, claim: Claim, measure: Measure, pairs: Sequence[Pair]) -> None:
+    """No cell may be missing and no run lost: those that are left would speak for those that failed."""
+    for cell, side in (
+        (cell, side) for pair in pairs for cell, side in zip(pair, (claim.left, claim.right), strict=True)
+    ):
+        runs = [r for r in tables.runs_of.get(cell, ()) if side.seeds is None or r.seed in side.seeds]
+        where = " ".join(part for part in (cell.arm.label, cell.model, cell.budget) if part)
+        if not runs:
+            raise _LackingError(f"no run of {where}")
+        if (cell.arm, measure.task) in tables.inapplicable:
+            raise _LackingError(
+                f"{cell.arm.label} cannot do {measure.task}: {tables.inapplicable[cell.arm, measure.task]}"
+            )
+        n_lost = sum(lost(tables, run, measure.task) is not None for run in runs)
+        if n_lost:
+            raise _LackingError(f"{n_lost} of {len(runs)} runs of {where} lost")
+        if not tables.values[measure].get(cell):
+            raise _LackingError(f"{where} has no score of {measure.task}")
