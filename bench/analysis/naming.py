@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from bench.analysis.stats import LEVEL, N_SEEDS_ENOUGH, coverage_ceiling
+from bench.analysis.stats import LEVEL
 from bench.analysis.table import Cell, Measure, Tables
 from bench.analysis.text import Link
 
@@ -53,13 +53,11 @@ def run_anchor(run_id: str) -> str:
 
 
 def seeds_note(seeds: Iterable[int]) -> str:
-    """What an interval is and, where seeds are few, how little it can promise."""
+    """What an interval is, and where there is none."""
     counts = sorted(set(seeds))
-    base = f"Brackets: {100 * LEVEL:.0f} % percentile bootstrap of the mean over seeds."
-    few = [n for n in counts if 1 < n < N_SEEDS_ENOUGH]
-    limits = ", ".join(f"n = {n}: {100 * coverage_ceiling(n):.0f} %" for n in few)
-    if few:
-        base += f" With so few seeds its coverage is at most 1 − 2^(1−n) ({limits}): read it as a range."
+    base = f"Brackets: {100 * LEVEL:.0f} % t interval of the mean over seeds, on these items."
+    if 2 in counts:
+        base += " Two seeds know little of their spread: there it goes 12.7 standard errors to either side."
     if 1 in counts:
         base += " One seed has no interval."
     return base

@@ -34,7 +34,7 @@ def stability(tables: Tables) -> View | None:
             texts = [
                 with_interval(spread),
                 EMPTY if between is None else number(between),
-                with_interval(failed),
+                EMPTY if failed is None else number(failed.mean),
             ]
             rows.append([[measure_link(tables, tuned.measure)], arm.label, *texts])
     if not rows:

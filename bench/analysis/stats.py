@@ -1,10 +1,10 @@
 """Means, intervals and paired differences over seeds. Pure functions; the seed is the unit throughout.
 
-Intervals are percentile bootstraps (Efron 1979) of the mean over seeds. Such an interval never leaves the
-range of its values, so with n seeds it cannot cover a median more often than 1 - 2^(1-n), whatever level
-is asked for: `coverage_ceiling` is what a reader must be told where n is small. Verdicts therefore rest on
-a paired t test over seeds, Holm-corrected (1979) over the study's comparisons; the exact sign-flip p, whose
-smallest possible value is 2^(1-n), stands beside it.
+Intervals are Student's t of the mean over seeds. A percentile bootstrap never leaves the range of its values
+and held the mean of simulated normal scores 75, 85 and 90 % of the time with 3, 5 and 9 seeds, where the t
+interval holds 95 %. It is kept for what has no t interval (crossovers, interquartile means over tasks).
+Verdicts rest on the paired t test over seeds, Holm-corrected (1979) over the study's comparisons; the exact
+sign-flip p, whose smallest value is 2^(1-n), stands beside it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 LEVEL = 0.95
 N_RESAMPLES = 10_000
-N_SEEDS_ENOUGH = 6  # from here on the coverage ceiling is above LEVEL
 N_EXACT = 14  # up to here all 2^n sign flips are enumerated; beyond, this many are sampled
 
 AHEAD, BEHIND, INCONCLUSIVE = "ahead of scratch", "behind scratch", "inconclusive"
@@ -51,13 +50,13 @@ def resamples(n: int, seed: int = 0) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, n, (N_RESAMPLES, n))  # (R, n)
 
 
-def interval(values: Sequence[float], seed: int = 0) -> Interval | None:
-    """Mean and percentile bootstrap interval; None for no values, no bounds for one."""
-    return _interval(tuple(sorted(values)), seed)  # so that the order of runs cannot matter
+def interval(values: Sequence[float]) -> Interval | None:
+    """Mean and t interval; None for no values, no bounds for one."""
+    return _interval(tuple(sorted(values)))  # so that the order of runs cannot matter
 
 
 @lru_cache(maxsize=2**16)  # tables, views and figures ask for the same cells again and again
-def _interval(values: tuple[float, ...], seed: int) -> Interval | None:
+def _interval(values: tuple[float, ...]) -> Interval | None:
     sample = np.asarray(values, dtype=np.float64)
     if sample.size == 0:
         return None
@@ -65,15 +64,14 @@ def _interval(values: tuple[float, ...], seed: int) -> Interval | None:
         raise ValueError("a value is not finite; a failed run must not reach the statistics")
     if sample.size == 1:
         return Interval(float(sample[0]), None, None, 1)
-    means = sample[resamples(sample.size, seed)].mean(axis=1)  # (R,)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(sample.mean()), float(low), float(high), int(sample.size))
+    mean, half = float(sample.mean()), _t_bound(sample.size) * float(sample.std(ddof=1)) / sample.size**0.5
+    return Interval(mean, mean - half, mean + half, int(sample.size))
 
 
-def coverage_ceiling(n: int) -> float:
-    """The most that a percentile bootstrap over n values can cover: 1 - 2^(1-n)."""
-    return 1 - 2.0 ** (1 - n)
+@lru_cache(maxsize=64)
+def _t_bound(n: int) -> float:
+    """How many standard errors a t interval over n values goes to either side."""
+    return float(scipy.stats.t.ppf((1 + LEVEL) / 2, n - 1))
 
 
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
@@ -133,7 +131,7 @@ def paired(differences: Mapping[int, float], seed: int = 0) -> Paired | None:
 def _paired(differences: tuple[tuple[int, float], ...], seed: int) -> Paired | None:
     seeds = tuple(index for index, _ in differences)
     values = [value for _, value in differences]
-    spread = interval(values, seed)
+    spread = interval(values)
     if spread is None:
         return None
     return Paired(spread, sign_flip_p(values, seed), t_test_p(values), seeds)
@@ -197,12 +195,11 @@ def verdict(difference: Paired | None, *, higher_is_better: bool, p_holm: float,
     """
     if lacking or difference is None:
         return f"{INCONCLUSIVE} ({lacking or 'no paired seeds'})"
-    low, high = difference.interval.low, difference.interval.high
-    if low is None or high is None:
+    if difference.interval.n == 1:
         return f"{INCONCLUSIVE} (one seed)"
     is_better = (difference.interval.mean > 0) == higher_is_better
     if p_holm <= 1 - LEVEL:
         return AHEAD if is_better else BEHIND
-    if low <= 0 <= high:
+    if difference.p_t > 1 - LEVEL:
         return INCONCLUSIVE
     return LEANS_AHEAD if is_better else LEANS_BEHIND

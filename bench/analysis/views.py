@@ -32,7 +32,7 @@ def headline(tables: Tables) -> View:
     note = (
         "Mean over all models and data budgets within each seed, then over seeds "
         f"(n = {_range(counts)}). ▲ ahead of scratch, ▼ behind it: paired t test over seeds, "
-        "Holm-corrected, p ≤ 0.05. △ ▽ leaning: only the paired interval leaves 0 out. "
+        "Holm-corrected, p ≤ 0.05. △ ▽ leaning: p ≤ 0.05 before the correction alone. "
         "No mark: inconclusive. "
         f"{_external_note(tables)}{seeds_note(counts)}"
     )
@@ -85,7 +85,7 @@ def verdicts(tables: Tables) -> View:
         "Difference to scratch of the same model, paired by seed and averaged over cells within a seed. "
         "p (t): paired t test over seeds; p (flip): exact sign-flip test, never below 2^(1−n); both "
         "two-sided and uncorrected. Ahead or behind: p (t) ≤ 0.05 after Holm's correction for "
-        f"{len(counts)} comparisons; leaning: only the interval leaves 0 out. {seeds_note(counts)}"
+        f"{len(counts)} comparisons; leaning: p ≤ 0.05 before it alone. {seeds_note(counts)}"
     )
     header = ["task: metric", "strategy", "difference to scratch", "n", "p (t)", "p (flip)"]
     header += ["cells", "verdict"]

@@ -38,7 +38,7 @@ class CanaryExposure(LineFigure):
             return self.nothing
         return (
             "Exposure in bits of secrets planted in the training text, by the number of copies: mean over "
-            "all models and data budgets within each seed, then over seeds, with bootstrap intervals. Chance "
+            "all models and data budgets within each seed, then over seeds, with 95 % t intervals. Chance "
             "(dotted) is what a secret of random rank has on average; kinds of likelihood do not compare. "
             f"With the most copies: {'; '.join(_finding(tables, series) for series in found)}."
         )

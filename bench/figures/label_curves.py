@@ -42,7 +42,7 @@ class LabelCurves(LineFigure):
             return self.nothing
         return (
             "Each task's metric against the number of labelled items: mean over all models and data budgets "
-            "within each seed, then over seeds, with bootstrap intervals, moved sideways a little; a gap is "
+            "within each seed, then over seeds, with 95 % t intervals, moved sideways a little; a gap is "
             "a strategy that lacks a cell. From how many labels on pretraining stops helping, differences to "
             "scratch paired by seed, in brackets the bootstrap range over seeds, < and > outside what was "
             f"measured. {'. '.join(_finding(tables, series) for series in found)}."

@@ -38,7 +38,7 @@ class Layers(LineFigure):
         model = tables.models[-1]
         return (
             "A frozen probe of each layer's features: mean over data budgets within each seed, then over "
-            "seeds, with bootstrap intervals. Best mean over layers, flattered by the "
+            "seeds, with 95 % t intervals. Best mean over layers, flattered by the "
             f"choice, with model {model}: {'; '.join(_finding(tables, series, model) for series in found)}."
         )
 

@@ -71,7 +71,7 @@ class QualityVsCost(TaskFigure):
         findings = "; ".join(self._finding(tables, *place) for place in places)
         return (
             f"Each task's metric against {self.cost}{self.remark(tables)}. A point is a cell: its mean "
-            "over seeds with the bootstrap interval, the fainter the smaller its data budget, moved a little "
+            "over seeds with the 95 % t interval, the fainter the smaller its data budget, moved a little "
             "sideways by strategy; lines join a strategy's cells of growing cost at one data budget. Steps: "
             "the Pareto front, from scratch at no cost. Ringed: its members, dotted where the gain over the "
             "next cheaper one is not clear (p > 0.05, seed-paired t test, uncorrected)."

@@ -61,7 +61,7 @@ class QualityVsData(TaskFigure):
         sizes = ", ".join(tables.budgets)
         return (
             f"Each task's metric against the data budget ({sizes}). Points are means over seeds, "
-            "bars their bootstrap intervals; a gap is a cell without a number, a cross one whose runs "
+            "bars their 95 % t intervals; a gap is a cell without a number, a cross one whose runs "
             f"were all lost.{lost_note(tables)} At the largest budget ({budget}) with model {model}: "
             f"{'; '.join(findings)}."
         )

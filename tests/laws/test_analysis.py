@@ -27,11 +27,13 @@ def summary_of(tables: Tables, wanted: Cell) -> Any:
     return next(row for row in summaries(tables, PROBE) if row.cell == wanted)
 
 
-def test_interval_of_three_seeds_is_their_range():
-    found = stats.interval([0.3, 0.1, 0.2])  # all-minimum resamples: 1/27 > 2.5 %
+def test_interval_of_three_seeds_is_students():
+    found = stats.interval([0.3, 0.1, 0.2])
     assert found is not None
-    assert (found.n, found.low, found.high) == (3, pytest.approx(0.1), pytest.approx(0.3))
-    assert found.mean == pytest.approx(0.2)
+    half = 4.3027 * 0.1 / math.sqrt(3)  # t at 97.5 % with two degrees of freedom, sd 0.1
+    assert (found.n, found.mean) == (3, pytest.approx(0.2))
+    assert found.low == pytest.approx(0.2 - half, abs=1e-5)
+    assert found.high == pytest.approx(0.2 + half, abs=1e-5)
 
 
 def test_interval_needs_two_seeds_and_ignores_their_order():
@@ -53,10 +55,10 @@ def test_sign_flip_p_counts_patterns_and_has_its_floor():
     assert 0 < stats.sign_flip_p([0.1] * 20) <= 2.0**-14
 
 
-def test_coverage_ceiling_is_told_where_seeds_are_few():
-    assert [stats.coverage_ceiling(n) for n in (2, 3, 5)] == [0.5, 0.75, 0.9375]
-    assert "n = 3: 75 %" in views.seeds_note([3])
-    assert "at most" not in views.seeds_note([6])
+def test_how_little_two_seeds_know_is_told():
+    assert "12.7 standard errors" in views.seeds_note([2, 5])
+    assert "Two seeds" not in views.seeds_note([3])
+    assert "One seed has no interval" in views.seeds_note([1])
 
 
 def test_pooling_averages_cells_within_seeds_that_have_all():
@@ -68,8 +70,9 @@ def test_cell_means_and_paired_differences_are_the_hand_computed_ones():
     row = summary_of(toy_tables(), cell("clm"))
     assert row.interval.mean == pytest.approx(0.63)
     assert row.to_scratch.interval.mean == pytest.approx(0.11)
-    assert row.to_scratch.interval.low == pytest.approx(0.10)
-    assert row.to_scratch.interval.high == pytest.approx(0.12)
+    half = 4.3027 * 0.01 / math.sqrt(3)
+    assert row.to_scratch.interval.low == pytest.approx(0.11 - half, abs=1e-5)
+    assert row.to_scratch.interval.high == pytest.approx(0.11 + half, abs=1e-5)
     assert (row.to_scratch.p, row.to_scratch.seeds) == (0.25, (0, 1, 2))
 
 
@@ -93,8 +96,9 @@ def test_verdict_follows_the_better_side():
     assert "missing cells" in word(gap, lacking="missing cells")
 
 
-def test_an_interval_without_a_significant_test_leans_and_does_not_decide():
-    gap = stats.paired({0: 0.1, 1: 0.3})
+def test_a_test_that_the_correction_undoes_leans_and_does_not_decide():
+    gap = stats.paired({0: 0.10, 1: 0.11, 2: 0.12})
+    assert word(stats.paired({0: 0.1, 1: 0.3}), p_holm=0.3) == stats.INCONCLUSIVE  # p = 0.295
     assert word(gap, p_holm=0.06) == stats.LEANS_AHEAD
     assert word(gap, p_holm=0.06, better=False) == stats.LEANS_BEHIND
 
