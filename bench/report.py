@@ -71,7 +71,7 @@ def make(
     """The files of a report by their path in its folder; as `write`, which puts them there."""
     tables, damaged = load(study, experiments_dir)
     drawn, undrawn = draw_all(figures, tables)
-    csv = frames.csv_tables(tables)
+    csv = frames.csv_tables(tables, experiments_dir / study)
     records = quote(os.path.relpath(experiments_dir / study / "records", reports_dir / study))
     page = assemble(
         tables,

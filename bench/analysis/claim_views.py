@@ -1,4 +1,4 @@
-"""Verdicts on claims -> the table that a report opens with, its CSV, and the note before a study's runs."""
+"""Verdicts on claims -> the table that a report opens with, and its CSV."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,13 +14,12 @@ from bench.analysis.inference import (
     detectable,
     detectable_ratio,
     seeds_needed,
-    sign_flip_floor,
-    sign_flip_seeds,
     t_reach,
     tost_reach,
 )
 from bench.analysis.judging import Judged, judge
 from bench.analysis.naming import measure_link, run_anchor, short_label
+from bench.analysis.planning import flip_note
 from bench.analysis.stats import LEVEL
 from bench.analysis.table import Cell, Tables
 from bench.analysis.text import EMPTY, Entry, Link, View, number, p_value
@@ -169,17 +168,6 @@ def _note(tables: Tables, asked: Claims, judged: list[Judged]) -> str:
         "says what a test at the first step of the correction sees with "
         f"{100 * POWER:.0f} % power, taking the spread found here for the true one. "
         f"p (flip): exact sign-flip test over seeds, uncorrected.{flips}"
-    )
-
-
-def flip_note(n_claims: int, n_seeds: int) -> str:
-    """Can an exact test over so many seeds reach the corrected level at all?"""
-    needed = sign_flip_seeds(n_claims)
-    floor = p_value(sign_flip_floor(n_seeds), equals="= ")
-    can = "can" if n_seeds >= needed else "cannot"
-    return (
-        f"An exact sign-flip test over {n_seeds} seeds has p {floor} at least: it {can} pass Holm's first "
-        f"step of {n_claims} claims, which takes {needed} seeds."
     )
 
 

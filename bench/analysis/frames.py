@@ -1,9 +1,11 @@
 """Comparisons -> data frames with full precision, for the CSV files. Absent is an empty field."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from bench.analysis.claim_views import claim_rows
 from bench.analysis.compare import is_compared, pooled, summaries
 from bench.analysis.decision import decisions, needs
 from bench.analysis.naming import cell_label
@@ -11,9 +13,10 @@ from bench.analysis.stats import Interval, Paired
 from bench.analysis.table import Cell, Measure, Tables
 
 
-def csv_tables(tables: Tables) -> dict[str, pd.DataFrame]:
-    """Every table of a report by its file name, without the suffix."""
-    return {
+def csv_tables(tables: Tables, study: Path) -> dict[str, pd.DataFrame]:
+    """Every table of a report by its file name, without the suffix; claims for a study that has them."""
+    judged = claim_rows(tables, study)
+    return ({} if judged.empty else {"claims": judged}) | {
         "headline": headline(tables),
         "cells": cells(tables),
         "differences": differences(tables),
