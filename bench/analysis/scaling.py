@@ -1,0 +1,299 @@
+"""Scaling fits: loss or error against parameters N and training positions D. Observations -> fit, prediction.
+
+L = E + A/N^alpha + B/D^beta, fitted as in approach 3 of Hoffmann et al. 2022 (arXiv:2203.15556, eq. 2 and
+sec. 3.3): Huber loss of log residuals, terms joined by log-sum-exp, L-BFGS from the best of a grid of starts.
+Where data is repeated D is D' = U + U R* (1 - exp(-R/R*)), U unique positions seen R more times
+(Muennighoff et al. 2023, arXiv:2305.16264, sec. 3). Pure functions; bands draw seeds, the same in all cells.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from bench.analysis.stats import LEVEL, Interval, interval
+
+MAX_EXTRAPOLATION = 4  # times the largest N or D that was measured
+N_REFITS = 200
+HUBER_DELTA = 1e-3  # of log residuals
+EXPONENTS = (0.01, 3.0)  # bounds: outside, a term is a constant or a step
+_N_STARTS = 6  # of the grid, that are followed to their end
+
+Floats = NDArray[np.float64]
+_E, _A, _ALPHA, _B, _BETA, _R = range(6)  # log E, log A and log B at the mean log N and D, log R*
+
+
+@dataclass(frozen=True)
+class Observations:
+    """C cells and the S seeds that all of them have."""
+
+    parameters: Floats  # (C,)
+    tokens: Floats  # (C,) positions processed in training
+    epochs: Floats  # (C,) passes over the unique data
+    values: Floats  # (S, C) losses or errors, above 0
+
+    def take(self, cells: NDArray[np.bool_]) -> "Observations":
+        """Some of the cells."""
+        return Observations(
+            self.parameters[cells], self.tokens[cells], self.epochs[cells], self.values[:, cells]
+        )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fit of all seeds' means, and refits that draw seeds with replacement.
+
+    `free` names the parameters that were fitted; what is not has no term. `refits` is empty for one seed.
+    """
+
+    seen: Observations
+    free: tuple[int, ...]
+    best: Floats  # (6,)
+    refits: Floats  # (R, 6)
+
+    def exponent(self, name: str) -> Interval | None:
+        """`alpha`, `beta`, `E` (in the measure's unit) or `R*`; None where it was not fitted."""
+        index = {"E": _E, "alpha": _ALPHA, "beta": _BETA, "R*": _R}[name]
+        if index not in self.free:
+            return None
+        is_log = name in ("E", "R*")
+        draws = np.exp(self.refits[:, index]) if is_log else self.refits[:, index]
+        best = np.exp(self.best[index]) if is_log else self.best[index]
+        return _banded(best, draws, len(self.seen.values))
+
+    def curve(self, parameters: float, tokens: Floats, epochs: Floats | float = 1.0) -> tuple[Floats, Floats]:
+        """What it says at T token counts: (T,) of the fit, (R, T) of the refits."""
+        sizes = np.full(len(tokens), float(parameters))
+        at = Observations(sizes, tokens, np.broadcast_to(np.float64(epochs), tokens.shape), tokens[None])
+        centre = _centre(self.seen)
+        return np.exp(_log_value(self.best[None], at, centre))[0], np.exp(_log_value(self.refits, at, centre))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The largest budget, predicted from the others and measured."""
+
+    parameters: float
+    tokens: float
+    predicted: Interval
+    measured: Interval
+
+    @property
+    def is_inside(self) -> bool | None:
+        """Does the measured mean lie in the predicted band? None without a band (one seed)."""
+        if self.predicted.low is None or self.predicted.high is None:
+            return None
+        return self.predicted.low <= self.measured.mean <= self.predicted.high
+
+
+def fit(seen: Observations) -> Fit | str:
+    """The fit with its refits; or, in one line, why there is none."""
+    reason = _refusal(seen)
+    if reason:
+        return reason
+    free = _free(seen)
+    means = seen.values.mean(axis=0)
+    starts = _starts(seen, means, free)
+    best = min((_descend(seen, means, free, start) for start in starts), key=lambda found: found[0])[1]
+    refits = [_descend(seen, means_of, free, best)[1] for means_of in _resampled(seen.values)]
+    return Fit(seen, free, best, np.array(refits).reshape(-1, 6))
+
+
+def predict(fitted: Fit, parameters: float, tokens: float, epochs: float = 1.0) -> Interval | str:
+    """The value at N, D and epochs, with its band; or why it is not said: too far from what was measured."""
+    seen = fitted.seen
+    for name, asked, most in (
+        ("N", parameters, float(seen.parameters.max())),
+        ("D", tokens, float(seen.tokens.max())),
+    ):
+        if asked > MAX_EXTRAPOLATION * most:
+            factor = f"{asked / most:.3g} times the largest measured"
+            return f"{name} = {asked:.3g} is {factor}, more than {MAX_EXTRAPOLATION}: no prediction"
+    if _ALPHA not in fitted.free and not np.isclose(parameters, seen.parameters, rtol=0.01).any():
+        return f"N = {parameters:.3g} was not measured and the fit has no term in N: no prediction"
+    best, draws = fitted.curve(parameters, np.array([tokens], dtype=np.float64), epochs)
+    return _banded(best[0], draws[:, 0], len(seen.values))
+
+
+def held_out(seen: Observations) -> HeldOut | str:
+    """Refit without the largest budget (largest D, then N) and predict it; or why that is not possible."""
+    last = max(
+        range(len(seen.tokens)), key=lambda i: (seen.tokens[i], seen.parameters[i], -seen.epochs[i])
+    )
+    others = np.arange(len(seen.tokens)) != last
+    fitted = fit(seen.take(others))
+    if isinstance(fitted, str):
+        return f"without the largest budget: {fitted}"
+    place = float(seen.parameters[last]), float(seen.tokens[last])
+    predicted = predict(fitted, *place, float(seen.epochs[last]))
+    if isinstance(predicted, str):
+        return predicted
+    measured = interval(seen.values[:, last].tolist())
+    assert measured is not None  # noqa: S101 -- a fit has at least one seed
+    return HeldOut(*place, predicted, measured)
+
+
+def effective_tokens(tokens: Floats, epochs: Floats, repeats: Floats | float) -> Floats:
+    """D' of Muennighoff et al.: what D positions are worth where R* = `repeats` says how fast repeats decay."""
+    passes = np.maximum(epochs, 1.0)
+    return np.asarray(tokens / passes * (1 - repeats * np.expm1(-(passes - 1) / repeats)))
+
+
+def _refusal(seen: Observations) -> str:
+    """Why a fit is not made; empty if it is."""
+    n_cells, free = len(seen.tokens), _free(seen)
+    if not seen.values.size:
+        return "no seed that all cells share"
+    if (seen.values <= 0).any():
+        return "a loss or error of 0 has no logarithm"
+    if len(free) == 1:
+        return f"{_count(n_cells, 'cell')} of one model size and one amount of training: nothing to fit"
+    if n_cells <= len(free):
+        return f"{_count(n_cells, 'cell')}, {len(free)} parameters: needs {len(free) + 1}"
+    budgets = {*zip(seen.tokens, np.maximum(seen.epochs, 1.0), strict=True)}
+    for index, name, n in (
+        (_ALPHA, "model size", len(_sizes(seen))),
+        (_BETA, "amount of training", len(budgets)),
+    ):
+        if index in free and n < 3:
+            return f"{_count(n, name)} cannot fix an exponent: needs 3"
+    return ""
+
+
+def _count(n: int, name: str) -> str:
+    plural = name.replace("amount", "amounts") if "amount" in name else f"{name}s"
+    return f"{n} {name if n == 1 else plural}"
+
+
+def _sizes(seen: Observations) -> NDArray[np.float64]:
+    return np.unique(seen.parameters)
+
+
+def _free(seen: Observations) -> tuple[int, ...]:
+    """The parameters that the cells can speak of."""
+    by_tokens: dict[float, set[float]] = {}
+    for tokens, epochs in zip(seen.tokens, np.maximum(seen.epochs, 1.0), strict=True):
+        by_tokens.setdefault(float(tokens), set()).add(float(epochs))
+    repeats = any(len(epochs) > 1 for epochs in by_tokens.values())
+    free = [_E]
+    free += [_A, _ALPHA] if len(_sizes(seen)) > 1 else []
+    free += [_B, _BETA] if len(by_tokens) > 1 or repeats else []
+    return (*free, *([_R] if repeats else []))
+
+
+def _centre(seen: Observations) -> tuple[float, float]:
+    """Mean log N and log D: exponents and factors are then nearly independent of each other."""
+    return float(np.log(seen.parameters).mean()), float(np.log(seen.tokens).mean())
+
+
+def _terms(theta: Floats, seen: Observations, centre: tuple[float, float]) -> tuple[Floats, Floats, Floats]:
+    """Log terms (..., 3, C), and the centred log N (C,) and log D' (..., C) that they are made of."""
+    log_n = np.log(seen.parameters) - centre[0]
+    repeats = np.exp(theta[..., _R, None])
+    # without R* in the fit it is infinite, and a repeated position is worth a new one
+    worth = effective_tokens(seen.tokens, seen.epochs, np.where(np.isinf(repeats), 1.0, repeats))
+    log_d = np.log(np.where(np.isinf(repeats), seen.tokens, worth)) - centre[1]
+    terms = [
+        theta[..., _E, None] + 0 * log_d,
+        theta[..., _A, None] - theta[..., _ALPHA, None] * log_n + 0 * log_d,
+        theta[..., _B, None] - theta[..., _BETA, None] * log_d,
+    ]
+    return np.stack(terms, axis=-2), log_n, log_d
+
+
+def _log_value(theta: Floats, seen: Observations, centre: tuple[float, float]) -> Floats:
+    """log L (..., C) of parameters (..., 6)."""
+    return np.asarray(np.logaddexp.reduce(_terms(theta, seen, centre)[0], axis=-2))
+
+
+def _huber(residuals: Floats) -> Floats:
+    """Over delta^2, so that the optimiser's absolute tolerances mean something. (..., C) -> (...)."""
+    size = np.abs(residuals) / HUBER_DELTA
+    return np.asarray(np.where(size <= 1, size**2 / 2, size - 0.5).sum(axis=-1))
+
+
+def _objective(
+    free_values: Floats, free: tuple[int, ...], seen: Observations, log_means: Floats
+) -> tuple[float, Floats]:
+    """The Huber loss and its gradient in the free parameters."""
+    theta = _whole(free, free_values)
+    terms, log_n, log_d = _terms(theta, seen, _centre(seen))
+    total = np.logaddexp.reduce(terms, axis=0)
+    share_e, share_n, share_d = np.exp(terms - total)  # (C,) each
+    rows = [share_e, share_n, -share_n * log_n, share_d, -share_d * log_d]
+    if _R in free:
+        rows.append(-share_d * theta[_BETA] * _slope(seen, np.exp(theta[_R])))
+    pull = np.clip((total - log_means) / HUBER_DELTA, -1, 1) / HUBER_DELTA
+    gradient = np.stack(rows) @ pull
+    return float(_huber(total - log_means)), gradient[list(free)]
+
+
+def _slope(seen: Observations, repeats: float) -> Floats:
+    """d log D' / d log R*, (C,)."""
+    passes = np.maximum(seen.epochs, 1.0)
+    ratio = (passes - 1) / repeats
+    unique = seen.tokens / passes
+    gain = -np.expm1(-ratio) - ratio * np.exp(-ratio)
+    return np.asarray(unique * repeats * gain / effective_tokens(seen.tokens, seen.epochs, repeats))
+
+
+def _whole(free: tuple[int, ...], values: Floats) -> Floats:
+    """(..., len(free)) -> (..., 6): absent terms are exp(-inf), an absent R* is infinite."""
+    theta = np.broadcast_to([-np.inf, -np.inf, 0.0, -np.inf, 0.0, np.inf], (*values.shape[:-1], 6)).copy()
+    theta[..., list(free)] = values
+    return theta
+
+
+def _starts(seen: Observations, means: Floats, free: tuple[int, ...]) -> Floats:
+    """The best starts (K, len(free)) of a grid."""
+    level = np.log(means.mean())
+    axes = {
+        _E: level + np.log([0.03, 0.3, 0.6, 0.9]),
+        _A: level + np.log([0.03, 0.1, 0.3, 0.7]),
+        _ALPHA: [0.1, 0.3, 0.6, 1.2],
+        _B: level + np.log([0.03, 0.1, 0.3, 0.7]),
+        _BETA: [0.1, 0.3, 0.6, 1.2],
+        _R: np.log([2.0, 8.0, 30.0]),
+    }
+    grid = np.array(list(product(*(axes[index] for index in free))))
+    errors = _huber(_log_value(_whole(free, grid), seen, _centre(seen)) - np.log(means))
+    return grid[np.argsort(errors, kind="stable")[:_N_STARTS]]
+
+
+def _descend(
+    seen: Observations, means: Floats, free: tuple[int, ...], start: Floats
+) -> tuple[float, Floats]:
+    """L-BFGS from a start (free or whole parameters): the loss and all parameters (6,) at its end."""
+    begin = start[list(free)] if len(start) == 6 and len(free) < 6 else start
+    level = float(np.log(means.max()))
+    logs = (level - 12.0, level + 3.0)
+    bounds = {_ALPHA: EXPONENTS, _BETA: EXPONENTS, _R: (np.log(0.1), np.log(1000.0))}
+    found = minimize(
+        _objective,
+        begin,
+        args=(free, seen, np.log(means)),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[bounds.get(index, logs) for index in free],
+        options={"maxiter": 300},
+    )
+    return float(found.fun), _whole(free, found.x)
+
+
+def _resampled(values: Floats) -> list[Floats]:
+    """Means (C,) over seeds that are drawn with replacement, the same in all cells; none for one seed."""
+    n = len(values)
+    if n < 2:
+        return []
+    draws = np.random.default_rng(0).integers(0, n, (N_REFITS, n))
+    return [values[draw].mean(axis=0) for draw in np.sort(draws, axis=1)]
+
+
+def _banded(best: float, draws: Floats, n_seeds: int) -> Interval:
+    if not len(draws):
+        return Interval(float(best), None, None, n_seeds)
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Interval(float(best), float(low), float(high), n_seeds)
