@@ -119,9 +119,7 @@ def predict(fitted: Fit, parameters: float, tokens: float, epochs: float = 1.0) 
 
 def held_out(seen: Observations) -> HeldOut | str:
     """Refit without the largest budget (largest D, then N) and predict it; or why that is not possible."""
-    last = max(
-        range(len(seen.tokens)), key=lambda i: (seen.tokens[i], seen.parameters[i], -seen.epochs[i])
-    )
+    last = max(range(len(seen.tokens)), key=lambda i: (seen.tokens[i], seen.parameters[i], -seen.epochs[i]))
     others = np.arange(len(seen.tokens)) != last
     fitted = fit(seen.take(others))
     if isinstance(fitted, str):
@@ -131,12 +129,12 @@ def held_out(seen: Observations) -> HeldOut | str:
     if isinstance(predicted, str):
         return predicted
     measured = interval(seen.values[:, last].tolist())
-    assert measured is not None  # noqa: S101 -- a fit has at least one seed
+    assert measured is not None
     return HeldOut(*place, predicted, measured)
 
 
 def effective_tokens(tokens: Floats, epochs: Floats, repeats: Floats | float) -> Floats:
-    """D' of Muennighoff et al.: what D positions are worth where R* = `repeats` says how fast repeats decay."""
+    """D' of Muennighoff et al.: what D positions are worth where repeats decay with R* = `repeats`."""
     passes = np.maximum(epochs, 1.0)
     return np.asarray(tokens / passes * (1 - repeats * np.expm1(-(passes - 1) / repeats)))
 
@@ -152,10 +150,9 @@ def _refusal(seen: Observations) -> str:
         return f"{_count(n_cells, 'cell')} of one model size and one amount of training: nothing to fit"
     if n_cells <= len(free):
         return f"{_count(n_cells, 'cell')}, {len(free)} parameters: needs {len(free) + 1}"
-    budgets = {*zip(seen.tokens, np.maximum(seen.epochs, 1.0), strict=True)}
     for index, name, n in (
         (_ALPHA, "model size", len(_sizes(seen))),
-        (_BETA, "amount of training", len(budgets)),
+        (_BETA, "amount of training", len(set(_amounts(seen)))),
     ):
         if index in free and n < 3:
             return f"{_count(n, name)} cannot fix an exponent: needs 3"
@@ -173,14 +170,19 @@ def _sizes(seen: Observations) -> NDArray[np.float64]:
 
 def _free(seen: Observations) -> tuple[int, ...]:
     """The parameters that the cells can speak of."""
-    by_tokens: dict[float, set[float]] = {}
-    for tokens, epochs in zip(seen.tokens, np.maximum(seen.epochs, 1.0), strict=True):
-        by_tokens.setdefault(float(tokens), set()).add(float(epochs))
-    repeats = any(len(epochs) > 1 for epochs in by_tokens.values())
+    amounts = set(_amounts(seen))
+    n_tokens = len({tokens for tokens, _ in amounts})
+    repeats = len(amounts) > n_tokens
     free = [_E]
     free += [_A, _ALPHA] if len(_sizes(seen)) > 1 else []
-    free += [_B, _BETA] if len(by_tokens) > 1 or repeats else []
+    free += [_B, _BETA] if len(amounts) > 1 else []
     return (*free, *([_R] if repeats else []))
+
+
+def _amounts(seen: Observations) -> list[tuple[float, float]]:
+    """Log D and log epochs of each cell, to a percent: whole batches make budgets differ by less."""
+    passes = np.maximum(seen.epochs, 1.0)
+    return [(round(t, 2), round(p, 2)) for t, p in zip(np.log(seen.tokens), np.log(passes), strict=True)]
 
 
 def _centre(seen: Observations) -> tuple[float, float]:
@@ -262,9 +264,7 @@ def _starts(seen: Observations, means: Floats, free: tuple[int, ...]) -> Floats:
     return grid[np.argsort(errors, kind="stable")[:_N_STARTS]]
 
 
-def _descend(
-    seen: Observations, means: Floats, free: tuple[int, ...], start: Floats
-) -> tuple[float, Floats]:
+def _descend(seen: Observations, means: Floats, free: tuple[int, ...], start: Floats) -> tuple[float, Floats]:
     """L-BFGS from a start (free or whole parameters): the loss and all parameters (6,) at its end."""
     begin = start[list(free)] if len(start) == 6 and len(free) < 6 else start
     level = float(np.log(means.max()))
