@@ -29,8 +29,8 @@ def scaling(tables: Tables) -> View | None:
         "falls, or 1 − score for a share. N: all parameters, embeddings and heads included (records do not "
         "tell them apart). D: training positions. Where one model size or one D was run, its term is "
         "dropped. R*: how many repeats of the data are worth having, fitted where cells of one D differ in "
-        f"unique data (Muennighoff et al. 2023). Brackets: {100 * LEVEL:.0f} % of {N_REFITS} refits that draw "
-        "seeds, the same in all cells. Check: the fit without the largest budget predicts it; inside: the "
+        f"unique data (Muennighoff et al. 2023). Brackets: {100 * LEVEL:.0f} % of {N_REFITS} refits that "
+        "draw seeds, the same in all cells. Check: the fit without the largest budget predicts it; inside: the "
         "measured mean lies in the predicted band. Nothing is predicted beyond "
         f"{MAX_EXTRAPOLATION} times the largest N or D that was measured. Left out: metrics that are not a "
         "task's headline, and those that rise without a known ceiling. Losses compare only within a "
@@ -53,9 +53,7 @@ def check(result: HeldOut | str) -> str:
     """What the held-out check says, in a few words."""
     if isinstance(result, str):
         return f"not checked ({result})"
-    inside = {True: "inside the band", False: "outside the band", None: "no band (one seed)"}[
-        result.is_inside
-    ]
+    words = {True: "inside the band", False: "outside the band", None: "no band (one seed)"}
     off = result.measured.mean / result.predicted.mean - 1
     return f"{words[result.is_inside]}, measured {100 * off:+.1f} % off".replace("-", "−")
 

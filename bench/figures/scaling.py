@@ -86,8 +86,8 @@ class Scaling(Figure):
         return (
             "Loss or error against training positions, lower is better; losses compare only within an "
             "objective. Points are means over seeds, bars their bootstrap intervals; lines are fits on data "
-            "that is not repeated, with bands over seeds; thin lines join what has no fit; hollow: the largest "
-            f"budget as predicted without it.{refused if reasons else ''}"
+            "that is not repeated, with bands over seeds; thin lines join what has no fit; hollow: the "
+            f"largest budget as predicted without it.{refused if reasons else ''}"
             + (f" Fits: {'; '.join(fitted)}." if fitted else "")
         )
 
@@ -124,7 +124,7 @@ def _line(axes: Axes, tables: Tables, row: Row, model: str, look: Look) -> None:
     tokens = [float(record.spent.forward_tokens) for record in records]
     means, bars = errors(interval(list(quantity.values[cell].values())) for cell in cells)
     dash = _DASHES[tables.models.index(model) % len(_DASHES)]
-    joined = {"linestyle": dash if isinstance(result, str) else "none", "linewidth": 0.8}
+    joined: dict[str, Any] = {"linestyle": dash if isinstance(result, str) else "none", "linewidth": 0.8}
     axes.errorbar(
         tokens, means, yerr=bars, color=look.colour, marker=look.marker, elinewidth=0.9, capsize=1.5, **joined
     )
