@@ -7,6 +7,7 @@ import numpy as np
 
 from bench.analysis.crossover import BEFORE, BEYOND, Crossover, bounds, crossover, stops_helping
 from bench.analysis.naming import seeds_note
+from bench.analysis.predicting import MAX_EXTRAPOLATION
 from bench.analysis.scaled import (
     Quantity,
     measured_cells,
@@ -15,7 +16,7 @@ from bench.analysis.scaled import (
     record_of,
     shared_seeds,
 )
-from bench.analysis.scaling import MAX_EXTRAPOLATION, Fit, fit
+from bench.analysis.scaling import Fit, fit
 from bench.analysis.table import Arm, Cell, Tables
 from bench.analysis.text import Entry, View, power
 

@@ -7,15 +7,15 @@ Where data is repeated D is D' = U + U R* (1 - exp(-R/R*)), U unique positions s
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from bench.analysis.stats import LEVEL, Interval, interval
+from bench.analysis.stats import LEVEL, Interval
 
-MAX_EXTRAPOLATION = 4  # times the largest N or D that was measured
 N_REFITS = 200
 HUBER_DELTA = 1e-3  # of log residuals
 EXPONENTS = (0.01, 3.0)  # bounds: outside, a term is a constant or a step
@@ -61,7 +61,7 @@ class Fit:
         is_log = name in ("E", "R*")
         draws = np.exp(self.refits[:, index]) if is_log else self.refits[:, index]
         best = np.exp(self.best[index]) if is_log else self.best[index]
-        return _banded(best, draws, len(self.seen.values))
+        return banded(best, draws, len(self.seen.values))
 
     def curve(self, parameters: float, tokens: Floats, epochs: Floats | float = 1.0) -> tuple[Floats, Floats]:
         """What it says at T token counts: (T,) of the fit, (R, T) of the refits."""
@@ -71,66 +71,25 @@ class Fit:
         return np.exp(_log_value(self.best[None], at, centre))[0], np.exp(_log_value(self.refits, at, centre))
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """The largest budget, predicted from the others and measured."""
-
-    parameters: float
-    tokens: float
-    predicted: Interval
-    measured: Interval
-
-    @property
-    def is_inside(self) -> bool | None:
-        """Does the measured mean lie in the predicted band? None without a band (one seed)."""
-        if self.predicted.low is None or self.predicted.high is None:
-            return None
-        return self.predicted.low <= self.measured.mean <= self.predicted.high
-
-
 def fit(seen: Observations) -> Fit | str:
     """The fit with its refits; or, in one line, why there is none."""
     reason = _refusal(seen)
     if reason:
         return reason
+    cells = zip(seen.parameters.tolist(), seen.tokens.tolist(), seen.epochs.tolist(), strict=True)
+    return _fit(tuple(cells), tuple(map(tuple, seen.values.tolist())))
+
+
+@lru_cache(maxsize=2**10)  # views and figures ask for the same fits again
+def _fit(cells: tuple[tuple[float, float, float], ...], values: tuple[tuple[float, ...], ...]) -> Fit:
+    parameters, tokens, epochs = np.array(cells).T
+    seen = Observations(parameters, tokens, epochs, np.array(values))
     free = _free(seen)
     means = seen.values.mean(axis=0)
     starts = _starts(seen, means, free)
     best = min((_descend(seen, means, free, start) for start in starts), key=lambda found: found[0])[1]
     refits = [_descend(seen, means_of, free, best)[1] for means_of in _resampled(seen.values)]
     return Fit(seen, free, best, np.array(refits).reshape(-1, 6))
-
-
-def predict(fitted: Fit, parameters: float, tokens: float, epochs: float = 1.0) -> Interval | str:
-    """The value at N, D and epochs, with its band; or why it is not said: too far from what was measured."""
-    seen = fitted.seen
-    for name, asked, most in (
-        ("N", parameters, float(seen.parameters.max())),
-        ("D", tokens, float(seen.tokens.max())),
-    ):
-        if asked > MAX_EXTRAPOLATION * most:
-            factor = f"{asked / most:.3g} times the largest measured"
-            return f"{name} = {asked:.3g} is {factor}, more than {MAX_EXTRAPOLATION}: no prediction"
-    if _ALPHA not in fitted.free and not np.isclose(parameters, seen.parameters, rtol=0.01).any():
-        return f"N = {parameters:.3g} was not measured and the fit has no term in N: no prediction"
-    best, draws = fitted.curve(parameters, np.array([tokens], dtype=np.float64), epochs)
-    return _banded(best[0], draws[:, 0], len(seen.values))
-
-
-def held_out(seen: Observations) -> HeldOut | str:
-    """Refit without the largest budget (largest D, then N) and predict it; or why that is not possible."""
-    last = max(range(len(seen.tokens)), key=lambda i: (seen.tokens[i], seen.parameters[i], -seen.epochs[i]))
-    others = np.arange(len(seen.tokens)) != last
-    fitted = fit(seen.take(others))
-    if isinstance(fitted, str):
-        return f"without the largest budget: {fitted}"
-    place = float(seen.parameters[last]), float(seen.tokens[last])
-    predicted = predict(fitted, *place, float(seen.epochs[last]))
-    if isinstance(predicted, str):
-        return predicted
-    measured = interval(seen.values[:, last].tolist())
-    assert measured is not None
-    return HeldOut(*place, predicted, measured)
 
 
 def effective_tokens(tokens: Floats, epochs: Floats, repeats: Floats | float) -> Floats:
@@ -291,7 +250,8 @@ def _resampled(values: Floats) -> list[Floats]:
     return [values[draw].mean(axis=0) for draw in np.sort(draws, axis=1)]
 
 
-def _banded(best: float, draws: Floats, n_seeds: int) -> Interval:
+def banded(best: float, draws: Floats, n_seeds: int) -> Interval:
+    """A number of the fit with the percentile interval of its refits (R,); no bounds for one seed."""
     if not len(draws):
         return Interval(float(best), None, None, n_seeds)
     tail = (1 - LEVEL) / 2

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 from bench.analysis.compare import is_compared
+from bench.analysis.predicting import MAX_EXTRAPOLATION, HeldOut, held_out
 from bench.analysis.scaled import Quantity, observe, quantities
-from bench.analysis.scaling import MAX_EXTRAPOLATION, N_REFITS, Fit, HeldOut, fit, held_out
+from bench.analysis.scaling import N_REFITS, Fit, fit
 from bench.analysis.stats import LEVEL
 from bench.analysis.table import Arm, Tables
 from bench.analysis.text import EMPTY, Entry, Link, View, with_interval
@@ -30,7 +31,8 @@ def scaling(tables: Tables) -> View | None:
         "tell them apart). D: training positions. Where one model size or one D was run, its term is "
         "dropped. R*: how many repeats of the data are worth having, fitted where cells of one D differ in "
         f"unique data (Muennighoff et al. 2023). Brackets: {100 * LEVEL:.0f} % of {N_REFITS} refits that "
-        "draw seeds, the same in all cells. Check: the fit without the largest budget predicts it; inside: the "
+        "draw seeds, the same in all cells. Check: the fit without the largest budget predicts it; inside: "
+        "the "
         "measured mean lies in the predicted band. Nothing is predicted beyond "
         f"{MAX_EXTRAPOLATION} times the largest N or D that was measured. Left out: metrics that are not a "
         "task's headline, and those that rise without a known ceiling. Losses compare only within a "

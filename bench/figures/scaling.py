@@ -9,8 +9,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
+from bench.analysis.predicting import HeldOut, held_out
 from bench.analysis.scaled import Quantity, measured_cells, record_of
-from bench.analysis.scaling import Fit, HeldOut, held_out
+from bench.analysis.scaling import Fit
 from bench.analysis.scaling_views import Row, check, fits
 from bench.analysis.stats import LEVEL, interval
 from bench.analysis.table import Arm, Tables
@@ -140,7 +141,7 @@ def _line(axes: Axes, tables: Tables, row: Row, model: str, look: Look) -> None:
 def _hollow(axes: Axes, held: HeldOut, look: Look) -> None:
     """The held-out prediction with its band, a little right of what was measured."""
     means, bars = errors([held.predicted])
-    place = [held.tokens * 1.08]
+    place = [held.tokens * 1.25]
     style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": "none"}
     axes.errorbar(place, means, yerr=bars, markerfacecolor="white", markersize=6, capsize=1.5, **style)
 

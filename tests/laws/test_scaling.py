@@ -9,16 +9,13 @@ from toy_runs import ToyRun, make_run, tables_of, toy_tables
 
 from bench.analysis.budget_crossings import budget_crossings, fits_cross, overtakings
 from bench.analysis.crossover import BEYOND
+from bench.analysis.predicting import MAX_EXTRAPOLATION, HeldOut, held_out, predict
 from bench.analysis.scaled import observe, quantities
 from bench.analysis.scaling import (
-    MAX_EXTRAPOLATION,
     Fit,
-    HeldOut,
     Observations,
     effective_tokens,
     fit,
-    held_out,
-    predict,
 )
 from bench.analysis.scaling_views import scaling
 from bench.analysis.stats import Interval
