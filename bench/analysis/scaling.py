@@ -88,8 +88,10 @@ def _fit(cells: tuple[tuple[float, float, float], ...], values: tuple[tuple[floa
     means = seen.values.mean(axis=0)
     starts = _starts(seen, means, free)
     best = min((_descend(seen, means, free, start) for start in starts), key=lambda found: found[0])[1]
-    refits = [_descend(seen, means_of, free, best)[1] for means_of in _resampled(seen.values)]
-    return Fit(seen, free, best, np.array(refits).reshape(-1, 6))
+    drawn = _resampled(seen.values)
+    distinct, which = np.unique(drawn, axis=0, return_inverse=True)  # few, where seeds are few
+    refits = [_descend(seen, means_of, free, best)[1] for means_of in distinct]
+    return Fit(seen, free, best, np.array(refits).reshape(-1, 6)[which.ravel()])
 
 
 def effective_tokens(tokens: Floats, epochs: Floats, repeats: Floats | float) -> Floats:
@@ -241,13 +243,13 @@ def _descend(seen: Observations, means: Floats, free: tuple[int, ...], start: Fl
     return float(found.fun), _whole(free, found.x)
 
 
-def _resampled(values: Floats) -> list[Floats]:
-    """Means (C,) over seeds that are drawn with replacement, the same in all cells; none for one seed."""
+def _resampled(values: Floats) -> Floats:
+    """Means (R, C) over seeds that are drawn with replacement, the same in all cells; none for one seed."""
     n = len(values)
     if n < 2:
-        return []
+        return np.empty((0, values.shape[1]))
     draws = np.random.default_rng(0).integers(0, n, (N_REFITS, n))
-    return [values[draw].mean(axis=0) for draw in np.sort(draws, axis=1)]
+    return np.asarray(values[np.sort(draws, axis=1)].mean(axis=1))
 
 
 def banded(best: float, draws: Floats, n_seeds: int) -> Interval:
