@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.analysis import provenance, views
 from bench.analysis.across_tasks import across_tasks
 from bench.analysis.auditing import auditing, failures
+from bench.analysis.budget_crossings import budget_crossings
 from bench.analysis.claim_views import claims
 from bench.analysis.cost import cost
 from bench.analysis.decision import decision_table
@@ -19,6 +20,7 @@ from bench.analysis.label_budgets import label_budgets
 from bench.analysis.learning import learning
 from bench.analysis.pareto import pareto
 from bench.analysis.readme import Block, blocks
+from bench.analysis.scaling_views import scaling
 from bench.analysis.stability import stability
 from bench.analysis.table import Tables
 from bench.analysis.text import View
@@ -40,6 +42,8 @@ FINDINGS: tuple[Callable[[Tables], View | None], ...] = (
     learning,
     label_budgets,
     stability,
+    scaling,
+    budget_crossings,
 )
 
 

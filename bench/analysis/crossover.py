@@ -47,8 +47,13 @@ def crossover(gains: Mapping[int, Mapping[int, float]]) -> Crossover | None:
     at, ahead = float(stops_helping(counts, means)), bool((means > 0).all())
     if len(table) == 1:
         return Crossover(at, None, None, 1, ahead)
+    return Crossover(at, *bounds(samples), len(table), ahead)
+
+
+def bounds(samples: NDArray[np.float64]) -> tuple[float, float]:
+    """The percentile interval of resampled crossovers (R,), sorted; either end may be infinite."""
     tail = math.floor((1 - LEVEL) / 2 * (len(samples) - 1))  # a rank: no mean of infinity and a number
-    return Crossover(at, float(samples[tail]), float(samples[-1 - tail]), len(table), ahead)
+    return float(samples[tail]), float(samples[-1 - tail])
 
 
 def resampled(

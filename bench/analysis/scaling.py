@@ -1,0 +1,261 @@
+"""Scaling fits: loss or error against parameters N and training positions D. Observations -> fit, prediction.
+
+L = E + A/N^alpha + B/D^beta, fitted as in approach 3 of Hoffmann et al. 2022 (arXiv:2203.15556, eq. 2 and
+sec. 3.3): Huber loss of log residuals, terms joined by log-sum-exp, L-BFGS from the best of a grid of starts.
+Where data is repeated D is D' = U + U R* (1 - exp(-R/R*)), U unique positions seen R more times
+(Muennighoff et al. 2023, arXiv:2305.16264, sec. 3). Pure functions; bands draw seeds, the same in all cells.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from bench.analysis.stats import LEVEL, Interval
+
+N_REFITS = 200
+HUBER_DELTA = 1e-3  # of log residuals
+EXPONENTS = (0.01, 3.0)  # bounds: outside, a term is a constant or a step
+_N_STARTS = 6  # of the grid, that are followed to their end
+
+Floats = NDArray[np.float64]
+_E, _A, _ALPHA, _B, _BETA, _R = range(6)  # log E, log A and log B at the mean log N and D, log R*
+
+
+@dataclass(frozen=True)
+class Observations:
+    """C cells and the S seeds that all of them have."""
+
+    parameters: Floats  # (C,)
+    tokens: Floats  # (C,) positions processed in training
+    epochs: Floats  # (C,) passes over the unique data
+    values: Floats  # (S, C) losses or errors, above 0
+
+    def take(self, cells: NDArray[np.bool_]) -> "Observations":
+        """Some of the cells."""
+        return Observations(
+            self.parameters[cells], self.tokens[cells], self.epochs[cells], self.values[:, cells]
+        )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fit of all seeds' means, and refits that draw seeds with replacement.
+
+    `free` names the parameters that were fitted; what is not has no term. `refits` is empty for one seed.
+    """
+
+    seen: Observations
+    free: tuple[int, ...]
+    best: Floats  # (6,)
+    refits: Floats  # (R, 6)
+
+    def exponent(self, name: str) -> Interval | None:
+        """`alpha`, `beta`, `E` (in the measure's unit) or `R*`; None where it was not fitted."""
+        index = {"E": _E, "alpha": _ALPHA, "beta": _BETA, "R*": _R}[name]
+        if index not in self.free:
+            return None
+        is_log = name in ("E", "R*")
+        draws = np.exp(self.refits[:, index]) if is_log else self.refits[:, index]
+        best = np.exp(self.best[index]) if is_log else self.best[index]
+        return banded(best, draws, len(self.seen.values))
+
+    def curve(self, parameters: float, tokens: Floats, epochs: Floats | float = 1.0) -> tuple[Floats, Floats]:
+        """What it says at T token counts: (T,) of the fit, (R, T) of the refits."""
+        sizes = np.full(len(tokens), float(parameters))
+        at = Observations(sizes, tokens, np.broadcast_to(np.float64(epochs), tokens.shape), tokens[None])
+        centre = _centre(self.seen)
+        return np.exp(_log_value(self.best[None], at, centre))[0], np.exp(_log_value(self.refits, at, centre))
+
+
+def fit(seen: Observations) -> Fit | str:
+    """The fit with its refits; or, in one line, why there is none."""
+    reason = _refusal(seen)
+    if reason:
+        return reason
+    cells = zip(seen.parameters.tolist(), seen.tokens.tolist(), seen.epochs.tolist(), strict=True)
+    return _fit(tuple(cells), tuple(map(tuple, seen.values.tolist())))
+
+
+@lru_cache(maxsize=2**10)  # views and figures ask for the same fits again
+def _fit(cells: tuple[tuple[float, float, float], ...], values: tuple[tuple[float, ...], ...]) -> Fit:
+    parameters, tokens, epochs = np.array(cells).T
+    seen = Observations(parameters, tokens, epochs, np.array(values))
+    free = _free(seen)
+    means = seen.values.mean(axis=0)
+    starts = _starts(seen, means, free)
+    best = min((_descend(seen, means, free, start) for start in starts), key=lambda found: found[0])[1]
+    drawn = _resampled(seen.values)
+    distinct, which = np.unique(drawn, axis=0, return_inverse=True)  # few, where seeds are few
+    refits = [_descend(seen, means_of, free, best)[1] for means_of in distinct]
+    return Fit(seen, free, best, np.array(refits).reshape(-1, 6)[which.ravel()])
+
+
+def effective_tokens(tokens: Floats, epochs: Floats, repeats: Floats | float) -> Floats:
+    """D' of Muennighoff et al.: what D positions are worth where repeats decay with R* = `repeats`."""
+    passes = np.maximum(epochs, 1.0)
+    return np.asarray(tokens / passes * (1 - repeats * np.expm1(-(passes - 1) / repeats)))
+
+
+def _refusal(seen: Observations) -> str:
+    """Why a fit is not made; empty if it is."""
+    n_cells, free = len(seen.tokens), _free(seen)
+    if not seen.values.size:
+        return "no seed that all cells share"
+    if (seen.values <= 0).any():
+        return "a loss or error of 0 has no logarithm"
+    if len(free) == 1:
+        return f"{_count(n_cells, 'cell')} of one model size and one amount of training: nothing to fit"
+    if n_cells <= len(free):
+        return f"{_count(n_cells, 'cell')}, {len(free)} parameters: needs {len(free) + 1}"
+    for index, name, n in (
+        (_ALPHA, "model size", len(_sizes(seen))),
+        (_BETA, "amount of training", len(set(_amounts(seen)))),
+    ):
+        if index in free and n < 3:
+            return f"{_count(n, name)} cannot fix an exponent: needs 3"
+    return ""
+
+
+def _count(n: int, name: str) -> str:
+    plural = name.replace("amount", "amounts") if "amount" in name else f"{name}s"
+    return f"{n} {name if n == 1 else plural}"
+
+
+def _sizes(seen: Observations) -> NDArray[np.float64]:
+    return np.unique(seen.parameters)
+
+
+def _free(seen: Observations) -> tuple[int, ...]:
+    """The parameters that the cells can speak of."""
+    amounts = set(_amounts(seen))
+    n_tokens = len({tokens for tokens, _ in amounts})
+    repeats = len(amounts) > n_tokens
+    free = [_E]
+    free += [_A, _ALPHA] if len(_sizes(seen)) > 1 else []
+    free += [_B, _BETA] if len(amounts) > 1 else []
+    return (*free, *([_R] if repeats else []))
+
+
+def _amounts(seen: Observations) -> list[tuple[float, float]]:
+    """Log D and log epochs of each cell, to a percent: whole batches make budgets differ by less."""
+    passes = np.maximum(seen.epochs, 1.0)
+    return [(round(t, 2), round(p, 2)) for t, p in zip(np.log(seen.tokens), np.log(passes), strict=True)]
+
+
+def _centre(seen: Observations) -> tuple[float, float]:
+    """Mean log N and log D: exponents and factors are then nearly independent of each other."""
+    return float(np.log(seen.parameters).mean()), float(np.log(seen.tokens).mean())
+
+
+def _terms(theta: Floats, seen: Observations, centre: tuple[float, float]) -> tuple[Floats, Floats, Floats]:
+    """Log terms (..., 3, C), and the centred log N (C,) and log D' (..., C) that they are made of."""
+    log_n = np.log(seen.parameters) - centre[0]
+    repeats = np.exp(theta[..., _R, None])
+    # without R* in the fit it is infinite, and a repeated position is worth a new one
+    worth = effective_tokens(seen.tokens, seen.epochs, np.where(np.isinf(repeats), 1.0, repeats))
+    log_d = np.log(np.where(np.isinf(repeats), seen.tokens, worth)) - centre[1]
+    terms = [
+        theta[..., _E, None] + 0 * log_d,
+        theta[..., _A, None] - theta[..., _ALPHA, None] * log_n + 0 * log_d,
+        theta[..., _B, None] - theta[..., _BETA, None] * log_d,
+    ]
+    return np.stack(terms, axis=-2), log_n, log_d
+
+
+def _log_value(theta: Floats, seen: Observations, centre: tuple[float, float]) -> Floats:
+    """log L (..., C) of parameters (..., 6)."""
+    return np.asarray(np.logaddexp.reduce(_terms(theta, seen, centre)[0], axis=-2))
+
+
+def _huber(residuals: Floats) -> Floats:
+    """Over delta^2, so that the optimiser's absolute tolerances mean something. (..., C) -> (...)."""
+    size = np.abs(residuals) / HUBER_DELTA
+    return np.asarray(np.where(size <= 1, size**2 / 2, size - 0.5).sum(axis=-1))
+
+
+def _objective(
+    free_values: Floats, free: tuple[int, ...], seen: Observations, log_means: Floats
+) -> tuple[float, Floats]:
+    """The Huber loss and its gradient in the free parameters."""
+    theta = _whole(free, free_values)
+    terms, log_n, log_d = _terms(theta, seen, _centre(seen))
+    total = np.logaddexp.reduce(terms, axis=0)
+    share_e, share_n, share_d = np.exp(terms - total)  # (C,) each
+    rows = [share_e, share_n, -share_n * log_n, share_d, -share_d * log_d]
+    if _R in free:
+        rows.append(-share_d * theta[_BETA] * _slope(seen, np.exp(theta[_R])))
+    pull = np.clip((total - log_means) / HUBER_DELTA, -1, 1) / HUBER_DELTA
+    gradient = np.stack(rows) @ pull
+    return float(_huber(total - log_means)), gradient[list(free)]
+
+
+def _slope(seen: Observations, repeats: float) -> Floats:
+    """d log D' / d log R*, (C,)."""
+    passes = np.maximum(seen.epochs, 1.0)
+    ratio = (passes - 1) / repeats
+    unique = seen.tokens / passes
+    gain = -np.expm1(-ratio) - ratio * np.exp(-ratio)
+    return np.asarray(unique * repeats * gain / effective_tokens(seen.tokens, seen.epochs, repeats))
+
+
+def _whole(free: tuple[int, ...], values: Floats) -> Floats:
+    """(..., len(free)) -> (..., 6): absent terms are exp(-inf), an absent R* is infinite."""
+    theta = np.broadcast_to([-np.inf, -np.inf, 0.0, -np.inf, 0.0, np.inf], (*values.shape[:-1], 6)).copy()
+    theta[..., list(free)] = values
+    return theta
+
+
+def _starts(seen: Observations, means: Floats, free: tuple[int, ...]) -> Floats:
+    """The best starts (K, len(free)) of a grid."""
+    level = np.log(means.mean())
+    axes = {
+        _E: level + np.log([0.03, 0.3, 0.6, 0.9]),
+        _A: level + np.log([0.03, 0.1, 0.3, 0.7]),
+        _ALPHA: [0.1, 0.3, 0.6, 1.2],
+        _B: level + np.log([0.03, 0.1, 0.3, 0.7]),
+        _BETA: [0.1, 0.3, 0.6, 1.2],
+        _R: np.log([2.0, 8.0, 30.0]),
+    }
+    grid = np.array(list(product(*(axes[index] for index in free))))
+    errors = _huber(_log_value(_whole(free, grid), seen, _centre(seen)) - np.log(means))
+    return grid[np.argsort(errors, kind="stable")[:_N_STARTS]]
+
+
+def _descend(seen: Observations, means: Floats, free: tuple[int, ...], start: Floats) -> tuple[float, Floats]:
+    """L-BFGS from a start (free or whole parameters): the loss and all parameters (6,) at its end."""
+    begin = start[list(free)] if len(start) == 6 and len(free) < 6 else start
+    level = float(np.log(means.max()))
+    logs = (level - 12.0, level + 3.0)
+    bounds = {_ALPHA: EXPONENTS, _BETA: EXPONENTS, _R: (np.log(0.1), np.log(1000.0))}
+    found = minimize(
+        _objective,
+        begin,
+        args=(free, seen, np.log(means)),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[bounds.get(index, logs) for index in free],
+        options={"maxiter": 300},
+    )
+    return float(found.fun), _whole(free, found.x)
+
+
+def _resampled(values: Floats) -> Floats:
+    """Means (R, C) over seeds that are drawn with replacement, the same in all cells; none for one seed."""
+    n = len(values)
+    if n < 2:
+        return np.empty((0, values.shape[1]))
+    draws = np.random.default_rng(0).integers(0, n, (N_REFITS, n))
+    return np.asarray(values[np.sort(draws, axis=1)].mean(axis=1))
+
+
+def banded(best: float, draws: Floats, n_seeds: int) -> Interval:
+    """A number of the fit with the percentile interval of its refits (R,); no bounds for one seed."""
+    if not len(draws):
+        return Interval(float(best), None, None, n_seeds)
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Interval(float(best), float(low), float(high), n_seeds)

@@ -1,0 +1,167 @@
+"""Loss or error against training positions: fits with bands, measured cells, and the held-out prediction."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+from bench.analysis.predicting import HeldOut, held_out
+from bench.analysis.scaled import Quantity, measured_cells, record_of
+from bench.analysis.scaling import Fit
+from bench.analysis.scaling_views import Row, check, fits
+from bench.analysis.stats import LEVEL, interval
+from bench.analysis.table import Arm, Tables
+from bench.analysis.text import with_interval
+from bench.errors import ConfigError
+from bench.figures.base import GREY, LEGEND_ROW_IN, LONG_TITLE, Figure, Look, blank, errors, looks, wrapped
+
+_NOTHING = "No strategy was trained for two amounts of training: nothing to draw."
+_DASHES: list[Any] = ["-", "--", ":", "-."]
+
+
+class Panel(NamedTuple):
+    """Strategies that may be held against each other on a quantity."""
+
+    rows: tuple[Row, ...]
+
+
+class Scaling(Figure):
+    """What more training buys each strategy, and what its fit says of it."""
+
+    title = "Scaling with training"
+
+    @dataclass(frozen=True)
+    class Options:
+        """Which tasks; null: all, and the validation loss."""
+
+        tasks: list[str] | None = None
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def panels(self, tables: Tables) -> list[Panel]:
+        """A panel per task, and per strategy for its loss.
+
+        Raises:
+            ConfigError: a task that cannot be drawn.
+        """
+        found = [row for row in fits(tables) if _n_budgets(tables, row) > 1]
+        tasks = self.options.tasks
+        measures = dict.fromkeys(quantity.measure for quantity, *_ in found if quantity.measure)
+        lost = sorted(set(tasks or ()) - {measure.task for measure in measures})
+        if lost:
+            known = ", ".join(measure.task for measure in measures) or "none"
+            raise ConfigError(f"figure: nothing to draw for tasks={lost}; tasks to draw: {known}")
+        losses = [Panel((row,)) for row in found if row[0].measure is None and tasks is None]
+        wanted = [measure for measure in measures if tasks is None or measure.task in tasks]
+        return losses + [Panel(tuple(row for row in found if row[0].measure == m)) for m in wanted]
+
+    def applies(self, tables: Tables) -> bool:
+        """Was any strategy trained for two amounts of training?"""
+        return bool(self.panels(tables))
+
+    def draw(self, tables: Tables) -> Canvas:
+        """Log D; colour is the strategy, dash the model."""
+        found = self.panels(tables)
+        if not found:
+            return blank(_NOTHING)
+        canvas, flat = wrapped(len(found))
+        for axes, panel in zip(flat, found, strict=True):
+            _panel(axes, tables, panel)
+        canvas.supxlabel("training positions D", fontsize=8)
+        _legend(canvas, tables, {arm for panel in found for _, arm, _ in panel.rows})
+        return canvas
+
+    def caption(self, tables: Tables) -> str:
+        """Exponents and held-out checks of all fits, and how many strategies have none."""
+        rows = [row for panel in self.panels(tables) for row in panel.rows]
+        if not rows:
+            return _NOTHING
+        fitted = [_finding(q, arm, result) for q, arm, result in rows if isinstance(result, Fit)]
+        reasons = list(dict.fromkeys(result for *_, result in rows if isinstance(result, str)))
+        refused = f" {len(rows) - len(fitted)} of {len(rows)} fits refused: {'; '.join(reasons)}."
+        return (
+            "Loss or error against training positions, lower is better; losses compare only within an "
+            "objective. Points are means over seeds, bars their bootstrap intervals; lines are fits on data "
+            "that is not repeated, with bands over seeds; thin lines join what has no fit; hollow: the "
+            f"largest budget as predicted without it.{refused if reasons else ''}"
+            + (f" Fits: {'; '.join(fitted)}." if fitted else "")
+        )
+
+
+def _n_budgets(tables: Tables, row: Row) -> int:
+    """Amounts of training that differ."""
+    cells = measured_cells(tables, row[0], row[1])
+    return len({record_of(tables, cell).spent.forward_tokens for cell in cells})
+
+
+def _panel(axes: Axes, tables: Tables, panel: Panel) -> None:
+    style = looks(tables)
+    for quantity, arm, result in panel.rows:
+        for model in tables.models:
+            _line(axes, tables, (quantity, arm, result), model, style[arm])
+        if isinstance(result, Fit) and isinstance(held := held_out(result.seen), HeldOut):
+            _hollow(axes, held, style[arm])
+    quantity, arm, _ = panel.rows[0]
+    lines = quantity.label.split(": ", 1) if len(quantity.label) > LONG_TITLE else [quantity.label]
+    axes.set_title("\n".join([*lines, *([] if quantity.is_shared else [arm.label])]))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _line(axes: Axes, tables: Tables, row: Row, model: str, look: Look) -> None:
+    """The measured cells of a model, and the fit with its band."""
+    quantity, arm, result = row
+    cells = [cell for cell in measured_cells(tables, quantity, arm) if cell.model == model]
+    if not cells:
+        return
+    records = [record_of(tables, cell) for cell in cells]
+    tokens = [float(record.spent.forward_tokens) for record in records]
+    means, bars = errors(interval(list(quantity.values[cell].values())) for cell in cells)
+    dash = _DASHES[tables.models.index(model) % len(_DASHES)]
+    joined: dict[str, Any] = {"linestyle": dash if isinstance(result, str) else "none", "linewidth": 0.8}
+    axes.errorbar(
+        tokens, means, yerr=bars, color=look.colour, marker=look.marker, elinewidth=0.9, capsize=1.5, **joined
+    )
+    if isinstance(result, Fit):
+        places = np.geomspace(min(tokens), result.seen.tokens.max(), 100)
+        best, draws = result.curve(records[0].parameters, places)
+        axes.plot(places, best, color=look.colour, linestyle=dash)
+        if len(draws):
+            low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+            axes.fill_between(places, low, high, color=look.colour, alpha=0.18, linewidth=0)
+
+
+def _hollow(axes: Axes, held: HeldOut, look: Look) -> None:
+    """The held-out prediction with its band, a little right of what was measured."""
+    means, bars = errors([held.predicted])
+    place = [held.tokens * 1.25]
+    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": "none"}
+    axes.errorbar(place, means, yerr=bars, markerfacecolor="white", markersize=6, capsize=1.5, **style)
+
+
+def _legend(canvas: Canvas, tables: Tables, drawn: set[Arm]) -> None:
+    handles = [
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle="-", label=arm.label)
+        for arm, look in looks(tables).items()
+        if arm in drawn
+    ]
+    if len(tables.models) > 1:
+        handles += [
+            Line2D([], [], color=GREY, linestyle=_DASHES[i % len(_DASHES)], label=f"model {model}")
+            for i, model in enumerate(tables.models)
+        ]
+    canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW_IN * max(0, -(-len(handles) // 5) - 2))
+    canvas.legend(handles=handles, loc="outside upper center", ncols=5, handlelength=3)
+
+
+def _finding(quantity: Quantity, arm: Arm, result: Fit) -> str:
+    exponents = ((name, result.exponent(name)) for name in ("alpha", "beta", "R*"))
+    said = ", ".join(f"{name} {with_interval(found)}" for name, found in exponents if found)
+    return f"{quantity.label}, {arm.label}: {said}; held out: {check(held_out(result.seen))}"
