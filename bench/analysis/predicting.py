@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.analysis.scaling import Fit, Observations, banded, fit
+from bench.analysis.scaling import Fit, Observations, banded, exponential, fit
 from bench.analysis.stats import Interval, interval
 
 MAX_EXTRAPOLATION = 4  # times the largest N or D that was measured
@@ -40,7 +40,7 @@ def predict(fitted: Fit, parameters: float, tokens: float, epochs: float = 1.0) 
     if fitted.exponent("alpha") is None and not np.isclose(parameters, seen.parameters, rtol=0.01).any():
         return f"N = {parameters:.3g} was not measured and the fit has no term in N: no prediction"
     best, draws = fitted.curve(parameters, np.array([tokens], dtype=np.float64), epochs)
-    return banded(best[0], draws[:, 0], len(seen.values))
+    return exponential(banded(np.log(best[0]), np.log(draws[:, 0]), len(seen.values)))
 
 
 def held_out(seen: Observations) -> HeldOut | str:

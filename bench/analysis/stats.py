@@ -64,12 +64,12 @@ def _interval(values: tuple[float, ...]) -> Interval | None:
         raise ValueError("a value is not finite; a failed run must not reach the statistics")
     if sample.size == 1:
         return Interval(float(sample[0]), None, None, 1)
-    mean, half = float(sample.mean()), _t_bound(sample.size) * float(sample.std(ddof=1)) / sample.size**0.5
+    mean, half = float(sample.mean()), t_bound(sample.size) * float(sample.std(ddof=1)) / sample.size**0.5
     return Interval(mean, mean - half, mean + half, int(sample.size))
 
 
 @lru_cache(maxsize=64)
-def _t_bound(n: int) -> float:
+def t_bound(n: int) -> float:
     """How many standard errors a t interval over n values goes to either side."""
     return float(scipy.stats.t.ppf((1 + LEVEL) / 2, n - 1))
 

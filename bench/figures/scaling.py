@@ -11,9 +11,9 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from bench.analysis.predicting import HeldOut, held_out
 from bench.analysis.scaled import Quantity, measured_cells, record_of
-from bench.analysis.scaling import Fit
+from bench.analysis.scaling import Fit, half_width
 from bench.analysis.scaling_views import Row, check, fits
-from bench.analysis.stats import LEVEL, interval
+from bench.analysis.stats import interval
 from bench.analysis.table import Arm, Tables
 from bench.analysis.text import with_interval
 from bench.errors import ConfigError
@@ -86,7 +86,7 @@ class Scaling(Figure):
         refused = f" {len(rows) - len(fitted)} of {len(rows)} fits refused: {'; '.join(reasons)}."
         return (
             "Loss or error against training positions, lower is better; losses compare only within an "
-            "objective. Points are means over seeds, bars their bootstrap intervals; lines are fits on data "
+            "objective. Points are means over seeds, bars their 95 % t intervals; lines are fits on data "
             "that is not repeated, with bands over seeds; thin lines join what has no fit; hollow: the "
             f"largest budget as predicted without it.{refused if reasons else ''}"
             + (f" Fits: {'; '.join(fitted)}." if fitted else "")
@@ -134,8 +134,9 @@ def _line(axes: Axes, tables: Tables, row: Row, model: str, look: Look) -> None:
         best, draws = result.curve(records[0].parameters, places)
         axes.plot(places, best, color=look.colour, linestyle=dash)
         if len(draws):
-            low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-            axes.fill_between(places, low, high, color=look.colour, alpha=0.18, linewidth=0)
+            factor = np.exp(half_width(np.log(draws), len(result.seen.values)))
+            band = best / factor, best * factor
+            axes.fill_between(places, *band, color=look.colour, alpha=0.18, linewidth=0)
 
 
 def _hollow(axes: Axes, held: HeldOut, look: Look) -> None:
