@@ -3,6 +3,8 @@
 Nothing here is typed by hand and nothing depends on when it is built: the same records give the same bytes.
 """
 
+import base64
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
+from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 
 from bench.analysis import frames, views
 from bench.analysis.table import load
-from bench.analysis.text import View, latex_table, markdown_escape, markdown_table
+from bench.analysis.text import View, html_table, latex_table, markdown_escape, markdown_table
 from bench.errors import ConfigError
 from bench.figures.drawn import draw_all
 from bench.page import Page, assemble, latex_views
@@ -82,7 +85,8 @@ def make(
         study=experiments_dir / study,
     )
     texts = {
-        f"tables/{name}.csv": frame.to_csv(index=False, lineterminator="\n") for name, frame in csv.items()
+        f"tables/{name}.csv": frame.to_csv(index=False, lineterminator="\n", float_format="%.12g")
+        for name, frame in csv.items()
     }
     texts |= {f"tables/{view.name}.tex": latex_table(view) for view in latex_views(tables, page)}
     texts |= {"report.md": _render("report.md.j2", page, is_html=False)}
@@ -118,6 +122,16 @@ def _render(template: str, page: Page, *, is_html: bool) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"plain": markdown_escape, "table": _markdown}
-    css = (_HERE / "report.css").read_text(encoding="utf-8")
-    return environment.get_template(template).render(page=page, css=css)
+    environment.filters |= {"plain": markdown_escape, "table": _markdown, "html": _html}
+    inline = {kind: (_HERE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")}
+    hashes = {f"{kind}_hash": _sha256(text) for kind, text in inline.items()}
+    return environment.get_template(template).render(page=page, **inline, **hashes)
+
+
+def _html(view: View) -> Markup:
+    return Markup(html_table(view))  # noqa: S704 -- it escapes every text
+
+
+def _sha256(text: str) -> str:
+    """As a content security policy writes it."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
