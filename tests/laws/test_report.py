@@ -231,10 +231,10 @@ def test_the_shipped_config_composes_and_names_every_figure():
     schema.register()
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("report", overrides=["study=toy"])
-        unnamed = compose("report")
+        nowhere = compose("report", overrides=["experiments_dir=no_such_folder"])
     assert set(cfg.figure) == set(FIGURES)
-    with pytest.raises(ConfigError, match="study=NAME"):
-        report.main(unnamed)
+    with pytest.raises(ConfigError, match="no study has records in no_such_folder"):
+        report.main(nowhere)
 
 
 def test_status_tells_running_interrupted_and_recorded_runs(study: Path):
