@@ -20,9 +20,10 @@ from toy_runs import make_run, tables_of, toy_runs, toy_tables, write_study
 from bench import report, schema, status
 from bench.analysis.readme import blocks
 from bench.build import build
-from bench.errors import BenchError, ConfigError
+from bench.errors import BenchError, ConfigError, DataError
 from bench.figures.base import Figure, render
 from bench.figures.quality_vs_cost import round_ticks
+from bench.records import Score
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 ALWAYS = {"quality_vs_data", "quality_vs_flops", "loss_curves"}  # figures that no task needs to be done for
@@ -285,3 +286,52 @@ def test_a_readmes_items_stay_whole_and_its_code_keeps_its_lines():
         ("pre", "bench train\nbench report"),
         ("p", "six"),
     ]
+
+
+def test_a_second_record_of_a_run_is_told_and_not_counted(study: Path):
+    records = study / "experiments/toy/records"
+    copy = json.loads((records / "clm-1kb-0.json").read_text()) | {"seed": 7, "parameters": 5}
+    (records / "zz.json").write_text(json.dumps(copy))
+    path = write_report(study)
+    assert "zz.json: holds run clm-1kb-0, whose record is clm-1kb-0.json" in path.read_text()
+    assert "zz" not in (path.parent / "tables/runs.csv").read_text()
+
+
+def test_a_record_of_another_version_is_told(study: Path):
+    path = study / "experiments/toy/records/clm-1kb-0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
+    assert "clm-1kb-0.json: record schema 99, this version reads" in write_report(study).read_text()
+
+
+def test_a_table_that_is_no_longer_made_is_removed_and_notes_of_others_stay(study: Path):
+    folder = write_report(study).parent
+    (folder / "tables/old.csv").write_text("1")
+    (folder / "notes.txt").write_text("mine")
+    write_report(study)
+    assert not (folder / "tables/old.csv").exists()
+    assert (folder / "notes.txt").exists()
+
+
+def test_the_best_mean_is_bold_in_latex_and_lower_is_better_where_it_is(tmp_path: Path):
+    def run(strategy: str, value: float) -> Any:
+        scores = [Score("probe", "error", value, None, 100, False)]
+        return make_run(strategy, 0, 0.5, scores=scores)
+
+    folder = write_report(
+        write_study(tmp_path, [run("clm", 0.2), run("mlm", 0.3), run("scratch", 0.4)])
+    ).parent
+    latex = (folder / "tables/headline.tex").read_text()
+    assert "clm & \\textbf{0.200" in latex
+    assert latex.count("textbf") == 1
+
+
+def test_all_studies_are_listed_with_their_verdicts(study: Path):
+    write_report(study)
+    (study / "experiments/other/records").mkdir(parents=True)
+    text = report.write_index(study / "experiments", study / "reports").read_text()
+    assert '<a href="toy/report.html" title="toy">' in text
+    assert "1 ahead of scratch" in text
+    assert "no report yet: bench report study=other" in text
+    (study / "reports/toy/summary.json").write_text("{")
+    with pytest.raises(DataError, match=r"summary.json.*bench report"):
+        report.write_index(study / "experiments", study / "reports")

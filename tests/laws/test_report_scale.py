@@ -2,17 +2,11 @@
 
 import itertools
 import json
-import resource
-import subprocess
-import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
-from test_report import contents, write_report
 from toy_runs import make_run
 
 from bench.records import CurvePoint, EvaluationRecord, RunRecord, Score, Spent, TaskResult
