@@ -29,6 +29,7 @@ examples:
   bench evaluate study=quickstart task=[qc_probe]          more tasks for runs that are done
   bench audit experiment=quickstart                        may its tasks be trusted?
   bench report study=quickstart                            tables, figures and page in reports/quickstart
+  bench verify study=quickstart                            is that report what the records say?
   bench compare quickstart@HEAD~5 quickstart               what has changed, in scores and in settings
   bench advise task=ner data=4MB flops=1e13                which strategy and model, how surely
   bench export run=0f67c5                                  a run as a folder that transformers loads
@@ -81,13 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands",
         required=True,
-        metavar="{train,evaluate,audit,report,advise,compare,status,export,fill}",
+        metavar="{train,evaluate,audit,report,verify,advise,compare,status,export,fill}",
     )
     for name, function, text in (
         ("train", _train, "do one run, or with -m all runs of a sweep that are not done yet"),
         ("evaluate", _evaluate, "measure a study's finished runs by more tasks: study=NAME task=[A,B]"),
         ("audit", _audit, "hold tasks to chance and ceiling before their scores count: experiment=NAME"),
-        ("report", _report, "rebuild a study's report from its records"),
+        ("report", _report, "rebuild a study's report from its records, or all studies', and their list"),
+        ("verify", _verify, "is a study's report what its records say? study=NAME"),
         (
             "compare",
             _compare,
@@ -226,6 +228,12 @@ def _report(arguments: argparse.Namespace) -> int:
 
     print(report.main(compose_config("report", arguments.overrides)))
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from bench import verify
+
+    return verify.main(compose_config("report", arguments.overrides))
 
 
 def _compare(arguments: argparse.Namespace) -> int:

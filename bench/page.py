@@ -129,8 +129,15 @@ def latex_views(tables: Tables, page: Page) -> list[View]:
     """The tables that are also written as LaTeX."""
     every = [*page.cells, *page.more_cells]
     cells = [[view.title, *row[:-1]] for view in every for row in view.rows]
+    places = [(view, i) for view in every for i in range(len(view.rows))]
+    best = frozenset(
+        (k, 1 + j)
+        for k, (view, i) in enumerate(places)
+        for j in range(len(view.header))
+        if (i, j) in view.best
+    )
     header = ["task: metric", *every[0].header[:-1]] if every else ["task: metric"]
-    stacked = View("cells", "Every cell", "", header, "l" * len(header), cells)
+    stacked = View("cells", "Every cell", "", header, "l" * len(header), cells, best=best)
     found = [*page.verdicts, page.headline, page.decisions, *page.findings, views.differences(tables)]
     return [*found, stacked, page.runs]
 

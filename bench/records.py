@@ -258,10 +258,20 @@ def read_records(folder: Path) -> tuple[list[RunRecord], list[DataError]]:
     damaged: list[DataError] = []
     for path in sorted(folder.glob("*.json")):
         try:
-            records.append(read_record(path))
+            records.append(_named_by_its_run(path, read_record(path)))
         except DataError as error:
             damaged.append(error)
     return records, damaged
+
+
+def _named_by_its_run(path: Path, record: RunRecord) -> RunRecord:
+    """The record; a copy under another name would count a run twice."""
+    if path.stem != record.run_id:
+        raise DataError(
+            f"{path}: holds run {record.run_id}, whose record is {record.run_id}.json; delete the copy, or "
+            "rename it if that file is gone"
+        )
+    return record
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 Nothing here is typed by hand and nothing depends on when it is built: the same records give the same bytes.
 """
 
+import base64
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,27 +12,46 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
+from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 
 from bench.analysis import frames, views
 from bench.analysis.table import load
-from bench.analysis.text import View, latex_table, markdown_escape, markdown_table
+from bench.analysis.text import View, html_table, latex_table, markdown_escape, markdown_table
 from bench.errors import ConfigError
 from bench.figures.drawn import draw_all
 from bench.page import Page, assemble, latex_views
+from bench.records import write_atomically
+from bench.studies import SUMMARY, studies_view, summary
 
 _HERE = Path(__file__).resolve().parent
 
 
 def main(cfg: DictConfig) -> Path:
-    """`bench report study=NAME`.
+    """`bench report study=NAME`, or every study that has records; and the list of all studies.
+
+    Returns:
+        The page of the study, or the list.
 
     Raises:
-        ConfigError: no study named, or one without records.
+        ConfigError: a study without records, or no study at all.
     """
-    if OmegaConf.is_missing(cfg, "study"):
-        raise ConfigError("study is not set; name one: bench report study=NAME")
-    return write(str(cfg.study), Path(cfg.experiments_dir), Path(cfg.reports_dir), cfg.figure)
+    experiments_dir, reports_dir = Path(cfg.experiments_dir), Path(cfg.reports_dir)
+    is_one = not OmegaConf.is_missing(cfg, "study")
+    names = [str(cfg.study)] if is_one else sorted(p.parent.name for p in experiments_dir.glob("*/records"))
+    if not names:
+        raise ConfigError(f"no study has records in {experiments_dir}; run one with `bench train`")
+    pages = [write(name, experiments_dir, reports_dir, cfg.figure) for name in names]
+    index = write_index(experiments_dir, reports_dir)
+    return pages[0] if is_one else index
+
+
+def write_index(experiments_dir: Path, reports_dir: Path) -> Path:
+    """Write reports/index.html, the list of all studies."""
+    view = studies_view(experiments_dir, reports_dir)
+    path = reports_dir / "index.html"
+    write_atomically(path, _render("index.html.j2", is_html=True, view=view))
+    return path
 
 
 def write(study: str, experiments_dir: Path, reports_dir: Path, figures: Mapping[str, Any]) -> Path:
@@ -62,7 +83,9 @@ def write(study: str, experiments_dir: Path, reports_dir: Path, figures: Mapping
 
 def files_in(folder: Path) -> list[Path]:
     """The files of a report, as they lie in its folder."""
-    return sorted(path for pattern in ("report.*", "tables/*", "figures/*") for path in folder.glob(pattern))
+    return sorted(
+        path for pattern in ("report.*", SUMMARY, "tables/*", "figures/*") for path in folder.glob(pattern)
+    )
 
 
 def make(
@@ -82,11 +105,12 @@ def make(
         study=experiments_dir / study,
     )
     texts = {
-        f"tables/{name}.csv": frame.to_csv(index=False, lineterminator="\n") for name, frame in csv.items()
+        f"tables/{name}.csv": frame.to_csv(index=False, lineterminator="\n", float_format="%.12g")
+        for name, frame in csv.items()
     }
     texts |= {f"tables/{view.name}.tex": latex_table(view) for view in latex_views(tables, page)}
-    texts |= {"report.md": _render("report.md.j2", page, is_html=False)}
-    texts |= {"report.html": _render("report.html.j2", page, is_html=True)}
+    texts |= {"report.md": _render("report.md.j2", is_html=False, page=page), SUMMARY: summary(page)}
+    texts |= {"report.html": _render("report.html.j2", is_html=True, page=page)}
     images = {f"figures/{f.name}.{suffix}": image for f in drawn for suffix, image in f.images.items()}
     return {name: text.encode() for name, text in texts.items()} | images
 
@@ -109,7 +133,7 @@ def _markdown(view: View) -> str:
     return markdown_table(view) + note
 
 
-def _render(template: str, page: Page, *, is_html: bool) -> str:
+def _render(template: str, *, is_html: bool, **shown: Page | View) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=is_html,  # noqa: S701 -- Markdown has its own escape, the filter `plain`
@@ -118,6 +142,16 @@ def _render(template: str, page: Page, *, is_html: bool) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"plain": markdown_escape, "table": _markdown}
-    css = (_HERE / "report.css").read_text(encoding="utf-8")
-    return environment.get_template(template).render(page=page, css=css)
+    environment.filters |= {"plain": markdown_escape, "table": _markdown, "html": _html}
+    inline = {kind: (_HERE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")}
+    hashes = {f"{kind}_hash": _sha256(text) for kind, text in inline.items()}
+    return environment.get_template(template).render(**shown, **inline, **hashes)
+
+
+def _html(view: View) -> Markup:
+    return Markup(html_table(view))  # noqa: S704 -- it escapes every text
+
+
+def _sha256(text: str) -> str:
+    """As a content security policy writes it."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -219,7 +219,7 @@ def is_clear(differences: Seeds, sign: int) -> bool:
 
 def _at(tables: Tables, arm: Arm, model: str, budget: str | None) -> Cell:
     unbudgeted = Cell(arm, model, None)
-    return unbudgeted if unbudgeted in tables.cells else Cell(arm, model, budget)
+    return unbudgeted if unbudgeted in tables.runs_of else Cell(arm, model, budget)
 
 
 def _rank(tables: Tables, budget: str | None) -> int:

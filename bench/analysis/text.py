@@ -5,6 +5,7 @@ A view is a table of texts and links, made once and written as HTML, Markdown an
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import NamedTuple
 
 from bench.analysis.stats import Interval, Paired
@@ -20,6 +21,8 @@ _LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "×": r"$\times$",
     "▲": r"$\blacktriangle$",
     "▼": r"$\blacktriangledown$",
+    "△": r"$\triangle$",
+    "▽": r"$\triangledown$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "\N{NO-BREAK SPACE}": "~",
@@ -51,6 +54,7 @@ class View:
     rows: list[list[Entry]]
     anchors: list[str] = field(default_factory=list)  # one id per row, or none
     marks: list[str] = field(default_factory=list)  # a CSS class per row, or none
+    best: frozenset[tuple[int, int]] = frozenset()  # (row, column) of the best means among their peers
 
 
 def number(value: float, *, signed: bool = False) -> str:
@@ -126,6 +130,42 @@ def plain(entry: Entry) -> str:
     return entry if isinstance(entry, str) else " ".join(link.text for link in entry)
 
 
+def html_table(view: View) -> str:
+    """A table in a box of its own that scrolls, so that the page need not; its note below."""
+    name = escape(view.title)
+    head = "".join(
+        f'<th scope="col" class="{side}">{escape(text)}</th>'
+        for text, side in zip(view.header, view.align, strict=True)
+    )
+    rows = "\n".join(_html_row(view, i) for i in range(len(view.rows)))
+    note = f'<p class="note">{escape(view.note)}</p>\n' if view.note else ""
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">\n<table>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>\n{note}"
+    )
+
+
+def _html_row(view: View, i: int) -> str:
+    anchor = f' id="{escape(view.anchors[i])}"' if view.anchors else ""
+    mark = f' class="{escape(view.marks[i])}"' if view.marks and view.marks[i] else ""
+    texts = [html_entry(entry) for entry in view.rows[i]]
+    texts = [f"<strong>{text}</strong>" if (i, j) in view.best else text for j, text in enumerate(texts)]
+    cells = [f'<td class="{side}">{x}</td>' for x, side in zip(texts[1:], view.align[1:], strict=True)]
+    return f'<tr{anchor}{mark}><th scope="row">{texts[0]}</th>{"".join(cells)}</tr>'
+
+
+def html_entry(entry: Entry) -> str:
+    """Links as such, and as abbreviations where they only explain."""
+    return escape(entry) if isinstance(entry, str) else " ".join(map(_html_link, entry))
+
+
+def _html_link(link: Link) -> str:
+    title = f' title="{escape(link.title)}"' if link.title else ""
+    if link.href:
+        return f'<a href="{escape(link.href)}"{title}>{escape(link.text)}</a>'
+    return f"<abbr{title}>{escape(link.text)}</abbr>" if title else escape(link.text)
+
+
 def markdown_escape(text: str) -> str:
     """Text that no Markdown renderer takes for markup, on one line."""
     flat = " ".join(text.split())
@@ -144,16 +184,20 @@ def markdown_table(view: View) -> str:
 
 
 def latex_escape(text: str) -> str:
-    """Text that LaTeX sets as it is."""
-    return "".join(_LATEX.get(char, char) for char in text)
+    """Text that LaTeX sets as it is; what cannot be printed, marks of direction too, is a `?`."""
+    return "".join(_LATEX.get(c, c if c.isprintable() or c.isspace() else "?") for c in text)
 
 
 def latex_table(view: View) -> str:
     """A booktabs tabular, to be \\input."""
 
-    def line(entries: Sequence[Entry]) -> str:
-        return " & ".join(latex_escape(plain(entry)) for entry in entries) + r" \\"
+    def line(entries: Sequence[Entry], i: int = -1) -> str:
+        texts = [latex_escape(plain(entry)) for entry in entries]
+        bold = [rf"\textbf{{{text}}}" if (i, j) in view.best else text for j, text in enumerate(texts)]
+        return " & ".join(bold) + r" \\"
 
-    head = [f"% {' '.join(view.title.split())}", rf"\begin{{tabular}}{{{view.align}}}", r"\toprule"]
-    body = [line(view.header), r"\midrule", *(line(row) for row in view.rows)]
+    head = [f"% {' '.join(view.title.split())}"]
+    head += ["% bold: the best mean among its peers, however close the others"] if view.best else []
+    head += [rf"\begin{{tabular}}{{{view.align}}}", r"\toprule"]
+    body = [line(view.header), r"\midrule", *(line(row, i) for i, row in enumerate(view.rows))]
     return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"

@@ -1,25 +1,28 @@
 """Comparisons -> tables for readers. Every number leads to the cells, and every cell to its runs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 from bench.analysis.compare import (
     Pooled,
     Summary,
     between,
+    grid,
     is_compared,
+    level,
     places,
     pooled,
     summaries,
 )
 from bench.analysis.naming import cells_anchor, measure_label, measure_link, run_anchor, seeds_note
 from bench.analysis.rows import run_row
-from bench.analysis.stats import AHEAD, BEHIND, LEANS_AHEAD, LEANS_BEHIND
+from bench.analysis.stats import AHEAD, BEHIND, LEANS_AHEAD, LEANS_BEHIND, paired, subtract
 from bench.analysis.table import BASELINE, Arm, Measure, Tables, lost
 from bench.analysis.text import EMPTY, Entry, Link, View, amount, number, p_value, with_interval, with_p
 
 _MARK = {AHEAD: " ▲", BEHIND: " ▼", LEANS_AHEAD: " △", LEANS_BEHIND: " ▽"}
 _MOST_COLUMNS = 8  # tasks side by side
+_MOST_PAIRS = 2000  # rows of differences between strategies
 _COSTS = ["parameters", "forward_tokens", "supervised_tokens", "flops", "epochs"]
 _COSTS += ["unique_bytes", "unique_pairs", "pretrain_s", "evaluate_s", "evaluate_flops", "peak_memory_bytes"]
 
@@ -44,7 +47,8 @@ def headline(tables: Tables) -> View:
     header = ["strategy", *(measure_label(tables, measure) for measure in measures)]
     marks = ["reference" if _is_reference(arm) else "" for arm in (None, *tables.arms)]
     align = "l" + "r" * len(measures)
-    return View("headline", "Headline: strategies by task", note, header, align, rows, marks=marks)
+    best = frozenset((1 + i, 1 + j) for j, i in _best_arms(tables, table))
+    return View("headline", "Headline: strategies by task", note, header, align, rows, marks=marks, best=best)
 
 
 def _tasks_by_arm(tables: Tables, table: Mapping[tuple[Arm, Measure], Pooled], note: str) -> View:
@@ -57,7 +61,21 @@ def _tasks_by_arm(tables: Tables, table: Mapping[tuple[Arm, Measure], Pooled], n
         for measure in tables.headlines
     ]
     header = ["task: metric", "chance", *(arm.label for arm in tables.arms)]
-    return View("headline", "Headline: tasks by strategy", note, header, "l" + "r" * (len(header) - 1), rows)
+    align = "l" + "r" * (len(header) - 1)
+    best = frozenset((j, 2 + i) for j, i in _best_arms(tables, table))
+    return View("headline", "Headline: tasks by strategy", note, header, align, rows, best=best)
+
+
+def _best_arms(tables: Tables, table: Mapping[tuple[Arm, Measure], Pooled]) -> Iterator[tuple[int, int]]:
+    """(index of a headline measure, index of the arm with its best mean); external models stand apart."""
+    for j, measure in enumerate(tables.headlines):
+        sign = tables.measures[measure].sign
+        spreads = [
+            (i, table[arm, measure].interval) for i, arm in enumerate(tables.arms) if not arm.is_external
+        ]
+        means = {i: sign * spread.mean for i, spread in spreads if spread is not None}
+        if len(means) > 1:
+            yield j, max(means, key=lambda i: means[i])
 
 
 def verdicts(tables: Tables) -> View:
@@ -95,7 +113,8 @@ def verdicts(tables: Tables) -> View:
 def cells(tables: Tables, measure: Measure) -> View:
     """Every cell that was tried, its difference to scratch and its runs; an empty one says why."""
     rows: list[list[Entry]] = []
-    for row in summaries(tables, measure):
+    found = summaries(tables, measure)
+    for row in found:
         gap = row.to_scratch
         rows.append(
             [
@@ -113,7 +132,17 @@ def cells(tables: Tables, measure: Measure) -> View:
     note = f"Chance {_chance(tables, measure)}; {_range(info.n_items)} items."
     header = ["strategy", "model", "data budget", "mean", "n", "minus scratch", "p", "runs, by seed"]
     title = measure_label(tables, measure)
-    return View(cells_anchor(tables, measure), title, note, header, "lllrrrrl", rows)
+    best = frozenset((i, 3) for i in _best_cells(found, info.sign))
+    return View(cells_anchor(tables, measure), title, note, header, "lllrrrrl", rows, best=best)
+
+
+def _best_cells(found: Sequence[Summary], sign: int) -> list[int]:
+    """The rows with the best mean of their model and data budget; what has no peer there is not best."""
+    peers: dict[tuple[str, str | None], dict[int, float]] = {}
+    for i, row in enumerate(found):
+        if row.interval is not None and not row.cell.arm.is_external and sign:
+            peers.setdefault((row.cell.model, row.cell.budget), {})[i] = sign * row.interval.mean
+    return [max(means, key=lambda i: means[i]) for means in peers.values() if len(means) > 1]
 
 
 def differences(tables: Tables) -> View:
@@ -135,14 +164,20 @@ def differences(tables: Tables) -> View:
 
 
 def pairs(tables: Tables) -> View:
-    """Every two strategies at each model and data budget, on each task's headline metric."""
+    """Every two strategies at each model and data budget, on each task's headline metric.
+
+    Where that is more than can be read, over the whole grid.
+    """
     arms = [arm for arm in tables.arms if arm.strategy != BASELINE]
     couples = [(left, right) for i, left in enumerate(arms) for right in arms[i + 1 :]]
+    where = places(tables)
+    if len(couples) * len(where) * len(tables.headlines) > _MOST_PAIRS:
+        return _pairs_over_grid(tables, couples)
     found = [
         (measure, place, left, right, between(tables, measure, left, right, *place))
         for measure in tables.headlines
         for left, right in couples
-        for place in places(tables)
+        for place in where
     ]
     rows: list[list[Entry]] = [
         [measure_label(tables, measure), left.label, right.label, model, budget or EMPTY, with_p(gap)]
@@ -153,6 +188,24 @@ def pairs(tables: Tables) -> View:
     note = f"First minus second, paired by seed; p: t test, uncorrected. {seeds_note(counts)}"
     header = ["task: metric", "first", "second", "model", "data budget", "difference"]
     return View("pairs", "Differences between strategies", note, header, "lllllr", rows)
+
+
+def _pairs_over_grid(tables: Tables, couples: Sequence[tuple[Arm, Arm]]) -> View:
+    rows: list[list[Entry]] = []
+    counts: list[int] = []
+    for measure in tables.headlines:
+        means = {arm: level(tables, measure, grid(tables, arm)) for arm in tables.arms}
+        for left, right in couples:
+            gap = paired(subtract(means[left], means[right]))
+            if gap is not None:
+                rows.append([measure_label(tables, measure), left.label, right.label, with_p(gap)])
+                counts.append(gap.interval.n)
+    note = (
+        "First minus second, averaged over all models and data budgets within each seed (there are too many "
+        f"to show each), paired by seed; p: t test, uncorrected. {seeds_note(counts)}"
+    )
+    header = ["task: metric", "first", "second", "difference"]
+    return View("pairs", "Differences between strategies over the whole grid", note, header, "lllr", rows)
 
 
 def runs(tables: Tables, records_href: str) -> View:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -19,9 +20,10 @@ from toy_runs import make_run, tables_of, toy_runs, toy_tables, write_study
 from bench import report, schema, status
 from bench.analysis.readme import blocks
 from bench.build import build
-from bench.errors import BenchError, ConfigError
+from bench.errors import BenchError, ConfigError, DataError
 from bench.figures.base import Figure, render
 from bench.figures.quality_vs_cost import round_ticks
+from bench.records import Score
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 ALWAYS = {"quality_vs_data", "quality_vs_flops", "loss_curves"}  # figures that no task needs to be done for
@@ -39,19 +41,25 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 class Page(HTMLParser):
-    """Ids, internal links, other links, images without alt text, and tags of a page."""
+    """Ids, internal links, other links, images without alt text, tags and scripts of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.ids: list[str] = []
         self.links: list[str] = []
         self.tags: set[str] = set()
+        self.n_scripts = 0
         self.silent_images = 0
+        self.text = ""
         self.feed(text)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
         self.tags.add(tag)
+        self.n_scripts += tag == "script"
         self.ids += [found["id"] or ""] if "id" in found else []
         self.links += [found["href"] or ""] if "href" in found else []
         self.silent_images += tag == "img" and not found.get("alt")
@@ -77,6 +85,7 @@ def test_the_report_has_its_page_tables_and_figures(study: Path):
     for name in ALWAYS:
         assert b"<svg" in files[f"figures/{name}.svg"]
         assert files[f"figures/{name}.png"].startswith(b"\x89PNG")
+        assert files[f"figures/{name}.pdf"].startswith(b"%PDF")
     assert {Path(name).stem for name in files if name.startswith("figures/")} == ALWAYS
 
 
@@ -85,7 +94,7 @@ def test_every_link_of_the_page_leads_somewhere(study: Path):
     page = Page(path.read_text())
     assert len(page.ids) == len(set(page.ids))
     assert page.silent_images == 0
-    assert "script" not in page.tags
+    assert page.n_scripts == 1  # ours, at the end
     for link in page.links:
         if link.startswith("#"):
             assert link[1:] in page.ids
@@ -109,7 +118,19 @@ def test_the_headline_has_chance_scratch_and_every_strategy(study: Path):
     assert "95 % t interval" in table
 
 
-@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "a|b $\\frac{1}{ & <b>", "_x%#~^{}"])
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</title></style></script><b>x</b>",
+    "a|b $\\frac{1}{ & <b>",
+    "_x%#~^{}\\",
+    "[x](javascript:alert) ![y](http://z) `<b>`",
+    "\" onmouseover='alert(1)' x=\"",
+    "\N{RIGHT-TO-LEFT OVERRIDE}txt.exe",
+    "w" * 400,
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_appear_as_text(tmp_path: Path, name: str):
     hostile = [
         make_run(name, seed, 0.7, run_id=f"h{seed}", model=name, reason=name, config={name: name})
@@ -118,8 +139,30 @@ def test_hostile_names_appear_as_text(tmp_path: Path, name: str):
     write_study(tmp_path, [*toy_runs(), *hostile])
     (tmp_path / "experiments/toy/README.md").write_text(f"# {name}\n\n- {name}\n")
     path = write_report(tmp_path)
-    assert Page(path.read_text()).tags.isdisjoint({"script", "b"})
-    assert "<script>" not in path.with_suffix(".md").read_text()
+    page = Page(path.read_text())
+    assert page.n_scripts == 1
+    assert "b" not in page.tags
+    assert name in page.text
+    markdown = path.with_suffix(".md").read_text()
+    assert "<script>" not in markdown
+    links = re.findall(r"(?<!\\)\]\((.*?)\)", markdown)
+    assert all(link.startswith(("figures/", "report.html")) for link in links), links
+    for table in (path.parent / "tables").glob("*.tex"):
+        assert is_balanced(table.read_text()), table
+
+
+def is_balanced(latex: str) -> bool:
+    """Does every row keep the table's columns, and every brace and dollar have its partner?"""
+    [columns] = re.findall(r"begin\{tabular\}\{(\w+)\}", latex)
+    bare = re.sub(r"\\[&%$#_{}]", "", latex.replace("\\\\", ""))
+    rows = [line for line in bare.splitlines() if "&" in line]
+    return (
+        all(row.count("&") == len(columns) - 1 for row in rows)
+        and bare.count("{") == bare.count("}")
+        and bare.count("$") % 2 == 0
+        and "%" not in bare.replace("\n%", "").removeprefix("%")
+        and "\N{RIGHT-TO-LEFT OVERRIDE}" not in bare
+    )
 
 
 def test_a_study_whose_runs_all_failed_says_so(tmp_path: Path):
@@ -189,10 +232,10 @@ def test_the_shipped_config_composes_and_names_every_figure():
     schema.register()
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("report", overrides=["study=toy"])
-        unnamed = compose("report")
+        nowhere = compose("report", overrides=["experiments_dir=no_such_folder"])
     assert set(cfg.figure) == set(FIGURES)
-    with pytest.raises(ConfigError, match="study=NAME"):
-        report.main(unnamed)
+    with pytest.raises(ConfigError, match="no study has records in no_such_folder"):
+        report.main(nowhere)
 
 
 def test_status_tells_running_interrupted_and_recorded_runs(study: Path):
@@ -243,3 +286,52 @@ def test_a_readmes_items_stay_whole_and_its_code_keeps_its_lines():
         ("pre", "bench train\nbench report"),
         ("p", "six"),
     ]
+
+
+def test_a_second_record_of_a_run_is_told_and_not_counted(study: Path):
+    records = study / "experiments/toy/records"
+    copy = json.loads((records / "clm-1kb-0.json").read_text()) | {"seed": 7, "parameters": 5}
+    (records / "zz.json").write_text(json.dumps(copy))
+    path = write_report(study)
+    assert "zz.json: holds run clm-1kb-0, whose record is clm-1kb-0.json" in path.read_text()
+    assert "zz" not in (path.parent / "tables/runs.csv").read_text()
+
+
+def test_a_record_of_another_version_is_told(study: Path):
+    path = study / "experiments/toy/records/clm-1kb-0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
+    assert "clm-1kb-0.json: record schema 99, this version reads" in write_report(study).read_text()
+
+
+def test_a_table_that_is_no_longer_made_is_removed_and_notes_of_others_stay(study: Path):
+    folder = write_report(study).parent
+    (folder / "tables/old.csv").write_text("1")
+    (folder / "notes.txt").write_text("mine")
+    write_report(study)
+    assert not (folder / "tables/old.csv").exists()
+    assert (folder / "notes.txt").exists()
+
+
+def test_the_best_mean_is_bold_in_latex_and_lower_is_better_where_it_is(tmp_path: Path):
+    def run(strategy: str, value: float) -> Any:
+        scores = [Score("probe", "error", value, None, 100, False)]
+        return make_run(strategy, 0, 0.5, scores=scores)
+
+    folder = write_report(
+        write_study(tmp_path, [run("clm", 0.2), run("mlm", 0.3), run("scratch", 0.4)])
+    ).parent
+    latex = (folder / "tables/headline.tex").read_text()
+    assert "clm & \\textbf{0.200" in latex
+    assert latex.count("textbf") == 1
+
+
+def test_all_studies_are_listed_with_their_verdicts(study: Path):
+    write_report(study)
+    (study / "experiments/other/records").mkdir(parents=True)
+    text = report.write_index(study / "experiments", study / "reports").read_text()
+    assert '<a href="toy/report.html" title="toy">' in text
+    assert "1 ahead of scratch" in text
+    assert "no report yet: bench report study=other" in text
+    (study / "reports/toy/summary.json").write_text("{")
+    with pytest.raises(DataError, match=r"summary.json.*bench report"):
+        report.write_index(study / "experiments", study / "reports")

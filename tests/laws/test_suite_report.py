@@ -302,7 +302,7 @@ def test_samples_are_of_the_lowest_seed_and_appear_as_text(tmp_path: Path):
     assert view.header == ["strategy", "prompt", "continuation"]
     assert texts(view) == [["clm", "seed 0", "<script>alert(1)</script> ⏎ | *b*\N{REPLACEMENT CHARACTER}"]]
     path = write_report(write_study(tmp_path, runs))
-    assert "script" not in Page(path.read_text()).tags
+    assert Page(path.read_text()).n_scripts == 1  # ours
     assert "&lt;script&gt;alert(1)" in path.read_text()
     assert "<script>" not in path.with_suffix(".md").read_text()
 
