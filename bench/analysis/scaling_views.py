@@ -33,8 +33,8 @@ def scaling(tables: Tables) -> View | None:
         f"unique data (Muennighoff et al. 2023). Brackets: {100 * LEVEL:.0f} % t interval of the spread of "
         f"{N_REFITS} refits that draw seeds, the same in all cells. Check: the fit without the largest "
         "budget predicts it; inside: the measured mean lies in the predicted band. Nothing is predicted "
-        f"beyond {MAX_EXTRAPOLATION} times the largest N or D that was measured. Left out: metrics that are not a "
-        "task's headline, and those that rise without a known ceiling. Losses compare only within a "
+        f"beyond {MAX_EXTRAPOLATION} times the largest N or D that was measured. Left out: metrics that are "
+        "not a task's headline, and those that rise without a known ceiling. Losses compare only within a "
         "strategy's objective."
     )
     return View("scaling", "Scaling fits", note, header, "llrrrrrrrl", rows)
