@@ -222,6 +222,12 @@ def results_of(evaluations: Iterable[EvaluationRecord]) -> dict[str, TaskResult]
     return found
 
 
+def read_results(folder: Path, run_id: str) -> dict[str, TaskResult]:
+    """The latest word of a run's evaluations on each task; those that are not readable do not count."""
+    evaluations, _ = read_evaluations(folder, run_id)
+    return results_of(evaluations.get(run_id, []))
+
+
 def write_record(record: RunRecord, folder: Path) -> Path:
     """Write `<folder>/<run_id>.json` so that a reader sees it whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)

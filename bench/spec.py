@@ -22,9 +22,8 @@ from bench.records import (
     Status,
     TaskResult,
     evaluation_id,
-    read_evaluations,
     read_record,
-    results_of,
+    read_results,
 )
 
 NOT_SCIENCE = ("study", "task", "trainer", "energy", "logger", "launcher", "paths")
@@ -88,8 +87,7 @@ class RunSpec:
 
     def results(self) -> dict[str, TaskResult]:
         """What tasks have found of the run so far."""
-        evaluations, _ = read_evaluations(self.evaluations, self.run_id)
-        return results_of(evaluations.get(self.run_id, []))
+        return read_results(self.evaluations, self.run_id)
 
     def recorded(self) -> RunRecord | None:
         """The run's record; None where there is none or it is damaged: the run is then done again."""
