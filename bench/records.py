@@ -222,12 +222,6 @@ def results_of(evaluations: Iterable[EvaluationRecord]) -> dict[str, TaskResult]
     return found
 
 
-def read_results(folder: Path, run_id: str) -> dict[str, TaskResult]:
-    """The latest word of a run's evaluations on each task; those that are not readable do not count."""
-    evaluations, _ = read_evaluations(folder, run_id)
-    return results_of(evaluations.get(run_id, []))
-
-
 def write_record(record: RunRecord, folder: Path) -> Path:
     """Write `<folder>/<run_id>.json` so that a reader sees it whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -271,7 +265,7 @@ def read_records(folder: Path) -> tuple[list[RunRecord], list[DataError]]:
 
 
 @contextmanager
-def readable(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+def readable(path: Path, kind: str, fix: str = "run the study again") -> Iterator[dict[str, Any]]:
     """The file's JSON of this schema version; whatever is wrong with it or its use becomes one line."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -282,7 +276,7 @@ def readable(path: Path, kind: str) -> Iterator[dict[str, Any]]:
             )
         yield raw
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not {kind} ({error}); delete it and run the study again") from error
+        raise DataError(f"{path}: not {kind} ({error}); delete it and {fix}") from error
 
 
 def _result(raw: dict[str, Any]) -> TaskResult:
