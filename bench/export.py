@@ -23,8 +23,8 @@ from bench.corpora.base import PairCorpus, TextCorpus
 from bench.errors import ConfigError, DataError
 from bench.modernbert import architecture, other_modules, stock_model, write_tokenizer
 from bench.objectives.base import Objective, Shapes
-from bench.records import RunRecord, Score, read_record, read_results
-from bench.spec import RunSpec
+from bench.records import RunRecord, Score, read_record
+from bench.spec import RunSpec, read_results
 from bench.tokens import prepare_text
 from bench.train import build_objective
 

@@ -22,8 +22,9 @@ from bench.records import (
     Status,
     TaskResult,
     evaluation_id,
+    read_evaluations,
     read_record,
-    read_results,
+    results_of,
 )
 
 NOT_SCIENCE = ("study", "task", "trainer", "energy", "logger", "launcher", "paths")
@@ -148,6 +149,12 @@ class RunSpec:
     def to_json(self) -> str:
         """The run as text, for a worker process."""
         return json.dumps(asdict(self))
+
+
+def read_results(evaluations: Path, run_id: str) -> dict[str, TaskResult]:
+    """What tasks have found of a run so far; evaluations that are not readable do not count."""
+    found, _ = read_evaluations(evaluations, run_id)
+    return results_of(found.get(run_id, []))
 
 
 def now() -> str:
