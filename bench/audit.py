@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,8 @@ from bench import machine, protocols
 from bench.audits import AuditCheck, AuditRecord, write_audit
 from bench.build import build
 from bench.errors import InapplicableError
+from bench.evaluate import setting_of
+from bench.feature_cache import FeatureCache
 from bench.nats import wanted
 from bench.objectives.base import Attention, Likelihood, Objective, Shapes
 from bench.objectives.scratch import Scratch
@@ -138,10 +139,11 @@ class Audit:
         permuted = replace(self.setting, permutes_labels=True)
         yield self._against_chance("permuted labels", Scratch, permuted, exact=False)
         yield self._ceiling()
+        plain = self._tried(Scratch)
         with _batches_of(ODD_BATCH):
             small = self._tried(Scratch)
-        yield self._same("batch size", small)
-        yield self._same("padding", self._tried(MorePadding))
+        yield self._same("batch size", plain, small)
+        yield self._same("padding", plain, self._tried(MorePadding))
 
     def _against_chance(
         self, check: str, model: type[Objective], setting: Setting, *, exact: bool
@@ -158,20 +160,20 @@ class Audit:
 
         return self._checked("ceiling", check)
 
-    def _same(self, check: str, other: Outcome | InapplicableError) -> AuditCheck:
+    def _same(self, check: str, plain: Outcome | None, other: Outcome | None) -> AuditCheck:
         def compare() -> tuple[list[str], str]:
-            plain = self._tried(Scratch)
-            if isinstance(plain, InapplicableError) or isinstance(other, InapplicableError):
+            if plain is None or other is None:
                 raise InapplicableError("scratch cannot do the task")
             return _differences(plain, other), f"{len(plain.scores)} scores"
 
         return self._checked(check, compare)
 
-    def _tried(self, cls: type[Objective]) -> Outcome | InapplicableError:
+    def _tried(self, cls: type[Objective]) -> Outcome | None:
+        """None: the model cannot do the task."""
         try:
             return self._evaluate(cls, self.setting)
-        except InapplicableError as reason:
-            return reason
+        except InapplicableError:
+            return None
 
     def _checked(self, check: str, find: Callable[[], tuple[list[str], str]]) -> AuditCheck:
         try:
@@ -259,22 +261,8 @@ def audit(specs: Sequence[RunSpec], say: Callable[[AuditCheck], None]) -> AuditR
     machine.limit_blas()
     spec = specs[0]
     config, data = spec.typed(), prepare(spec)
-    shapes = Shapes(
-        model=config.model,
-        vocab_size=data.text.vocab_size,
-        sequence_length=config.sequence_length,
-        caption_length=config.caption_length,
-        image_size=data.pairs.image_size,
-    )
-    setting = Setting(
-        tokenizer=data.text.tokenizer(),
-        sequence_length=config.sequence_length,
-        text=data.text,
-        pairs=data.pairs,
-        data_dir=Path(config.paths.data),
-        seed=spec.seed,
-        keep_going=lambda: None,
-    )
+    shapes = Shapes.of(config, vocab_size=data.text.vocab_size, image_size=data.pairs.image_size)
+    setting = setting_of(spec, data, lambda: None, FeatureCache())
     found: list[AuditCheck] = []
     for name, node in config.task.items():
         task = build(node, Task, f"task.{name}")  # type: ignore[type-abstract]

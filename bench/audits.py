@@ -45,6 +45,6 @@ def read_audit(folder: Path) -> AuditRecord | None:
     path = folder / "audit.json"
     if not path.exists():
         return None
-    with readable(path, "an audit") as raw:
+    with readable(path, "an audit", fix="do it again by `bench audit`") as raw:
         raw["checks"] = tuple(AuditCheck(**check) for check in raw["checks"])
         return AuditRecord(**raw)

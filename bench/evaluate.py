@@ -5,7 +5,7 @@ Nothing here knows which strategy it measures. A task that fails is a result wit
 
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,8 @@ class Evaluation:
             for i, (name, node) in enumerate(tasks.items()):
                 self.stop.check()
                 self.status.write("running", f"evaluate {name}", i, len(tasks))
-                result, found = self._measure(name, node, objective, self._setting(data, cache))
+                setting = setting_of(self.spec, data, self.stop.check, cache)
+                result, found = self._measure(name, node, objective, setting)
                 results.append(result)
                 items |= found
         finally:
@@ -105,19 +106,6 @@ class Evaluation:
             raise FloatingPointError(f"{broken[0]} is not a finite number")
         return replace(blank, scores=scores, counts=dict(outcome.counts), samples=list(outcome.samples))
 
-    def _setting(self, data: Prepared, cache: FeatureCache) -> Setting:
-        config = self.spec.typed()
-        return Setting(
-            tokenizer=data.text.tokenizer(),
-            sequence_length=config.sequence_length,
-            text=data.text,
-            pairs=data.pairs,
-            data_dir=Path(config.paths.data),
-            seed=self.spec.seed,
-            keep_going=self.stop.check,
-            cache=cache,
-        )
-
     def _write(self, record: EvaluationRecord, items: Items) -> None:
         """The arrays first: a record without them never counts."""
         record = replace(record, environment=machine.environment(self.spec.typed().trainer))
@@ -126,6 +114,21 @@ class Evaluation:
         if items:
             write_items(items, items_path(folder, record))
         write_evaluation(record, folder)
+
+
+def setting_of(spec: RunSpec, data: Prepared, keep_going: Callable[[], None], cache: FeatureCache) -> Setting:
+    """What a task of a run may use, apart from the model."""
+    config = spec.typed()
+    return Setting(
+        tokenizer=data.text.tokenizer(),
+        sequence_length=config.sequence_length,
+        text=data.text,
+        pairs=data.pairs,
+        data_dir=Path(config.paths.data),
+        seed=spec.seed,
+        keep_going=keep_going,
+        cache=cache,
+    )
 
 
 def write_items(items: Items, path: Path) -> None:

@@ -23,8 +23,8 @@ from bench.corpora.base import PairCorpus, TextCorpus
 from bench.errors import ConfigError, DataError
 from bench.modernbert import architecture, other_modules, stock_model, write_tokenizer
 from bench.objectives.base import Objective, Shapes
-from bench.records import RunRecord, Score, read_evaluations, read_record, results_of
-from bench.spec import RunSpec
+from bench.records import RunRecord, Score, read_record
+from bench.spec import RunSpec, read_results
 from bench.tokens import prepare_text
 from bench.train import build_objective
 
@@ -51,10 +51,8 @@ class Run:
 
     def scores(self) -> list[Score]:
         """What tasks have measured of it."""
-        folder = self.record_path.parents[1] / "evaluations"
-        evaluations, _ = read_evaluations(folder, self.record.run_id)
-        results = results_of(evaluations.get(self.record.run_id, [])).values()
-        return [score for result in results for score in result.scores]
+        results = read_results(self.record_path.parents[1] / "evaluations", self.record.run_id)
+        return [score for result in results.values() for score in result.scores]
 
     @property
     def how_to_redo(self) -> str:

@@ -24,7 +24,7 @@ from bench.analysis.scaling_views import scaling
 from bench.analysis.stability import stability
 from bench.analysis.table import Tables
 from bench.analysis.text import View
-from bench.audits import read_audit
+from bench.audits import AuditRecord, read_audit
 from bench.errors import DataError, in_brief
 from bench.figures.drawn import Drawn
 from bench.records import RunRecord
@@ -95,15 +95,16 @@ def assemble(
         records_href: where the records lie, as a link from the page.
         study: its folder, for the README, the claims and the audit.
     """
-    headlines, readme, audit = set(tables.headlines), study / "README.md", read_audit(study)
+    headlines, readme = set(tables.headlines), study / "README.md"
     figures, undrawn = drawn
     unread = [f"Damaged record left out: {in_brief(error)}" for error in damaged]
+    audit, unaudited = _audit(study)
     return Page(
         study=tables.study,
         dates=provenance.dates(tables),
         readme=blocks(readme.read_text(encoding="utf-8")) if readme.is_file() else [],
         status=_counts(tables, len(damaged)),
-        warnings=unread + undrawn + provenance.warnings(tables) + failures(audit),
+        warnings=unread + undrawn + unaudited + provenance.warnings(tables) + failures(audit),
         lost=[line for record in tables.records for line in _losses(tables, record)],
         verdicts=_present([make(tables, study) for make in VERDICTS]),
         setup=[provenance.axes_view(tables), provenance.settings_view(tables)],
@@ -140,6 +141,14 @@ def latex_views(tables: Tables, page: Page) -> list[View]:
     stacked = View("cells", "Every cell", "", header, "l" * len(header), cells, best=best)
     found = [*page.verdicts, page.headline, page.decisions, *page.findings, views.differences(tables)]
     return [*found, stacked, page.runs]
+
+
+def _audit(study: Path) -> tuple[AuditRecord | None, list[str]]:
+    """The audit of a study, and a warning where it is damaged."""
+    try:
+        return read_audit(study), []
+    except DataError as error:
+        return None, [f"Damaged audit left out: {in_brief(error)}"]
 
 
 def _present(found: Sequence[View | None]) -> list[View]:

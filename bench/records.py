@@ -275,7 +275,7 @@ def _named_by_its_run(path: Path, record: RunRecord) -> RunRecord:
 
 
 @contextmanager
-def readable(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+def readable(path: Path, kind: str, fix: str = "run the study again") -> Iterator[dict[str, Any]]:
     """The file's JSON of this schema version; whatever is wrong with it or its use becomes one line."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -286,7 +286,7 @@ def readable(path: Path, kind: str) -> Iterator[dict[str, Any]]:
             )
         yield raw
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not {kind} ({error}); delete it and run the study again") from error
+        raise DataError(f"{path}: not {kind} ({error}); delete it and {fix}") from error
 
 
 def _result(raw: dict[str, Any]) -> TaskResult:

@@ -88,8 +88,7 @@ class RunSpec:
 
     def results(self) -> dict[str, TaskResult]:
         """What tasks have found of the run so far."""
-        evaluations, _ = read_evaluations(self.evaluations, self.run_id)
-        return results_of(evaluations.get(self.run_id, []))
+        return read_results(self.evaluations, self.run_id)
 
     def recorded(self) -> RunRecord | None:
         """The run's record; None where there is none or it is damaged: the run is then done again."""
@@ -150,6 +149,12 @@ class RunSpec:
     def to_json(self) -> str:
         """The run as text, for a worker process."""
         return json.dumps(asdict(self))
+
+
+def read_results(evaluations: Path, run_id: str) -> dict[str, TaskResult]:
+    """What tasks have found of a run so far; evaluations that are not readable do not count."""
+    found, _ = read_evaluations(evaluations, run_id)
+    return results_of(found.get(run_id, []))
 
 
 def now() -> str:

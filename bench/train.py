@@ -114,13 +114,7 @@ def _is_recorded_since(spec: RunSpec, started_at: float) -> bool:
 def build_objective(spec: RunSpec, *, vocab_size: int, image_size: int) -> Objective:
     """The strategy with its backbone, initialised from the run's seed."""
     config = spec.typed()
-    shapes = Shapes(
-        model=config.model,
-        vocab_size=vocab_size,
-        sequence_length=config.sequence_length,
-        caption_length=config.caption_length,
-        image_size=image_size,
-    )
+    shapes = Shapes.of(config, vocab_size=vocab_size, image_size=image_size)
     cls = find_class(config.strategy, Objective, "strategy")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)

@@ -21,7 +21,7 @@ from bench.budget import StepCost
 from bench.errors import ConfigError, DivergedError, InapplicableError
 from bench.pooling import POOLINGS, pool
 from bench.sampling import Sampling, by_length
-from bench.schema import Model, Optim
+from bench.schema import Config, Model, Optim
 from bench.vocabulary import PAD
 
 Batch = dict[str, Tensor]
@@ -73,6 +73,11 @@ class Shapes:
     sequence_length: int
     caption_length: int
     image_size: int
+
+    @staticmethod
+    def of(config: Config, *, vocab_size: int, image_size: int) -> "Shapes":
+        """Those of a run, whose data decide the vocabulary and the images."""
+        return Shapes(config.model, vocab_size, config.sequence_length, config.caption_length, image_size)
 
 
 @dataclass(frozen=True)
@@ -230,8 +235,7 @@ class Objective(LightningModule):
 
     def layer_states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
         """As `states`, of the embedding and of each of the L blocks: (L + 1, B, T, D), `states` the last."""
-        causal = self._is_causal(attention)
-        return self.backbone(tokens, tokens != PAD, causal=causal, every_layer=True)
+        return self.backbone(tokens, tokens != PAD, causal=self._is_causal(attention), every_layer=True)
 
     def features(self, tokens: Tensor, attention: Attention = "own", pooling: str = "own") -> Tensor:
         """One vector per text: (B, T) ids, padded with PAD on the right -> (B, D).
@@ -258,11 +262,9 @@ class Objective(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _check_finite(self, mean: Tensor) -> None:
-        value = float(mean)
         if not torch.isfinite(mean):
-            step, last = self.last_finite or (0, None)
-            raise DivergedError(step, last)
-        self.last_finite = (self.global_step, value)
+            raise DivergedError(*(self.last_finite or (0, None)))
+        self.last_finite = (self.global_step, float(mean))
 
 
 class TextObjective(Objective):

@@ -187,6 +187,13 @@ def test_a_damaged_record_is_told_and_left_out(study: Path):
     assert str(study) not in text
 
 
+def test_a_damaged_audit_is_told_and_left_out(study: Path):
+    (study / "experiments/toy/audit.json").write_text("{")
+    text = write_report(study).read_text()
+    assert "Damaged audit left out: audit.json" in text
+    assert str(study) not in text
+
+
 def test_a_study_without_records_is_one_line(tmp_path: Path):
     (tmp_path / "experiments").mkdir()
     with pytest.raises(BenchError, match="no run record") as caught:
