@@ -29,6 +29,7 @@ from bench.analysis.inference import (
     Ratio,
     equivalence,
     seeds_alone,
+    sign_flip_floor,
     superiority,
     variance_ratio,
 )
@@ -204,7 +205,7 @@ def _crossing(tables: Tables, claim: Claim, found: Evidence, measure: Measure, s
         raise _LackingError(f"no two points of {claim.axis} with two seeds in common")
     low, high = claim.between or (0.0, 0.0)
     inside = float(((drawn[2] >= low) & (drawn[2] <= high)).mean())
-    least = 1 / len(drawn[2])  # a bootstrap shows no smaller p
+    least = sign_flip_floor(len(drawn[1]))  # few seeds agree by chance; a bootstrap of them cannot know
     decided = Decided(max(least, 1 - inside), max(least, inside))
     return replace(found, crossing=crossover(gains), decided=decided)
 
@@ -304,8 +305,9 @@ def _require_complete(tables: Tables, claim: Claim, measure: Measure, pairs: Seq
     ):
         runs = [r for r in tables.runs_of.get(cell, ()) if side.seeds is None or r.seed in side.seeds]
         where = " ".join(part for part in (cell.arm.label, cell.model, cell.budget) if part)
-        if not runs:
-            raise _LackingError(f"no run of {where}")
+        missing = sorted(set(side.seeds or ()) - {run.seed for run in runs})
+        if missing or not runs:
+            raise _LackingError(f"no run of {where}{f' with seed {missing[0]}' if missing else ''}")
         if (cell.arm, measure.task) in tables.inapplicable:
             raise _LackingError(
                 f"{cell.arm.label} cannot do {measure.task}: {tables.inapplicable[cell.arm, measure.task]}"
