@@ -19,8 +19,8 @@ from bench.analysis.claims import (
     Claim,
     Claims,
     Side,
-    suggestion,
 )
+from bench.analysis.contrasts import LackingError, Pair, measure_of, pairs_of, require_complete, sign_of
 from bench.analysis.crossed import crossed, matrix, outcomes
 from bench.analysis.crossover import Crossover, crossover, resampled
 from bench.analysis.inference import (
@@ -34,10 +34,9 @@ from bench.analysis.inference import (
     variance_ratio,
 )
 from bench.analysis.stats import LEVEL, holm, pool, sign_flip_p, subtract
-from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, lost
+from bench.analysis.table import Cell, Measure, Tables
 
 Verdict = Literal["supported", "contradicted", "equivalent", "underpowered", "not run"]
-Pair = tuple[Cell, Cell]
 T = TypeVar("T")
 
 
@@ -65,10 +64,6 @@ class Judged:
     verdict: Verdict
     p_holm: float | None
     n_claims: int  # of the study: what p is corrected for
-
-
-class _LackingError(Exception):
-    """Why a claim cannot be tested."""
 
 
 def judge(tables: Tables, claims: Claims) -> list[Judged]:
@@ -115,12 +110,12 @@ def examine(tables: Tables, claim: Claim) -> Evidence:
     """The evidence on one claim; of cells that are missing or runs that were lost, only that they are."""
     found = Evidence()
     try:
-        measure = _measure(tables, claim)
+        measure = measure_of(tables, claim)
         found = replace(found, measure=measure)
-        found = replace(found, pairs=_pairs(tables, claim))
-        _require_complete(tables, claim, measure, found.pairs)
-        return _tested(tables, claim, found, measure, _sign(tables, claim, measure))
-    except _LackingError as lacking:
+        found = replace(found, pairs=pairs_of(tables, claim))
+        require_complete(tables, claim, measure, found.pairs)
+        return _tested(tables, claim, found, measure, sign_of(tables, claim, measure))
+    except LackingError as lacking:
         return replace(found, why_not=str(lacking))
 
 
@@ -144,7 +139,7 @@ def _estimate(
     """The mean difference with its error, by seeds and items where items are known; and the seeds' own."""
     gaps = pool([_gaps(tables, claim, measure, pair, sign) for pair in pairs])
     if len(gaps) < 2:
-        raise _LackingError(
+        raise LackingError(
             f"{len(gaps)} seed{'s' if len(gaps) != 1 else ''} in common: a test takes two or more"
         )
     matrices = []
@@ -188,7 +183,7 @@ def _spread(tables: Tables, claim: Claim, found: Evidence, measure: Measure) -> 
     seeds = sorted(sides[0].keys() & sides[1].keys())
     ratio = variance_ratio(*([side[seed] for seed in seeds] for side in sides))
     if ratio is None:
-        raise _LackingError(
+        raise LackingError(
             f"{len(seeds)} seeds in common, or no spread: a ratio takes three seeds with a spread"
         )
     is_less = ratio.ratio > 1  # the right side spreads more
@@ -202,7 +197,7 @@ def _crossing(tables: Tables, claim: Claim, found: Evidence, measure: Measure, s
     gains = _gains(tables, claim, found.pairs, measure, sign)
     drawn = resampled(gains)
     if drawn is None or len(drawn[1]) < 2:
-        raise _LackingError(f"no two points of {claim.axis} with two seeds in common")
+        raise LackingError(f"no two points of {claim.axis} with two seeds in common")
     low, high = claim.between or (0.0, 0.0)
     inside = float(((drawn[2] >= low) & (drawn[2] <= high)).mean())
     least = sign_flip_floor(len(drawn[1]))  # few seeds agree by chance; a bootstrap of them cannot know
@@ -227,93 +222,3 @@ def _gains(
 def _tokens(tables: Tables, pair: Pair) -> int:
     """Positions that the pretrained side saw; of two, the more."""
     return max(record.spent.forward_tokens for cell in pair for record in tables.runs_of[cell])
-
-
-def _measure(tables: Tables, claim: Claim) -> Measure:
-    tasks = sorted({measure.task for measure in tables.measures})
-    _require_known(claim.task, tasks, "task")
-    own = [measure for measure in tables.measures if measure.task == claim.task]
-    _require_known(claim.metric, sorted({measure.metric for measure in own}), f"metric of {claim.task}")
-    counts = [m for m in own if m.metric == claim.metric and claim.n_labels in (None, m.n_labels)]
-    if not counts:
-        raise _LackingError(f"{claim.task}: {claim.metric} was not measured with {claim.n_labels} labels")
-    return max(counts, key=lambda measure: measure.n_labels or 0)
-
-
-def _sign(tables: Tables, claim: Claim, measure: Measure) -> int:
-    sign = tables.measures[measure].sign
-    asked = {"higher": 1, "lower": -1, None: 0}[claim.better]
-    if asked and sign and asked != sign:
-        raise _LackingError(
-            f"better: {claim.better} contradicts the task, which says the opposite of {claim.metric}"
-        )
-    if not (asked or sign or claim.test == VARIANCE_RATIO):
-        raise _LackingError(
-            f"{claim.metric} only describes: add `better: higher` or `better: lower` to the claim"
-        )
-    return sign or asked
-
-
-def _pairs(tables: Tables, claim: Claim) -> tuple[Pair, ...]:
-    """The cells to compare: those of the pretrained side, each with its partner of the same place."""
-    sides = [(_arm(tables, side), side.within(claim.cells)) for side in (claim.left, claim.right)]
-    order = 1 if sides[0][0].strategy == BASELINE else 0
-    (arm, own), (other, partner) = sides[order], sides[1 - order]
-    cells = [cell for cell in tables.cells if cell.arm == arm and _is_at(cell, own)]
-    if not cells:
-        raise _LackingError(_no_cell(tables, arm, own))
-    found = []
-    for cell in cells:
-        budget = None if other.strategy == BASELINE else partner.budget or cell.budget
-        mate = Cell(other, partner.model or cell.model, budget)
-        found.append((cell, mate) if order == 0 else (mate, cell))
-    return tuple(found)
-
-
-def _arm(tables: Tables, side: Side) -> Arm:
-    strategies = sorted({arm.strategy for arm in tables.arms})
-    _require_known(side.strategy or "", strategies, "strategy")
-    arm = Arm(side.strategy or "", side.variant or "")
-    variants = sorted(a.variant for a in tables.arms if a.strategy == arm.strategy)
-    _require_known(arm.variant, variants, f"variant of {arm.strategy}")
-    return arm
-
-
-def _is_at(cell: Cell, side: Side) -> bool:
-    is_pretrained = cell.arm.strategy != BASELINE
-    at_budget = side.budget in (None, cell.budget) or not is_pretrained
-    return at_budget and side.model in (None, cell.model)
-
-
-def _no_cell(tables: Tables, arm: Arm, side: Side) -> str:
-    places = ", ".join(
-        f"{cell.model} {cell.budget or ''}".strip() for cell in tables.cells if cell.arm == arm
-    )
-    asked = f"model={side.model or 'any'}, budget={side.budget or 'any'}"
-    return f"no run of {arm.label} with {asked}; there are {places}"
-
-
-def _require_known(name: str, known: Sequence[str], what: str) -> None:
-    if name not in known:
-        raise _LackingError(f"no {what} {name!r} in this study{suggestion(name, known)}")
-
-
-def _require_complete(tables: Tables, claim: Claim, measure: Measure, pairs: Sequence[Pair]) -> None:
-    """No cell may be missing and no run lost: those that are left would speak for those that failed."""
-    for cell, side in (
-        (cell, side) for pair in pairs for cell, side in zip(pair, (claim.left, claim.right), strict=True)
-    ):
-        runs = [r for r in tables.runs_of.get(cell, ()) if side.seeds is None or r.seed in side.seeds]
-        where = " ".join(part for part in (cell.arm.label, cell.model, cell.budget) if part)
-        missing = sorted(set(side.seeds or ()) - {run.seed for run in runs})
-        if missing or not runs:
-            raise _LackingError(f"no run of {where}{f' with seed {missing[0]}' if missing else ''}")
-        if (cell.arm, measure.task) in tables.inapplicable:
-            raise _LackingError(
-                f"{cell.arm.label} cannot do {measure.task}: {tables.inapplicable[cell.arm, measure.task]}"
-            )
-        n_lost = sum(lost(tables, run, measure.task) is not None for run in runs)
-        if n_lost:
-            raise _LackingError(f"{n_lost} of {len(runs)} runs of {where} lost")
-        if not tables.values[measure].get(cell):
-            raise _LackingError(f"{where} has no score of {measure.task}")

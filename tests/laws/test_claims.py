@@ -5,11 +5,15 @@ from typing import Any
 
 import pytest
 import yaml
+from toy_runs import ToyRun, make_run, tables_of, toy_runs
 
+from bench.analysis.claim_views import claims
 from bench.analysis.claims import Claims, Side, read_claims
 from bench.analysis.judging import Judged, judge
+from bench.analysis.planning import Sweep, plan
+from bench.analysis.text import plain
 from bench.errors import ConfigError
-from tests.laws.toy_runs import make_run, tables_of, toy_runs
+from bench.records import Score
 
 GOOD: dict[str, Any] = {
     "statement": "clm is better than scratch.",
@@ -113,3 +117,112 @@ def test_seeds_that_a_claim_lists_have_to_be_run(tmp_path: Path) -> None:
     found = verdict(tmp_path, **sides)
     assert found.verdict == "not run"
     assert "seed 7" in found.evidence.why_not
+
+
+def study(values: dict[tuple[str, str], list[float]], **changes: Any) -> list[ToyRun]:
+    """Runs by strategy and model; a value per seed."""
+    return [
+        make_run(strategy, seed, value, model=model, run_id=f"{strategy}-{model}-{seed}", **changes)
+        for (strategy, model), own in values.items()
+        for seed, value in enumerate(own)
+    ]
+
+
+def test_a_small_encoder_may_be_held_against_a_larger_decoder(tmp_path: Path) -> None:
+    runs = study({("mlm", "1m"): [0.60, 0.63, 0.66], ("clm", "2m"): [0.50, 0.52, 0.54]})
+    sides = {"left": {"strategy": "mlm", "model": "1m"}, "right": {"strategy": "clm", "model": "2m"}}
+    found = judge(tables_of(runs), write(tmp_path, **sides))[0]
+    assert found.verdict == "supported"
+    assert [cell.model for cell in found.evidence.pairs[0]] == ["1m", "2m"]
+
+
+def test_a_strategy_may_be_held_against_itself_under_other_seeds(tmp_path: Path) -> None:
+    runs = study({("clm", "1m"): [0.60, 0.63, 0.66, 0.50, 0.52, 0.54]})
+    sides = {
+        "left": {"strategy": "clm", "seeds": [0, 1, 2]},
+        "right": {"strategy": "clm", "seeds": [3, 4, 5]},
+    }
+    found = judge(tables_of(runs), write(tmp_path, **sides))[0]
+    assert found.evidence.estimate is not None
+    assert found.evidence.estimate.mean == pytest.approx(0.11)
+
+
+def test_a_steadier_side_is_seen_by_its_spread(tmp_path: Path) -> None:
+    steady, wild = [0.5 + 0.001 * i for i in range(9)], [0.1 + 0.1 * (i % 3) for i in range(9)]
+    tables = tables_of(study({("clm", "1m"): steady, ("mlm", "1m"): wild}))
+    asked = {"test": "variance_ratio", "smallest_effect": 2.0, "right": {"strategy": "mlm"}}
+    assert judge(tables, write(tmp_path, **asked))[0].verdict == "supported"
+    turned = asked | {"left": {"strategy": "mlm"}, "right": {"strategy": "clm"}}
+    assert judge(tables, write(tmp_path, **turned))[0].verdict == "contradicted"
+
+
+def test_no_worse_by_the_margin_and_equal_within_it(tmp_path: Path) -> None:
+    tables = tables_of(study({("clm", "1m"): [0.50, 0.52, 0.54], ("mlm", "1m"): [0.501, 0.519, 0.541]}))
+    for test in ("non_inferiority", "equivalence"):
+        asked = {"test": test, "right": {"strategy": "mlm"}}
+        assert judge(tables, write(tmp_path, **asked))[0].verdict == "supported"
+        strict = asked | {"smallest_effect": 0.0005}
+        assert judge(tables, write(tmp_path, **strict))[0].verdict == "underpowered"
+
+
+def curves(n_seeds: int) -> list[ToyRun]:
+    """clm ahead of scratch with 10 labels, level in between and behind with 100."""
+    runs = []
+    for strategy, few, many in (("clm", 0.6, 0.5), ("scratch", 0.5, 0.6)):
+        for seed in range(n_seeds):
+            scores = [
+                Score("probe", "accuracy", value + 0.001 * seed, 0.25, 100, n_labels=n)
+                for n, value in ((10, few), (100, many))
+            ]
+            runs.append(make_run(strategy, seed, 0.0, scores=scores))
+    return runs
+
+
+def test_a_crossover_is_held_against_the_range_that_is_claimed(tmp_path: Path) -> None:
+    asked = {"test": "crossover", "axis": "labels", "smallest_effect": None}
+    tables = tables_of(curves(9))
+    inside = judge(tables, write(tmp_path, between=[20, 50], **asked))[0]
+    assert inside.verdict == "supported"
+    assert inside.evidence.crossing is not None
+    assert inside.evidence.crossing.at == pytest.approx(10**1.5)  # half way in log labels
+    assert judge(tables, write(tmp_path, between=[60, 90], **asked))[0].verdict == "contradicted"
+
+
+def test_few_seeds_that_agree_decide_no_crossover(tmp_path: Path) -> None:
+    asked = {"test": "crossover", "axis": "labels", "between": [20, 50], "smallest_effect": None}
+    found = judge(tables_of(curves(3)), write(tmp_path, **asked))[0]
+    assert (found.verdict, found.p_holm) == ("underpowered", 0.25)  # as a sign test of three
+
+
+def test_a_metric_that_only_describes_takes_a_direction(tmp_path: Path) -> None:
+    runs = [
+        make_run(
+            strategy, seed, 0.0, scores=[Score("probe", "length", value, None, 9, higher_is_better=None)]
+        )
+        for strategy, own in (("clm", (6.0, 6.3, 6.6)), ("scratch", (5.0, 5.2, 5.4)))
+        for seed, value in enumerate(own)
+    ]
+    tables, asked = tables_of(runs), {"metric": "length", "smallest_effect": 0.3}
+    assert "only describes" in judge(tables, write(tmp_path, **asked))[0].evidence.why_not
+    assert judge(tables, write(tmp_path, better="higher", **asked))[0].verdict == "supported"
+    assert judge(tables, write(tmp_path, better="lower", **asked))[0].verdict == "contradicted"
+
+
+def test_what_is_open_says_what_it_takes(tmp_path: Path) -> None:
+    write(tmp_path, smallest_effect=0.0005, test="equivalence", right={"strategy": "scratch"})
+    tables = tables_of(study({("clm", "1m"): [0.50, 0.52], ("scratch", "1m"): [0.51, 0.50]}))
+    view = claims(tables, tmp_path)
+    assert view is not None
+    assert [plain(entry) for entry in view.rows[0]][-2] == "? underpowered"
+    assert "takes" in plain(view.rows[0][-1])
+    assert "cannot pass" in view.note  # two seeds by a sign-flip test
+
+
+def test_the_plan_names_what_the_sweep_lacks_and_the_seeds_it_takes(tmp_path: Path) -> None:
+    asked = write(tmp_path)
+    whole = Sweep(strategies={"clm", "scratch"}, budgets={"1kb", None}, tasks={"probe"}, seeds=range(6))
+    assert len(plan(asked, whole)) == 1
+    assert "it can pass" in plan(asked, whole)[0]
+    [first, second] = plan(asked, whole._replace(strategies={"clm"}, tasks=set(), seeds=range(3)))
+    assert "it cannot pass" in first
+    assert second == "claim first: strategy scratch, task probe not in this sweep"
