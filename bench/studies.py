@@ -77,7 +77,7 @@ def studies_view(experiments_dir: Path, reports_dir: Path) -> View:
     note = (
         "Verdicts: on a study's claims where it states any, else on every strategy and task against scratch."
     )
-    header = ["study", "question", "runs", "started", "verdicts"]
+    header = ["study", "question", "verdicts", "runs", "started"]
     return View("studies", "Studies", note, header, "lllll", rows)
 
 
@@ -92,15 +92,10 @@ def _row(found: Summary) -> list[Entry]:
     verdicts = ", ".join(f"{n} {word}" for word, n in found.verdicts.items())
     kind = "claims: " if found.on_claims else ""
     link = Link(found.title, f"{quote(found.study)}/report.html", found.study)
-    return [
-        [link],
-        found.question or EMPTY,
-        found.runs,
-        found.dates,
-        f"{kind}{verdicts}" if verdicts else EMPTY,
-    ]
+    judged = f"{kind}{verdicts}" if verdicts else EMPTY
+    return [[link], found.question or EMPTY, judged, found.runs, found.dates]
 
 
 def _unreported(experiments_dir: Path, name: str) -> list[Entry]:
     n = len(list((experiments_dir / name / "records").glob("*.json")))
-    return [name, f"no report yet: bench report study={name}", f"{n} recorded", EMPTY, EMPTY]
+    return [name, f"no report yet: bench report study={name}", EMPTY, f"{n} recorded", EMPTY]

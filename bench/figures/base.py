@@ -25,6 +25,8 @@ from bench.errors import ConfigError
 WIDTH_IN = 7.2  # a page's text width
 N_COLUMNS = 3  # panels side by side
 LONG_TITLE = 34  # characters; a longer one would reach into the next panel
+LONGEST_NAME = 60  # characters, in the legend
+MOST_LOOKS = 16  # arms that marker, colour and dash together tell apart
 LEGEND_ROW_IN = 0.16
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -67,7 +69,7 @@ GREY = "#6b6b6b"
 
 
 class Look(NamedTuple):
-    """How an arm is drawn, in every figure of a study."""
+    """How an arm is drawn, in every figure of a study; without a marker: as one thin line of a bundle."""
 
     colour: str
     marker: str
@@ -140,12 +142,35 @@ def render(figure: Figure, tables: Tables, name: str) -> dict[str, bytes]:
 
 
 def looks(tables: Tables) -> dict[Arm, Look]:
-    """A look for every pretrained arm, by sorted name."""
+    """A look for every pretrained arm, by sorted name; of many arms, one for all variants of a strategy."""
     arms = [arm for arm in tables.arms if is_compared(arm)]
+    if is_crowded(tables):
+        strategies = list(dict.fromkeys(arm.strategy for arm in arms))
+        ranks = [strategies.index(arm.strategy) for arm in arms]
+        return {
+            arm: Look(_COLOURS[i % len(_COLOURS)], "", _DASHES[i % len(_DASHES)])
+            for arm, i in zip(arms, ranks, strict=True)
+        }
     return {
         arm: Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
         for i, arm in enumerate(arms)
     }
+
+
+def is_crowded(tables: Tables) -> bool:
+    """Are there more arms than a reader can tell apart, and strategies with variants to draw them by?"""
+    arms = [arm for arm in tables.arms if is_compared(arm)]
+    return len(arms) > MOST_LOOKS and len({arm.strategy for arm in arms}) < len(arms)
+
+
+def draw_line(axes: Axes, places: Sequence[float], spreads: Sequence[Interval | None], look: Look) -> None:
+    """An arm's means with their intervals; of a bundle, the means alone."""
+    means, bars = errors(spreads)
+    style: dict[str, Any] = {"color": look.colour, "linestyle": look.dash}
+    if not look.marker:
+        axes.plot(places, means, linewidth=0.6, alpha=0.8, **style)
+    else:
+        axes.errorbar(places, means, yerr=bars, elinewidth=0.9, capsize=1.5, marker=look.marker, **style)
 
 
 def panels(rows: int, columns: int, height_in: float, *, sharey: bool) -> tuple[Canvas, list[list[Axes]]]:
@@ -212,9 +237,10 @@ def is_near(axes: Axes, level: float) -> bool:
 
 def legend(canvas: Canvas, tables: Tables, *extra: Line2D) -> None:
     """One legend for all panels, above them."""
+    named = {(arm.strategy if is_crowded(tables) else arm.label): look for arm, look in looks(tables).items()}
     handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=arm.label)
-        for arm, look in looks(tables).items()
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=_cut(name))
+        for name, look in named.items()
     ]
     for dash, label in (("--", f"{BASELINE} (band: {100 * LEVEL:.0f} %)"), (":", "chance")):
         handles.append(Line2D([], [], color=GREY, linestyle=dash, linewidth=1, label=label))
@@ -224,6 +250,17 @@ def legend(canvas: Canvas, tables: Tables, *extra: Line2D) -> None:
     n_rows = -(-len(handles) // columns)
     canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW_IN * max(0, n_rows - 2))  # two have their place
     canvas.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=3)
+
+
+def crowd_note(tables: Tables) -> str:
+    """What a line is where there are too many arms for a look each; empty otherwise."""
+    if not is_crowded(tables):
+        return ""
+    return f" {len(looks(tables))} lines: one per variant, without intervals, all of a strategy alike."
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def lost_note(tables: Tables) -> str:

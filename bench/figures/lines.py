@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -16,7 +16,7 @@ from bench.analysis.stats import Interval, interval
 from bench.analysis.table import BASELINE, Arm, Tables
 from bench.analysis.text import number
 from bench.errors import ConfigError
-from bench.figures.base import GREY, Figure, blank, errors, is_near, legend, looks, wrapped
+from bench.figures.base import GREY, Figure, blank, draw_line, is_near, legend, looks, wrapped
 
 
 class LineFigure(Figure):
@@ -88,10 +88,8 @@ class LineFigure(Figure):
         _band(axes, places, spreads(tables, series, Arm(BASELINE, ""), model))
         style = looks(tables)
         for i, (arm, look) in enumerate(style.items()):
-            means, bars = errors(spreads(tables, series, arm, model))
             own = [self.moved(place, (i + 0.5) / len(style) - 0.5) for place in places]
-            line: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": look.dash}
-            axes.errorbar(own, means, yerr=bars, elinewidth=0.9, capsize=1.5, **line)
+            draw_line(axes, own, spreads(tables, series, arm, model), look)
         lines = [series_label(tables, series.measures[0], series.name)]
         lines += [f"model {model}"] if model is not None and len(tables.models) > 1 else []
         axes.set_title("\n".join([*lines, *_chance(axes, tables, series, places)]))

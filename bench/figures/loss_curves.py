@@ -62,7 +62,8 @@ class LossCurves(Figure):
         findings = "; ".join(_finding(tables, arm, curves) for arm in arms)
         return (
             "Validation loss in nats per target of the strategy's own objective: not comparable across "
-            f"panels. Thin: single seeds; thick: their mean.{lost_note(tables)} At the end, in each "
+            f"panels. {'Thin: single seeds; thick: their mean' if shows_seeds(curves) else 'Means over seeds'}."
+            f"{lost_note(tables)} At the end, in each "
             f"strategy's largest cell: {findings}."
         )
 
@@ -81,6 +82,11 @@ def validation_curves(tables: Tables) -> dict[Cell, dict[str, Curve]]:
     return curves
 
 
+def shows_seeds(curves: dict[Cell, dict[str, Curve]]) -> bool:
+    """Are there few enough runs to draw each?"""
+    return sum(len(runs) for runs in curves.values()) <= _MOST_RUNS
+
+
 def mean_curve(runs: list[Curve]) -> Curve:
     """The mean over runs where all of them were measured."""
     shared = sorted(set.intersection(*(set(run) for run in runs)))
@@ -93,7 +99,7 @@ def _panel(axes: Axes, tables: Tables, arm: Arm, curves: dict[Cell, dict[str, Cu
             continue
         runs = list(curves[cell].values())
         look = {"color": _colour(tables, cell.budget), "linestyle": _dash(tables, cell.model)}
-        for run in runs:
+        for run in runs if shows_seeds(curves) else []:
             axes.plot(list(run), list(run.values()), linewidth=0.5, alpha=0.45, **look)
         mean = mean_curve(runs)
         axes.plot(list(mean), list(mean.values()), linewidth=1.6, **look)

@@ -20,8 +20,10 @@ from bench.figures.base import (
     GREY,
     TaskFigure,
     blank,
+    crowd_note,
     errors,
     finish,
+    is_crowded,
     legend,
     looks,
     lost_note,
@@ -75,7 +77,7 @@ class QualityVsCost(TaskFigure):
             "sideways by strategy; lines join a strategy's cells of growing cost at one data budget. Steps: "
             "the Pareto front, from scratch at no cost. Ringed: its members, dotted where the gain over the "
             "next cheaper one is not clear (p > 0.05, seed-paired t test, uncorrected)."
-            f"{lost_note(tables)}"
+            f"{crowd_note(tables)}{lost_note(tables)}"
             f"{_left_out(self.measures(tables), [measure for measure, *_ in places])} "
             f"Members with a clear gain: {findings}."
         )
@@ -141,8 +143,12 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, costs: Costs) -> None:
     places = _places_of(tables, costs)
     for arm in looks(tables):
         own = [cell for cell in found if cell.arm == arm and cell in costs and found[cell].interval]
-        for cell in own:
-            _point(axes, tables, found[cell], places[cell])
+        if is_crowded(tables):
+            points = [[places[cell] for cell in own], [_mean(found[cell]) for cell in own]]
+            axes.plot(*points, ".", ms=2, color=looks(tables)[arm].colour, alpha=0.6)
+        else:
+            for cell in own:
+                _point(axes, tables, found[cell], places[cell])
         for budget in tables.budgets:
             line = sorted(
                 (costs[cell], places[cell], _mean(found[cell])) for cell in own if cell.budget == budget

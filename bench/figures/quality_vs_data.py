@@ -1,20 +1,17 @@
 """Quality against unique data: a line per strategy, a row per task, a column per model."""
 
-from typing import Any
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from bench.analysis.compare import baseline_cell, choose, summaries
-from bench.analysis.stats import Interval
 from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables
 from bench.analysis.text import number, with_p, with_seeds
 from bench.figures.base import (
-    Look,
     TaskFigure,
     blank,
     crosses,
-    errors,
+    crowd_note,
+    draw_line,
     finish,
     legend,
     looks,
@@ -62,7 +59,8 @@ class QualityVsData(TaskFigure):
         return (
             f"Each task's metric against the data budget ({sizes}). Points are means over seeds, "
             "bars their 95 % t intervals; a gap is a cell without a number, a cross one whose runs "
-            f"were all lost.{lost_note(tables)} At the largest budget ({budget}) with model {model}: "
+            f"were all lost.{crowd_note(tables)}{lost_note(tables)} "
+            f"At the largest budget ({budget}) with model {model}: "
             f"{'; '.join(findings)}."
         )
 
@@ -74,7 +72,7 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:
     for index, (arm, look) in enumerate(style.items()):
         offset = (index - (len(style) - 1) / 2) * min(0.06, 0.5 / len(style))
         spreads = [found.get(Cell(arm, model, budget)) for budget in tables.budgets]
-        _line(axes, spreads, offset, look)
+        draw_line(axes, [i + offset for i in range(len(spreads))], spreads, look)
         tried = [Cell(arm, model, budget) in found for budget in tables.budgets]
         lost = [i + offset for i, spread in enumerate(spreads) if spread is None and tried[i]]
         if len(lost) < len(spreads):
@@ -83,13 +81,6 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlim(-0.5, len(tables.budgets) - 0.5)
     axes.grid(visible=False, axis="x")
-
-
-def _line(axes: Axes, spreads: list[Interval | None], offset: float, look: Look) -> None:
-    means, bars = errors(spreads)
-    positions = [index + offset for index in range(len(spreads))]
-    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": look.dash}
-    axes.errorbar(positions, means, yerr=bars, elinewidth=0.9, capsize=1.5, **style)
 
 
 def _finding(tables: Tables, measure: Measure, model: str, budget: str) -> str:
