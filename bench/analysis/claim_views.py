@@ -39,17 +39,17 @@ def claims(tables: Tables, study: Path) -> View | None:
         return None
     judged = judge(tables, asked)
     rows = [_row(tables, one) for one in judged]
-    header = ["claim", "contrast", "on", "left is better by", "matters from", "n", "p (Holm)", "p (flip)"]
-    header += ["verdict", "what that takes"]
-    return View(
-        "claims", "Claims and their verdicts", _note(tables, asked, judged), header, "lllrrrrrll", rows
-    )
+    header = ["claim", "verdict", "contrast", "on", "left is better by", "matters from", "n", "p (Holm)"]
+    header += ["p (flip)", "what it takes"]
+    note = f"{_counts(judged)} {_note(asked, judged)}"
+    return View("claims", "Claims and their verdicts", note, header, "llllrrrrrl", rows)
 
 
 def _row(tables: Tables, one: Judged) -> list[Entry]:
     evidence = one.evidence
     return [
         f"{one.claim.statement} ({one.claim.test.replace('_', ' ')}; {one.claim.source})",
+        f"{_MARKS[one.verdict]} {one.verdict}",
         _contrast(tables, one),
         [measure_link(tables, evidence.measure)]
         if evidence.measure
@@ -59,7 +59,6 @@ def _row(tables: Tables, one: Judged) -> list[Entry]:
         _n(one),
         EMPTY if one.p_holm is None else p_value(one.p_holm),
         EMPTY if evidence.p_flip is None else p_value(evidence.p_flip),
-        f"{_MARKS[one.verdict]} {one.verdict}",
         _detail(one),
     ]
 
@@ -150,7 +149,7 @@ def _power(estimate: Estimate, effect: float, alpha: float, *, is_equal: bool) -
     return f"{text}; {number(effect)} takes {takes}"
 
 
-def _note(tables: Tables, asked: Claims, judged: list[Judged]) -> str:
+def _note(asked: Claims, judged: list[Judged]) -> str:
     n = len(judged)
     seeds = [one.evidence.estimate.n_seeds for one in judged if one.evidence.estimate is not None]
     flips = f" {flip_note(n, max(seeds))}" if seeds else ""
@@ -161,14 +160,20 @@ def _note(tables: Tables, asked: Claims, judged: list[Judged]) -> str:
         "speaks of new seeds and new items; else of new seeds on these items. Supported or contradicted: the "
         f"claim's own test at {100 * ALPHA:.0f} % after Holm's correction for {n} claims, those not run "
         "included. Superiority and no worse by the margin: t; equality: two one-sided t tests; spread: "
-        "Brown-Forsythe, "
-        "with the bootstrap range of the ratio; crossover: share of bootstraps over seeds, which few seeds "
-        "make too sure. Equivalent: a superiority claim whose difference is shown, by two one-sided tests "
-        "corrected among themselves, to be smaller than what matters. Underpowered: neither; the last column "
-        "says what a test at the first step of the correction sees with "
-        f"{100 * POWER:.0f} % power, taking the spread found here for the true one. "
+        "Brown-Forsythe, with the bootstrap range of the ratio; crossover: share of bootstraps over seeds, "
+        "at least the sign-flip test's smallest p. Equivalent: a superiority claim whose difference, 0 or "
+        "not, is shown to be smaller than what matters, by two one-sided tests corrected among themselves. "
+        "Underpowered: neither; the last column says what a test at the first step of the correction sees "
+        f"with {100 * POWER:.0f} % power, taking the spread found here for the true one. "
         f"p (flip): exact sign-flip test over seeds, uncorrected.{flips}"
     )
+
+
+def _counts(judged: list[Judged]) -> str:
+    """`Of 15 claims: 3 supported, 2 contradicted.`"""
+    verdicts = [one.verdict for one in judged]
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in _MARKS if verdict in verdicts]
+    return f"Of {len(judged)} claims: {', '.join(counts)}."
 
 
 def claim_rows(tables: Tables, study: Path) -> pd.DataFrame:

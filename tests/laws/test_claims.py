@@ -213,7 +213,7 @@ def test_what_is_open_says_what_it_takes(tmp_path: Path) -> None:
     tables = tables_of(study({("clm", "1m"): [0.50, 0.52], ("scratch", "1m"): [0.51, 0.50]}))
     view = claims(tables, tmp_path)
     assert view is not None
-    assert [plain(entry) for entry in view.rows[0]][-2] == "? underpowered"
+    assert [plain(entry) for entry in view.rows[0]][1] == "? underpowered"
     assert "takes" in plain(view.rows[0][-1])
     assert "cannot pass" in view.note  # two seeds by a sign-flip test
 
