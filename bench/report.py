@@ -16,6 +16,7 @@ from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 
 from bench.analysis import frames, views
+from bench.analysis.claim_views import claims
 from bench.analysis.table import load
 from bench.analysis.text import View, html_table, latex_table, markdown_escape, markdown_table
 from bench.errors import ConfigError
@@ -126,6 +127,17 @@ def cells_markdown(study: str, experiments_dir: Path, task: str) -> str:
     tables, _ = load(study, experiments_dir)
     [measure] = [measure for measure in tables.headlines if measure.task == task]
     return _markdown(views.cells(tables, measure))
+
+
+def claims_markdown(study: str, experiments_dir: Path) -> str:
+    """The claims of a study with effect and verdict, as Markdown."""
+    tables, _ = load(study, experiments_dir)
+    view = claims(tables, experiments_dir / study)
+    assert view is not None
+    kept = [view.header.index(name) for name in ("claim", "left is better by", "n", "verdict")]
+    rows = [[row[i] for i in kept] for row in view.rows]
+    header, align = [view.header[i] for i in kept], "".join(view.align[i] for i in kept)
+    return markdown_table(View("", "", "", header, align, rows))
 
 
 def _markdown(view: View) -> str:

@@ -40,15 +40,15 @@ def claims(tables: Tables, study: Path) -> View | None:
     judged = judge(tables, asked)
     rows = [_row(tables, one) for one in judged]
     header = ["claim", "verdict", "contrast", "on", "left is better by", "matters from", "n", "p (Holm)"]
-    header += ["p (flip)", "what it takes"]
+    header += ["p (flip)", "what it takes", "test", "source"]
     note = f"{_counts(judged)} {_note(asked, judged)}"
-    return View("claims", "Claims and their verdicts", note, header, "llllrrrrrl", rows)
+    return View("claims", "Claims and their verdicts", note, header, "llllrrrrrlll", rows)
 
 
 def _row(tables: Tables, one: Judged) -> list[Entry]:
     evidence = one.evidence
     return [
-        f"{one.claim.statement} ({one.claim.test.replace('_', ' ')}; {one.claim.source})",
+        one.claim.statement,
         f"{_MARKS[one.verdict]} {one.verdict}",
         _contrast(tables, one),
         [measure_link(tables, evidence.measure)]
@@ -60,6 +60,8 @@ def _row(tables: Tables, one: Judged) -> list[Entry]:
         EMPTY if one.p_holm is None else p_value(one.p_holm),
         EMPTY if evidence.p_flip is None else p_value(evidence.p_flip),
         _detail(one),
+        one.claim.test.replace("_", " "),
+        one.claim.source,
     ]
 
 

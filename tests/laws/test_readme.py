@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import cells_markdown, headline_markdown
+from bench.report import cells_markdown, claims_markdown, headline_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"<!-- (headline|cells): (.*?) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
-TABLES = {"headline": headline_markdown, "cells": cells_markdown}
+BLOCKS = re.findall(r"<!-- (headline|cells|claims): (.*?) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+TABLES = {"headline": headline_markdown, "cells": cells_markdown, "claims": claims_markdown}
 
 
 @pytest.mark.parametrize(("kind", "of", "shown"), BLOCKS, ids=[f"{kind} {of}" for kind, of, _ in BLOCKS])
