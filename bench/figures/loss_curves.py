@@ -15,6 +15,7 @@ from bench.analysis.text import with_seeds
 from bench.figures.base import GREY, Figure, blank, lost_note, wrapped
 
 _NOTHING = "No finished run has a validation loss: nothing to draw."
+_MOST_RUNS = 400  # that are drawn one by one
 _DASHES: list[Any] = ["-", "--", ":", "-."]
 
 Curve = dict[int, float]  # validation loss in nats by tokens
@@ -62,9 +63,8 @@ class LossCurves(Figure):
         findings = "; ".join(_finding(tables, arm, curves) for arm in arms)
         return (
             "Validation loss in nats per target of the strategy's own objective: not comparable across "
-            f"panels. {'Thin: single seeds; thick: their mean' if shows_seeds(curves) else 'Means over seeds'}."
-            f"{lost_note(tables)} At the end, in each "
-            f"strategy's largest cell: {findings}."
+            f"panels. {'Thin: single seeds; thick: their mean' if shows_seeds(curves) else 'Means of seeds'}."
+            f"{lost_note(tables)} At the end, in each strategy's largest cell: {findings}."
         )
 
 
