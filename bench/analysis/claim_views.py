@@ -39,25 +39,23 @@ def claims(tables: Tables, study: Path) -> View | None:
         return None
     judged = judge(tables, asked)
     rows = [_row(tables, one) for one in judged]
-    header = ["claim", "verdict", "contrast", "on", "left is better by", "matters from", "n", "p (Holm)"]
+    header = ["claim", "verdict", "left is better by", "matters from", "p (Holm)", "n", "left − right", "on"]
     header += ["p (flip)", "what it takes", "test", "source"]
     note = f"{_counts(judged)} {_note(asked, judged)}"
-    return View("claims", "Claims and their verdicts", note, header, "llllrrrrrlll", rows)
+    return View("claims", "Claims and their verdicts", note, header, "llrrrlllrlll", rows)
 
 
 def _row(tables: Tables, one: Judged) -> list[Entry]:
-    evidence = one.evidence
+    evidence, measure = one.evidence, one.evidence.measure
     return [
         one.claim.statement,
         f"{_MARKS[one.verdict]} {one.verdict}",
-        _contrast(tables, one),
-        [measure_link(tables, evidence.measure)]
-        if evidence.measure
-        else f"{one.claim.task}: {one.claim.metric}",
         _effect(one),
         _threshold(one),
-        _n(one),
         EMPTY if one.p_holm is None else p_value(one.p_holm),
+        _n(one),
+        _contrast(tables, one),
+        [measure_link(tables, measure)] if measure else f"{one.claim.task}: {one.claim.metric}",
         EMPTY if evidence.p_flip is None else p_value(evidence.p_flip),
         _detail(one),
         one.claim.test.replace("_", " "),
@@ -97,11 +95,11 @@ def _effect(one: Judged) -> str:
 
 
 def _crossing(crossing: Crossover, axis: str) -> str:
-    def at(bound: float | None) -> str:
-        names = {BEFORE: "< all measured", BEYOND: "> all measured"}
-        return EMPTY if bound is None else names.get(bound, f"{bound:,.0f}")
-
-    return f"until {at(crossing.at)} {axis} [{at(crossing.low)}, {at(crossing.high)}]"
+    """`until 412 labels [120, beyond all]`, one bound alone where they agree."""
+    names = {BEFORE: "before all", BEYOND: "beyond all", None: EMPTY}
+    points = (crossing.at, crossing.low, crossing.high)
+    at, low, high = (names.get(point) or f"{point:,.0f}" for point in points)
+    return f"until {at} {axis}" + ("" if at == low == high else f" [{low}, {high}]")
 
 
 def _threshold(one: Judged) -> str:
@@ -165,8 +163,8 @@ def _note(asked: Claims, judged: list[Judged]) -> str:
         "Brown-Forsythe, with the bootstrap range of the ratio; crossover: share of bootstraps over seeds, "
         "at least the sign-flip test's smallest p. Equivalent: a superiority claim whose difference, 0 or "
         "not, is shown to be smaller than what matters, by two one-sided tests corrected among themselves. "
-        "Underpowered: neither; the last column says what a test at the first step of the correction sees "
-        f"with {100 * POWER:.0f} % power, taking the spread found here for the true one. "
+        "Underpowered: neither; what it takes: what a test at the first step of the correction sees with "
+        f"{100 * POWER:.0f} % power, taking the spread found here for the true one. "
         f"p (flip): exact sign-flip test over seeds, uncorrected.{flips}"
     )
 
