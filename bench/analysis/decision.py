@@ -200,7 +200,7 @@ def decision_table(tables: Tables) -> View:
         for row in found
     ]
     note = (
-        "Highest mean among the cells that need no more unique text and pretraining FLOPs than a row allows; "
+        "Best mean among the cells that need no more unique text and pretraining FLOPs than a row allows; "
         "image-text strategies train on the pairs of the same data budget. Compute levels: what the dearest "
         "strategy of a model and a budget takes, in steps of two or more. Certainty: in how many of 10,000 "
         "bootstraps over seeds it stays the best; few seeds make it too sure. Minus scratch: the best cell "

@@ -15,7 +15,7 @@ from bench.analysis.compare import Summary, summaries
 from bench.analysis.naming import cell_label
 from bench.analysis.pareto import Member, front
 from bench.analysis.table import BASELINE, Cell, Measure, Tables
-from bench.analysis.text import power, with_p
+from bench.analysis.text import amount, with_p
 from bench.figures.base import (
     GREY,
     TaskFigure,
@@ -230,7 +230,7 @@ def _log_axis(axes: Axes, low: float, high: float) -> None:
     axes.set_xscale("log")
     axes.minorticks_off()
     ticks = list(dict.fromkeys(round_ticks(low, high)))
-    axes.set_xticks(ticks, [f"{tick:g}" if 0.01 <= tick < 1e5 else power(tick) for tick in ticks])
+    axes.set_xticks(ticks, [amount(tick) for tick in ticks])
     margin = max(1.25, (high / low) ** 0.1)
     axes.set_xlim(low / margin, high * margin)
 
