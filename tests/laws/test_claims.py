@@ -213,8 +213,9 @@ def test_what_is_open_says_what_it_takes(tmp_path: Path) -> None:
     tables = tables_of(study({("clm", "1m"): [0.50, 0.52], ("scratch", "1m"): [0.51, 0.50]}))
     view = claims(tables, tmp_path)
     assert view is not None
-    assert [plain(entry) for entry in view.rows[0]][1] == "? underpowered"
-    assert "takes" in plain(view.rows[0][-1])
+    row = dict(zip(view.header, map(plain, view.rows[0]), strict=True))
+    assert row["verdict"] == "? underpowered"
+    assert "0.001 takes" in row["what it takes"]
     assert "cannot pass" in view.note  # two seeds by a sign-flip test
 
 
