@@ -41,6 +41,12 @@ def next_token_nats(hidden: Tensor, head: nn.Module, tokens: Tensor, is_wanted: 
     return nats.new_zeros(is_wanted.shape).masked_scatter(is_wanted, nats)
 
 
+def causal_nats(backbone: nn.Module, head: nn.Module, tokens: Tensor, scored: Tensor | None) -> Tensor:
+    """Of each token of (B, T) that is scored, given all on its left: exact."""
+    hidden = backbone(tokens, causal=True)  # (B, T, D)
+    return next_token_nats(hidden, head, tokens, wanted(tokens, scored))
+
+
 def pseudo_nats(read: Read, head: nn.Module, tokens: Tensor, is_wanted: Tensor, shift: int = 0) -> Tensor:
     """Of each wanted token given all others (Salazar et al. 2020, arXiv:1910.14659, eq. 1).
 

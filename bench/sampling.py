@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.vocabulary import EOS, MASK, PAD, SPECIAL_TOKENS
 
@@ -173,6 +173,16 @@ def left_to_right(
             break
     written = tokens[:, prompts.shape[1] :]
     return F.pad(written, (0, n_new - written.shape[1]), value=EOS)
+
+
+def causal_logits(backbone: nn.Module, head: nn.Module, vocab_size: int) -> Next:
+    """Of the token after a text, by a model that reads from left to right."""
+
+    def next_logits(tokens: Tensor) -> Tensor:
+        last = backbone(tokens, causal=True)[:, -1]  # (B, D)
+        return writable(head(last), vocab_size)
+
+    return next_logits
 
 
 def mask_predict(fill: Fill, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
 from bench.errors import ConfigError
-from bench.nats import next_token_nats, wanted
+from bench.nats import causal_nats
 from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
-from bench.sampling import Sampling, left_to_right, writable
+from bench.sampling import Sampling, causal_logits, left_to_right
 from bench.vocabulary import MASK
 
 
@@ -80,16 +80,11 @@ class CausalLM(TextObjective):
         scored: Tensor | None = None,
     ) -> Tensor:
         """Exact."""
-        hidden = self.backbone(tokens, causal=True)  # (B, T, D)
-        return next_token_nats(hidden, self.head, tokens, wanted(tokens, scored))
+        return causal_nats(self.backbone, self.head, tokens, scored)
 
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
         """Each token given those on its left (arXiv:1904.09751, eq. 1)."""
-
-        def next_logits(tokens: Tensor) -> Tensor:
-            last = self.backbone(tokens, causal=True)[:, -1]  # (B, D)
-            return writable(self.head(last), self.shapes.vocab_size)
-
+        next_logits = causal_logits(self.backbone, self.head, self.shapes.vocab_size)
         return left_to_right(next_logits, prompts, n_new, sampling, uniforms[:, :, 0])
 
     def _trained(self, batch: Batch) -> Tensor:

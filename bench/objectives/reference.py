@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.backbones.huggingface import ClipBackbone
 from bench.errors import ConfigError, InapplicableError
-from bench.nats import next_token_nats, wanted
+from bench.nats import causal_nats
 from bench.objectives.base import (
     Attention,
     Core,
@@ -20,7 +20,7 @@ from bench.objectives.base import (
     Shapes,
 )
 from bench.pooling import POOLINGS
-from bench.sampling import Sampling, left_to_right, writable
+from bench.sampling import Sampling, causal_logits, left_to_right
 from bench.schema import Optim
 from bench.vocabulary import PAD
 
@@ -81,18 +81,14 @@ class Reference(Objective):
         scored: Tensor | None = None,
     ) -> Tensor:
         """Exact."""
-        hidden = self.backbone(tokens, causal=True)  # (B, T, D)
-        return next_token_nats(hidden, self.head, tokens, wanted(tokens, scored))
+        return causal_nats(self.backbone, self.head, tokens, scored)
 
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
         """Each token given those on its left."""
         if self.writes is None:
             return super().write(prompts, n_new, sampling, uniforms)
 
-        def next_logits(tokens: Tensor) -> Tensor:
-            last = self.backbone(tokens, causal=True)[:, -1]  # (B, D)
-            return writable(self.head(last), self.shapes.vocab_size)
-
+        next_logits = causal_logits(self.backbone, self.head, self.shapes.vocab_size)
         return left_to_right(next_logits, prompts, n_new, sampling, uniforms[:, :, 0])
 
     def _embed_texts(self, tokens: Tensor) -> Tensor:
