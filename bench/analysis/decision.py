@@ -7,6 +7,7 @@ Nothing between or beyond the cells that were measured is guessed.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from bench.analysis.compare import difference, is_clear, is_compared
@@ -165,6 +166,13 @@ def levels(takes: Mapping[Cell, Need]) -> list[Caps]:
     return [Caps(size, level) for size in sizes or [None] for level in reversed(merged)]
 
 
+@lru_cache(maxsize=1)  # for the page and for its CSV
+def all_decisions(tables: Tables) -> tuple[Decision, ...]:
+    """Those of each task's headline metric."""
+    takes = needs(tables)
+    return tuple(row for measure in tables.headlines for row in decisions(tables, measure, takes))
+
+
 def decisions(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> list[Decision]:
     """The decision at each level where the pretrained candidates are others than at all levels before."""
     found: list[Decision] = []
@@ -180,8 +188,7 @@ def decisions(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> l
 
 def decision_table(tables: Tables) -> View:
     """Task x data x compute -> strategy and model, on each task's headline metric."""
-    takes = needs(tables)
-    found = [row for measure in tables.headlines for row in decisions(tables, measure, takes)]
+    found = all_decisions(tables)
     rows: list[list[Entry]] = [
         [
             [measure_link(tables, row.measure)],

@@ -7,7 +7,7 @@ import pandas as pd
 
 from bench.analysis.claim_views import claim_rows
 from bench.analysis.compare import is_compared, pooled, summaries
-from bench.analysis.decision import decisions, needs
+from bench.analysis.decision import all_decisions
 from bench.analysis.naming import cell_label
 from bench.analysis.stats import Interval, Paired
 from bench.analysis.table import Cell, Measure, Tables
@@ -66,16 +66,14 @@ def differences(tables: Tables) -> pd.DataFrame:
 
 def decision_rows(tables: Tables) -> pd.DataFrame:
     """One row per headline metric and level of data and compute: the best cell and its rivals."""
-    rows, takes = [], needs(tables)
-    for measure in tables.headlines:
-        for row in decisions(tables, measure, takes):
-            lists = {"ahead_of_scratch": row.ahead, "tied": row.tied, "missing": row.missing}
-            names = {name: "; ".join(map(cell_label, found)) for name, found in lists.items()}
-            caps = {"data_bytes_cap": row.caps.data_bytes, "flops_cap": row.caps.flops}
-            sure = {"certainty": row.certainty, "difference_p_holm": row.p_holm if row.to_scratch else None}
-            rows.append(
-                _place(measure, row.best) | caps | _spread(row.interval) | _gap(row.to_scratch) | sure | names
-            )
+    rows = []
+    for row in all_decisions(tables):
+        lists = {"ahead_of_scratch": row.ahead, "tied": row.tied, "missing": row.missing}
+        names = {name: "; ".join(map(cell_label, found)) for name, found in lists.items()}
+        caps = {"data_bytes_cap": row.caps.data_bytes, "flops_cap": row.caps.flops}
+        sure = {"certainty": row.certainty, "difference_p_holm": row.p_holm if row.to_scratch else None}
+        place = _place(row.measure, row.best) | caps
+        rows.append(place | _spread(row.interval) | _gap(row.to_scratch) | sure | names)
     return pd.DataFrame(rows)
 
 

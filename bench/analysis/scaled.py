@@ -13,6 +13,8 @@ from bench.analysis.table import Arm, Cell, Measure, Tables, cell_of
 from bench.analysis.text import Link
 from bench.records import RunRecord
 
+MOST_ARMS = 16
+
 
 class Quantity(NamedTuple):
     """A number that is better when lower, by cell and seed: a loss, 1 - score, or the metric itself."""
@@ -32,12 +34,20 @@ class Quantity(NamedTuple):
 
 
 def quantities(tables: Tables) -> list[Quantity]:
-    """The validation loss, and every headline metric that falls or is a share; none without a grid to fit."""
-    if not any(len(cells_of(tables, arm)) > 1 for arm in tables.arms):
+    """The validation loss, and every headline metric that falls or is a share; none without a grid to fit.
+
+    None either for more than `MOST_ARMS` strategies and variants: a sweep of settings is no study of scaling.
+    """
+    if n_arms(tables) > MOST_ARMS or not any(len(cells_of(tables, arm)) > 1 for arm in tables.arms):
         return []
     loss = Quantity("validation loss (nats)", None, _validation_losses(tables))
     found = [_error(tables, measure) for measure in tables.headlines]
     return [q for q in (loss, *found) if q is not None and q.values]
+
+
+def n_arms(tables: Tables) -> int:
+    """Strategies and variants that could be fitted."""
+    return sum(len(cells_of(tables, arm)) > 1 for arm in tables.arms)
 
 
 def cells_of(tables: Tables, arm: Arm) -> list[Cell]:

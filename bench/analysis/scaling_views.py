@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from bench.analysis.compare import is_compared
 from bench.analysis.predicting import MAX_EXTRAPOLATION, HeldOut, held_out
-from bench.analysis.scaled import Quantity, observe, quantities
+from bench.analysis.scaled import MOST_ARMS, Quantity, n_arms, observe, quantities
 from bench.analysis.scaling import N_REFITS, Fit, fit
 from bench.analysis.stats import LEVEL
 from bench.analysis.table import Arm, Tables
@@ -16,6 +16,13 @@ Row = tuple[Quantity, Arm, Fit | str]
 
 def scaling(tables: Tables) -> View | None:
     """A row per measure and strategy with a fit, and one per reason for no fit; None without a grid."""
+    header = ["measure", "strategy", "cells", "E", "alpha", "beta", "R*"]
+    header += ["largest budget predicted", "measured", "check, or why there is no fit"]
+    n = n_arms(tables)
+    if n > MOST_ARMS:
+        reason = f"no fit, no check: made for up to {MOST_ARMS} strategies and variants"
+        row: list[Entry] = ["all", f"{n} strategies and variants", *[EMPTY] * 7, reason]
+        return View("scaling", "Scaling fits", "", header, "llrrrrrrrl", [row])
     found = fits(tables)
     if not found:
         return None
@@ -23,8 +30,6 @@ def scaling(tables: Tables) -> View | None:
         _fitted(tables, quantity, arm, result) for quantity, arm, result in found if isinstance(result, Fit)
     ]
     rows = [*fitted, *_refused(tables, found)]
-    header = ["measure", "strategy", "cells", "E", "alpha", "beta", "R*"]
-    header += ["largest budget predicted", "measured", "check, or why there is no fit"]
     note = (
         "L = E + A/N^alpha + B/D^beta (Hoffmann et al. 2022, approach 3). L: validation loss, a metric that "
         "falls, or 1 − score for a share. N: all parameters, embeddings and heads included (records do not "

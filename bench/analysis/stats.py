@@ -24,6 +24,9 @@ AHEAD, BEHIND, INCONCLUSIVE = "ahead of scratch", "behind scratch", "inconclusiv
 LEANS_AHEAD, LEANS_BEHIND = f"{INCONCLUSIVE}, leaning ahead", f"{INCONCLUSIVE}, leaning behind"
 
 
+BySeed = tuple[tuple[int, float], ...]
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean over `n` seeds; `low` and `high` are None for a single seed, which has no spread."""
@@ -164,7 +167,12 @@ def best_shares(candidates: Sequence[Mapping[int, float]], seed: int = 0) -> lis
 
 
 @lru_cache(maxsize=2**12)
-def _best_shares(candidates: tuple[tuple[tuple[int, float], ...], ...], seed: int) -> tuple[float, ...]:
+def _best_shares(candidates: tuple[BySeed, ...], seed: int) -> tuple[float, ...]:
+    best = max(candidates, key=lambda own: sum(value for _, value in own) / max(len(own), 1))
+    rivals = tuple(own for own in candidates if not _is_always_lower(own, best))
+    if len(rivals) < len(candidates):  # of a large grid few are left
+        shares = dict(zip(rivals, _best_shares(rivals, seed), strict=True))
+        return tuple(shares.get(own, 0.0) for own in candidates)
     seeds = sorted({number for own in candidates for number, _ in own})
     known, values = np.zeros((2, len(candidates), len(seeds)))  # (C, S)
     for i, own in enumerate(candidates):
@@ -176,6 +184,12 @@ def _best_shares(candidates: tuple[tuple[tuple[int, float], ...], ...], seed: in
     highest = means.max(axis=1, keepdims=True)
     is_best = means >= highest - 1e-9 * np.abs(highest)
     return tuple((is_best / is_best.sum(axis=1, keepdims=True)).mean(axis=0).tolist())
+
+
+def _is_always_lower(own: BySeed, best: BySeed) -> bool:
+    """Is the best higher in every seed? Then no draw of seeds has this one highest."""
+    same = [seed for seed, _ in own] == [seed for seed, _ in best]
+    return same and all(low < high for (_, low), (_, high) in zip(own, best, strict=True))
 
 
 @lru_cache(maxsize=64)

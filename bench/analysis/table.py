@@ -88,7 +88,7 @@ class MeasureInfo:
         return 0 if self.higher_is_better is None else 1 if self.higher_is_better else -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is its own, so that what is found of it can be kept
 class Tables:
     """All that figures and views are drawn from."""
 

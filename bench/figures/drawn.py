@@ -1,7 +1,10 @@
 """Figures of a study, drawn: name, title, caption and bytes of each, as the report shows them."""
 
 import base64
+import os
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +12,9 @@ from bench.analysis.table import Tables
 from bench.build import build
 from bench.errors import ConfigError, DataError, in_brief
 from bench.figures.base import Figure, render
+
+_MOST_WORKERS = 4
+_shared: list[Tables] = []  # of a worker: the study that it draws
 
 
 @dataclass(frozen=True)
@@ -36,16 +42,26 @@ def draw_all(nodes: Mapping[str, Any], tables: Tables) -> tuple[list[Drawn], lis
     Raises:
         ConfigError: a figure that cannot be built, or whose name is no file name.
     """
-    drawn: list[Drawn] = []
-    warnings: list[str] = []
+    figures: dict[str, Figure] = {}
     for name, node in nodes.items():
         if not name.isidentifier():
             raise ConfigError(f"figure.{name}: a figure's name is a file name; use letters, digits and '_'")
-        figure = build(node, Figure, f"figure.{name}")  # type: ignore[type-abstract]
-        try:
-            if figure.applies(tables):
-                images = render(figure, tables, name)
-                drawn.append(Drawn(name, figure.title, figure.caption(tables), images))
-        except DataError as error:
-            warnings.append(f"Figure {name} left out: {in_brief(error)}")
-    return drawn, warnings
+        figures[name] = build(node, Figure, f"figure.{name}")  # type: ignore[type-abstract]
+    workers = min(_MOST_WORKERS, os.cpu_count() or 1, len(figures))
+    if workers < 2 or threading.active_count() > 1:  # a lock of another thread would stay locked in a fork
+        found = [_draw(name, figure, tables) for name, figure in figures.items()]
+    else:
+        with ProcessPoolExecutor(workers, initializer=_shared.append, initargs=(tables,)) as pool:
+            found = list(pool.map(_draw, figures, figures.values()))
+    return [d for d in found if isinstance(d, Drawn)], [w for w in found if isinstance(w, str)]
+
+
+def _draw(name: str, figure: Figure, tables: Tables | None = None) -> Drawn | str | None:
+    """The figure, or the warning that stands for it; None where it does not apply."""
+    tables = tables or _shared[0]
+    try:
+        if not figure.applies(tables):
+            return None
+        return Drawn(name, figure.title, figure.caption(tables), render(figure, tables, name))
+    except DataError as error:
+        return f"Figure {name} left out: {in_brief(error)}"
