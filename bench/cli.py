@@ -13,11 +13,10 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from bench import status
-from bench.analysis.claims import read_claims
 from bench.audits import AuditCheck
 from bench.compose import CONF, compose_config, compose_evaluations, compose_runs
 from bench.errors import BenchError, ConfigError
-from bench.launch import launch
+from bench.launch import launch, planned
 from bench.spec import RunSpec
 
 EPILOG = """\
@@ -140,26 +139,9 @@ def _train(arguments: argparse.Namespace) -> int:
         for spec in specs:
             print(f"# {spec.run_id}  {spec.label}\n{OmegaConf.to_yaml(OmegaConf.create(spec.config))}")
         return 0
-    if arguments.multirun:
-        _print_plan(specs)
-    return _do(specs)
-
-
-def _print_plan(specs: Sequence[RunSpec]) -> None:
-    """What the study claims, and whether these runs can tell; a malformed claim stops here."""
-    asked = read_claims(specs[0].records.parent)
-    if asked is None:
-        return
-    from bench.analysis.planning import Sweep, plan  # scipy, for studies with claims only
-
-    sweep = Sweep(
-        strategies={spec.strategy for spec in specs},
-        budgets={spec.budget for spec in specs},
-        tasks={task for spec in specs for task in spec.config["task"]},
-        seeds={spec.seed for spec in specs},
-    )
-    for line in plan(asked, sweep):
+    for line in planned(specs) if arguments.multirun else ():
         print(line)
+    return _do(specs)
 
 
 def _do(specs: Sequence[RunSpec]) -> int:

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from pebble import ProcessExpired, ProcessPool
 
 from bench import budget, schema
+from bench.analysis.claims import read_claims
 from bench.display import Display, read_status
 from bench.prepare import prepare
 from bench.pretrained import CheckpointError
@@ -54,6 +55,26 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
         workers = min(settings.workers or _default_workers(specs), len(specs))
         threads = settings.threads_per_worker or max(1, _cores() // workers)
         return statuses | _run_in_pool(todo, min(workers, len(todo)), threads, display)
+
+
+def planned(specs: Sequence[RunSpec]) -> list[str]:
+    """What the runs' study claims, and whether they can tell; nothing where it claims nothing.
+
+    Raises:
+        ConfigError: a malformed claim.
+    """
+    asked = read_claims(specs[0].records.parent)
+    if asked is None:
+        return []
+    from bench.analysis.planning import Sweep, plan  # scipy, for studies with claims only
+
+    sweep = Sweep(
+        strategies={spec.strategy for spec in specs},
+        budgets={spec.budget for spec in specs},
+        tasks={task for spec in specs for task in spec.config["task"]},
+        seeds={spec.seed for spec in specs},
+    )
+    return plan(asked, sweep)
 
 
 def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:

@@ -61,6 +61,12 @@ class Fit:
         found = banded(self.best[index], self.refits[:, index], len(self.seen.values))
         return exponential(found) if name in ("E", "R*") else found
 
+    def is_at_bound(self, name: str) -> bool:
+        """Did the fit end where `alpha`, `beta` or `E` may go no further? Its refits then show no spread."""
+        index = {"E": _E, "alpha": _ALPHA, "beta": _BETA, "R*": _R}[name]
+        low, high = _bounds(self.seen.values.mean(axis=0))[index]
+        return bool(min(self.best[index] - low, high - self.best[index]) < 1e-3 * (high - low))
+
     def curve(self, parameters: float, tokens: Floats, epochs: Floats | float = 1.0) -> tuple[Floats, Floats]:
         """What it says at T token counts: (T,) of the fit, (R, T) of the refits."""
         sizes = np.full(len(tokens), float(parameters))
@@ -226,19 +232,24 @@ def _starts(seen: Observations, means: Floats, free: tuple[int, ...]) -> Floats:
 def _descend(seen: Observations, means: Floats, free: tuple[int, ...], start: Floats) -> tuple[float, Floats]:
     """L-BFGS from a start (free or whole parameters): the loss and all parameters (6,) at its end."""
     begin = start[list(free)] if len(start) == 6 and len(free) < 6 else start
-    level = float(np.log(means.max()))
-    logs = (level - 12.0, level + 3.0)
-    bounds = {_ALPHA: EXPONENTS, _BETA: EXPONENTS, _R: (np.log(0.1), np.log(1000.0))}
+    bounds = _bounds(means)
     found = minimize(
         _objective,
         begin,
         args=(free, seen, np.log(means)),
         jac=True,
         method="L-BFGS-B",
-        bounds=[bounds.get(index, logs) for index in free],
+        bounds=[bounds[index] for index in free],
         options={"maxiter": 300},
     )
     return float(found.fun), _whole(free, found.x)
+
+
+def _bounds(means: Floats) -> list[tuple[float, float]]:
+    """Of all six parameters."""
+    level = float(np.log(means.max()))
+    logs = (level - 12.0, level + 3.0)
+    return [logs, logs, EXPONENTS, logs, EXPONENTS, (float(np.log(0.1)), float(np.log(1000.0)))]
 
 
 def _resampled(values: Floats) -> Floats:

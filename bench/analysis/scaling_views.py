@@ -8,7 +8,7 @@ from bench.analysis.scaled import MOST_ARMS, Quantity, n_arms, observe, quantiti
 from bench.analysis.scaling import N_REFITS, Fit, fit
 from bench.analysis.stats import LEVEL
 from bench.analysis.table import Arm, Tables
-from bench.analysis.text import EMPTY, Entry, Link, View, with_interval
+from bench.analysis.text import EMPTY, Entry, Link, View, number, with_interval
 
 _FEW = 3  # measures named in a row; more are counted
 Row = tuple[Quantity, Arm, Fit | str]
@@ -64,10 +64,18 @@ def check(result: HeldOut | str) -> str:
     return f"{words[result.is_inside]}, measured {100 * off:+.1f} % off".replace("-", "−")
 
 
+def exponent(result: Fit, name: str) -> str:
+    """`0.34 [0.30, 0.38]`; what ended at a bound was not determined, and has no interval."""
+    found = result.exponent(name)
+    if found is not None and result.is_at_bound(name):
+        return f"{number(found.mean)}, at its bound: undetermined"
+    return with_interval(found)
+
+
 def _fitted(tables: Tables, quantity: Quantity, arm: Arm, result: Fit) -> list[Entry]:
     held = held_out(result.seen)
     ends = (EMPTY, EMPTY) if isinstance(held, str) else map(with_interval, (held.predicted, held.measured))
-    exponents = (with_interval(result.exponent(name)) for name in ("E", "alpha", "beta", "R*"))
+    exponents = (exponent(result, name) for name in ("E", "alpha", "beta", "R*"))
     n_cells = str(len(result.seen.tokens))
     return [[quantity.link(tables)], arm.label, n_cells, *exponents, *ends, check(held)]
 

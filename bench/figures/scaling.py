@@ -12,10 +12,9 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from bench.analysis.predicting import HeldOut, held_out
 from bench.analysis.scaled import Quantity, measured_cells, record_of
 from bench.analysis.scaling import Fit, half_width
-from bench.analysis.scaling_views import Row, check, fits
+from bench.analysis.scaling_views import Row, check, exponent, fits
 from bench.analysis.stats import interval
 from bench.analysis.table import Arm, Tables
-from bench.analysis.text import with_interval
 from bench.errors import ConfigError
 from bench.figures.base import GREY, LEGEND_ROW_IN, LONG_TITLE, Figure, Look, blank, errors, looks, wrapped
 
@@ -163,6 +162,6 @@ def _legend(canvas: Canvas, tables: Tables, drawn: set[Arm]) -> None:
 
 
 def _finding(quantity: Quantity, arm: Arm, result: Fit) -> str:
-    exponents = ((name, result.exponent(name)) for name in ("alpha", "beta", "R*"))
-    said = ", ".join(f"{name} {with_interval(found)}" for name, found in exponents if found)
+    names = [name for name in ("alpha", "beta", "R*") if result.exponent(name) is not None]
+    said = ", ".join(f"{name} {exponent(result, name)}" for name in names)
     return f"{quantity.label}, {arm.label}: {said}; held out: {check(held_out(result.seen))}"
