@@ -1,9 +1,11 @@
 """A study from the command line to its page; what it does with runs that go wrong."""
 
 import shutil
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from harness import Place
@@ -90,17 +92,24 @@ def test_a_study_is_complete_without_its_run_folders(study: Place, place: Place)
     assert place.bench("report", "study=first").returncode == 0
 
 
+class Broken(NamedTuple):
+    """A sweep with one run that diverges, two that fail and one that finishes, done once."""
+
+    place: Place
+    words: list[str]
+    done: subprocess.CompletedProcess[str]
+
+
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory, settings: list[str]) -> tuple[Place, list[str]]:
-    """A sweep with one run that diverges, two that fail and one that finishes."""
+def broken(tmp_path_factory: pytest.TempPathFactory, settings: list[str]) -> Broken:
     made = Place(tmp_path_factory.mktemp("broken"), settings)
     axes = ["strategy.initial_temperature=-1,0.07", "optim.lr_peak=6e-3,1e30"]
-    return made, made.sweep("strategy=clip", "optim.clip_norm=1e30", "optim.warmup_share=0", *axes)
+    words = made.sweep("strategy=clip", "optim.clip_norm=1e30", "optim.warmup_share=0", *axes)
+    return Broken(made, words, made.bench(*words))
 
 
-def test_a_run_that_fails_or_diverges_stops_no_other(broken: tuple[Place, list[str]]):
-    place, words = broken
-    done = place.bench(*words)
+def test_a_run_that_fails_or_diverges_stops_no_other(broken: Broken):
+    place, _, done = broken
     assert done.returncode == 1
     paths = (place.folder / "experiments/adhoc/records").glob("*.json")
     records = [read_record(path) for path in paths]
@@ -117,8 +126,8 @@ def test_a_run_that_fails_or_diverges_stops_no_other(broken: tuple[Place, list[s
     assert "1 diverged, 2 failed, 1 finished of 4 runs" in done.stdout
 
 
-def test_what_failed_is_tried_again_and_what_diverged_is_not(broken: tuple[Place, list[str]]):
-    place, words = broken
+def test_what_failed_is_tried_again_and_what_diverged_is_not(broken: Broken):
+    place, words, _ = broken
     records = place.folder / "experiments" / "adhoc" / "records"
     before = contents(records)
     done = place.bench(*words)
