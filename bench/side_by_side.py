@@ -10,13 +10,14 @@ import zipfile
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from bench.analysis.matching_views import Side, frame, views
 from bench.analysis.table import load
-from bench.analysis.text import View, markdown_escape, markdown_table, plain
-from bench.errors import ConfigError, DataError
+from bench.analysis.text import View, html_table, markdown_escape, markdown_table, plain
+from bench.errors import ConfigError, DataError, in_brief
 from bench.records import write_atomically
 
 FORMATS = (".md", ".html", ".csv")
@@ -92,8 +93,7 @@ def _git(folder: Path, *words: str) -> bytes:
 
 
 def _left_out(asked: str, damaged: list[DataError]) -> list[str]:
-    short = [str(error).partition(": ") for error in damaged]
-    return [f"{asked}: damaged record left out: {Path(where).name}: {what}" for where, _, what in short]
+    return [f"{asked}: damaged record left out: {in_brief(error)}" for error in damaged]
 
 
 def _show(lines: list[str], tables: list[View]) -> None:
@@ -131,6 +131,7 @@ def _text(ending: str, sides: tuple[Side, ...], lines: list[str], tables: list[V
         trim_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["html"] = lambda view: Markup(html_table(view))  # noqa: S704 -- it escapes every text
     css = (_HERE / "report.css").read_text(encoding="utf-8")
     page = environment.get_template("side_by_side.html.j2")
     return page.render(title=title, lines=lines, views=tables, css=css)

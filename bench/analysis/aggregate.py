@@ -9,14 +9,13 @@ variance is the seed's, with 14 tasks, the interquartile mean's interval held th
 simulations with 3 seeds, 85 % with 5, 90 % with 10, 95 % with 20; task by task in 52, 58, 64 and 65 %.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from bench.analysis.stats import LEVEL, Interval, resamples
+from bench.analysis.stats import LEVEL, Interval, draw_counts, resamples
 
 Array = NDArray[np.float64]
 
@@ -75,11 +74,9 @@ def _middle(scores: Array) -> Array:
     return np.asarray(scipy.stats.trim_mean(scores.reshape(len(scores), -1), _TRIMMED, axis=1))
 
 
-@lru_cache(maxsize=16)
 def _shares(n: int) -> Array:
     """What share (R, n) of each resample every seed is."""
-    drawn = resamples(n)
-    return np.stack([(drawn == seed).mean(axis=1) for seed in range(n)], axis=1)
+    return draw_counts(n) / n
 
 
 def _with_bounds(estimate: float, resampled: Array, n: int) -> Interval:

@@ -1,6 +1,7 @@
 """Verdicts on claims -> the table that a report opens with, and its CSV."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,20 @@ def claims(tables: Tables, study: Path) -> View | None:
     Raises:
         ConfigError: the file is malformed.
     """
-    asked = read_claims(study)
+    asked, judged = _judged(tables, study)
     if asked is None:
         return None
-    judged = judge(tables, asked)
     rows = [_row(tables, one) for one in judged]
     header = ["claim", "verdict", "left is better by", "matters from", "p (Holm)", "n", "left − right", "on"]
     header += ["p (flip)", "what it takes", "test", "source"]
     note = f"{_counts(judged)} {_note(asked, judged)}"
     return View("claims", "Claims and their verdicts", note, header, "llrrrlllrlll", rows)
+
+
+@lru_cache(maxsize=1)  # for the page and for its CSV
+def _judged(tables: Tables, study: Path) -> tuple[Claims | None, list[Judged]]:
+    asked = read_claims(study)
+    return asked, judge(tables, asked) if asked else []
 
 
 def _row(tables: Tables, one: Judged) -> list[Entry]:
@@ -178,8 +184,7 @@ def _counts(judged: list[Judged]) -> str:
 
 def claim_rows(tables: Tables, study: Path) -> pd.DataFrame:
     """One row per claim with full precision; empty where the study has none."""
-    asked = read_claims(study)
-    return pd.DataFrame([_record(tables, one) for one in (judge(tables, asked) if asked else [])])
+    return pd.DataFrame([_record(tables, one) for one in _judged(tables, study)[1]])
 
 
 def _record(tables: Tables, one: Judged) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """experiments/<study>/claims.yaml -> claims: what a study set out to test, written down before its runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ def read_claims(study: Path) -> Claims | None:
 
 def _claim(node: Any, where: str) -> Claim:
     if not isinstance(node, dict):
-        raise ConfigError(f"{where}: has to be a mapping with the keys {', '.join(vars(Claim(**_BLANK)))}")
+        keys = ", ".join(key.name for key in fields(Claim))
+        raise ConfigError(f"{where}: has to be a mapping with the keys {keys}")
     try:
         claim = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Claim), node))
     except OmegaConfBaseException as error:
@@ -103,9 +104,6 @@ def _claim(node: Any, where: str) -> Claim:
     assert isinstance(claim, Claim)
     _check(claim, where)
     return claim
-
-
-_BLANK: dict[str, Any] = dict.fromkeys(("statement", "source", "test", "task", "metric"), "")
 
 
 def _check(claim: Claim, where: str) -> None:

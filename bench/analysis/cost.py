@@ -5,9 +5,10 @@ and energies that were estimated. CO2 is the energy times the mean intensity of 
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from bench.analysis.rows import total
 from bench.analysis.table import Cell, Tables, cell_of
 from bench.analysis.text import EMPTY, Entry, View, amount, power
 from bench.records import Energy, RunRecord, Spent, finished
@@ -78,7 +79,7 @@ def pretraining(record: RunRecord) -> Cost:
 def _evaluation(tables: Tables, record: RunRecord) -> Cost:
     costs = [result.cost for result in tables.results.get(record.run_id, {}).values()]
     known = tuple(cost.energy for cost in costs if cost.energy is not None)
-    return Cost(_sum(cost.flops for cost in costs), _sum(cost.seconds for cost in costs), known)
+    return Cost(total(cost.flops for cost in costs), total(cost.seconds for cost in costs), known)
 
 
 def cost(tables: Tables) -> View:
@@ -90,8 +91,8 @@ def cost(tables: Tables) -> View:
         runs = f"{len(own)}, {lost} lost" if lost else str(len(own))
         names = [cell.arm.label, cell.model, cell.budget or EMPTY, runs]
         rows.append([*names, *_entries(tables, finished(own), is_mean=True)])
-    total = ["the study in total", EMPTY, EMPTY, str(len(tables.records))]
-    rows.append([*total, *_entries(tables, tables.records, is_mean=False)])
+    whole = ["the study in total", EMPTY, EMPTY, str(len(tables.records))]
+    rows.append([*whole, *_entries(tables, tables.records, is_mean=False)])
     header = ["strategy", "model", "data budget", "runs"]
     header += [f"{stage} {unit}" for stage in ("pretraining", "evaluation") for unit in _UNITS]
     marks = [*("" for _ in tables.cells), "reference"]
@@ -111,7 +112,7 @@ def _stage(costs: Sequence[Cost], *, is_mean: bool) -> list[Entry]:
     for unit in ("kwh", "co2_kg"):
         parts = []
         for source in SOURCES:
-            known = [_sum(getattr(e, unit) for e in c.energies if e.source == source) for c in costs]
+            known = [total(getattr(e, unit) for e in c.energies if e.source == source) for c in costs]
             value = _summary(known, is_mean)
             parts += [] if value is None else [f"{_small(value)} {source}"]
         found.append("; ".join(parts) or EMPTY)
@@ -119,12 +120,9 @@ def _stage(costs: Sequence[Cost], *, is_mean: bool) -> list[Entry]:
 
 
 def _summary(values: Sequence[float | None], is_mean: bool) -> float | None:
-    known = [value for value in values if value is not None]
-    return None if not known else sum(known) / len(known) if is_mean else sum(known)
-
-
-def _sum(parts: Iterable[float | None]) -> float | None:
-    return _summary(list(parts), is_mean=False)
+    known = total(values)
+    n = sum(value is not None for value in values) if is_mean else 1
+    return None if known is None else known / n
 
 
 def _small(value: float) -> str:

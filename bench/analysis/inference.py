@@ -6,7 +6,7 @@ Pure functions. Superior and no worse: one-sample t tests at a bound. Equal: two
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -59,8 +59,7 @@ class Estimate:
 
     def p_below(self, bound: float) -> float:
         """One-sided p of "the true mean is below the bound"."""
-        mirrored = Estimate(-self.mean, self.seed_sd, self.item_se, self.df, self.n_seeds, self.n_items)
-        return mirrored.p_above(-bound)
+        return replace(self, mean=-self.mean).p_above(-bound)
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,12 @@ def spent_columns(record: RunRecord, results: Results) -> dict[str, Any]:
     spent = {name: value for name, value in vars(record.spent).items() if name != "energy"}
     tasks = list(results.get(record.run_id, {}).values())
     evaluated = {
-        "evaluate_s": _total(task.cost.seconds for task in tasks),
-        "evaluate_flops": _total(task.cost.flops for task in tasks),
+        "evaluate_s": total(task.cost.seconds for task in tasks),
+        "evaluate_flops": total(task.cost.flops for task in tasks),
     }
     energies = {"pretrain": [record.spent.energy], "evaluate": [task.cost.energy for task in tasks]}
     drawn = {
-        f"{stage}_joules_{source}": _total(e.joules for e in found if e is not None and e.source == source)
+        f"{stage}_joules_{source}": total(e.joules for e in found if e is not None and e.source == source)
         for stage, found in energies.items()
         for source in ("measured", "estimated")
     }
@@ -67,7 +67,7 @@ def spent_columns(record: RunRecord, results: Results) -> dict[str, Any]:
     return {"parameters": record.parameters or None} | columns | evaluated | drawn
 
 
-def _total(parts: Iterable[float | None]) -> float | None:
+def total(parts: Iterable[float | None]) -> float | None:
     """The sum of what was measured; None where nothing was."""
     known = [part for part in parts if part is not None]
     return sum(known) if known else None

@@ -178,7 +178,7 @@ def _best_shares(candidates: tuple[BySeed, ...], seed: int) -> tuple[float, ...]
     for i, own in enumerate(candidates):
         for number, value in own:
             known[i, seeds.index(number)], values[i, seeds.index(number)] = 1.0, value
-    counts = _counts(len(seeds), seed)
+    counts = draw_counts(len(seeds), seed)
     n_drawn = counts @ known.T  # (R, C)
     means = np.where(n_drawn > 0, counts @ values.T / np.maximum(n_drawn, 1), -np.inf)
     highest = means.max(axis=1, keepdims=True)
@@ -193,7 +193,7 @@ def _is_always_lower(own: BySeed, best: BySeed) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _counts(n: int, seed: int) -> NDArray[np.float64]:
+def draw_counts(n: int, seed: int = 0) -> NDArray[np.float64]:
     """How often each resample (R, n) of n seeds has drawn each of them."""
     draws = resamples(n, seed)
     return np.stack([(draws == i).sum(axis=1) for i in range(n)], axis=1).astype(np.float64)
