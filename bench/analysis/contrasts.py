@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from bench.analysis.claims import VARIANCE_RATIO, Claim, Side, suggestion
+from bench.analysis.naming import cell_label
 from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, lost
 
 Pair = tuple[Cell, Cell]  # left and right
@@ -89,7 +90,7 @@ def require_complete(tables: Tables, claim: Claim, measure: Measure, pairs: Sequ
         (cell, side) for pair in pairs for cell, side in zip(pair, (claim.left, claim.right), strict=True)
     ):
         runs = [r for r in tables.runs_of.get(cell, ()) if side.seeds is None or r.seed in side.seeds]
-        where = " ".join(part for part in (cell.arm.label, cell.model, cell.budget) if part)
+        where = cell_label(cell, " ")
         missing = sorted(set(side.seeds or ()) - {run.seed for run in runs})
         if missing or not runs:
             raise LackingError(f"no run of {where}{f' with seed {missing[0]}' if missing else ''}")

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.matching import Matched, cells, changes, matches, measures, run_pairs, twins
-from bench.analysis.naming import measure_label, seeds_note
+from bench.analysis.naming import cell_label, measure_label, seeds_note
 from bench.analysis.stats import LEVEL, Interval
 from bench.analysis.table import Cell, Measure, Tables
 from bench.analysis.text import EMPTY, Entry, View, p_value, with_interval
@@ -27,7 +27,7 @@ def comparison(left: Side, right: Side, rows: Sequence[Matched]) -> View:
     found: list[list[Entry]] = [
         [
             _label(left, right, row.measure),
-            _cell(row.cell),
+            cell_label(row.cell, " "),
             with_interval(row.left),
             with_interval(row.right),
             "0 (equal)" if row.is_equal else with_interval(row.difference, signed=True),
@@ -54,7 +54,7 @@ def only_in_one(left: Side, right: Side, wanted: Sequence[Measure]) -> View:
     rows: list[list[Entry]] = []
     for side, other in ((left, right), (right, left)):
         rows += [
-            [side.name, _cell(cell), f"{_runs(side, cell)}; no run in {other.name}"]
+            [side.name, cell_label(cell, " "), f"{_runs(side, cell)}; no run in {other.name}"]
             for cell in side.tables.cells
             if cell not in shared
         ]
@@ -66,7 +66,7 @@ def only_in_one(left: Side, right: Side, wanted: Sequence[Measure]) -> View:
         rows += [
             [
                 side.name,
-                f"{_label(left, right, measure)}, {_cell(cell)}",
+                f"{_label(left, right, measure)}, {cell_label(cell, ' ')}",
                 f"{other.name}: {_runs(other, cell)}",
             ]
             for measure in wanted
@@ -142,10 +142,6 @@ def _bounds(name: str, spread: Interval) -> dict[str, float | int | None]:
 
 def _label(left: Side, right: Side, measure: Measure) -> str:
     return measure_label(left.tables if measure in left.tables.measures else right.tables, measure)
-
-
-def _cell(cell: Cell) -> str:
-    return " ".join(part for part in (cell.arm.label, cell.model, cell.budget) if part)
 
 
 def _runs(side: Side, cell: Cell) -> str:

@@ -35,9 +35,9 @@ def measure_link(tables: Tables, measure: Measure) -> Link:
     return Link(measure_label(tables, measure), f"#{cells_anchor(tables, measure)}")
 
 
-def cell_label(cell: Cell) -> str:
+def cell_label(cell: Cell, between: str = ", ") -> str:
     """`clm, 0.2m, 4mb`."""
-    return ", ".join(part for part in (cell.arm.label, cell.model, cell.budget) if part)
+    return between.join(part for part in (cell.arm.label, cell.model, cell.budget) if part)
 
 
 def short_label(tables: Tables, cell: Cell) -> str:
