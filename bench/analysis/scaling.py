@@ -1,7 +1,7 @@
 """Scaling fits: loss or error against parameters N and training positions D. Observations -> fit, prediction.
 
 L = E + A/N^alpha + B/D^beta, fitted as in approach 3 of Hoffmann et al. 2022 (arXiv:2203.15556, eq. 2 and
-sec. 3.3): Huber loss of log residuals, terms joined by log-sum-exp, descents from the best of a grid of starts.
+sec. 3.3): Huber loss of log residuals, terms joined by log-sum-exp, from the best of a grid of starts.
 Where data is repeated D is D' = U + U R* (1 - exp(-R/R*)), U unique positions seen R more times
 (Muennighoff et al. 2023, arXiv:2305.16264, sec. 3). Pure functions; bands draw seeds, the same in all cells.
 """
@@ -222,7 +222,7 @@ def _starts(seen: Observations, means: Floats, free: tuple[int, ...]) -> Floats:
 def _descend(
     seen: Observations, means: Floats, free: tuple[int, ...], starts: Floats
 ) -> tuple[Floats, Floats]:
-    """Descents from K starts (K, F) to the means (K, C): losses (K,) and all parameters (K, 6) at their ends."""
+    """From K starts (K, F) to the means (K, C): the losses (K,) and all parameters (K, 6) found."""
     bounds = np.array(_bounds(seen.values.mean(axis=0)))[list(free)].T
     losses, ends = minimise(
         lambda theta: _slopes(theta, seen, free),
