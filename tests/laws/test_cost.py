@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from matplotlib.collections import PathCollection
 from test_analysis import PROBE
 from test_report import FIGURES
 from toy_runs import ToyRun, make_run, tables_of
