@@ -177,7 +177,7 @@ def best_shares(values: Floats, seed: int = 0) -> Floats:
     # never the highest: lower than the best in every seed, of the same seeds; of a large grid few are left
     lost = ((known == known[best]) & ((values < values[best]) | ~known)).all(axis=1)
     values, known = np.nan_to_num(values[~lost]), known[~lost].astype(np.float64)
-    counts = draw_counts(values.shape[1], seed)
+    counts, times = _distinct_draws(values.shape[1], seed)
     means = counts @ values.T  # (R, C), times the drawn seeds: the same for all where all have each seed
     if not known.all():
         n_drawn = counts @ known.T
@@ -185,7 +185,7 @@ def best_shares(values: Floats, seed: int = 0) -> Floats:
     highest = means.max(axis=1, keepdims=True)
     is_best = means >= highest - 1e-9 * np.abs(highest)
     shares = np.zeros(len(lost))
-    shares[~lost] = (1 / is_best.sum(axis=1)) @ is_best / len(counts)
+    shares[~lost] = (times / is_best.sum(axis=1)) @ is_best / times.sum()
     return shares
 
 
@@ -194,6 +194,13 @@ def draw_counts(n: int, seed: int = 0) -> Floats:
     """How often each resample (R, n) of n seeds has drawn each of them."""
     draws = resamples(n, seed)
     return np.stack([(draws == i).sum(axis=1) for i in range(n)], axis=1).astype(np.float64)
+
+
+@lru_cache(maxsize=64)
+def _distinct_draws(n: int, seed: int) -> tuple[Floats, NDArray[np.int64]]:
+    """The draws that differ (D, n), few for few seeds, and how often each comes up (D,)."""
+    counts, times = np.unique(draw_counts(n, seed), axis=0, return_counts=True)
+    return counts, times
 
 
 def verdict(difference: Paired | None, *, higher_is_better: bool, p_holm: float, lacking: str) -> str:

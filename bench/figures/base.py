@@ -170,6 +170,14 @@ def is_crowded(tables: Tables) -> bool:
     return len(arms) > MOST_LOOKS and len({arm.strategy for arm in arms}) < len(arms)
 
 
+def bundles(tables: Tables, arms: Sequence[Arm]) -> dict[str, list[Arm]]:
+    """Arms by the title of their panel: each its own; of too many, all variants of a strategy together."""
+    found: dict[str, list[Arm]] = {}
+    for arm in arms:
+        found.setdefault(arm.strategy if is_crowded(tables) else arm.label, []).append(arm)
+    return found
+
+
 def draw_line(axes: Axes, places: Sequence[float], spreads: Sequence[Interval | None], look: Look) -> None:
     """An arm's means with their intervals; of a bundle, the means alone."""
     style: dict[str, Any] = {"color": look.colour, "linestyle": look.dash}
