@@ -99,16 +99,28 @@ def test_killed_half_way_leaves_nothing_that_looks_prepared(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("victim", ["manifest.json", "train.00000.bin", "tokenizer.json"])
-@pytest.mark.parametrize("damage", ["gone", "cut"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped"])
 def test_a_damaged_cache_is_rebuilt_with_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, victim: str, damage: str
 ) -> None:
     data = prepare(tmp_path)
     path, expected = data.folder / victim, texts_of(data, data.train())
-    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:-3])
+    before = {name: content for name, (_, content) in snapshot(tmp_path).items()}
+    damaged = {"gone": None, "cut": path.read_bytes()[:-3], "flipped": flipped(path.read_bytes())}[damage]
+    path.unlink() if damaged is None else path.write_bytes(damaged)
     again = prepare(tmp_path)
-    assert [record.message.count("\n") for record in caplog.records] == [0]
+    [line] = [record.message for record in caplog.records]
+    assert "\n" not in line
+    assert victim in line
     assert texts_of(again, again.train()) == expected
+    assert {name: content for name, (_, content) in snapshot(tmp_path).items()} == before
+
+
+def flipped(content: bytes) -> bytes:
+    """One other bit, in a digit where the file is text: as plausible as damage can be."""
+    digits = [i for i, byte in enumerate(content) if byte in b"2468"]
+    place = digits[len(digits) // 2] if digits else len(content) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
 def test_a_corpus_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
