@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _digest(path: Path) -> str | None:
     return _digest_of(path, (found.st_ino, found.st_size, found.st_mtime_ns))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _digest_of(path: Path, version: tuple[int, ...]) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,6 +3,7 @@
 Nothing here knows which strategy it measures. A task that fails is a result with a reason; the others go on.
 """
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -133,9 +134,12 @@ def setting_of(spec: RunSpec, data: Prepared, keep_going: Callable[[], None], ca
 
 def write_items(items: Items, path: Path) -> None:
     """Compressed arrays, whole or not at all; floats in single precision."""
-    partial = path.with_name(f".{path.name}.partial.npz")
+    partial = path.with_name(f".{path.name}.partial")
     small = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in items.items()}
-    np.savez_compressed(partial, allow_pickle=False, **small)  # type: ignore[arg-type]
+    with partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **small)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)
 
 

@@ -1,5 +1,6 @@
 """One run: prepare, build, fit, record, evaluate. config -> run record, evaluation record."""
 
+import logging
 import time
 import traceback
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from bench.spec import RunSpec
 from bench.stopping import Stop, supervisors
 from bench.tasks.base import Task
 from bench.trunk import entered
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def _do(job: Job) -> str:
     started_at = time.time()
     record = known = job.spec.recorded()
     trained: Trained | None = None
-    if known is None or known.status != "finished" or not job.spec.can_be_evaluated():
+    if known is None or known.status != "finished" or not _has_model(job.spec):
         record, trained = _outcome(job)
         if record is None:  # rank 0 records for all
             return "finished"
@@ -88,6 +91,14 @@ def _do(job: Job) -> str:
         (job.folder / "error.log").write_text(traceback.format_exc())
     job.status.write(status, "done")
     return status
+
+
+def _has_model(spec: RunSpec) -> bool:
+    """Is there a model to evaluate? Damaged weights are done again, from the last checkpoint on."""
+    if spec.weights.exists() and not checkpoint.is_whole(spec.weights):
+        log.warning("%s are damaged and will be trained again", spec.weights)
+        return False
+    return spec.can_be_evaluated()
 
 
 def _outcome(job: Job) -> "tuple[RunRecord | None, Trained | None]":
