@@ -1,7 +1,6 @@
 """One run: prepare, build, fit, record, evaluate. config -> run record, evaluation record."""
 
 import logging
-import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -71,7 +70,7 @@ def execute(spec: RunSpec, threads: int | None = None, watched: Sequence[int] | 
 
 def _do(job: Job) -> str:
     """Pretrain unless that is done, then evaluate by the tasks that are not."""
-    started_at = time.time()
+    before = job.spec.version()
     record = known = job.spec.recorded()
     trained: Trained | None = None
     if known is None or known.status != "finished" or not _has_model(job.spec):
@@ -79,7 +78,7 @@ def _do(job: Job) -> str:
         if record is None:  # rank 0 records for all
             return "finished"
         is_first = known is None or known.status != "finished"  # a run that is done again keeps its record
-        if is_first and (record.status == "finished" or not _is_recorded_since(job.spec, started_at)):
+        if is_first and (record.status == "finished" or not _is_recorded_since(job.spec, before)):
             write_record(record, job.spec.records)
     assert record is not None
     status: str = record.status
@@ -116,10 +115,9 @@ def _outcome(job: Job) -> "tuple[RunRecord | None, Trained | None]":
         return replace(blank, status="failed", reason=in_one_line(error)), None
 
 
-def _is_recorded_since(spec: RunSpec, started_at: float) -> bool:
+def _is_recorded_since(spec: RunSpec, before: str) -> bool:
     """Has another rank failed first? Its reason is the cause, this rank's is the lost connection."""
-    path = spec.record_path
-    return dist.is_initialized() and path.exists() and path.stat().st_mtime >= started_at
+    return dist.is_initialized() and spec.version() != before
 
 
 def build_objective(spec: RunSpec, *, vocab_size: int, image_size: int) -> Objective:

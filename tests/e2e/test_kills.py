@@ -1,0 +1,158 @@
+"""Killed at any moment, the same command ends with the bits of a run that nobody disturbed."""
+
+import json
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from deadly import bench_in_fork
+from harness import Place
+
+pytestmark = pytest.mark.faults
+
+SMALL = ("launcher.threads_per_worker=1", "energy.metered=false", "trainer.n_validations=2")
+HERE = ("launcher.workers=0", *SMALL)  # in the process that is killed
+EVERY_STEP = ("strategy=clm", "budget.tokens=4000", "trainer.checkpoint_every_s=1e-9")
+CLOCKS = ("started_at", "pretrain_s", "peak_memory_bytes", "energy", "seconds")
+N_KILLS = 50
+
+
+def without_clocks(node: Any) -> Any:
+    """A record without what differs from one time to the next."""
+    if isinstance(node, dict):
+        return {key: without_clocks(value) for key, value in node.items() if key not in CLOCKS}
+    return [without_clocks(value) for value in node] if isinstance(node, list) else node
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """All that a study leaves, by file: records without clocks, outcomes by item and weights as bytes."""
+    found: dict[str, Any] = {}
+    for path in sorted((folder / "experiments/adhoc").rglob("*")):
+        if path.parent.name in ("records", "evaluations") and path.suffix == ".json":
+            found[path.name] = without_clocks(json.loads(path.read_text()))
+        elif path.suffix in (".npz", ".safetensors"):
+            found[f"{path.parent.name}/{path.name}"] = path.read_bytes()
+    return found
+
+
+def last_states(folder: Path) -> dict[str, Any]:
+    """Of every run, step, weights and optimizer of the last checkpoint."""
+    found = {}
+    for checkpoints in folder.glob("experiments/adhoc/runs/*/checkpoints"):
+        state = torch.load(max(checkpoints.glob("*.ckpt")), weights_only=True)
+        optimizers = [optimizer["state"] for optimizer in state["optimizer_states"]]
+        found[checkpoints.parent.name] = state["global_step"], state["state_dict"], optimizers
+    return found
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def assert_nothing_is_left_half_written(folder: Path) -> None:
+    assert [path for path in folder.rglob("*") if ".partial" in path.name] == []
+
+
+def finish(place: Path, words: list[str]) -> None:
+    """The same command, to its end."""
+    code = bench_in_fork(place, words)
+    said = (place / "said.txt").read_text()
+    assert code == 0, said
+    assert "Traceback" not in said
+
+
+def kill_at_each_change(folder: Path, words: list[str], below: str, check: Any, every: int = 1) -> list[str]:
+    """A command that is killed at its first change of a file, then another one at its second, and so on.
+
+    Args:
+        folder: for a folder per command.
+        words: the command, which begins with nothing each time.
+        below: where changes count.
+        check: is called with the folder after the same command went to its end.
+        every: for all of 1, 1 + every, 1 + 2 every, ...
+
+    Returns:
+        Where they were killed.
+    """
+    hit = []
+    for nth in count(1, every):
+        place = folder / f"killed-{nth}"
+        place.mkdir()
+        if bench_in_fork(place, words, below=place / below, nth=nth) is not None:
+            return hit
+        hit.append((place / "killed_at.txt").read_text().replace(str(place), ""))
+        finish(place, words)
+        check(place)
+        shutil.rmtree(place)
+    raise AssertionError("unreachable")
+
+
+def assert_hit(hit: list[str], *windows: str) -> None:
+    for window in windows:
+        event, _, part = window.partition(" ")
+        assert any(place.startswith(event) and part in place for place in hit), (window, hit)
+
+
+def test_a_run_killed_at_any_change_of_a_file_ends_with_the_same_bits(tmp_path: Path, settings: list[str]):
+    words = ["train", *settings, *HERE, *EVERY_STEP]
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    finish(undisturbed, words)
+    expected, state = results(undisturbed), last_states(undisturbed)
+
+    def check(place: Path) -> None:
+        assert results(place) == expected
+        torch.testing.assert_close(last_states(place), state, rtol=0, atol=0)
+        assert_nothing_is_left_half_written(place)
+
+    hit = kill_at_each_change(tmp_path, words, "experiments", check)
+    assert_hit(
+        hit,
+        *("emptied step=000000001.partial", "emptied step=000000002.sha256"),  # of a checkpoint
+        *("os.rename step=000000003.partial", "os.remove step=000000001.ckpt"),
+        *("os.rename records/.", "emptied evaluations/.", "os.rename npz.partial", "os.rename evaluations/."),
+        *("os.rename .status.json", "open metrics.jsonl"),
+    )
+
+
+def test_preparing_killed_at_any_change_of_a_file_ends_with_the_same_bits(
+    tmp_path: Path, settings: list[str]
+):
+    shared = [word for word in settings if not word.startswith(("paths.data", "task"))]
+    words = ["train", *shared, *HERE, "strategy=scratch", "task=[retrieval_zero_shot]", "paths.data=data"]
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    finish(undisturbed, words)
+    expected = contents(undisturbed / "data")
+
+    def check(place: Path) -> None:
+        assert contents(place / "data") == expected
+        assert_nothing_is_left_half_written(place)
+
+    hit = kill_at_each_change(tmp_path, words, "data", check)
+    assert_hit(
+        hit,
+        *("emptied train.00000.bin", "emptied .manifest.json", "os.rename .manifest.json"),
+        *("os.remove train.unordered", "open train.images.npy", "os.rename pairs-"),
+    )
+
+
+def test_a_report_killed_at_changes_of_files_ends_with_the_same_bits(tmp_path: Path, study: Place):
+    undisturbed = tmp_path / "undisturbed"
+    words = ["report", "study=first", f"experiments_dir={study.folder}/experiments"]
+    undisturbed.mkdir()
+    finish(undisturbed, words)
+    expected = contents(undisturbed / "reports")
+
+    def check(place: Path) -> None:
+        assert contents(place / "reports") == expected
+
+    assert len(kill_at_each_change(tmp_path, words, "reports", check, every=7)) >= 10
