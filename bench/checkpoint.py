@@ -1,6 +1,7 @@
 """Checkpoints and weights that survive a kill: written aside, checked by a digest, the last two kept."""
 
 import hashlib
+import io
 import logging
 import os
 import textwrap
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
@@ -133,6 +135,19 @@ def undamaged(folder: Path) -> Iterator[Path]:
 def latest(folder: Path) -> Path | None:
     """The newest undamaged checkpoint, or None."""
     return next(undamaged(folder), None)
+
+
+class InPlace(TorchCheckpointIO):
+    """Lightning's way to a file, without its stop in the system's temporary folder.
+
+    That may be another disk, so that the last step is a copy, and a kill would leave a copy there.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write it; in one piece, since torch hides a full disk's own words."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).write_bytes(content.getbuffer())
 
 
 class Checkpoints(Callback):

@@ -50,6 +50,8 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     todo.sort(key=_size, reverse=True)  # longest first: no straggler at the end
     n_done = sum(status in ("finished", "diverged") for status in statuses.values())
     with Display(len(specs), n_done) as display:
+        for line in sharing.damage(todo):
+            display.say(line)
         return statuses | sharing.share(todo, lambda runs: _run(specs, runs, display), display)
 
 
@@ -238,8 +240,8 @@ def _status(spec: RunSpec, future: "Future[str]") -> str:
 def _how_it_died(error: ProcessExpired) -> str:
     if error.exitcode == -signal.SIGKILL:
         return (
-            "killed by signal 9, as the system does when memory runs out; "
-            "lower launcher.workers or optim.tokens_per_step"
+            "killed by signal 9, as the system does when memory runs out: "
+            "lower optim.tokens_per_step, model or launcher.workers"
         )
     return str(error)
 

@@ -109,6 +109,7 @@ def _trainer(job: Job, steps: int, callbacks: list[Callback], *, has_idle_weight
         deterministic=True if settings.accelerator == "cpu" else "warn",
         logger=job.loggers,
         callbacks=callbacks,
+        plugins=[checkpoint.InPlace()],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bench.display import Display, read_status
+from bench.records import read_evaluations
 from bench.spec import RunSpec
 
 LOCK = "lock"
@@ -54,6 +55,19 @@ def tidy(spec: RunSpec) -> None:
         *spec.evaluations.glob(f".{spec.run_id}.*.partial"),
     ):
         left.unlink(missing_ok=True)
+
+
+def damage(todo: Sequence[RunSpec]) -> list[str]:
+    """What of the runs to do was done, but its file is not readable."""
+    lines = [
+        f"{spec.record_path} is damaged; the run is done again"
+        for spec in todo
+        if spec.record_path.exists() and spec.recorded() is None
+    ]
+    for spec in todo:
+        _, errors = read_evaluations(spec.evaluations, spec.run_id)
+        lines += [f"{error}" for error in errors]
+    return lines
 
 
 def share(

@@ -1,18 +1,15 @@
 """Killed at any moment, the same command ends with the bits of a run that nobody disturbed."""
 
 import json
-import random
 import shutil
-import signal
-import time
-from collections import Counter
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from deadly import bench_in_fork
+from deadly import EMPTIED, MOVES, KillAt, bench_in_fork
 from harness import Place
 
 pytestmark = pytest.mark.faults
@@ -20,7 +17,7 @@ pytestmark = pytest.mark.faults
 SMALL = ("launcher.threads_per_worker=1", "energy.metered=false", "trainer.n_validations=2")
 HERE = ("launcher.workers=0", *SMALL)  # in the process that is killed
 EVERY_STEP = ("strategy=clm", "budget.tokens=4000", "trainer.checkpoint_every_s=1e-9")
-CLOCKS = ("started_at", "pretrain_s", "peak_memory_bytes", "energy", "seconds")
+CLOCKS = ("started_at", "commit", "pretrain_s", "peak_memory_bytes", "energy", "seconds")
 N_KILLS = 50
 
 
@@ -69,15 +66,18 @@ def finish(place: Path, words: list[str]) -> None:
     assert "Traceback" not in said
 
 
-def kill_at_each_change(folder: Path, words: list[str], below: str, check: Any, every: int = 1) -> list[str]:
+def kill_at_each(
+    folder: Path, words: list[str], below: str, check: Callable[[Path], None], *events: str, every: int = 1
+) -> list[str]:
     """A command that is killed at its first change of a file, then another one at its second, and so on.
 
     Args:
         folder: for a folder per command.
         words: the command, which begins with nothing each time.
         below: where changes count.
-        check: is called with the folder after the same command went to its end.
-        every: for all of 1, 1 + every, 1 + 2 every, ...
+        check: is called with the folder when the same command has then gone to its end.
+        events: the changes that count.
+        every: for the changes 1, 1 + every, 1 + 2 every, ...
 
     Returns:
         Where they were killed.
@@ -85,14 +85,15 @@ def kill_at_each_change(folder: Path, words: list[str], below: str, check: Any, 
     hit = []
     for nth in count(1, every):
         place = folder / f"killed-{nth}"
-        place.mkdir()
-        if bench_in_fork(place, words, below=place / below, nth=nth) is not None:
-            return hit
+        place.mkdir(parents=True)
+        hook = KillAt(nth, place / below, place / "killed_at.txt", events)
+        if bench_in_fork(place, words, hook) is not None:
+            break
         hit.append((place / "killed_at.txt").read_text().replace(str(place), ""))
         finish(place, words)
         check(place)
         shutil.rmtree(place)
-    raise AssertionError("unreachable")
+    return hit
 
 
 def assert_hit(hit: list[str], *windows: str) -> None:
@@ -113,13 +114,13 @@ def test_a_run_killed_at_any_change_of_a_file_ends_with_the_same_bits(tmp_path: 
         torch.testing.assert_close(last_states(place), state, rtol=0, atol=0)
         assert_nothing_is_left_half_written(place)
 
-    hit = kill_at_each_change(tmp_path, words, "experiments", check)
+    hit = kill_at_each(tmp_path, words, "experiments", check, *MOVES, EMPTIED)
     assert_hit(
         hit,
         *("emptied step=000000001.partial", "emptied step=000000002.sha256"),  # of a checkpoint
         *("os.rename step=000000003.partial", "os.remove step=000000001.ckpt"),
         *("os.rename records/.", "emptied evaluations/.", "os.rename npz.partial", "os.rename evaluations/."),
-        *("os.rename .status.json", "open metrics.jsonl"),
+        "os.rename weights.partial",
     )
 
 
@@ -137,12 +138,9 @@ def test_preparing_killed_at_any_change_of_a_file_ends_with_the_same_bits(
         assert contents(place / "data") == expected
         assert_nothing_is_left_half_written(place)
 
-    hit = kill_at_each_change(tmp_path, words, "data", check)
-    assert_hit(
-        hit,
-        *("emptied train.00000.bin", "emptied .manifest.json", "os.rename .manifest.json"),
-        *("os.remove train.unordered", "open train.images.npy", "os.rename pairs-"),
-    )
+    hit = kill_at_each(tmp_path, words, "data", check, *MOVES)
+    assert_hit(hit, "os.rename .manifest.json", "os.remove train.unordered", "os.rename openmoji-pairs")
+    assert len(kill_at_each(tmp_path / "emptied", words, "data", check, EMPTIED, every=4)) >= 4
 
 
 def test_a_report_killed_at_changes_of_files_ends_with_the_same_bits(tmp_path: Path, study: Place):
@@ -155,4 +153,4 @@ def test_a_report_killed_at_changes_of_files_ends_with_the_same_bits(tmp_path: P
     def check(place: Path) -> None:
         assert contents(place / "reports") == expected
 
-    assert len(kill_at_each_change(tmp_path, words, "reports", check, every=7)) >= 10
+    assert len(kill_at_each(tmp_path, words, "reports", check, EMPTIED, *MOVES, every=8)) >= 8
