@@ -7,7 +7,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bench.records import write_atomically
+from bench.stopping import at_once
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -39,6 +41,18 @@ def prepare(folder: Path, build: Callable[[Path], Manifest]) -> Manifest:
     if manifest is not None:
         return manifest
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with at_once(), _locked(folder):
+        try:
+            return _read(folder)  # another process may have built it meanwhile
+        except DAMAGE as damage:
+            if folder.exists():
+                log.warning("%s is damaged and will be prepared again (%s)", folder, damage)
+            return _build(folder, build)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """No other process prepares the folder meanwhile."""
     lock = FileLock(f"{folder}.lock")
     try:
         lock.acquire(timeout=0)
@@ -46,11 +60,7 @@ def prepare(folder: Path, build: Callable[[Path], Manifest]) -> Manifest:
         log.warning("waiting for another process, which prepares %s", folder)
         lock.acquire()
     try:
-        return _read(folder)  # another process may have built it meanwhile
-    except DAMAGE as damage:
-        if folder.exists():
-            log.warning("%s is damaged and will be prepared again (%s)", folder, damage)
-        return _build(folder, build)
+        yield
     finally:
         lock.release()
 

@@ -1,10 +1,16 @@
 """Killed at any moment, the same command ends with the bits of a run that nobody disturbed."""
 
 import json
+import os
+import random
 import shutil
+import signal
+import time
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import Any
 
 import pytest
@@ -154,3 +160,68 @@ def test_a_report_killed_at_changes_of_files_ends_with_the_same_bits(tmp_path: P
         assert contents(place / "reports") == expected
 
     assert len(kill_at_each(tmp_path, words, "reports", check, EMPTIED, *MOVES, every=8)) >= 8
+
+
+STUDY = (
+    *("strategy=clm,clip", "budget.tokens=60000", "trainer.checkpoint_every_s=0.2", "launcher.workers=2"),
+    *("paths.data=data", *SMALL),
+)
+
+
+def study_and_report(settings: list[str]) -> list[list[str]]:
+    shared = [word for word in settings if not word.startswith("paths.data")]
+    return [["train", "-m", *shared, *STUDY], ["report", "study=adhoc"]]
+
+
+def phase(place: Place) -> str:
+    """What was going on, by what lies there."""
+    if list(place.folder.glob("reports/*")):
+        return "reporting"
+    if list(place.folder.glob("data/*.partial")):
+        return "preparing data"
+    states = [place.state(name) for name in ("clm", "clip")]
+    said = sorted(str(state["phase"]).split()[0] for state in states if state)
+    if said == ["done", "done"]:
+        return "between training and report"
+    return " and ".join(said) or "starting"
+
+
+def test_a_study_killed_fifty_times_ends_with_the_same_bits(tmp_path: Path, settings: list[str]):
+    """Launcher and workers at once, at seeded random points of the time that an undisturbed study takes."""
+    commands = study_and_report(settings)
+    undisturbed = Place(tmp_path / "undisturbed", settings)
+    took_s = []
+    for words in commands:
+        started = time.monotonic()
+        assert undisturbed.bench(*words).returncode == 0
+        took_s.append(time.monotonic() - started)
+    expected, hit = results(undisturbed.folder), Counter[str]()
+    rng = random.Random(7)  # noqa: S311 - no secret
+    n_studies = 0
+    while hit.total() < N_KILLS:
+        n_studies += 1
+        place = Place(tmp_path / f"study-{n_studies}", settings)
+        for words, seconds in zip(commands, took_s, strict=True):
+            while hit.total() < N_KILLS and killed(place, words, rng.uniform(0, seconds)):
+                hit[phase(place)] += 1
+            done = place.bench(*words)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "Traceback" not in done.stdout + done.stderr
+        assert results(place.folder) == expected
+        assert_nothing_is_left_half_written(place.folder / "experiments")
+        assert place.bench("verify", "study=adhoc").returncode == 0
+        assert place.processes() == []
+    print(f"{hit.total()} kills in {n_studies} studies: {dict(hit)}")
+    assert hit.keys() >= {"starting", "preparing data", "pretrain and pretrain", "reporting"}
+
+
+def killed(place: Place, words: list[str], after_s: float) -> bool:
+    """Was the command still under way after so many seconds? It and its workers are then gone."""
+    process = place.start(*words)
+    try:
+        process.communicate(timeout=after_s)
+    except TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return True
+    return False

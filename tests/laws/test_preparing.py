@@ -16,6 +16,7 @@ from bench import schema, shards
 from bench.cache import read_manifest
 from bench.corpora.base import Document, split_of
 from bench.errors import DataError
+from bench.stopping import Stop
 from bench.tokens import load_documents, prepare_text
 
 
@@ -96,6 +97,27 @@ def test_killed_half_way_leaves_nothing_that_looks_prepared(tmp_path: Path) -> N
     data = prepare_text(corpus, SETTINGS, tmp_path)
     assert data.train().n_documents > 100
     assert not left.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_does_not_wait_for_the_end_of_preparing(tmp_path: Path, number: signal.Signals) -> None:
+    class Stopped(ToyText):
+        def documents(self) -> Iterator[Document]:
+            os.kill(os.getpid(), number)
+            yield from super().documents()
+
+    stop = Stop([])
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        stop.listen()
+        with pytest.raises(KeyboardInterrupt):
+            prepare_text(Stopped(toy_documents()), SETTINGS, tmp_path)
+        assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+        os.kill(os.getpid(), number)
+        assert stop.requested  # its own way to stop is back
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
 
 
 @pytest.mark.parametrize("victim", ["manifest.json", "train.00000.bin", "tokenizer.json"])
