@@ -3,10 +3,9 @@
 import hashlib
 import io
 import logging
-import os
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from bench.errors import DataError, DivergedError
 from bench.objectives.base import Objective
+from bench.records import replacing
 
 log = logging.getLogger(__name__)
 KEPT = 2
@@ -61,26 +61,13 @@ def write(trainer: Trainer, path: Path, partial: Path) -> None:
     if not all(torch.isfinite(weight).all() for weight in module.parameters()):
         raise DivergedError(*(module.last_finite or (0, None)))
 
-    def fill(target: Path) -> None:
-        trainer.save_checkpoint(target)
-        if trainer.is_global_zero:
-            # The digest first: a checkpoint without one never counts, one with a wrong one neither.
-            _digest_file(path).write_text(_digest(target))
-
-    _replace(path, partial, fill, writes=trainer.is_global_zero)
-
-
-def _replace(path: Path, partial: Path, fill: Callable[[Path], None], *, writes: bool = True) -> None:
-    """`fill` a file aside and put it in place, on disk before it has its name; nothing is left on failure."""
-    try:
-        fill(partial)
-        if writes:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)  # a full disk needs the room
-        raise
+    if not trainer.is_global_zero:
+        trainer.save_checkpoint(partial)  # the others' part of it; rank 0 writes
+        return
+    with replacing(path, partial):
+        trainer.save_checkpoint(partial)
+        # The digest first: a checkpoint without one never counts, one with a wrong one neither.
+        _digest_file(path).write_text(_digest(partial))
 
 
 def write_weights(module: nn.Module, path: Path) -> None:
@@ -93,7 +80,9 @@ def write_weights(module: nn.Module, path: Path) -> None:
     state = module.state_dict()
     weights = {name: state[name].detach().cpu().contiguous() for name in sorted(named & state.keys())}
     stated = {"sha256": _content_digest(weights.items())}
-    _replace(path, path.with_suffix(".partial"), lambda target: save_file(weights, target, stated))
+    partial = path.with_suffix(".partial")
+    with replacing(path, partial):
+        save_file(weights, partial, stated)
 
 
 def read_weights(module: nn.Module, path: Path) -> None:

@@ -3,7 +3,6 @@
 Nothing here knows which strategy it measures. A task that fails is a result with a reason; the others go on.
 """
 
-import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from bench.records import (
     Score,
     TaskResult,
     items_path,
+    replacing,
     write_evaluation,
 )
 from bench.spec import RunSpec, now
@@ -136,11 +136,8 @@ def write_items(items: Items, path: Path) -> None:
     """Compressed arrays, whole or not at all; floats in single precision."""
     partial = path.with_name(f".{path.name}.partial")
     small = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in items.items()}
-    with partial.open("wb") as file:
+    with replacing(path, partial), partial.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **small)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def device_of(accelerator: str) -> torch.device:

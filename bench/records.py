@@ -233,11 +233,24 @@ def write_record(record: RunRecord, folder: Path) -> Path:
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step that survives a crash at any moment."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with replacing(path, partial), partial.open("w", encoding="utf-8") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+
+
+@contextmanager
+def replacing(path: Path, partial: Path) -> Iterator[None]:
+    """Inside, `partial` is written; then it is `path`, on disk before it has that name.
+
+    Where writing fails nothing is left: a full disk needs the room.
+    """
+    try:
+        yield
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read_record(path: Path) -> RunRecord:

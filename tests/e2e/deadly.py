@@ -8,7 +8,7 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class KillAt:
 
 
 def _command(folder: Path, words: Sequence[str], hook: KillAt | None, limits: dict[int, int]) -> None:
+    set_start_method("fork", force=True)  # as in the real command
     os.chdir(folder)
     said = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):

@@ -81,8 +81,8 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-# A checkpoint takes 1.3 MB: none has room, one, two but not the third beside them; the weights have not.
-@pytest.mark.parametrize("size", ["100k", "1m", "2m", "3m", "4200k"])
+# A checkpoint takes 1.3 MB, and the third is written beside two.
+@pytest.mark.parametrize("size", ["100k", "1m", "2m", "3m"])
 def test_a_full_disk_is_said_in_one_line_and_costs_no_bit(
     size: str, disk: Callable[[str], Path], words: list[str], undisturbed: Path
 ):
@@ -197,7 +197,7 @@ def test_a_damaged_record_is_named_and_done_again(kind: str, words: list[str], u
 
 
 def test_a_clock_that_went_back_changes_nothing(words: list[str], undisturbed: Path, tmp_path: Path):
-    hook = KillAt(14, tmp_path / "experiments", tmp_path / "killed_at.txt", MOVES)
+    hook = KillAt(4, tmp_path / "experiments", tmp_path / "killed_at.txt", MOVES)
     assert bench_in_fork(tmp_path, words, hook) is None
     tomorrow = {path: path.stat().st_mtime + 86400 for path in tmp_path.rglob("*")}
     for path in tmp_path.glob("experiments/adhoc/runs/*/status.json"):
@@ -221,8 +221,8 @@ def test_a_run_without_enough_memory_fails_alone_and_says_so(
     assert bench_in_fork(tmp_path, sweep, limits={resource.RLIMIT_AS: 16 * 2**30}) == 1
     assert "1 failed, 1 finished of 2 runs" in said(tmp_path)
     assert "memory ran out: lower optim.tokens_per_step" in said(tmp_path)
-    expected = results(undisturbed)
-    assert expected.items() <= results(tmp_path).items()
+    found = results(tmp_path)
+    assert all(found[name] == content for name, content in results(undisturbed).items())
 
 
 # Divergence

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.faults
 SMALL = ("launcher.threads_per_worker=1", "energy.metered=false", "trainer.n_validations=2")
 HERE = ("launcher.workers=0", *SMALL)  # in the process that is killed
 EVERY_STEP = ("strategy=clm", "budget.tokens=4000", "trainer.checkpoint_every_s=1e-9")
-CLOCKS = ("started_at", "commit", "pretrain_s", "peak_memory_bytes", "energy", "seconds")
+CLOCKS = ("started_at", "commit", "command", "pretrain_s", "peak_memory_bytes", "energy", "seconds")
 N_KILLS = 50
 
 
@@ -146,7 +146,7 @@ def test_preparing_killed_at_any_change_of_a_file_ends_with_the_same_bits(
 
     hit = kill_at_each(tmp_path, words, "data", check, *MOVES)
     assert_hit(hit, "os.rename .manifest.json", "os.remove train.unordered", "os.rename openmoji-pairs")
-    assert len(kill_at_each(tmp_path / "emptied", words, "data", check, EMPTIED, every=4)) >= 4
+    assert len(kill_at_each(tmp_path / "emptied", words, "data", check, EMPTIED, every=9)) >= 2
 
 
 def test_a_report_killed_at_changes_of_files_ends_with_the_same_bits(tmp_path: Path, study: Place):
@@ -159,7 +159,7 @@ def test_a_report_killed_at_changes_of_files_ends_with_the_same_bits(tmp_path: P
     def check(place: Path) -> None:
         assert contents(place / "reports") == expected
 
-    assert len(kill_at_each(tmp_path, words, "reports", check, EMPTIED, *MOVES, every=8)) >= 8
+    assert len(kill_at_each(tmp_path, words, "reports", check, EMPTIED, *MOVES, every=10)) >= 4
 
 
 STUDY = (
