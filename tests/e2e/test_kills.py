@@ -3,20 +3,22 @@
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from subprocess import TimeoutExpired
 from typing import Any
 
 import pytest
 import torch
 from deadly import EMPTIED, MOVES, KillAt, bench_in_fork
-from harness import Place
+from harness import BENCH, Place
 
 pytestmark = pytest.mark.faults
 
@@ -163,65 +165,71 @@ def test_a_report_killed_at_changes_of_files_ends_with_the_same_bits(tmp_path: P
 
 
 STUDY = (
-    *("strategy=clm,clip", "budget.tokens=60000", "trainer.checkpoint_every_s=0.2", "launcher.workers=2"),
+    *("strategy=clm,clip", "budget.tokens=120000", "trainer.checkpoint_every_s=0.2", "launcher.workers=2"),
     *("paths.data=data", *SMALL),
 )
 
 
-def study_and_report(settings: list[str]) -> list[list[str]]:
-    shared = [word for word in settings if not word.startswith("paths.data")]
-    return [["train", "-m", *shared, *STUDY], ["report", "study=adhoc"]]
+def study_and_report(place: Place) -> "subprocess.Popen[str]":
+    """Both commands, one after the other, as a script would give them."""
+    shared = [word for word in place.settings if not word.startswith("paths.data")]
+    train = shlex.join([*BENCH, "train", "-m", *shared, *STUDY])
+    return place.start_process("sh", "-c", f"{train} && {shlex.join([*BENCH, 'report', 'study=adhoc'])}")
 
 
-def phase(place: Place) -> str:
-    """What was going on, by what lies there."""
-    if list(place.folder.glob("reports/*")):
-        return "reporting"
-    if list(place.folder.glob("data/*.partial")):
-        return "preparing data"
-    states = [place.state(name) for name in ("clm", "clip")]
-    said = sorted(str(state["phase"]).split()[0] for state in states if state)
-    if said == ["done", "done"]:
-        return "between training and report"
-    return " and ".join(said) or "starting"
+def files(place: Place) -> set[tuple[str, int]]:
+    """All files of a place, by name and time."""
+    found = set()
+    for path in place.folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            found.add((str(path.relative_to(place.folder)), path.stat().st_mtime_ns))
+    return found
+
+
+def phase(place: Place, before: set[tuple[str, int]]) -> str:
+    """What was going on, by the files that have changed and by what the runs said of themselves."""
+    changed = {Path(name).parts[0] for name, _ in files(place) - before}
+    said = {str(place.state(name).get("phase", "starting")).split()[0] for name in ("clm", "clip")}
+    if said == {"done"}:
+        return "report"
+    if "experiments" in changed:
+        return " and ".join(sorted(said))
+    return "preparing data" if "data" in changed else "starting"
+
+
+def killed(place: Place, after_s: float) -> bool:
+    """Was it still under way after so many seconds? All its processes are then gone."""
+    process = study_and_report(place)
+    try:
+        out, err = process.communicate(timeout=after_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return True
+    assert process.returncode == 0, out + err
+    assert "Traceback" not in out + err
+    return False
 
 
 def test_a_study_killed_fifty_times_ends_with_the_same_bits(tmp_path: Path, settings: list[str]):
     """Launcher and workers at once, at seeded random points of the time that an undisturbed study takes."""
-    commands = study_and_report(settings)
-    undisturbed = Place(tmp_path / "undisturbed", settings)
-    took_s = []
-    for words in commands:
-        started = time.monotonic()
-        assert undisturbed.bench(*words).returncode == 0
-        took_s.append(time.monotonic() - started)
+    undisturbed, started = Place(tmp_path / "undisturbed", settings), time.monotonic()
+    assert not killed(undisturbed, after_s=300)
+    took_s = time.monotonic() - started
     expected, hit = results(undisturbed.folder), Counter[str]()
-    rng = random.Random(7)  # noqa: S311 - no secret
-    n_studies = 0
+    rng, n_studies = random.Random(7), 0  # noqa: S311 - no secret
     while hit.total() < N_KILLS:
         n_studies += 1
         place = Place(tmp_path / f"study-{n_studies}", settings)
-        for words, seconds in zip(commands, took_s, strict=True):
-            while hit.total() < N_KILLS and killed(place, words, rng.uniform(0, seconds)):
-                hit[phase(place)] += 1
-            done = place.bench(*words)
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert "Traceback" not in done.stdout + done.stderr
+        before = files(place)
+        while hit.total() < N_KILLS and killed(place, rng.uniform(0, took_s)):
+            hit[phase(place, before)] += 1
+            before = files(place)
+        assert not killed(place, after_s=300)
         assert results(place.folder) == expected
         assert_nothing_is_left_half_written(place.folder / "experiments")
         assert place.bench("verify", "study=adhoc").returncode == 0
         assert place.processes() == []
-    print(f"{hit.total()} kills in {n_studies} studies: {dict(hit)}")
-    assert hit.keys() >= {"starting", "preparing data", "pretrain and pretrain", "reporting"}
-
-
-def killed(place: Place, words: list[str], after_s: float) -> bool:
-    """Was the command still under way after so many seconds? It and its workers are then gone."""
-    process = place.start(*words)
-    try:
-        process.communicate(timeout=after_s)
-    except TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return True
-    return False
+    print(f"{hit.total()} kills in {n_studies} studies of {took_s:.0f} s: {dict(hit)}")
+    assert hit["report"] > 0
+    assert sum(n for name, n in hit.items() if "pretrain" in name) > 0
