@@ -121,4 +121,5 @@ class Display:
         if record:
             spent_s = record.spent.pretrain_s + sum(r.cost.seconds or 0.0 for r in spec.results().values())
             detail = spec.why_lost() or f"{spent_s:.1f} s"
+            detail = "; ".join(filter(None, [detail, record.retried]))
         self.say(f"[{self.n_done}/{self.n_runs}] {status:<11} {spec.label}  {spec.run_id}  {detail}")

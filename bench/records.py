@@ -96,6 +96,15 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """An attempt that left the finite numbers: its last finite step and loss there, and its peak rate."""
+
+    step: int
+    loss_nats: float | None  # None: it was never finite
+    lr_peak: float
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """One run: its axes, how it trained, what that cost. One cell x seed -> one record.
 
@@ -121,7 +130,15 @@ class RunRecord:
     environment: dict[str, str] = field(default_factory=dict)  # versions, git commit, cpu
     started_at: str = ""
     command: str = ""  # that asked for the run
+    divergences: tuple[Divergence, ...] = ()  # attempts before the one that the rest describes
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def retried(self) -> str:
+        """How often and when it diverged before; "" where it did not."""
+        tries = [f"at optim.lr_peak={d.lr_peak:g} after step {d.step}" for d in self.divergences]
+        again = f", trained anew at {self.divergences[-1].lr_peak / 2:g}" if tries else ""
+        return f"diverged {', '.join(tries)}{again}" if tries else ""
 
 
 @dataclass(frozen=True)
@@ -262,6 +279,7 @@ def read_record(path: Path) -> RunRecord:
     with readable(path, "a run record") as raw:
         raw["spent"] = Spent(**_with_energy(raw["spent"]))
         raw["curve"] = tuple(CurvePoint(**point) for point in raw["curve"])
+        raw["divergences"] = tuple(Divergence(**one) for one in raw.get("divergences", ()))
         return RunRecord(**raw)
 
 

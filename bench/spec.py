@@ -195,5 +195,8 @@ def science_of(config: dict[str, Any]) -> dict[str, Any]:
     science["validation"] = {key: trainer[key] for key in ("n_validations", "validation_batches")}
     # How a server is reached and paid changes no answer of it.
     science["strategy"] = {key: value for key, value in config["strategy"].items() if key != "access"}
+    # What does not happen changes nothing; ids are those of before there were retries.
+    optim = config["optim"].items()
+    science["optim"] = {key: value for key, value in optim if value or key != "retries_on_divergence"}
     is_pretrained = config["strategy"]["modality"] != "none"
     return {key: value for key, value in science.items() if is_pretrained or key not in PRETRAINING_ONLY}

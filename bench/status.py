@@ -105,6 +105,7 @@ def _recorded(record: RunRecord, evaluations: Sequence[EvaluationRecord]) -> Row
     failed = [f"{result.task}: {result.reason}" for result in results if result.status == "failed"]
     seconds = record.spent.pretrain_s + sum(result.cost.seconds or 0.0 for result in results)
     detail = record.reason or "; ".join(failed) or f"{seconds:.0f} s, {len(results)} tasks"
+    detail = "; ".join(filter(None, [detail, record.retried]))
     state = "failed" if failed and record.status == "finished" else record.status
     return Row(record.run_id, " ".join(part for part in parts if part), state, detail)
 

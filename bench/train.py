@@ -4,6 +4,7 @@ import logging
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,7 @@ from bench.evaluate import Evaluation, device_of
 from bench.objectives.base import Core, Objective, Shapes, TextObjective
 from bench.objectives.reference import Reference
 from bench.prepare import Prepared, prepare
-from bench.pretrain import Job, pretrain
+from bench.pretrain import Job, divergences, pretrain_until_finite
 from bench.pretrained import CheckpointError, open_checkpoint
 from bench.records import RunRecord, Spent, write_atomically, write_record
 from bench.schema import Config
@@ -109,7 +110,8 @@ def _outcome(job: Job) -> "tuple[RunRecord | None, Trained | None]":
     except InterruptedRunError:
         raise
     except DivergedError as error:
-        return replace(blank, status="diverged", reason=str(error), curve=tracking.curve(job.folder)), None
+        lost = replace(blank, status="diverged", reason=str(error), curve=tracking.curve(job.folder))
+        return replace(lost, divergences=tuple(divergences(job.folder))), None
     except Exception as error:
         (job.folder / "error.log").write_text(traceback.format_exc())
         return replace(blank, status="failed", reason=in_one_line(error)), None
@@ -120,9 +122,10 @@ def _is_recorded_since(spec: RunSpec, before: str) -> bool:
     return dist.is_initialized() and spec.version() != before
 
 
-def build_objective(spec: RunSpec, *, vocab_size: int, image_size: int) -> Objective:
-    """The strategy with its backbone, initialised from the run's seed."""
+def build_objective(spec: RunSpec, *, vocab_size: int, image_size: int, lr_share: float = 1.0) -> Objective:
+    """The strategy with its backbone, initialised from the run's seed; `lr_share`: of the peak rate."""
     config = spec.typed()
+    config.optim.lr_peak *= lr_share
     shapes = Shapes.of(config, vocab_size=vocab_size, image_size=image_size)
     cls = find_class(config.strategy, Objective, "strategy")
     with torch.random.fork_rng(devices=[]):
@@ -160,11 +163,12 @@ def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]
     for name, node in config.task.items():  # a mistake in a task is said before hours of pretraining
         build(node, Task, f"task.{name}").check(f"task.{name}")  # type: ignore[type-abstract]
     data = prepare(job.spec)
-    objective = _build(job.spec, data)
     spent, energy = Spent(), None
-    if objective.modality != "none":
+    if config.strategy["modality"] == "none":
+        objective = _build(job.spec, data)
+    else:
         with job.energy.measured() as drawn:
-            spent = pretrain(job, objective, data)
+            objective, spent = pretrain_until_finite(job, partial(_build, job.spec, data), data)
         energy = drawn()
         if not _is_rank_zero_alone():
             return None, None
@@ -176,12 +180,14 @@ def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]
         spent=replace(spent, energy=energy, peak_memory_bytes=machine.peak_memory_bytes(config.trainer)),
         curve=tracking.curve(job.folder),
         data=data.described() | entered(job.folder),
+        divergences=tuple(divergences(job.folder)),
     )
     return record, Trained(objective, data)
 
 
-def _build(spec: RunSpec, data: Prepared) -> Objective:
-    return build_objective(spec, vocab_size=data.text.vocab_size, image_size=data.pairs.image_size)
+def _build(spec: RunSpec, data: Prepared, lr_share: float = 1.0) -> Objective:
+    sizes = {"vocab_size": data.text.vocab_size, "image_size": data.pairs.image_size}
+    return build_objective(spec, **sizes, lr_share=lr_share)
 
 
 def _evaluate(job: Job, trained: Trained | None) -> str:

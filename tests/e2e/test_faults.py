@@ -240,3 +240,33 @@ def test_a_run_that_diverges_is_stopped_and_keeps_its_last_good_checkpoint(
     for path in tmp_path.glob("experiments/adhoc/runs/*/checkpoints/*.ckpt"):
         state = torch.load(path, weights_only=True)["state_dict"]
         assert all(torch.isfinite(weight).all() for weight in state.values())
+
+
+def test_a_retry_after_divergence_is_a_run_at_half_the_rate_and_recorded(words: list[str], tmp_path: Path):
+    """1e5 overflows at once; some halvings later it is merely a bad rate."""
+    wild = [*words, "optim.warmup_share=0", "optim.clip_norm=1e30", "optim.lr_peak=1e5"]
+    places = [tmp_path / name for name in ("retried", "killed", "alone")]
+    for place in places:
+        place.mkdir()
+    retried, killed, alone = places
+    finish(retried, [*wild, "optim.retries_on_divergence=60"])
+    [record] = [json.loads(path.read_text()) for path in retried.glob("experiments/adhoc/records/*")]
+    tried = record["divergences"]
+    assert [one["lr_peak"] for one in tried] == [1e5 * 0.5**n for n in range(len(tried))] != []
+    shown = f"trained anew at {tried[-1]['lr_peak'] / 2:g}"
+    assert shown in said(retried)
+    assert bench_in_fork(retried, ["status", "study=adhoc"]) == 0
+    assert shown in " ".join(said(retried).replace("│", " ").split())
+
+    hook = KillAt(6, killed / "experiments", killed / "killed_at.txt", MOVES)
+    assert bench_in_fork(killed, [*wild, "optim.retries_on_divergence=60"], hook) is None
+    finish(killed, [*wild, "optim.retries_on_divergence=60"])
+    assert_same_bits(killed, retried)
+
+    finish(alone, [*wild, f"optim.lr_peak={tried[-1]['lr_peak'] / 2!r}"])
+    assert weights(alone) == weights(retried)
+
+
+def weights(folder: Path) -> bytes:
+    [path] = folder.glob("experiments/adhoc/runs/*/weights.safetensors")
+    return path.read_bytes()
