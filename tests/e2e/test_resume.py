@@ -86,7 +86,8 @@ def test_a_killed_worker_fails_its_run_alone_and_the_run_goes_on_to_the_same_bit
     assert launcher.returncode == 1
     records = place.records()
     assert {name: record.status for name, record in records.items()} == {"clm": "failed", "clip": "finished"}
-    assert "the worker process died" in str(records["clm"].reason)
+    assert "the worker process died: killed by signal 9" in str(records["clm"].reason)
+    assert "memory" in str(records["clm"].reason)
     assert "Traceback" not in out + err
     logged = len(steps_logged(place.folders()["clm"]))
     assert place.bench(*sweep(place)).returncode == 0
