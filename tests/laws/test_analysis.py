@@ -332,6 +332,6 @@ def test_a_retried_run_says_so_in_its_record_and_in_the_table_of_runs(tmp_path: 
     assert read_record(path) == retried.record()
     shown = "diverged at optim.lr_peak=0.006 after step 7, at optim.lr_peak=0.003 after step 2, "
     rows = {
-        row[4]: row[5] for row in views.runs(tables_of([retried, make_run("clm", 6, 0.6)]), "records").rows
+        row[5]: row[6] for row in views.runs(tables_of([retried, make_run("clm", 6, 0.6)]), "records").rows
     }
     assert rows == {"5": f"finished: {shown}trained anew at 0.0015", "6": "finished"}
