@@ -59,7 +59,7 @@ def drawing(nodes: Mapping[str, Any], tables: Tables) -> Iterator[Callable[[], F
     if workers < 2 or threading.active_count() > 1:  # a lock of another thread would stay locked in a fork
         yield lambda: _sorted(_draw(name, figure, tables) for name, figure in figures.items())
     else:
-        with ProcessPoolExecutor(workers, initializer=_shared.append, initargs=(tables,)) as pool:
+        with ProcessPoolExecutor(workers, initializer=_share, initargs=(tables,)) as pool:
             found = pool.map(_draw, figures, figures.values())
             yield lambda: _sorted(found)
 
@@ -67,6 +67,11 @@ def drawing(nodes: Mapping[str, Any], tables: Tables) -> Iterator[Callable[[], F
 def _sorted(results: Iterable[Drawn | str | None]) -> Found:
     found = list(results)
     return [d for d in found if isinstance(d, Drawn)], [w for w in found if isinstance(w, str)]
+
+
+def _share(tables: Tables) -> None:
+    """By name: where workers are not forked, a list's own method would fill a copy of it."""
+    _shared.append(tables)
 
 
 def _draw(name: str, figure: Figure, tables: Tables | None = None) -> Drawn | str | None:
