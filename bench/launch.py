@@ -11,16 +11,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from multiprocessing import get_context
+from pathlib import Path
 
 import psutil
 from filelock import Timeout
 from pebble import ProcessExpired, ProcessPool
 
-from bench import budget, schema, sharing
+from bench import branching, budget, schema, sharing
 from bench.analysis.claims import read_claims
 from bench.display import Display, read_status
 from bench.errors import in_one_line
@@ -47,7 +49,8 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     statuses = _prepare(specs)
     statuses |= {spec.run_id: record.status for spec in specs if (record := done(spec))}
     todo = [spec for spec in specs if spec.run_id not in statuses]
-    todo.sort(key=_size, reverse=True)  # longest first: no straggler at the end
+    branching.announce(todo)
+    todo = _in_order(todo)
     n_done = sum(status in ("finished", "diverged") for status in statuses.values())
     with Display(len(specs), n_done) as display:
         for line in sharing.damage(todo):
@@ -286,6 +289,19 @@ def _run_distributed(spec: RunSpec) -> str:
         return record.status
     asked = any(result.status == "failed" for result in spec.results().values())
     return "failed" if asked else _record_failure(spec, reason)
+
+
+def _in_order(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """Longest first, so that there is no straggler at the end; but before the shorter runs that branch from
+    a trunk, the longest of every trunk, which trains it.
+    """
+    n_before: Counter[Path] = Counter()
+    ranked: list[tuple[int, RunSpec]] = []
+    for spec in sorted(specs, key=_size, reverse=True):
+        folder = branching.stable_trunk(spec)
+        ranked.append((n_before[folder] if folder else 0, spec))
+        n_before.update([folder] if folder else [])
+    return [spec for _, spec in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _size(spec: RunSpec) -> float:

@@ -25,15 +25,27 @@ def lr_share(step: int, total: int, optim: Optim) -> float:
     `cosine`: to `final_lr_share`, reached after the last step (Loshchilov & Hutter 2017). `wsd`: constant,
     then a 1-sqrt cooldown over the last `cooldown_share` (Haegele et al. 2024, arXiv:2405.18392, eq. 1).
     """
-    warmup = max(1, round(optim.warmup_share * total))
+    warmup = warmup_steps(total, optim)
     if step < warmup:
         return (step + 1) / warmup
     if optim.schedule == "wsd":
-        start = total - max(1, round(optim.cooldown_share * total))
+        start = cooldown_start(total, optim)
         decayed = math.sqrt(max(0.0, (step - start) / (total - start)))
         return max(optim.final_lr_share, 1.0 - decayed)
     progress = (step - warmup) / max(1, total - warmup)
     return optim.final_lr_share + (1 - optim.final_lr_share) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def warmup_steps(total: int, optim: Optim) -> int:
+    """By `warmup_tokens` where they are given, so that runs of all lengths begin alike."""
+    if optim.warmup_tokens is not None:
+        return max(1, round(optim.warmup_tokens / optim.tokens_per_step))
+    return max(1, round(optim.warmup_share * total))
+
+
+def cooldown_start(total: int, optim: Optim) -> int:
+    """The steps of a run of `total` that a `wsd` cooldown comes after."""
+    return total - max(1, round(optim.cooldown_share * total))
 
 
 def adamw(module: nn.Module, optim: Optim, d_model: int) -> torch.optim.AdamW:

@@ -21,7 +21,7 @@ from bench.records import Divergence, Spent, write_atomically
 from bench.schema import Config
 from bench.spec import RunSpec
 from bench.stopping import Stop
-from bench.trunk import ENTERED, Trunk
+from bench.trunk import ENTERED, Trunk, phase_trunk, stable_trunk
 
 log = logging.getLogger(__name__)
 DIVERGED = "divergences.json"  # in a run's folder: the attempts that were given up
@@ -110,8 +110,8 @@ def pretrain(job: Job, objective: Objective, data: Prepared, *, attempt: int = 0
         checkpoint.Checkpoints(checkpoints, config.trainer.checkpoint_every_s),
         progress,
     ]
-    if objective.trunk_share is not None and not attempt:
-        trunk = Trunk(job.spec, objective.trunk_share, steps)
+    trunk = None if attempt else _trunk(job.spec, objective, steps, cost)
+    if trunk is not None:
         callbacks.append(trunk)
         start = start or trunk.enter(cost)
     trainer = _trainer(job, steps, callbacks, has_idle_weights=objective.has_idle_weights)
@@ -125,6 +125,13 @@ def pretrain(job: Job, objective: Objective, data: Prepared, *, attempt: int = 0
         pretrain_s=progress.elapsed_s,
     )
     return replace(spent, **data.unique(config.budget, objective.modality))  # type: ignore[arg-type]
+
+
+def _trunk(spec: RunSpec, objective: Objective, steps: int, cost: StepCost) -> Trunk | None:
+    """The beginning that the run shares with others, if it does."""
+    if objective.trunk_share is not None:
+        return phase_trunk(spec, objective.trunk_share, steps)
+    return stable_trunk(spec, steps, cost)
 
 
 def _held_out(config: Config, objective: Objective, rows: Rows, cost: StepCost) -> list[Batch]:

@@ -4,6 +4,7 @@ Pluggable parts (strategy, corpora, tasks) are plain mappings with one `_target_
 them onto the `Options` of their class.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -71,6 +72,7 @@ class Optim:
     lr_width: int = MISSING
     schedule: str = MISSING  # cosine | wsd
     warmup_share: float = MISSING  # of all steps
+    warmup_tokens: int | None = None  # instead: positions, so that WSD runs of other compute begin alike
     cooldown_share: float = MISSING  # of all steps, wsd only
     final_lr_share: float = MISSING  # of the peak, reached after the last step
     weight_decay: float = MISSING
@@ -176,6 +178,7 @@ def validate(config: Config) -> None:
     _validate_model(config.model)
     _validate_budget(config.budget)
     _validate_optim(config.optim)
+    _validate_warmup(config.optim, config.budget)
     trainer, least = config.trainer, {"sequence_length": 8, "caption_length": 2, "seed": 0}
     for key, low in least.items():
         _require(getattr(config, key) >= low, f"{key}={getattr(config, key)}: use {low} or more")
@@ -274,6 +277,18 @@ def _validate_optim(optim: Optim) -> None:
         optim.schedule != "wsd" or optim.cooldown_share > 0,
         "optim.cooldown_share=0 with optim.schedule=wsd: use a share above 0, such as 0.2",
     )
+
+
+def _validate_warmup(optim: Optim, budget: Budget) -> None:
+    if optim.warmup_tokens is None:
+        return
+    given = f"optim.warmup_tokens={optim.warmup_tokens}"
+    _require(optim.warmup_tokens > 0, f"{given}: use a number above 0, or null")
+    share = f"optim.warmup_share={optim.warmup_share}"
+    _require(optim.warmup_share == 0, f"{given} with {share}: set the share to 0, or the tokens to null")
+    stable = (1 - optim.cooldown_share) * (budget.tokens or math.inf)
+    reason = f"more than budget.tokens={budget.tokens} has before its cooldown; lower it"
+    _require(optim.warmup_tokens <= stable, f"{given}: {reason}")
 
 
 def _one_of(key: str, value: object, choices: tuple[str, ...]) -> None:

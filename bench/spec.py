@@ -27,6 +27,7 @@ from bench.records import (
     results_of,
 )
 
+_ABSENT_IF_UNUSED = ("retries_on_divergence", "warmup_tokens")
 NOT_SCIENCE = ("study", "task", "trainer", "energy", "logger", "launcher", "paths")
 
 
@@ -195,8 +196,8 @@ def science_of(config: dict[str, Any]) -> dict[str, Any]:
     science["validation"] = {key: trainer[key] for key in ("n_validations", "validation_batches")}
     # How a server is reached and paid changes no answer of it.
     science["strategy"] = {key: value for key, value in config["strategy"].items() if key != "access"}
-    # What does not happen changes nothing; ids are those of before there were retries.
+    # What is not used changes nothing; ids are those of before there was such a setting.
     optim = config["optim"].items()
-    science["optim"] = {key: value for key, value in optim if value or key != "retries_on_divergence"}
+    science["optim"] = {key: value for key, value in optim if value or key not in _ABSENT_IF_UNUSED}
     is_pretrained = config["strategy"]["modality"] != "none"
     return {key: value for key, value in science.items() if is_pretrained or key not in PRETRAINING_ONLY}

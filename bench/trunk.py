@@ -1,20 +1,21 @@
-"""Phases that share their beginning: runs that differ in `strategy.shares` alone branch from one trunk.
+"""Runs that share their beginning: those that differ in `strategy.shares` alone, or in compute under WSD.
 
-The first phase of such runs is the same, step for step: same seed, data order, schedule. A run leaves its
-state where its first phase ends; another one whose first phase is at least as long starts there. The numbers
-are those of a run that was trained alone, on CPU bit for bit; the record says what was shared.
+The first phase, or the stable phase, of such runs is the same, step for step: same seed, data order, rate. A
+run leaves its state where it ends, and where shorter runs will branch; another one whose
+phase is at least as long starts there. The numbers are those of a run that was trained alone, on CPU bit for
+bit; the record says what was shared.
 """
 
 import json
 import math
-from hashlib import sha256
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from bench import checkpoint
-from bench.budget import StepCost
+from bench import branching, checkpoint, optim
+from bench.budget import StepCost, n_steps
 from bench.records import write_atomically
 from bench.spec import RunSpec
 from bench.tracking import METRICS_FILE
@@ -25,16 +26,13 @@ ENTERED = "trunk.json"  # in a run's folder: where it branched off
 class Trunk(Callback):
     """The shared beginning of a run, kept beside the study's runs."""
 
-    def __init__(self, spec: RunSpec, share: float, steps: int) -> None:
-        """`share`: of the run's `steps` that its first phase takes."""
-        strategy = {key: value for key, value in spec.science["strategy"].items() if key != "shares"}
-        common = json.dumps([spec.science | {"strategy": strategy}, steps], sort_keys=True)
-        self.run_id, self.own = spec.run_id, spec.folder
-        self.folder = spec.folder.parent / f"trunk-{sha256(common.encode()).hexdigest()[:12]}"
-        self.end = math.ceil(share * steps - 1e-9)
+    def __init__(self, spec: RunSpec, folder: Path, ends: Collection[int]) -> None:
+        """`ends`: the steps to leave the state at, the run's own the last."""
+        self.run_id, self.own, self.folder = spec.run_id, spec.folder, folder
+        self.ends, self.end = frozenset(ends), max(ends)
 
     def enter(self, cost: StepCost) -> Path | None:
-        """A checkpoint at which to start: the end of another run's first phase, if not beyond the own one's.
+        """A checkpoint at which to start: the last that another run has left, if not beyond the own end.
 
         What was logged on the way there becomes the run's own, at the FLOPs of its own mean step.
         """
@@ -49,10 +47,10 @@ class Trunk(Callback):
         return None
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        """Keep the state at the end of the first phase for others."""
+        """Keep the state for others where they branch."""
         step = trainer.global_step
         path = checkpoint.path_at(self.folder, step)
-        if step != self.end or trainer.strategy.broadcast(path.exists()):
+        if step not in self.ends or trainer.strategy.broadcast(path.exists()):
             return
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +59,23 @@ class Trunk(Callback):
             origin = {"run_id": self.run_id, "steps": step}
             write_atomically(path.with_suffix(".json"), json.dumps(origin))
         checkpoint.write(trainer, path, self.own / "trunk.partial")
+
+
+def phase_trunk(spec: RunSpec, share: float, steps: int) -> Trunk:
+    """Of the first phase, which takes a `share` of the run's `steps`."""
+    strategy = {key: value for key, value in spec.science["strategy"].items() if key != "shares"}
+    folder = branching.folder_of(spec, [spec.science | {"strategy": strategy}, steps])
+    return Trunk(spec, folder, [math.ceil(share * steps - 1e-9)])
+
+
+def stable_trunk(spec: RunSpec, steps: int, cost: StepCost) -> Trunk | None:
+    """Of the stable phase, for runs of other compute; None where it is not shared."""
+    folder = branching.stable_trunk(spec)
+    if folder is None:
+        return None
+    lengths = {n_steps(other, cost) for other in branching.branches(folder)}
+    ends = {optim.cooldown_start(n, spec.typed().optim) for n in (*lengths, steps) if n <= steps}
+    return Trunk(spec, folder, ends)
 
 
 def entered(folder: Path) -> dict[str, Any]:
