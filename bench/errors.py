@@ -1,6 +1,21 @@
 """The errors that a user sees as one line: what is wrong, which key, what to change."""
 
+import unicodedata
 from pathlib import PurePath
+
+UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode categories: controls, marks of direction, halves of a pair
+
+
+def printable(text: str) -> str:
+    """Text that a terminal shows and does not obey: what it would act on is written as an escape.
+
+    >>> printable("a\\x1b[31mb")
+    'a\\\\x1b[31mb'
+    """
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in UNSEEN else char
+        for char in text
+    )
 
 
 def in_one_line(error: Exception) -> str:

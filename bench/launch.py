@@ -22,6 +22,7 @@ from pebble import ProcessExpired, ProcessPool
 from bench import budget, schema
 from bench.analysis.claims import read_claims
 from bench.display import Display, read_status
+from bench.errors import ConfigError
 from bench.prepare import prepare
 from bench.pretrained import CheckpointError
 from bench.records import RunRecord, write_atomically, write_evaluation, write_record
@@ -85,6 +86,7 @@ def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
     """
     for spec in specs:
         schema.validate(spec.typed())
+        _check_machine(spec.typed())
     statuses = {}
     for spec in specs:
         try:
@@ -92,6 +94,24 @@ def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
         except CheckpointError as error:
             statuses[spec.run_id] = _record_failure(spec, str(error))
     return statuses
+
+
+def _check_machine(config: schema.Config) -> None:
+    """Refuse what would bring this machine down before anything could say so.
+
+    Raises:
+        ConfigError: more ranks than cores, or a model whose weights alone do not fit into memory.
+    """
+    devices, n_cores = config.trainer.devices, os.cpu_count() or 1
+    if config.trainer.accelerator == "cpu" and devices > n_cores:
+        raise ConfigError(f"trainer.devices={devices}: this machine has {n_cores} cores; lower it")
+    if config.model.name is None:
+        n_bytes = 4 * budget.text_parameters(config.model, config.tokenizer.vocab_size)
+        if n_bytes > (there := psutil.virtual_memory().total):
+            raise ConfigError(
+                f"model.d_model={config.model.d_model}, model.n_layers={config.model.n_layers} and so on are "
+                f"{n_bytes / 1e9:,.0f} GB of weights, this machine has {there / 1e9:,.0f} GB; lower them"
+            )
 
 
 def _default_workers(specs: Sequence[RunSpec]) -> int:
