@@ -4,8 +4,9 @@ import hashlib
 import itertools
 import json
 import math
+import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
@@ -19,15 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import schema
-from bench.complaints import explain, unknown_choice
+from bench.complaints import check_values, explain, unknown_choice
 from bench.errors import ConfigError
-from bench.reading import LARGEST, is_text
 from bench.records import STUDY_NAME, finished, read_records
 from bench.spec import NOT_SCIENCE, RunSpec, read_spec, science_of
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LABELLED = ("strategy", "model", "budget")  # axes whose changes show in their own name
 MOST_RUNS = 10_000  # of a sweep: what is more was mistyped
+STEM = re.compile(r"\w[\w.-]*")  # of a choice's file
 UNLABELLED = ("optim", "corpus/text", "corpus/pairs")  # groups that show in a run's variant
 
 
@@ -38,6 +39,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
         ConfigError: whatever Hydra or OmegaConf refuses, in one line.
     """
     schema.register()
+    _parse(overrides)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose(name, overrides=list(overrides), return_hydra_config=True)
@@ -62,8 +64,9 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
     """
     given = _parse(overrides)
     command = shlex.join(["bench", "train", *(["-m"] if multirun else []), *overrides])
-    if not multirun and any(o.is_sweep_override() for o in given):
-        raise ConfigError("several values for one key are a sweep: add -m")
+    several = [o.key_or_group for o in given if o.is_sweep_override()]
+    if several and not multirun:
+        raise ConfigError(f"{several[0]}: several values for one key are a sweep: add -m")
     fixed = [o.input_line or "" for o in given if not o.is_sweep_override()]
     base = compose_config("config", fixed)
     if not multirun:
@@ -76,7 +79,8 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
         raise ConfigError(f"{tasks[0]}: a task's settings are no axis; give each its own file in conf/task")
     axes = [_elements(o) for o in swept]
     if (n_runs := math.prod(map(len, axes))) > MOST_RUNS:
-        raise ConfigError(f"the sweep holds more than {MOST_RUNS} runs ({n_runs}); give fewer values")
+        keys = ", ".join(o.key_or_group for o in swept)
+        raise ConfigError(f"{keys}: a sweep of more than {MOST_RUNS} runs ({n_runs}); give fewer values")
     runs: dict[str, RunSpec] = {}
     for values in itertools.product(*axes):
         line = [*fixed, *values]
@@ -132,9 +136,14 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     for override in parsed:
         if override.is_delete() and not override.key_or_group.startswith("task"):
             raise ConfigError(f"{override.input_line}: every run needs it; only tasks can be left out")
-        group = override.key_or_group
-        if (CONF / group).is_dir() and override.value() is None:
+        group, value = override.key_or_group, override.value()
+        if not group:
+            raise ConfigError(f"cannot read {override.input_line!r}: write key=value")
+        if (CONF / group).is_dir() and value is None:
             raise ConfigError(unknown_choice(group, "null", CONF))
+        for choice in value if isinstance(value, list) else [value]:
+            if (CONF / group).is_dir() and isinstance(choice, str) and not STEM.fullmatch(choice):
+                raise ConfigError(unknown_choice(group, choice, CONF))  # a path leads to other files
     return parsed
 
 
@@ -145,7 +154,7 @@ def _elements(override: Override) -> list[str]:
     try:
         values = itertools.islice(override.sweep_string_iterator(), MOST_RUNS + 1)  # a range may have no end
         return [f"{key}={value}" for value in values]
-    except HydraException as error:  # glob(*)
+    except (HydraException, ValueError, ArithmeticError) as error:  # glob(*), range(0,9,0), range(nan)
         raise ConfigError(f"{override.input_line}: list the values, such as {key}=a,b") from error
 
 
@@ -181,8 +190,7 @@ def _spec(composed: DictConfig, overrides: Sequence[str], command: str) -> RunSp
 
 def _check_shape(config: Mapping[str, Any]) -> None:
     """Refuse what would break before `schema.validate` or `bench.build` could name it."""
-    for key, value in _leaves(config):
-        _check_value(key, value)
+    check_values(config)
     if not STUDY_NAME.fullmatch(config["study"]):
         raise ConfigError(
             f"study={config['study']!r} names a folder: use at most 100 letters, digits, '_', '.', '-'"
@@ -194,31 +202,10 @@ def _check_shape(config: Mapping[str, Any]) -> None:
         if not isinstance(node, dict):
             group = "task" if key.startswith("task.") else key.replace(".", "/")
             raise ConfigError(f"{key}={node!r} is no set of options; choose one by {group}=NAME")
+    if not isinstance(config["strategy"].get("modality"), str):
+        raise ConfigError("strategy.modality is missing; choose text, pairs or none, as its class says")
     if odd := [name for name in config["task"] if not name.isidentifier()]:
         raise ConfigError(f"task.{odd[0]}: a task's name is a column's name; use letters, digits and '_'")
-
-
-def _check_value(key: str, value: object) -> None:
-    """What no record could hold, and no file be named by, whatever it is set for."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{key}={value}: give a finite number")
-    if isinstance(value, int) and abs(value) > LARGEST:
-        raise ConfigError(f"{key}={value}: give a number of at most {LARGEST}")
-    if isinstance(value, str) and not is_text(value):
-        raise ConfigError(f"{key}={value!r} holds what is no text (a NUL, half a character); write it anew")
-
-
-def _leaves(node: object, key: str = "") -> Iterator[tuple[str, object]]:
-    """Every single value by its key; names of tasks and the like are values as well."""
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            yield key or "config", name
-            yield from _leaves(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(node, list):
-        for i, value in enumerate(node):
-            yield from _leaves(value, f"{key}[{i}]")
-    else:
-        yield key, node
 
 
 def _names(composed: DictConfig, unchanged: DictConfig, science: Mapping[str, Any]) -> dict[str, str]:
