@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test lint audit clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,10 @@ lint: $(VENV)/.installed ## ruff and mypy
 
 test: lint ## lint, types and all tests
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+
+audit: $(VENV)/.installed ## dependencies: do they fit, their licences, their known vulnerabilities
+	$(BIN)/pip install --quiet --editable '.[audit]'
+	$(BIN)/python .ci/audit.py
 
 clean: ## remove the environment and prepared data; records and reports stay
 	rm -rf $(VENV) data .mypy_cache .ruff_cache .pytest_cache

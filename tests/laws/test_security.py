@@ -1,6 +1,7 @@
 """Nothing of a config, a file or a record is run: no shell, no pickle, no foreign class, no open archive."""
 
 import ast
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,3 +137,23 @@ def test_no_name_is_a_command_of_latex(text: str):
     for sign in "&%$#_{}":
         bare = bare.replace(f"\\{sign}", "")
     assert not set(bare) & set("\\^%${}#")
+
+
+def test_the_audit_knows_licences_that_bind_and_those_that_are_not_told():
+    path = Path(__file__).parents[2] / ".ci/audit.py"
+    spec = importlib.util.spec_from_file_location("audit", path)
+    assert spec is not None
+    assert spec.loader is not None
+    audit = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(audit)
+    assert [audit.licence_problem("x", text) for text in ("MIT", "BSD-3-Clause", "LGPL-2.1 or later")] == [
+        None
+    ] * 3
+    for text, told in (
+        ("", "states no licence"),
+        ("GPL-3.0-only", "asks for more"),
+        ("My own", "no licence that is"),
+    ):
+        assert told in audit.licence_problem("x", text)
+    found = audit.closure(audit.PROJECT)
+    assert {"torch", "numpy", "hydra-core", "omegaconf"} <= set(found)
