@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint audit clean
+.PHONY: help quickstart test test-faults lint audit clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ lint: $(VENV)/.installed ## ruff and mypy
 
 test: lint ## lint, types and all tests
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+
+test-faults: $(VENV)/.installed ## 50 kills, full disks and other damage; what `make test` has no time for
+	$(BIN)/pytest -m faults -n 2 --dist worksteal
 
 audit: $(VENV)/.installed ## dependencies: do they fit, their licences, their known vulnerabilities
 	$(BIN)/pip install --quiet --editable '.[audit]'

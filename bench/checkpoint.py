@@ -1,27 +1,39 @@
-"""Checkpoints that survive a kill: written aside, checked by a digest, the last two kept."""
+"""Checkpoints and weights that survive a kill: written aside, checked by a digest, the last two kept."""
 
 import hashlib
-import os
+import io
+import logging
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from bench.errors import DataError
+from bench.errors import DataError, DivergedError
+from bench.objectives.base import Objective
+from bench.records import replacing
 
+log = logging.getLogger(__name__)
 KEPT = 2
 SUFFIX = ".ckpt"
 
 
 def save(trainer: Trainer, folder: Path) -> None:
-    """Save the trainer's state as `step=N.ckpt` and keep the last two; all ranks call this."""
+    """Save the trainer's state as `step=N.ckpt` and keep the last two; all ranks call this.
+
+    Raises:
+        DivergedError: a weight is not finite; the checkpoints before stay.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write(trainer, path_at(folder, trainer.global_step))
+    path = path_at(folder, trainer.global_step)
+    write(trainer, path, path.with_suffix(".partial"))
     if trainer.is_global_zero:
         for old in sorted(folder.glob(f"*{SUFFIX}"))[:-KEPT]:
             old.unlink()
@@ -33,24 +45,44 @@ def path_at(folder: Path, step: int) -> Path:
     return folder / f"step={step:09d}{SUFFIX}"
 
 
-def write(trainer: Trainer, path: Path) -> None:
-    """Write one checkpoint with its SHA-256 beside it, whole or not at all; all ranks call this."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    trainer.save_checkpoint(partial)
-    if trainer.is_global_zero:
+def write(trainer: Trainer, path: Path, partial: Path) -> None:
+    """Write one checkpoint with its SHA-256 beside it, whole or not at all; all ranks call this.
+
+    Args:
+        trainer: whose state it is.
+        path: of the checkpoint.
+        partial: where it is written first, on the same file system.
+
+    Raises:
+        DivergedError: a weight is not finite: nobody should go on from there.
+    """
+    module = trainer.lightning_module
+    assert isinstance(module, Objective)
+    if not all(torch.isfinite(weight).all() for weight in module.parameters()):
+        raise DivergedError(*(module.last_finite or (0, None)))
+
+    if not trainer.is_global_zero:
+        trainer.save_checkpoint(partial)  # the others' part of it; rank 0 writes
+        return
+    with replacing(path, partial):
+        trainer.save_checkpoint(partial)
         # The digest first: a checkpoint without one never counts, one with a wrong one neither.
         _digest_file(path).write_text(_digest(partial))
-        partial.replace(path)
 
 
 def write_weights(module: nn.Module, path: Path) -> None:
-    """A module's weights alone, each once under its first name: equal weights, equal bytes.
+    """A module's weights alone, each once under its first name, whole or not at all; with their SHA-256.
 
-    Safetensors' own `save_model` picks the name of a tensor that has several anew in every process.
+    Equal weights give equal bytes: safetensors' own `save_model` picks the name of a tensor that has several
+    anew in every process.
     """
     named = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
-    weights = {name: tensor for name, tensor in module.state_dict().items() if name in named}
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
+    state = module.state_dict()
+    weights = {name: state[name].detach().cpu().contiguous() for name in sorted(named & state.keys())}
+    stated = {"sha256": _content_digest(weights.items())}
+    partial = path.with_suffix(".partial")
+    with replacing(path, partial):
+        save_file(weights, partial, stated)
 
 
 def read_weights(module: nn.Module, path: Path) -> None:
@@ -64,6 +96,19 @@ def read_weights(module: nn.Module, path: Path) -> None:
     except Exception as error:  # safetensors and torch raise several kinds
         reason = textwrap.shorten(str(error), 200)
         raise DataError(f"{path} does not fit the strategy ({reason})") from error
+    if not is_whole(path):
+        raise DataError(f"{path} is damaged: its weights are not those that were written")
+
+
+def is_whole(path: Path) -> bool:
+    """Are weights readable, and as they were written? What another tool has written states no digest."""
+    try:
+        with safe_open(path, "pt") as file:
+            stated = (file.metadata() or {}).get("sha256")
+            tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
+            return stated is None or stated == _content_digest(tensors)
+    except (SafetensorError, OSError):
+        return False
 
 
 def undamaged(folder: Path) -> Iterator[Path]:
@@ -72,11 +117,26 @@ def undamaged(folder: Path) -> Iterator[Path]:
         digest = _digest_file(path)
         if digest.exists() and digest.read_text() == _digest(path):
             yield path
+        else:
+            log.warning("%s is damaged; the one before it is used, if there is one", path)
 
 
 def latest(folder: Path) -> Path | None:
     """The newest undamaged checkpoint, or None."""
     return next(undamaged(folder), None)
+
+
+class InPlace(TorchCheckpointIO):
+    """Lightning's way to a file, without its stop in the system's temporary folder.
+
+    That may be another disk, so that the last step is a copy, and a kill would leave a copy there.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write it; in one piece, since torch hides a full disk's own words."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).write_bytes(content.getbuffer())
 
 
 class Checkpoints(Callback):
@@ -97,6 +157,14 @@ class Checkpoints(Callback):
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _content_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    content = hashlib.sha256()
+    for name, tensor in tensors:
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
 
 
 def _digest_file(path: Path) -> Path:

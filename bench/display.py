@@ -109,10 +109,12 @@ class Display:
         return printable(f"{label}  {phase}")
 
     def finish(self, spec: RunSpec, status: str) -> None:
-        """A run is over: say how it went and drop its bar."""
-        self.n_done += 1
+        """A run is over: say how it went and drop its bar. One that is `busy` elsewhere is not over."""
         if spec.run_id in self.bars:
             self.progress.remove_task(self.bars.pop(spec.run_id))
+        if status == "busy":
+            return
+        self.n_done += 1
         done_here = self.progress.tasks[0].fields["done_here"] + 1
         self.progress.update(self.whole, completed=self.n_done, done_here=done_here)
         record = spec.recorded() if status in ("finished", "diverged", "failed") else None
@@ -120,4 +122,5 @@ class Display:
         if record:
             spent_s = record.spent.pretrain_s + sum(r.cost.seconds or 0.0 for r in spec.results().values())
             detail = spec.why_lost() or f"{spent_s:.1f} s"
+            detail = "; ".join(filter(None, [detail, record.retried]))
         self.say(f"[{self.n_done}/{self.n_runs}] {status:<11} {spec.label}  {spec.run_id}  {detail}")

@@ -1,8 +1,14 @@
 """The errors that a user sees as one line: what is wrong, which key, what to change."""
 
+import errno
+import re
 import unicodedata
 from pathlib import PurePath
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|(can't|cannot|unable to) allocate", re.IGNORECASE
+)  # torch's, CUDA's
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode categories: controls, marks of direction, halves of a pair
 
 
@@ -19,9 +25,17 @@ def printable(text: str) -> str:
 
 
 def in_one_line(error: Exception) -> str:
-    """What a record says of an error: ours as they are, others with their kind."""
-    text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+    """What a record says of an error: ours as they are, others with their kind, and the fix if known."""
+    text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}{_fix(error)}"
     return " ".join(text.split())
+
+
+def _fix(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in FULL:
+        return "; free space where paths.* lie, and the same command goes on"
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+        return "; memory ran out: lower optim.tokens_per_step, model or launcher.workers"
+    return ""
 
 
 def in_brief(error: Exception) -> str:

@@ -27,6 +27,7 @@ from bench.records import (
     Score,
     TaskResult,
     items_path,
+    replacing,
     write_evaluation,
 )
 from bench.spec import RunSpec, now
@@ -133,10 +134,10 @@ def setting_of(spec: RunSpec, data: Prepared, keep_going: Callable[[], None], ca
 
 def write_items(items: Items, path: Path) -> None:
     """Compressed arrays, whole or not at all; floats in single precision."""
-    partial = path.with_name(f".{path.name}.partial.npz")
+    partial = path.with_name(f".{path.name}.partial")
     small = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in items.items()}
-    np.savez_compressed(partial, allow_pickle=False, **small)  # type: ignore[arg-type]
-    partial.replace(path)
+    with replacing(path, partial), partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **small)  # type: ignore[arg-type]
 
 
 def device_of(accelerator: str) -> torch.device:

@@ -7,6 +7,7 @@ takes its run with it and nothing else.
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,14 +17,14 @@ from contextlib import suppress
 from multiprocessing import get_context
 
 import psutil
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pebble import ProcessExpired, ProcessPool
 
-from bench import budget, schema
+from bench import budget, schema, sharing
 from bench.analysis.claims import read_claims
 from bench.display import Display, read_status
-from bench.errors import ConfigError
-from bench.prepare import prepare
+from bench.errors import in_one_line
+from bench.prepare import check_machine, prepare
 from bench.pretrained import CheckpointError
 from bench.records import RunRecord, write_atomically, write_evaluation, write_record
 from bench.spec import RunSpec
@@ -37,25 +38,32 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     """Do the runs that are not done yet.
 
     Returns:
-        The status of every run by id: finished, diverged, failed, interrupted or busy (another
-        launcher is doing it).
+        The status of every run by id: finished, diverged, failed or interrupted; busy (another launcher is
+        doing it) only where this one was interrupted.
 
     Raises:
         BenchError: a config or corpus that cannot work, before any run is started.
     """
-    settings = specs[0].typed().launcher
     statuses = _prepare(specs)
     statuses |= {spec.run_id: record.status for spec in specs if (record := done(spec))}
     todo = [spec for spec in specs if spec.run_id not in statuses]
     todo.sort(key=_size, reverse=True)  # longest first: no straggler at the end
     n_done = sum(status in ("finished", "diverged") for status in statuses.values())
     with Display(len(specs), n_done) as display:
-        if settings.workers == 0 or not todo:
-            return statuses | _run_here(todo, settings.threads_per_worker, display)
-        # By all runs, not by those left: with another number of threads, a run rounds otherwise.
-        workers = min(settings.workers or _default_workers(specs), len(specs))
-        threads = settings.threads_per_worker or max(1, _cores() // workers)
-        return statuses | _run_in_pool(todo, min(workers, len(todo)), threads, display)
+        for line in sharing.damage(todo):
+            display.say(line)
+        return statuses | sharing.share(todo, lambda runs: _run(specs, runs, display), display)
+
+
+def _run(specs: Sequence[RunSpec], todo: Sequence[RunSpec], display: Display) -> dict[str, str]:
+    """Do some runs of a sweep, here or in a pool."""
+    settings = specs[0].typed().launcher
+    if settings.workers == 0 or not todo:
+        return _run_here(todo, settings.threads_per_worker, display)
+    # By all runs, not by those left: with another number of threads, a run rounds otherwise.
+    workers = min(settings.workers or _default_workers(specs), len(specs))
+    threads = settings.threads_per_worker or max(1, _cores() // workers)
+    return _run_in_pool(todo, min(workers, len(todo)), threads, display)
 
 
 def planned(specs: Sequence[RunSpec]) -> list[str]:
@@ -86,7 +94,7 @@ def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
     """
     for spec in specs:
         schema.validate(spec.typed())
-        _check_machine(spec.typed())
+        check_machine(spec.typed())
     statuses = {}
     for spec in specs:
         try:
@@ -94,24 +102,6 @@ def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
         except CheckpointError as error:
             statuses[spec.run_id] = _record_failure(spec, str(error))
     return statuses
-
-
-def _check_machine(config: schema.Config) -> None:
-    """Refuse what would bring this machine down before anything could say so.
-
-    Raises:
-        ConfigError: more ranks than cores, or a model whose weights alone do not fit into memory.
-    """
-    devices, n_cores = config.trainer.devices, os.cpu_count() or 1
-    if config.trainer.accelerator == "cpu" and devices > n_cores:
-        raise ConfigError(f"trainer.devices={devices}: this machine has {n_cores} cores; lower it")
-    if config.model.name is None:
-        n_bytes = 4 * budget.text_parameters(config.model, config.tokenizer.vocab_size)
-        if n_bytes > (there := psutil.virtual_memory().total):
-            raise ConfigError(
-                f"model.d_model={config.model.d_model}, model.n_layers={config.model.n_layers} and so on are "
-                f"{n_bytes / 1e9:,.0f} GB of weights, this machine has {there / 1e9:,.0f} GB; lower them"
-            )
 
 
 def _default_workers(specs: Sequence[RunSpec]) -> int:
@@ -124,8 +114,13 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_one(text: str, threads: int | None) -> str:
+def run_one(text: str, threads: int | None, before: str | None = None) -> str:
     """Do one run in this process, or under torchrun if it wants several; the entry of a worker.
+
+    Args:
+        text: the run, as `RunSpec.to_json` writes it.
+        threads: for matrix products; None: torch's choice.
+        before: the run's `RunSpec.version` when the launcher began; see `sharing.ended`.
 
     Returns:
         Its status, or `busy` if another process holds it.
@@ -133,9 +128,10 @@ def run_one(text: str, threads: int | None) -> str:
     spec = RunSpec(**json.loads(text))
     spec.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(spec.folder / "lock", timeout=0):
-            if record := done(spec):
-                return record.status
+        with sharing.lock(spec.folder):
+            if status := sharing.ended(spec, before):
+                return status
+            sharing.tidy(spec)
             settings = spec.typed().trainer
             if settings.devices > 1:
                 return _run_distributed(spec)
@@ -154,7 +150,7 @@ def done(spec: RunSpec) -> RunRecord | None:
 def _run_here(specs: Sequence[RunSpec], threads: int | None, display: Display) -> dict[str, str]:
     statuses = {}
     for spec in specs:
-        statuses[spec.run_id] = run_one(spec.to_json(), threads)
+        statuses[spec.run_id] = run_one(spec.to_json(), threads, spec.version())
         display.finish(spec, statuses[spec.run_id])
         if statuses[spec.run_id] == "interrupted":
             break
@@ -163,7 +159,8 @@ def _run_here(specs: Sequence[RunSpec], threads: int | None, display: Display) -
 
 def _run_in_pool(specs: Sequence[RunSpec], workers: int, threads: int, display: Display) -> dict[str, str]:
     pool = ProcessPool(max_workers=workers, context=get_context("spawn"))
-    futures = {spec.run_id: pool.schedule(run_one, args=(spec.to_json(), threads)) for spec in specs}
+    jobs = {spec.run_id: (spec.to_json(), threads, spec.version()) for spec in specs}
+    futures = {run_id: pool.schedule(run_one, args=job) for run_id, job in jobs.items()}
     try:
         _watch(specs, futures, display)
         pool.close()
@@ -235,9 +232,19 @@ def _status(spec: RunSpec, future: "Future[str]") -> str:
         return future.result()
     except CancelledError:
         return "interrupted"
+    except ProcessExpired as error:
+        return _record_failure(spec, f"the worker process died: {_how_it_died(error)}")
     except Exception as error:
-        what = "the worker process died" if isinstance(error, ProcessExpired) else type(error).__name__
-        return _record_failure(spec, f"{what}: {error}")
+        return _record_failure(spec, in_one_line(error))
+
+
+def _how_it_died(error: ProcessExpired) -> str:
+    if error.exitcode == -signal.SIGKILL:
+        return (
+            "killed by signal 9, as the system does when memory runs out: "
+            "lower optim.tokens_per_step, model or launcher.workers"
+        )
+    return str(error)
 
 
 def _status_when_stopped(future: "Future[str]") -> str:
@@ -266,11 +273,11 @@ def _run_distributed(spec: RunSpec) -> str:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(settings.devices), "-m", "bench.worker", str(config)]
     command += map(str, supervisors())
-    started_at = time.time()
+    before = read_status(spec.folder)
     with (spec.folder / "torchrun.log").open("w") as log:
         finished = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
     state = read_status(spec.folder) or {}
-    if state.get("status") == "interrupted" and state["updated_at"] >= started_at:
+    if state.get("status") == "interrupted" and state != before:
         return "interrupted"
     reason = f"torchrun exited with {finished.returncode}; see {spec.folder / 'torchrun.log'}"
     record = spec.recorded()

@@ -1,6 +1,9 @@
 """The fit of one run: strategy and prepared data -> trained weights, and what they took."""
 
-from dataclasses import dataclass, replace
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pytorch_lightning import Callback, Trainer
@@ -11,14 +14,17 @@ from bench.budget import StepCost
 from bench.callbacks import Progress, TrainingLoss, Validation
 from bench.data import VALIDATION_SEED, BatchModule, PairRows, Rows, TextRows, make_batch
 from bench.energy import EnergyMeter
-from bench.errors import DataError
+from bench.errors import DataError, DivergedError
 from bench.objectives.base import Batch, Objective
 from bench.prepare import Prepared, check_epochs
-from bench.records import Spent
+from bench.records import Divergence, Spent, write_atomically
 from bench.schema import Config
 from bench.spec import RunSpec
 from bench.stopping import Stop
-from bench.trunk import Trunk
+from bench.trunk import ENTERED, Trunk
+
+log = logging.getLogger(__name__)
+DIVERGED = "divergences.json"  # in a run's folder: the attempts that were given up
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,49 @@ class Job:
     energy: EnergyMeter
 
 
-def pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
-    """Train to the end of the compute budget, from the last good checkpoint if there is one.
+def pretrain_until_finite(
+    job: Job, build: Callable[[float], Objective], data: Prepared
+) -> tuple[Objective, Spent]:
+    """As `pretrain`; where the loss diverges, as often as the config allows, anew at half the peak rate.
+
+    From the first step, since where the last checkpoint lies depends on the machine's speed: the result is
+    that of a run which had the lower rate from the start.
+
+    Args:
+        job: the run.
+        build: an untrained objective, at a share of the config's peak rate.
+        data: to train on.
+    """
+    while True:
+        before = divergences(job.folder)
+        objective = build(0.5 ** len(before))
+        try:
+            return objective, pretrain(job, objective, data, attempt=len(before))
+        except DivergedError as error:
+            if len(before) == job.spec.typed().optim.retries_on_divergence:
+                raise
+            found = Divergence(error.step, error.loss_nats, objective.optimizer.lr_peak)
+            _set_aside(job.folder, [*before, found])
+
+
+def divergences(folder: Path) -> list[Divergence]:
+    """The attempts of a run that were given up so far."""
+    path = folder / DIVERGED
+    return [Divergence(**one) for one in json.loads(path.read_text())] if path.exists() else []
+
+
+def _set_aside(folder: Path, found: list[Divergence]) -> None:
+    """Keep what the last attempt logged; its checkpoints have a folder of their own."""
+    log.warning("%s diverged after step %d; anew at half the peak rate", folder.name, found[-1].step)
+    metrics = folder / tracking.METRICS_FILE
+    if metrics.exists():
+        metrics.replace(folder / f"diverged-{len(found)}.jsonl")
+    (folder / ENTERED).unlink(missing_ok=True)
+    write_atomically(folder / DIVERGED, json.dumps([asdict(one) for one in found]))
+
+
+def pretrain(job: Job, objective: Objective, data: Prepared, *, attempt: int = 0) -> Spent:
+    """Train to the end of the compute budget, from the attempt's last good checkpoint if there is one.
 
     Raises:
         DivergedError: the loss left the finite numbers.
@@ -54,7 +101,7 @@ def pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
         rows_per_step=cost.rows,
         loader_workers=config.trainer.loader_workers,
     )
-    checkpoints = job.folder / "checkpoints"
+    checkpoints = job.folder / (f"checkpoints-{attempt}" if attempt else "checkpoints")
     start = checkpoint.latest(checkpoints)
     progress = Progress(job.status, job.stop, cost, checkpoints)
     callbacks = [
@@ -63,7 +110,7 @@ def pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
         checkpoint.Checkpoints(checkpoints, config.trainer.checkpoint_every_s),
         progress,
     ]
-    if objective.trunk_share is not None:
+    if objective.trunk_share is not None and not attempt:
         trunk = Trunk(job.spec, objective.trunk_share, steps)
         callbacks.append(trunk)
         start = start or trunk.enter(cost)
@@ -109,6 +156,7 @@ def _trainer(job: Job, steps: int, callbacks: list[Callback], *, has_idle_weight
         deterministic=True if settings.accelerator == "cpu" else "warn",
         logger=job.loggers,
         callbacks=callbacks,
+        plugins=[checkpoint.InPlace()],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,

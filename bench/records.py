@@ -98,6 +98,15 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """An attempt that left the finite numbers: its last finite step and loss there, and its peak rate."""
+
+    step: int
+    loss_nats: float | None  # None: it was never finite
+    lr_peak: float
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """One run: its axes, how it trained, what that cost. One cell x seed -> one record.
 
@@ -123,7 +132,15 @@ class RunRecord:
     environment: dict[str, str] = field(default_factory=dict)  # versions, git commit, cpu
     started_at: str = ""
     command: str = ""  # that asked for the run
+    divergences: tuple[Divergence, ...] = ()  # attempts before the one that the rest describes
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def retried(self) -> str:
+        """How often and when it diverged before; "" where it did not."""
+        tries = [f"at optim.lr_peak={d.lr_peak:g} after step {d.step}" for d in self.divergences]
+        again = f", trained anew at {self.divergences[-1].lr_peak / 2:g}" if tries else ""
+        return f"diverged {', '.join(tries)}{again}" if tries else ""
 
 
 @dataclass(frozen=True)
@@ -238,11 +255,24 @@ def write_record(record: RunRecord, folder: Path) -> Path:
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step that survives a crash at any moment."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with replacing(path, partial), partial.open("w", encoding="utf-8") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+
+
+@contextmanager
+def replacing(path: Path, partial: Path) -> Iterator[None]:
+    """Inside, `partial` is written; then it is `path`, on disk before it has that name.
+
+    Where writing fails nothing is left: a full disk needs the room.
+    """
+    try:
+        yield
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read_record(path: Path) -> RunRecord:

@@ -82,6 +82,7 @@ class Optim:
     beta2: float = MISSING
     clip_norm: float = MISSING
     tokens_per_step: int = MISSING  # positions in one optimizer step, over all ranks
+    retries_on_divergence: int = 0  # each anew at half the peak rate; configs of old runs lack it
 
 
 @dataclass
@@ -208,6 +209,10 @@ def _validate_place(config: Config) -> None:
     for key, (low, value, high) in counts.items():
         _require(value is None or low <= value <= high, f"{key}={value}: use {low} or more, up to {high}")
     _validate_logger(config.logger)
+    _require(
+        config.trainer.devices == 1 or not config.optim.retries_on_divergence,
+        "optim.retries_on_divergence needs trainer.devices=1; set one of the two",
+    )
     every_s, country = trainer.checkpoint_every_s, config.energy.country
     _require(every_s > 0, f"trainer.checkpoint_every_s={every_s}: use a number above 0")
     _require(
@@ -274,6 +279,8 @@ def _validate_optim(optim: Optim) -> None:
         _require(value > 0, f"optim.{key}={value}: use a number above 0")
     shares = optim.warmup_share + optim.cooldown_share
     _require(shares <= 1, f"optim.warmup_share + optim.cooldown_share = {shares}: at most 1")
+    retries = optim.retries_on_divergence
+    _require(retries >= 0, f"optim.retries_on_divergence={retries}: use 0 or more")
     _require(
         optim.schedule != "wsd" or optim.cooldown_share > 0,
         "optim.cooldown_share=0 with optim.schedule=wsd: use a share above 0, such as 0.2",

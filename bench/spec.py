@@ -7,7 +7,7 @@ it is logged and which tasks it is measured by are left out.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,20 @@ class RunSpec:
             return False
         return record.status == "diverged" or not self.pending_tasks()
 
+    def has_failed(self) -> bool:
+        """Is all that is left to do recorded as failed?"""
+        record, results = self.recorded(), self.results()
+        if record is None or record.status != "finished":
+            return record is not None and record.status == "failed"
+        pending = self.pending_tasks()
+        return bool(pending) and all(n in results and results[n].status == "failed" for n in pending)
+
+    def version(self) -> str:
+        """Another one whenever the run's record or an evaluation of it is written, by whichever process."""
+        paths = [self.record_path, *sorted(self.evaluations.glob(f"{self.run_id}.*.json"))]
+        found = [(path.name, path.stat()) for path in paths if path.exists()]
+        return json.dumps([(name, stat.st_ino, stat.st_mtime_ns) for name, stat in found])
+
     @property
     def _experiment(self) -> Path:
         return Path(self.config["paths"]["experiments"]) / self.study
@@ -140,13 +154,19 @@ class RunSpec:
         return RunRecord(**axes, status=status, reason=reason, config=self.science, started_at=now())
 
     def evaluation(self, results: Sequence[TaskResult], started_at: str) -> EvaluationRecord:
-        """A record of what these tasks found of this run."""
+        """A record of what these tasks found of this run; dated after all that there are, whatever the clock
+        says: the latest word on a task counts.
+        """
+        found, _ = read_evaluations(self.evaluations, self.run_id)
+        earlier = [
+            evaluation.started_at for evaluation in found.get(self.run_id, []) if evaluation.started_at
+        ]
         return EvaluationRecord(
             evaluation_id=evaluation_id(self.run_id, {r.task: r.config for r in results}),
             run_id=self.run_id,
             study=self.study,
             results=tuple(results),
-            started_at=started_at,
+            started_at=max([started_at, *map(_just_after, earlier)]),
             command=self.command,
         )
 
@@ -185,6 +205,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def _just_after(time: str) -> str:
+    return (datetime.fromisoformat(time) + timedelta(seconds=1)).isoformat(timespec="seconds")
+
+
 def science_of(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that may change weights; without pretraining, budget and optimizer cannot."""
     trainer = config["trainer"]
@@ -194,5 +218,8 @@ def science_of(config: dict[str, Any]) -> dict[str, Any]:
     science["validation"] = {key: trainer[key] for key in ("n_validations", "validation_batches")}
     # How a server is reached and paid changes no answer of it.
     science["strategy"] = {key: value for key, value in config["strategy"].items() if key != "access"}
+    # What does not happen changes nothing; ids are those of before there were retries.
+    optim = config["optim"].items()
+    science["optim"] = {key: value for key, value in optim if value or key != "retries_on_divergence"}
     is_pretrained = config["strategy"]["modality"] != "none"
     return {key: value for key, value in science.items() if is_pretrained or key not in PRETRAINING_ONLY}

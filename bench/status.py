@@ -1,10 +1,9 @@
 """`bench status`: where the runs of a study stand. Records and status files -> a table in the terminal.
 
-Standard library and rich only, so that it answers at once.
+No torch and no pandas, so that it answers at once.
 """
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -25,10 +24,10 @@ from bench.records import (
     read_records,
     results_of,
 )
+from bench.sharing import is_held
 
 STATES = ("finished", "running", "interrupted", "diverged", "failed", "damaged")
 _COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow"}
-_SILENT_S = 60.0  # a running run that is silent for longer and whose process is gone was interrupted
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,7 @@ def _recorded(record: RunRecord, evaluations: Sequence[EvaluationRecord]) -> Row
     failed = [f"{result.task}: {result.reason}" for result in results if result.status == "failed"]
     seconds = record.spent.pretrain_s + sum(result.cost.seconds or 0.0 for result in results)
     detail = record.reason or "; ".join(failed) or f"{seconds:.0f} s, {len(results)} tasks"
+    detail = "; ".join(filter(None, [detail, record.retried]))
     state = "failed" if failed and record.status == "finished" else record.status
     return Row(record.run_id, " ".join(part for part in parts if part), state, detail)
 
@@ -126,23 +126,13 @@ def _unfinished(path: Path) -> Row:
         share = f"step {status['step']} of {status['total_steps']}"
         speed = f"{float(status['tokens_per_s']):,.0f} tokens/s"
         label, phase = str(status["label"]), str(status["phase"])
-        if state == "running" and age_s > _SILENT_S and not _is_alive(int(status["pid"])):
+        if state == "running" and not is_held(path.parent):
             state = "interrupted"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Row(run_id, "", "damaged", f"{path}: not a status file ({error!r})")
     if state not in STATES:
         return Row(run_id, label, "damaged", f"{path}: unknown status {state!r}")
     return Row(run_id, label, state, f"{phase}, {share}, {speed}, {_age(age_s)} ago")
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _age(seconds: float) -> str:

@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 import psutil
@@ -15,6 +17,20 @@ def supervisors() -> list[int]:
     """Processes without which this one should not go on: itself, and its launcher if it has one."""
     parent = multiprocessing.parent_process()
     return [os.getpid(), *([parent.pid] if parent and parent.pid else [])]
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM raise KeyboardInterrupt: for long work that has no state to save."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class Stop:

@@ -5,6 +5,7 @@ The files are the truth; W&B mirrors them. Nothing is read back from it.
 
 import json
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ class MetricFile(Logger):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.path = folder / METRICS_FILE
+        self._end_cut_line()
 
     @property
     def name(self) -> str:
@@ -45,6 +47,13 @@ class MetricFile(Logger):
         """Append the metrics of one optimizer step."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    @rank_zero_only
+    def _end_cut_line(self) -> None:
+        """What comes next is not joined to a line that a full disk has cut."""
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n")
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -111,6 +120,7 @@ class StatusFile:
             "seconds_left": seconds_left,
             "updated_at": time.time(),
             "pid": os.getpid(),
+            "host": socket.gethostname(),
         }
         write_atomically(self.folder / STATUS_FILE, json.dumps(state) + "\n")
 

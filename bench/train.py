@@ -1,9 +1,10 @@
 """One run: prepare, build, fit, record, evaluate. config -> run record, evaluation record."""
 
-import time
+import logging
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,7 @@ from bench.evaluate import Evaluation, device_of
 from bench.objectives.base import Core, Objective, Shapes, TextObjective
 from bench.objectives.reference import Reference
 from bench.prepare import Prepared, prepare
-from bench.pretrain import Job, pretrain
+from bench.pretrain import Job, divergences, pretrain_until_finite
 from bench.pretrained import CheckpointError, open_checkpoint
 from bench.records import RunRecord, Spent, write_atomically, write_record
 from bench.schema import Config
@@ -25,6 +26,8 @@ from bench.spec import RunSpec
 from bench.stopping import Stop, supervisors
 from bench.tasks.base import Task
 from bench.trunk import entered
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,15 +71,15 @@ def execute(spec: RunSpec, threads: int | None = None, watched: Sequence[int] | 
 
 def _do(job: Job) -> str:
     """Pretrain unless that is done, then evaluate by the tasks that are not."""
-    started_at = time.time()
+    before = job.spec.version()
     record = known = job.spec.recorded()
     trained: Trained | None = None
-    if known is None or known.status != "finished" or not job.spec.can_be_evaluated():
+    if known is None or known.status != "finished" or not _has_model(job.spec):
         record, trained = _outcome(job)
         if record is None:  # rank 0 records for all
             return "finished"
         is_first = known is None or known.status != "finished"  # a run that is done again keeps its record
-        if is_first and (record.status == "finished" or not _is_recorded_since(job.spec, started_at)):
+        if is_first and (record.status == "finished" or not _is_recorded_since(job.spec, before)):
             write_record(record, job.spec.records)
     assert record is not None
     status: str = record.status
@@ -90,6 +93,14 @@ def _do(job: Job) -> str:
     return status
 
 
+def _has_model(spec: RunSpec) -> bool:
+    """Is there a model to evaluate? Damaged weights are done again, from the last checkpoint on."""
+    if spec.weights.exists() and not checkpoint.is_whole(spec.weights):
+        log.warning("%s are damaged and will be trained again", spec.weights)
+        return False
+    return spec.can_be_evaluated()
+
+
 def _outcome(job: Job) -> "tuple[RunRecord | None, Trained | None]":
     """The run's record, whether it finished or not, and the trained model; None on a rank that has none."""
     environment = machine.environment(job.spec.typed().trainer)
@@ -99,21 +110,22 @@ def _outcome(job: Job) -> "tuple[RunRecord | None, Trained | None]":
     except InterruptedRunError:
         raise
     except DivergedError as error:
-        return replace(blank, status="diverged", reason=str(error), curve=tracking.curve(job.folder)), None
+        lost = replace(blank, status="diverged", reason=str(error), curve=tracking.curve(job.folder))
+        return replace(lost, divergences=tuple(divergences(job.folder))), None
     except Exception as error:
         (job.folder / "error.log").write_text(traceback.format_exc())
         return replace(blank, status="failed", reason=in_one_line(error)), None
 
 
-def _is_recorded_since(spec: RunSpec, started_at: float) -> bool:
+def _is_recorded_since(spec: RunSpec, before: str) -> bool:
     """Has another rank failed first? Its reason is the cause, this rank's is the lost connection."""
-    path = spec.record_path
-    return dist.is_initialized() and path.exists() and path.stat().st_mtime >= started_at
+    return dist.is_initialized() and spec.version() != before
 
 
-def build_objective(spec: RunSpec, *, vocab_size: int, image_size: int) -> Objective:
-    """The strategy with its backbone, initialised from the run's seed."""
+def build_objective(spec: RunSpec, *, vocab_size: int, image_size: int, lr_share: float = 1.0) -> Objective:
+    """The strategy with its backbone, initialised from the run's seed; `lr_share`: of the peak rate."""
     config = spec.typed()
+    config.optim.lr_peak *= lr_share
     shapes = Shapes.of(config, vocab_size=vocab_size, image_size=image_size)
     cls = find_class(config.strategy, Objective, "strategy")
     with torch.random.fork_rng(devices=[]):
@@ -151,11 +163,12 @@ def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]
     for name, node in config.task.items():  # a mistake in a task is said before hours of pretraining
         build(node, Task, f"task.{name}").check(f"task.{name}")  # type: ignore[type-abstract]
     data = prepare(job.spec)
-    objective = _build(job.spec, data)
     spent, energy = Spent(), None
-    if objective.modality != "none":
+    if config.strategy["modality"] == "none":
+        objective = _build(job.spec, data)
+    else:
         with job.energy.measured() as drawn:
-            spent = pretrain(job, objective, data)
+            objective, spent = pretrain_until_finite(job, partial(_build, job.spec, data), data)
         energy = drawn()
         if not _is_rank_zero_alone():
             return None, None
@@ -167,12 +180,14 @@ def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]
         spent=replace(spent, energy=energy, peak_memory_bytes=machine.peak_memory_bytes(config.trainer)),
         curve=tracking.curve(job.folder),
         data=data.described() | entered(job.folder),
+        divergences=tuple(divergences(job.folder)),
     )
     return record, Trained(objective, data)
 
 
-def _build(spec: RunSpec, data: Prepared) -> Objective:
-    return build_objective(spec, vocab_size=data.text.vocab_size, image_size=data.pairs.image_size)
+def _build(spec: RunSpec, data: Prepared, lr_share: float = 1.0) -> Objective:
+    sizes = {"vocab_size": data.text.vocab_size, "image_size": data.pairs.image_size}
+    return build_objective(spec, **sizes, lr_share=lr_share)
 
 
 def _evaluate(job: Job, trained: Trained | None) -> str:

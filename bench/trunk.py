@@ -7,7 +7,6 @@ are those of a run that was trained alone, on CPU bit for bit; the record says w
 
 import json
 import math
-import shutil
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -57,10 +56,11 @@ class Trunk(Callback):
             return
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.own / METRICS_FILE, path.with_suffix(".jsonl"))
+            logged = (self.own / METRICS_FILE).read_text(encoding="utf-8")
+            write_atomically(path.with_suffix(".jsonl"), logged)
             origin = {"run_id": self.run_id, "steps": step}
             write_atomically(path.with_suffix(".json"), json.dumps(origin))
-        checkpoint.write(trainer, path)
+        checkpoint.write(trainer, path, self.own / "trunk.partial")
 
 
 def entered(folder: Path) -> dict[str, Any]:

@@ -211,11 +211,13 @@ def _pairs_over_grid(tables: Tables, couples: Sequence[tuple[Arm, Arm]]) -> View
 def runs(tables: Tables, records_href: str) -> View:
     """Every run with its status, reason and cost; the id leads to the record."""
     rows: list[list[Entry]] = []
-    for run in (run_row(record, tables.results) for record in tables.records):
+    for record in tables.records:
+        run = run_row(record, tables.results)
         run_id = str(run["run_id"])
         link = Link(run_id, f"{records_href}/{quote(run_id, safe='')}.json")
         axes = [run["strategy"], run["variant"], run["model"], run["budget"]]
-        status = run["status"] if not run["reason"] else f"{run['status']}: {run['reason']}"
+        why = "; ".join(filter(None, [record.reason, record.retried]))
+        status = f"{record.status}: {why}" if why else record.status
         costs: list[Entry] = [amount(run[name]) for name in _COSTS]
         rows.append([[link], *(str(name or EMPTY) for name in axes), str(run["seed"]), status, *costs])
     header = ["run", "strategy", "variant", "model", "data budget", "seed", "status"]

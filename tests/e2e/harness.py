@@ -52,8 +52,12 @@ class Place:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """A command in a session of its own, as a terminal would have it."""
+        return self.start_process(*BENCH, *words)
+
+    def start_process(self, *words: str) -> subprocess.Popen[str]:
+        """As `start`, of any program."""
         return subprocess.Popen(
-            [*BENCH, *words],
+            words,
             cwd=self.folder,
             env=os.environ | {MARK: self.mark, "COLUMNS": "400"},
             stdout=subprocess.PIPE,

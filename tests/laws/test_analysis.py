@@ -1,6 +1,7 @@
 """Laws of the tables and the statistics, on records with values that can be checked by hand."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from bench.analysis.learning import learning
 from bench.analysis.provenance import warnings
 from bench.analysis.table import Arm, Cell, Measure, Tables
 from bench.analysis.text import latex_escape, markdown_escape, plain, with_seeds
-from bench.records import CurvePoint, RunRecord, Score, Spent
+from bench.records import CurvePoint, Divergence, RunRecord, Score, Spent, read_record, write_record
 
 PROBE = Measure("probe", "accuracy")
 
@@ -322,3 +323,15 @@ def test_a_study_of_external_references_alone_is_a_table_without_verdicts():
     tables = tables_of([external(seed, 0.9) for seed in range(3)])
     assert decided(tables) == []
     assert [row.verdict for row in pooled(tables, [PROBE])] == ["external reference"]
+
+
+def test_a_retried_run_says_so_in_its_record_and_in_the_table_of_runs(tmp_path: Path):
+    tries = (Divergence(7, 3.5, 0.006), Divergence(2, None, 0.003))
+    retried = make_run("clm", 5, 0.6, divergences=tries)
+    path = write_record(retried.record(), tmp_path)
+    assert read_record(path) == retried.record()
+    shown = "diverged at optim.lr_peak=0.006 after step 7, at optim.lr_peak=0.003 after step 2, "
+    rows = {
+        row[5]: row[6] for row in views.runs(tables_of([retried, make_run("clm", 6, 0.6)]), "records").rows
+    }
+    assert rows == {"5": f"finished: {shown}trained anew at 0.0015", "6": "finished"}

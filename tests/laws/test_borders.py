@@ -1,6 +1,7 @@
 """Imports point one way: analysis and the command line know no torch, objectives do not know each other."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -143,6 +144,12 @@ def test_tasks_and_protocols_know_no_single_objective(module: str):
 def test_only_the_builder_reads_a_target():
     readers = {name for name, path in FILES.items() if '"_target_"' in path.read_text()}
     assert readers == {"bench.build"}
+
+
+def test_the_wall_clock_is_shown_and_decides_nothing():
+    clock = re.compile(r"time\.time\(|datetime\.now\(|st_[amc]time\b")
+    readers = {name for name, path in FILES.items() if clock.search(path.read_text())}
+    assert readers == {"bench.tracking", "bench.status", "bench.spec"}  # ages and dates
 
 
 def test_imports_have_no_cycle():

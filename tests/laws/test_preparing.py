@@ -16,6 +16,7 @@ from bench import schema, shards
 from bench.cache import read_manifest
 from bench.corpora.base import Document, split_of
 from bench.errors import DataError
+from bench.stopping import Stop
 from bench.tokens import load_documents, prepare_text
 
 
@@ -98,17 +99,50 @@ def test_killed_half_way_leaves_nothing_that_looks_prepared(tmp_path: Path) -> N
     assert not left.exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_does_not_wait_for_the_end_of_preparing(tmp_path: Path, number: signal.Signals) -> None:
+    class Stopped(ToyText):
+        def documents(self) -> Iterator[Document]:
+            os.kill(os.getpid(), number)
+            yield from super().documents()
+
+    stop = Stop([])
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        stop.listen()
+        with pytest.raises(KeyboardInterrupt):
+            prepare_text(Stopped(toy_documents()), SETTINGS, tmp_path)
+        assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+        os.kill(os.getpid(), number)
+        assert stop.requested  # its own way to stop is back
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+
+
 @pytest.mark.parametrize("victim", ["manifest.json", "train.00000.bin", "tokenizer.json"])
-@pytest.mark.parametrize("damage", ["gone", "cut"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped"])
 def test_a_damaged_cache_is_rebuilt_with_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, victim: str, damage: str
 ) -> None:
     data = prepare(tmp_path)
     path, expected = data.folder / victim, texts_of(data, data.train())
-    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:-3])
+    before = {name: content for name, (_, content) in snapshot(tmp_path).items()}
+    damaged = {"gone": None, "cut": path.read_bytes()[:-3], "flipped": flipped(path.read_bytes())}[damage]
+    path.unlink() if damaged is None else path.write_bytes(damaged)
     again = prepare(tmp_path)
-    assert [record.message.count("\n") for record in caplog.records] == [0]
+    [line] = [record.message for record in caplog.records]
+    assert "\n" not in line
+    assert victim in line
     assert texts_of(again, again.train()) == expected
+    assert {name: content for name, (_, content) in snapshot(tmp_path).items()} == before
+
+
+def flipped(content: bytes) -> bytes:
+    """One other bit, in a digit where the file is text: as plausible as damage can be."""
+    digits = [i for i, byte in enumerate(content) if byte in b"2468"]
+    place = digits[len(digits) // 2] if digits else len(content) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
 def test_a_corpus_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from bench.errors import BenchError, ConfigError, DataError
 from bench.figures.base import Figure, render
 from bench.figures.quality_vs_cost import round_ticks
 from bench.records import Score
+from bench.sharing import lock
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 ALWAYS = {"quality_vs_data", "quality_vs_flops", "loss_curves"}  # figures that no task needs to be done for
@@ -247,13 +248,15 @@ def test_the_shipped_config_composes_and_names_every_figure():
 
 def test_status_tells_running_interrupted_and_recorded_runs(study: Path):
     beat = {"label": "clm 2kb", "step": 5, "total_steps": 10, "tokens_per_s": 1234.5, "phase": "pretrain"}
-    alive = beat | {"status": "running", "updated_at": time.time(), "pid": 1}
-    gone = beat | {"status": "running", "updated_at": time.time() - 1000, "pid": 2**30}
+    alive = beat | {"status": "running", "updated_at": time.time() - 1000, "pid": 1}
+    gone = beat | {"status": "running", "updated_at": time.time() + 1000}  # a clock may be wrong
     for run_id, state in (("alive", alive), ("gone", gone), ("clm-1kb-0", alive)):
         folder = study / "experiments/toy/runs" / run_id
         folder.mkdir(parents=True)
         (folder / "status.json").write_text(json.dumps(state))
-    rows = {row.run_id: row for row in status.rows("toy", study / "experiments")}
+    runs = study / "experiments/toy/runs"
+    with lock(runs / "alive"), lock(runs / "clm-1kb-0"):
+        rows = {row.run_id: row for row in status.rows("toy", study / "experiments")}
     states = {name: rows[name].state for name in ("alive", "gone", "clm-1kb-0", "mlm-1kb-0")}
     assert states == {
         "alive": "running",
@@ -263,8 +266,9 @@ def test_status_tells_running_interrupted_and_recorded_runs(study: Path):
     }
     assert "step 5 of 10" in rows["alive"].detail
     console = Console(record=True, width=120, file=io.StringIO())
-    console.print(status.table("toy", study / "experiments"))
-    console.print(status.overview(study / "experiments"))
+    with lock(runs / "alive"), lock(runs / "clm-1kb-0"):
+        console.print(status.table("toy", study / "experiments"))
+        console.print(status.overview(study / "experiments"))
     assert "5 finished, 2 running, 1 interrupted, 1 failed" in console.export_text()
 
 
