@@ -1,4 +1,4 @@
-"""Config -> prepared data, and every check against it and the machine. No torch: the launcher does this first."""
+"""Config -> prepared data; checks against it and the machine. No torch: the launcher does this first."""
 
 import os
 from dataclasses import dataclass
