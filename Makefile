@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-faults lint clean
+.PHONY: help quickstart test test-faults lint audit clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,10 @@ test: lint ## lint, types and all tests
 
 test-faults: $(VENV)/.installed ## 50 kills, full disks and other damage; what `make test` has no time for
 	$(BIN)/pytest -m faults -n 2 --dist worksteal
+
+audit: $(VENV)/.installed ## dependencies: do they fit, their licences, their known vulnerabilities
+	$(BIN)/pip install --quiet --editable '.[audit]'
+	$(BIN)/python .ci/audit.py
 
 clean: ## remove the environment and prepared data; records and reports stay
 	rm -rf $(VENV) data .mypy_cache .ruff_cache .pytest_cache

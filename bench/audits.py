@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.reading import typed
 from bench.records import SCHEMA_VERSION, as_json, readable, write_atomically
 
 
@@ -46,5 +47,5 @@ def read_audit(folder: Path) -> AuditRecord | None:
     if not path.exists():
         return None
     with readable(path, "an audit", fix="do it again by `bench audit`") as raw:
-        raw["checks"] = tuple(AuditCheck(**check) for check in raw["checks"])
-        return AuditRecord(**raw)
+        audit: AuditRecord = typed(AuditRecord, raw)
+        return audit

@@ -1,6 +1,12 @@
-"""The only reader of `_target_`: class -> check base -> merge onto its Options dataclass -> construct."""
+"""The only reader of `_target_`: class -> check base -> merge onto its Options dataclass -> construct.
+
+A config names classes and runs no code of its own: only modules of this package are imported by name. A class
+that lies elsewhere can be named once the program has imported it.
+"""
 
 import importlib
+import inspect
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -10,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.errors import ConfigError
 
 T = TypeVar("T")
+PACKAGE = __name__.partition(".")[0]
 
 
 def build(node: Mapping[str, Any] | DictConfig, base: type[T], key: str, **context: Any) -> T:
@@ -32,11 +39,17 @@ def find_class(node: Mapping[str, Any] | DictConfig, base: type[T], key: str) ->
     """Import the class that `node._target_` names and check that it is a `base`."""
     target = str(node.get("_target_", ""))
     module, _, name = target.rpartition(".")
+    if module not in sys.modules and not module.startswith(f"{PACKAGE}."):
+        raise ConfigError(
+            f"{key}._target_={target!r} is not in {PACKAGE}, and nothing else is imported because a config "
+            f'says so; put its file into {PACKAGE}/, as the README\'s "Add your own" shows'
+        )
     try:
         cls = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever a module raises that was not meant to be imported
         raise ConfigError(f"{key}._target_={target!r} cannot be imported: {error}") from error
-    if not (isinstance(cls, type) and issubclass(cls, base) and hasattr(cls, "Options")):
+    is_one = isinstance(cls, type) and issubclass(cls, base) and hasattr(cls, "Options")
+    if not is_one or inspect.isabstract(cls):
         raise ConfigError(f"{key}._target_={target!r} is not a {base.__name__}; choose a subclass of it")
     return cls
 

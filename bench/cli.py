@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from bench import status
 from bench.audits import AuditCheck
 from bench.compose import CONF, compose_config, compose_evaluations, compose_runs
-from bench.errors import BenchError, ConfigError
+from bench.errors import BenchError, ConfigError, printable
 from bench.launch import launch, planned
 from bench.spec import RunSpec
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BenchError as error:
         if arguments.traceback:
             traceback.print_exc()
-        print(f"bench: {error}", file=sys.stderr)
+        _complain(error)
         return 2
     except BrokenPipeError:  # `bench ... | head`
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - so that the last flush is silent
@@ -58,11 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.traceback:
             traceback.print_exc()
         what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
-        print(f"bench: {what}; free space or fix paths.* and run again", file=sys.stderr)
+        _complain(f"{what}; free space or fix paths.* and run again")
         return 2
     except KeyboardInterrupt:
-        print("bench: stopped", file=sys.stderr)
+        _complain("stopped")
         return 130
+
+
+def _complain(what: object) -> None:
+    """One line on stderr, whatever is in it."""
+    print(f"bench: {printable(str(what))}", file=sys.stderr)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -141,7 +146,7 @@ def _train(arguments: argparse.Namespace) -> int:
             print(f"# {spec.run_id}  {spec.label}\n{OmegaConf.to_yaml(OmegaConf.create(spec.config))}")
         return 0
     for line in planned(specs) if arguments.multirun else ():
-        print(line)
+        print(printable(line))
     return _do(specs)
 
 
@@ -167,7 +172,7 @@ def _print_outcome(specs: Sequence[RunSpec], statuses: dict[str, str]) -> None:
         reason = ""
         if state in ("failed", "diverged"):
             reason = spec.why_lost()
-        print(f"  {state:<11} {spec.label}  {spec.folder}  {reason or ''}".rstrip())
+        print(printable(f"  {state:<11} {spec.label}  {spec.folder}  {reason or ''}".rstrip()))
     if len(specs) == 1 and counts["finished"]:
         _print_scores(specs[0])
     print(f"records: {specs[0].records}   report: bench report study={specs[0].study}")
@@ -186,9 +191,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     gone = [spec for spec in specs if spec.pending_tasks() and not spec.can_be_evaluated()]
     specs = [spec for spec in specs if spec not in gone]
     for spec in gone:
-        print(f"bench: {spec.label}: its weights are gone ({spec.weights})", file=sys.stderr)
+        _complain(f"{spec.label}: its weights are gone ({spec.weights})")
     if gone:
-        print(f"bench: {len(gone)} runs cannot be evaluated; `bench train` does them again", file=sys.stderr)
+        _complain(f"{len(gone)} runs cannot be evaluated; `bench train` does them again")
     status = _do(specs) if specs else 2
     return status or (1 if gone else 0)
 
@@ -198,7 +203,7 @@ def _audit(arguments: argparse.Namespace) -> int:
     from bench.audit import audit  # torch, for this command only
 
     def say(check: AuditCheck) -> None:
-        print(f"  {check.verdict:<14} {check.task}: {check.check}: {check.detail}", flush=True)
+        print(printable(f"  {check.verdict:<14} {check.task}: {check.check}: {check.detail}"), flush=True)
 
     found = audit(specs, say)
     failed = sum(check.verdict == "failed" for check in found.checks)
@@ -243,8 +248,9 @@ def _advise(arguments: argparse.Namespace) -> int:
     folder = Path(given["experiments_dir"])
     found = advise(given["task"], given["data"], given["flops"], given["study"], folder)
     for warning in found.warnings:
-        print(f"bench: {warning}", file=sys.stderr)
-    print("\n".join(found.lines))
+        _complain(warning)
+    for line in found.lines:
+        print(printable(line))
     return 0
 
 

@@ -1,12 +1,17 @@
-"""What Hydra and OmegaConf refuse, as one line that names the key and the fix. No torch."""
+"""What Hydra and OmegaConf refuse, and what they let pass, as one line with key and fix. No torch."""
 
+import math
 import re
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue
+
+from bench.errors import ConfigError
+from bench.reading import LARGEST, is_text
 
 
 def explain(error: Exception, conf: Path) -> str:
@@ -49,3 +54,35 @@ def _in_one_line(error: Exception, cause: BaseException) -> str:
     text = ": ".join(dict.fromkeys(lines)).replace("Error merging override ", "")
     key = getattr(cause, "full_key", None)
     return text if not key or key in text else f"{key}: {text}"
+
+
+def check_values(config: Mapping[str, object]) -> None:
+    """Refuse what no record could hold, and no file be named by, whatever it is set for.
+
+    Raises:
+        ConfigError: a number that is not finite or beyond 64 bits, a text that is none.
+    """
+    for key, value in _leaves(config):
+        _check_value(key, value)
+
+
+def _check_value(key: str, value: object) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value}: give a finite number")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ConfigError(f"{key}={value}: give a number of at most {LARGEST}")
+    if isinstance(value, str) and not is_text(value):
+        raise ConfigError(f"{key}={value!r} holds what is no text (a NUL, half a character); write it anew")
+
+
+def _leaves(node: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """Every single value by its key; names of tasks and the like are values as well."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield key or "config", name
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _leaves(value, f"{key}[{i}]")
+    else:
+        yield key, node

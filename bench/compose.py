@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import json
+import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -18,13 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import schema
-from bench.complaints import explain, unknown_choice
+from bench.complaints import check_values, explain, unknown_choice
 from bench.errors import ConfigError
 from bench.records import STUDY_NAME, finished, read_records
-from bench.spec import NOT_SCIENCE, RunSpec, science_of
+from bench.spec import NOT_SCIENCE, RunSpec, read_spec, science_of
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LABELLED = ("strategy", "model", "budget")  # axes whose changes show in their own name
+MOST_RUNS = 10_000  # of a sweep: what is more was mistyped
+STEM = re.compile(r"\w[\w.-]*")  # of a choice's file
 UNLABELLED = ("optim", "corpus/text", "corpus/pairs")  # groups that show in a run's variant
 
 
@@ -35,6 +39,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
         ConfigError: whatever Hydra or OmegaConf refuses, in one line.
     """
     schema.register()
+    _parse(overrides)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose(name, overrides=list(overrides), return_hydra_config=True)
@@ -59,8 +64,9 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
     """
     given = _parse(overrides)
     command = shlex.join(["bench", "train", *(["-m"] if multirun else []), *overrides])
-    if not multirun and any(o.is_sweep_override() for o in given):
-        raise ConfigError("several values for one key are a sweep: add -m")
+    several = [o.key_or_group for o in given if o.is_sweep_override()]
+    if several and not multirun:
+        raise ConfigError(f"{several[0]}: several values for one key are a sweep: add -m")
     fixed = [o.input_line or "" for o in given if not o.is_sweep_override()]
     base = compose_config("config", fixed)
     if not multirun:
@@ -71,8 +77,12 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
     swept += _parse([f"{key}={value}" for key, value in params.items() if key not in named])
     if tasks := [o.key_or_group for o in swept if o.key_or_group.split(".")[0] == "task"]:
         raise ConfigError(f"{tasks[0]}: a task's settings are no axis; give each its own file in conf/task")
+    axes = [_elements(o) for o in swept]
+    if (n_runs := math.prod(map(len, axes))) > MOST_RUNS:
+        keys = ", ".join(o.key_or_group for o in swept)
+        raise ConfigError(f"{keys}: a sweep of more than {MOST_RUNS} runs ({n_runs}); give fewer values")
     runs: dict[str, RunSpec] = {}
-    for values in itertools.product(*(_elements(o) for o in swept)):
+    for values in itertools.product(*axes):
         line = [*fixed, *values]
         spec = _spec(compose_config("config", line), line, command)
         runs.setdefault(spec.run_id, spec)  # strategies that ignore an axis appear once
@@ -95,19 +105,24 @@ def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
         raise ConfigError("say which runs and by what: bench evaluate study=NAME task=[A,B]")
     if other := sorted(keys - {"study", *NOT_SCIENCE}):
         raise ConfigError(f"{other[0]} is fixed by the study's runs; only tasks are added to them")
-    plain = _plain(compose_config("config", overrides), complete=True)
+    try:
+        plain = _plain(compose_config("config", overrides), complete=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, CONF)) from error
     _check_shape(plain)
     folder = Path(plain["paths"]["experiments"]) / plain["study"]
     records, _ = read_records(folder / "records")
     command = shlex.join(["bench", "evaluate", *overrides])
     specs = []
     for record in finished(records):
-        path = folder / "runs" / record.run_id / "config.json"
-        own = json.loads(path.read_text(encoding="utf-8"))["config"] if path.exists() else record.config
+        run = folder / "runs" / record.run_id
+        own = read_spec(run).config if (run / "config.json").exists() else record.config
         science = {key: own[key] for key in plain.keys() & own.keys() - set(NOT_SCIENCE)}
         names = {field.name for field in fields(RunSpec)} - {"config", "command"}
-        axes = {name: getattr(record, name) for name in names}
-        specs.append(RunSpec(**axes, command=command, config=plain | science))
+        axes = {name: getattr(record, name) for name in names} | {"study": folder.name}
+        spec = RunSpec(**axes, command=command, config=plain | science)
+        schema.validate(spec.typed())
+        specs.append(spec)
     if not specs:
         raise ConfigError(f"study={plain['study']}: no finished run in {folder}; run it with `bench train`")
     return specs
@@ -121,9 +136,14 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     for override in parsed:
         if override.is_delete() and not override.key_or_group.startswith("task"):
             raise ConfigError(f"{override.input_line}: every run needs it; only tasks can be left out")
-        group = override.key_or_group
-        if (CONF / group).is_dir() and override.value() is None:
+        group, value = override.key_or_group, override.value()
+        if not group:
+            raise ConfigError(f"cannot read {override.input_line!r}: write key=value")
+        if (CONF / group).is_dir() and value is None:
             raise ConfigError(unknown_choice(group, "null", CONF))
+        for choice in value if isinstance(value, list) else [value]:
+            if (CONF / group).is_dir() and isinstance(choice, str) and not STEM.fullmatch(choice):
+                raise ConfigError(unknown_choice(group, choice, CONF))  # a path leads to other files
     return parsed
 
 
@@ -132,8 +152,9 @@ def _elements(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
     try:
-        return [f"{key}={value}" for value in override.sweep_string_iterator()]
-    except HydraException as error:  # glob(*)
+        values = itertools.islice(override.sweep_string_iterator(), MOST_RUNS + 1)  # a range may have no end
+        return [f"{key}={value}" for value in values]
+    except (HydraException, ValueError, ArithmeticError) as error:  # glob(*), range(0,9,0), range(nan)
         raise ConfigError(f"{override.input_line}: list the values, such as {key}=a,b") from error
 
 
@@ -144,17 +165,14 @@ def _spec(composed: DictConfig, overrides: Sequence[str], command: str) -> RunSp
             raise ConfigError(f"{axis} takes one choice; to compare several, sweep: -m {axis}=a,b")
     parsed = _parse(overrides)
     unchanged = _unchanged(tuple(o.input_line or "" for o in parsed if _is_choice(o)))
-    check_types(composed, unchanged, parsed)
     try:
+        check_types(composed, unchanged, parsed)
         plain = _plain(composed, complete=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, CONF)) from error
     _check_shape(plain)
     science = science_of(plain)
-    try:
-        text = json.dumps(science, sort_keys=True, allow_nan=False)
-    except ValueError as error:
-        raise ConfigError("a setting is nan or inf; give it a finite number") from error
+    text = json.dumps(science, sort_keys=True, allow_nan=False)
     names = _names(composed, unchanged, science)
     return RunSpec(
         run_id=hashlib.sha256(text.encode()).hexdigest()[:12],
@@ -172,8 +190,11 @@ def _spec(composed: DictConfig, overrides: Sequence[str], command: str) -> RunSp
 
 def _check_shape(config: Mapping[str, Any]) -> None:
     """Refuse what would break before `schema.validate` or `bench.build` could name it."""
+    check_values(config)
     if not STUDY_NAME.fullmatch(config["study"]):
-        raise ConfigError(f"study={config['study']!r} names a folder: use letters, digits, '_', '.', '-'")
+        raise ConfigError(
+            f"study={config['study']!r} names a folder: use at most 100 letters, digits, '_', '.', '-'"
+        )
     parts = {"strategy": config["strategy"]}
     parts |= {f"corpus.{kind}": node for kind, node in config["corpus"].items()}
     parts |= {f"task.{name}": node for name, node in config["task"].items()}
@@ -181,6 +202,10 @@ def _check_shape(config: Mapping[str, Any]) -> None:
         if not isinstance(node, dict):
             group = "task" if key.startswith("task.") else key.replace(".", "/")
             raise ConfigError(f"{key}={node!r} is no set of options; choose one by {group}=NAME")
+    if not isinstance(config["strategy"].get("modality"), str):
+        raise ConfigError("strategy.modality is missing; choose text, pairs or none, as its class says")
+    if odd := [name for name in config["task"] if not name.isidentifier()]:
+        raise ConfigError(f"task.{odd[0]}: a task's name is a column's name; use letters, digits and '_'")
 
 
 def _names(composed: DictConfig, unchanged: DictConfig, science: Mapping[str, Any]) -> dict[str, str]:
@@ -230,6 +255,8 @@ def _plain(composed: DictConfig, *, complete: bool) -> dict[str, Any]:
     """The config without Hydra's node, as plain containers; `complete`: no value may be missing."""
     ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     container = OmegaConf.to_container(ours, resolve=True, throw_on_missing=complete)
+    if complete:  # once more, since nothing has checked what an interpolation brought in
+        container = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema.Config), container))
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 

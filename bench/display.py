@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from bench.errors import printable
 from bench.spec import RunSpec
 
 STATUS_FILE = "status.json"
@@ -81,7 +82,7 @@ class Display:
 
     def say(self, message: str) -> None:
         """A line above the bars."""
-        self.console.print(message, markup=False, soft_wrap=True)
+        self.console.print(printable(message), markup=False, soft_wrap=True)
 
     def update(self, spec: RunSpec) -> None:
         """Show what a run under way last said."""
@@ -105,7 +106,7 @@ class Display:
         room = max(8, self.console.width - BAR_WIDTH - NUMBERS_WIDTH - len(phase) - 2)
         if len(label) > room:
             label = f"{label[: room - room // 3 - 1]}…{label[-(room // 3) :]}"
-        return f"{label}  {phase}"
+        return printable(f"{label}  {phase}")
 
     def finish(self, spec: RunSpec, status: str) -> None:
         """A run is over: say how it went and drop its bar. One that is `busy` elsewhere is not over."""

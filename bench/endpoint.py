@@ -20,7 +20,7 @@ from omegaconf import MISSING
 from bench.echo import Answer, Scored, scored, text_of, token_counts
 from bench.errors import ConfigError, DataError
 from bench.records import write_atomically
-from bench.schema import refuse_secrets
+from bench.secrecy import refuse_secrets
 
 if TYPE_CHECKING:
     from openai import APIError, OpenAI

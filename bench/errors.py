@@ -2,12 +2,26 @@
 
 import errno
 import re
+import unicodedata
 from pathlib import PurePath
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OUT_OF_MEMORY = re.compile(
     r"out of memory|(can't|cannot|unable to) allocate", re.IGNORECASE
 )  # torch's, CUDA's
+UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode categories: controls, marks of direction, halves of a pair
+
+
+def printable(text: str) -> str:
+    """Text that a terminal shows and does not obey: what it would act on is written as an escape.
+
+    >>> printable("a\\x1b[31mb")
+    'a\\\\x1b[31mb'
+    """
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in UNSEEN else char
+        for char in text
+    )
 
 
 def in_one_line(error: Exception) -> str:

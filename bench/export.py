@@ -14,17 +14,16 @@ from pathlib import Path
 
 import jinja2
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from bench import checkpoint, machine, schema
 from bench.analysis.text import amount, markdown_escape
 from bench.build import build, find_class
 from bench.corpora.base import PairCorpus, TextCorpus
-from bench.errors import ConfigError, DataError
+from bench.errors import BenchError, ConfigError, DataError
 from bench.modernbert import architecture, other_modules, stock_model, write_tokenizer
 from bench.objectives.base import Objective, Shapes
 from bench.records import RunRecord, Score, read_record
-from bench.spec import RunSpec, read_results
+from bench.spec import read_results, read_spec
 from bench.tokens import prepare_text
 from bench.train import build_objective
 
@@ -102,7 +101,7 @@ def find_run(run: str, experiments: Path) -> Run:
     found = max(same, key=lambda one: (one.record.status == "finished", one.weights.exists()))
     if found.record.status != "finished":
         raise ConfigError(f"run={run} {found.record.status}: {found.record.reason}; export a finished run")
-    if checkpoint_name := found.record.config["model"].get("name"):
+    if checkpoint_name := (found.record.config.get("model") or {}).get("name"):
         raise ConfigError(
             f"run={run} has the backbone of {checkpoint_name}; export a run of a preset (model=)"
         )
@@ -114,9 +113,9 @@ def find_run(run: str, experiments: Path) -> Run:
 def restore(run: Run) -> tuple[Objective, Path]:
     """The trained objective, on CPU, and its tokenizer's file; the corpus is prepared again if need be."""
     try:
-        spec = RunSpec(**json.loads((run.folder / "config.json").read_text(encoding="utf-8")))
+        spec = read_spec(run.folder)
         config = spec.typed()
-    except (ValueError, TypeError, OmegaConfBaseException) as error:
+    except BenchError as error:
         reason = textwrap.shorten(str(error), 200)
         raise DataError(
             f"{run.folder / 'config.json'}: damaged or outdated ({reason}); {run.how_to_redo}"
@@ -163,10 +162,13 @@ def load(folder: str | Path) -> Objective:
     folder = Path(folder)
     if not (folder / REST_CONFIG).exists():
         raise DataError(f"{folder} holds no {REST_CONFIG}; load it with transformers, as its README.md shows")
-    described = json.loads((folder / REST_CONFIG).read_text(encoding="utf-8"))
-    shapes, optim = described["shapes"], schema.Optim(**described["optim"])
-    shapes = Shapes(**shapes | {"model": schema.Model(**shapes["model"])})
-    node = OmegaConf.create(described["strategy"])
+    try:
+        described = json.loads((folder / REST_CONFIG).read_text(encoding="utf-8"))
+        shapes, optim = described["shapes"], schema.Optim(**described["optim"])
+        shapes = Shapes(**shapes | {"model": schema.Model(**shapes["model"])})
+        node = OmegaConf.create(described["strategy"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{folder / REST_CONFIG}: damaged ({error}); export the run again") from error
     objective = build(node, Objective, "strategy", shapes=shapes, optimizer=optim)  # type: ignore[type-abstract]
     _load_weights(objective, folder / REST_WEIGHTS, "export the run again")
     return objective.eval()

@@ -8,6 +8,7 @@ import torch
 
 from bench import machine
 from bench.errors import ConfigError
+from bench.pretrained import first_line
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,16 @@ def _open(folder: Path) -> tuple[Any, Any]:
     if not folder.is_dir():
         raise ConfigError(f"model={folder} is no folder; give that of a checkpoint, such as exports/<run id>")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model, found = AutoModelForMaskedLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # whatever damaged files and foreign architectures make of it
+        reason = first_line(error)
         raise ConfigError(f"model={folder} is no masked language model in safetensors: {reason}") from error
     if found["missing_keys"]:
         raise ConfigError(f"model={folder} has no masked-LM head; use a checkpoint pretrained to fill masks")

@@ -26,7 +26,7 @@ from bench import branching, budget, schema, sharing
 from bench.analysis.claims import read_claims
 from bench.display import Display, read_status
 from bench.errors import in_one_line
-from bench.prepare import prepare
+from bench.prepare import check_machine, prepare
 from bench.pretrained import CheckpointError
 from bench.records import RunRecord, write_atomically, write_evaluation, write_record
 from bench.spec import RunSpec
@@ -97,6 +97,7 @@ def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
     """
     for spec in specs:
         schema.validate(spec.typed())
+        check_machine(spec.typed())
     statuses = {}
     for spec in specs:
         try:

@@ -1,9 +1,13 @@
-"""Config -> prepared data, and every check of a budget against it. No torch: the launcher does this first."""
+"""Config -> prepared data; checks against it and the machine. No torch: the launcher does this first."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from bench.budget import text_parameters
 from bench.build import build
 from bench.corpora.base import PairCorpus, TextCorpus
 from bench.errors import ConfigError
@@ -64,6 +68,24 @@ def prepare(spec: RunSpec) -> Prepared:
     if config.budget.tokens is not None and config.strategy["modality"] != "none":
         check_epochs(config.budget, config.budget.tokens / _unique_positions(config, data))
     return data
+
+
+def check_machine(config: Config) -> None:
+    """Refuse what would bring this machine down before anything could say so.
+
+    Raises:
+        ConfigError: more ranks than cores, or a model whose weights alone do not fit into memory.
+    """
+    devices, n_cores = config.trainer.devices, os.cpu_count() or 1
+    if config.trainer.accelerator == "cpu" and devices > n_cores:
+        raise ConfigError(f"trainer.devices={devices}: this machine has {n_cores} cores; lower it")
+    if config.model.name is None:
+        n_bytes = 4 * text_parameters(config.model, config.tokenizer.vocab_size)
+        if n_bytes > (there := psutil.virtual_memory().total):
+            raise ConfigError(
+                f"model.d_model={config.model.d_model}, model.n_layers={config.model.n_layers} and so on are "
+                f"{n_bytes / 1e9:,.0f} GB of weights, this machine has {there / 1e9:,.0f} GB; lower them"
+            )
 
 
 def check_epochs(budget: Budget, epochs: float) -> None:

@@ -21,6 +21,7 @@ from bench.vocabulary import BOS, EOS, MASK, PAD, SPECIAL_TOKENS
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 UNWRITTEN = "\ufdd0"  # a code point that no text may hold, so that no text spells a special token
 SPECIAL = [UNWRITTEN + token for token in SPECIAL_TOKENS]
+MOST_IDS = 2**22  # of a vocabulary; the largest that is known has a quarter of it
 PROBE = "Some words, 42 of them, näher betrachtet."
 
 
@@ -64,8 +65,8 @@ class Checkpoint:
     def architecture(self) -> str:
         """As its config.json calls it."""
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        named = config.get("architectures") or [config.get("model_type")]
-        return str(named[0])
+        named = config.get("architectures")
+        return str(named[0] if isinstance(named, list) and named else config.get("model_type"))
 
     def described(self) -> dict[str, Any]:
         """What a record keeps of it. Reads all weights."""
@@ -89,7 +90,20 @@ def open_checkpoint(name: str) -> Checkpoint:
     """
     folder = _folder(name)
     theirs = _their_tokenizer(name, folder)
-    prefix, suffix = _frame(theirs)
+    try:
+        return _adapted(name, folder, theirs)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a damaged vocabulary makes of a few words
+        raise CheckpointError(name, f"its tokenizer is damaged ({first_line(error)}); replace it") from error
+
+
+def _adapted(name: str, folder: Path, theirs: Any) -> Checkpoint:
+    """The checkpoint with its tokenizer in our ids, after a trial of it on a few words."""
+    bare = theirs(PROBE, add_special_tokens=False)["input_ids"]
+    if not bare:
+        raise CheckpointError(name, "its tokenizer makes no tokens of a text; choose another checkpoint")
+    prefix, suffix = _frame(theirs, bare)
     roles = _roles(theirs, prefix, suffix)
     if roles is None:
         raise CheckpointError(
@@ -99,9 +113,7 @@ def open_checkpoint(name: str) -> Checkpoint:
     ours = Tokenizer.from_str(text)
     ours.encode_special_tokens = True
     back = [to_theirs[i] for i in ours.encode(PROBE, add_special_tokens=False).ids]
-    if back != theirs(PROBE, add_special_tokens=False)["input_ids"] or ours.get_vocab_size() != len(
-        to_theirs
-    ):
+    if back != bare or ours.get_vocab_size() != len(to_theirs):
         raise CheckpointError(name, f"its {type(theirs).__name__} does more than its tokenizer.json says")
     is_lossless = ours.decode(ours.encode(PROBE, add_special_tokens=False).ids) == PROBE
     return Checkpoint(name, folder, text, tuple(to_theirs), tuple(prefix), is_lossless)
@@ -197,6 +209,7 @@ def _their_tokenizer(name: str, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
+        _check_ids(folder / "tokenizer.json")
         theirs = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         theirs.backend_tokenizer.to_str()
     except Exception as error:  # whatever a damaged or foreign file makes of it
@@ -204,9 +217,16 @@ def _their_tokenizer(name: str, folder: Path) -> Any:
     return theirs
 
 
-def _frame(theirs: Any) -> tuple[list[int], list[int]]:
-    """Their ids before and after every text."""
-    bare = theirs(PROBE, add_special_tokens=False)["input_ids"]
+def _check_ids(path: Path) -> None:
+    """Before anything reads them: an id that stands alone, far out, takes minutes and memory up to there."""
+    vocab = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+    ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
+    if not ids or len(set(ids)) < len(ids) or not 0 <= min(ids) <= max(ids) < MOST_IDS:
+        raise ValueError(f"its vocabulary is empty, or ids are shared, negative or above {MOST_IDS}")
+
+
+def _frame(theirs: Any, bare: list[int]) -> tuple[list[int], list[int]]:
+    """Their ids before and after every text; `bare`: those of the probe alone."""
     full = theirs(PROBE)["input_ids"]
     start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
     return full[:start], full[start + len(bare) :]

@@ -5,7 +5,7 @@ Nothing here knows which strategy it measures. Shapes: N items, D features, C cl
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -53,6 +53,17 @@ def as_attention(name: str) -> Attention:
         if name == known:
             return known  # type: ignore[no-any-return]
     raise ConfigError(f"task.*.attention={name!r}: choose {', '.join(get_args(Attention))}")
+
+
+def check_fit(options: Any) -> None:
+    """Check a task's options of a fit by similarity: `steps`, `batch_size`, `lr_at_64`, `temperature`.
+
+    Raises:
+        ConfigError: names the first that is not above 0.
+    """
+    for key in ("steps", "batch_size", "lr_at_64", "temperature"):
+        if not getattr(options, key) > 0:
+            raise ConfigError(f"task.*.{key}={getattr(options, key)}: use a number above 0")
 
 
 def check_pooling(name: str) -> None:

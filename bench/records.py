@@ -13,12 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from bench.errors import DataError
+from bench.reading import parse, typed
 
+R = TypeVar("R")
 SCHEMA_VERSION = 2
-STUDY_NAME = re.compile(r"\w[\w.-]*", re.ASCII)  # it names folders
+STUDY_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)  # it names folders
 JOULES_PER_KWH = 3.6e6
 PRETRAINING_ONLY = ("budget", "optim", "validation")  # parts of a config that scratch does not have
 Status = Literal["finished", "diverged", "failed"]
@@ -203,8 +205,11 @@ def read_evaluation(path: Path) -> EvaluationRecord:
         DataError: truncated, foreign or of another schema version; names the file.
     """
     with readable(path, "an evaluation record") as raw:
-        raw["results"] = tuple(_result(result) for result in raw["results"])
-        return EvaluationRecord(**raw)
+        record = typed(EvaluationRecord, raw)
+        for result in record.results:
+            if stray := [score.task for score in result.scores if score.task != result.task]:
+                raise ValueError(f"the result of {result.task} has a score of {stray[0]}")
+        return _named(path, f"{record.run_id}.{record.evaluation_id}", record)
 
 
 def read_evaluations(
@@ -277,10 +282,10 @@ def read_record(path: Path) -> RunRecord:
         DataError: truncated, foreign or of another schema version; names the file.
     """
     with readable(path, "a run record") as raw:
-        raw["spent"] = Spent(**_with_energy(raw["spent"]))
-        raw["curve"] = tuple(CurvePoint(**point) for point in raw["curve"])
-        raw["divergences"] = tuple(Divergence(**one) for one in raw.get("divergences", ()))
-        return RunRecord(**raw)
+        record = typed(RunRecord, raw)
+        if not STUDY_NAME.fullmatch(record.study):
+            raise ValueError(f"study {record.study!r} names no folder")
+        return _named(path, record.run_id, record)
 
 
 def read_records(folder: Path) -> tuple[list[RunRecord], list[DataError]]:
@@ -289,18 +294,18 @@ def read_records(folder: Path) -> tuple[list[RunRecord], list[DataError]]:
     damaged: list[DataError] = []
     for path in sorted(folder.glob("*.json")):
         try:
-            records.append(_named_by_its_run(path, read_record(path)))
+            records.append(read_record(path))
         except DataError as error:
             damaged.append(error)
     return records, damaged
 
 
-def _named_by_its_run(path: Path, record: RunRecord) -> RunRecord:
-    """The record; a copy under another name would count a run twice."""
-    if path.stem != record.run_id:
+def _named(path: Path, stem: str, record: R) -> R:
+    """The record; a copy under another name would count twice, and its name lead to other files."""
+    if path.name != f"{stem}.json":
         raise DataError(
-            f"{path}: holds run {record.run_id}, whose record is {record.run_id}.json; delete the copy, or "
-            "rename it if that file is gone"
+            f"{path}: holds run {stem}, whose record is {stem}.json; delete the copy, or rename it if that "
+            "file is gone"
         )
     return record
 
@@ -309,25 +314,15 @@ def _named_by_its_run(path: Path, record: RunRecord) -> RunRecord:
 def readable(path: Path, kind: str, fix: str = "run the study again") -> Iterator[dict[str, Any]]:
     """The file's JSON of this schema version; whatever is wrong with it or its use becomes one line."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse(path.read_text(encoding="utf-8"))
         if raw["schema_version"] != SCHEMA_VERSION:
             raise DataError(
                 f"{path}: record schema {raw['schema_version']!r}, this version reads {SCHEMA_VERSION}; "
                 "run it again or use the version that wrote it"
             )
         yield raw
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not {kind} ({error}); delete it and {fix}") from error
-
-
-def _result(raw: dict[str, Any]) -> TaskResult:
-    scores = tuple(Score(**score) for score in raw["scores"])
-    return TaskResult(**(raw | {"scores": scores, "cost": EvaluationCost(**_with_energy(raw["cost"]))}))
-
-
-def _with_energy(raw: dict[str, Any]) -> dict[str, Any]:
-    energy = raw.get("energy")
-    return raw | {"energy": None if energy is None else Energy(**energy)}
 
 
 def as_json(record: Any) -> str:

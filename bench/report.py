@@ -100,8 +100,7 @@ def make(
         page = assemble(tables, damaged, sorted(csv), records_href=records, study=experiments_dir / study)
         page = page.with_figures(*drawn())
     texts = {
-        f"tables/{name}.csv": frame.to_csv(index=False, lineterminator="\n", float_format="%.12g")
-        for name, frame in csv.items()
+        f"tables/{name}.csv": frames.csv_text(frame, float_format="%.12g") for name, frame in csv.items()
     }
     texts |= {f"tables/{view.name}.tex": latex_table(view) for view in latex_views(tables, page)}
     texts |= {"report.md": _render("report.md.j2", is_html=False, page=page), SUMMARY: summary(page)}

@@ -6,7 +6,6 @@ them onto the `Options` of their class.
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from bench.errors import ConfigError
+from bench.secrecy import refuse_environment, refuse_secrets
+
+MOST_CAPTION_TOKENS = 4096  # all captions of a corpus are held in memory at this length
+MOST_PROCESSES = 256  # side by side on a machine: what is more was mistyped
+MOST_VALIDATIONS = 1000  # and batches of each, held in memory
 
 
 @dataclass
@@ -165,6 +169,7 @@ class ReportConfig:
 
 def register() -> None:
     """Make the schemas known to Hydra under the names `schema` and `report_schema`."""
+    refuse_environment()
     ConfigStore.instance().store(name="schema", node=Config)
     ConfigStore.instance().store(name="report_schema", node=ReportConfig)
 
@@ -179,53 +184,55 @@ def validate(config: Config) -> None:
     _validate_budget(config.budget)
     _validate_optim(config.optim)
     _validate_warmup(config.optim, config.budget)
-    trainer, least = config.trainer, {"sequence_length": 8, "caption_length": 2, "seed": 0}
+    least = {"sequence_length": 8, "caption_length": 2, "seed": 0}
     for key, low in least.items():
         _require(getattr(config, key) >= low, f"{key}={getattr(config, key)}: use {low} or more")
-    _one_of("trainer.accelerator", trainer.accelerator, ("cpu", "gpu"))
-    _one_of("trainer.precision", trainer.precision, ("32-true", "64-true", "16-mixed", "bf16-mixed"))
-    _one_of("logger.wandb_mode", config.logger.wandb_mode, ("offline", "online"))
-    _one_of("strategy.modality", config.strategy.get("modality"), ("text", "pairs", "none"))
-    for key in ("devices", "n_validations", "validation_batches"):
-        _require(getattr(trainer, key) >= 1, f"trainer.{key}={getattr(trainer, key)}: use 1 or more")
+    length = config.caption_length
+    _require(length <= MOST_CAPTION_TOKENS, f"caption_length={length}: use {MOST_CAPTION_TOKENS} or less")
     _validate_place(config)
     refuse_secrets("strategy", config.strategy)
     refuse_secrets("task", config.task)
-
-
-def refuse_secrets(key: str, node: object) -> None:
-    """Settings are written into records and logs: a key or password must not be among them.
-
-    Raises:
-        ConfigError: an address with more than host and path, or something else than a name in `*_variable`.
-    """
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            refuse_secrets(f"{key}.{name}", value)
-    if isinstance(node, str):
-        is_bare = not re.search(r"://([^/]*@|.*[?#])", node)
-        _require(is_bare, f"{key}: give the address without user, password or query; they would be recorded")
-        is_name = not key.endswith("_variable") or re.fullmatch("[A-Z_][A-Z0-9_]*", node)
-        _require(bool(is_name), f"{key}: give the name of an environment variable, not what it holds")
+    refuse_secrets("corpus", vars(config.corpus))
+    refuse_secrets("model.name", config.model.name)
+    _one_of("strategy.modality", config.strategy.get("modality"), ("text", "pairs", "none"))
 
 
 def _validate_place(config: Config) -> None:
+    trainer = config.trainer
+    _one_of("trainer.accelerator", trainer.accelerator, ("cpu", "gpu"))
+    _one_of("trainer.precision", trainer.precision, ("32-true", "64-true", "16-mixed", "bf16-mixed"))
+    counts = {
+        "trainer.devices": (1, trainer.devices, MOST_PROCESSES),
+        "trainer.loader_workers": (0, trainer.loader_workers, MOST_PROCESSES),
+        "trainer.n_validations": (1, trainer.n_validations, MOST_VALIDATIONS),
+        "trainer.validation_batches": (1, trainer.validation_batches, MOST_VALIDATIONS),
+        "launcher.workers": (0, config.launcher.workers, MOST_PROCESSES),
+        "launcher.threads_per_worker": (1, config.launcher.threads_per_worker, MOST_PROCESSES),
+    }
+    for key, (low, value, high) in counts.items():
+        _require(value is None or low <= value <= high, f"{key}={value}: use {low} or more, up to {high}")
+    _validate_logger(config.logger)
     _require(
         config.trainer.devices == 1 or not config.optim.retries_on_divergence,
         "optim.retries_on_divergence needs trainer.devices=1; set one of the two",
     )
-    every_n, every_s = config.logger.log_every_n_steps, config.trainer.checkpoint_every_s
-    _require(every_n >= 1, f"logger.log_every_n_steps={every_n}: use 1 or more")
+    every_s, country = trainer.checkpoint_every_s, config.energy.country
     _require(every_s > 0, f"trainer.checkpoint_every_s={every_s}: use a number above 0")
-    country = config.energy.country
     _require(
         re.fullmatch("[A-Z]{3}", country) is not None,
         f"energy.country={country!r}: give a country's three letters (ISO 3166-1 alpha-3), such as USA",
     )
-    workers, threads = config.launcher.workers, config.launcher.threads_per_worker
-    _require(workers is None or workers >= 0, f"launcher.workers={workers}: use 0 or more, or null")
+    for key, path in vars(config.paths).items():
+        _require(bool(path.strip()), f"paths.{key} is empty; give a folder, such as {key}")
+
+
+def _validate_logger(logger: Logger) -> None:
+    _one_of("logger.wandb_mode", logger.wandb_mode, ("offline", "online"))
+    every_n, project = logger.log_every_n_steps, logger.wandb_project
+    _require(every_n >= 1, f"logger.log_every_n_steps={every_n}: use 1 or more")
     _require(
-        threads is None or threads >= 1, f"launcher.threads_per_worker={threads}: use 1 or more, or null"
+        re.fullmatch(r"[\w.-]{1,128}", project, re.ASCII) is not None,
+        f"logger.wandb_project={project!r}: use at most 128 letters, digits, '_', '.', '-'",
     )
 
 
@@ -263,9 +270,13 @@ def _validate_budget(budget: Budget) -> None:
 
 def _validate_optim(optim: Optim) -> None:
     _one_of("optim.schedule", optim.schedule, ("cosine", "wsd"))
-    for key in ("warmup_share", "cooldown_share", "final_lr_share", "beta1", "beta2"):
+    for key in ("warmup_share", "cooldown_share", "final_lr_share"):
         value = getattr(optim, key)
         _require(0 <= value <= 1, f"optim.{key}={value}: use a share from 0 to 1")
+    for key in ("beta1", "beta2"):
+        value = getattr(optim, key)
+        _require(0 <= value < 1, f"optim.{key}={value}: use 0 or more, below 1")
+    _require(optim.weight_decay >= 0, f"optim.weight_decay={optim.weight_decay}: use 0 or more")
     for key in ("lr_peak", "lr_width", "clip_norm", "tokens_per_step"):
         value = getattr(optim, key)
         _require(value > 0, f"optim.{key}={value}: use a number above 0")

@@ -14,10 +14,11 @@ from markupsafe import Markup
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
+from bench.analysis.frames import csv_text
 from bench.analysis.matching_views import Side, frame, views
 from bench.analysis.table import load
 from bench.analysis.text import View, html_table, markdown_escape, markdown_table, plain
-from bench.errors import ConfigError, DataError, in_brief
+from bench.errors import ConfigError, DataError, in_brief, printable
 from bench.records import write_atomically
 
 FORMATS = (".md", ".html", ".csv")
@@ -101,22 +102,22 @@ def _show(lines: list[str], tables: list[View]) -> None:
     if not console.is_terminal:
         console.width = max(console.width, _PIPE_WIDTH)
     for view in tables:
-        table = Table(title=view.title, title_justify="left")
+        table = Table(title=printable(view.title), title_justify="left")
         for name, side in zip(view.header, view.align, strict=True):
-            table.add_column(name, justify=_JUSTIFY[side], overflow="fold")
+            table.add_column(printable(name), justify=_JUSTIFY[side], overflow="fold")
         for row in view.rows:
-            table.add_row(*(plain(entry) for entry in row))
+            table.add_row(*(printable(plain(entry)) for entry in row))
         console.print(table)
-        console.print(view.note)
+        console.print(printable(view.note))
     for line in lines:
-        console.print(line)
+        console.print(printable(line))
 
 
 def _text(ending: str, sides: tuple[Side, ...], lines: list[str], tables: list[View], *, every: bool) -> str:
     """The comparison as a page, as Markdown, or its numbers as CSV."""
     left, right = sides
     if ending == ".csv":
-        return frame(left, right, every=every).to_csv(index=False, lineterminator="\n")
+        return csv_text(frame(left, right, every=every))
     title = f"{left.name} and {right.name}"
     if ending == ".md":
         parts = [f"# {markdown_escape(title)}\n", *(f"- {markdown_escape(line)}" for line in lines)]

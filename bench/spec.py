@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from bench import schema
-from bench.errors import DataError
+from bench.errors import ConfigError, DataError
+from bench.reading import parse, typed
 from bench.records import (
     PRETRAINING_ONLY,
     EvaluationRecord,
@@ -134,9 +136,16 @@ class RunSpec:
         return Path(self.config["paths"]["experiments"]) / self.study
 
     def typed(self) -> schema.Config:
-        """The config as checked dataclasses."""
-        merged = OmegaConf.merge(OmegaConf.structured(schema.Config), self.config)
-        config = OmegaConf.to_object(merged)
+        """The config as checked dataclasses.
+
+        Raises:
+            ConfigError: it is of another version, or damaged.
+        """
+        try:
+            config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema.Config), self.config))
+        except OmegaConfBaseException as error:
+            problem = str(error).splitlines()[0]
+            raise ConfigError(f"run {self.run_id}: its config does not fit here ({problem})") from error
         assert isinstance(config, schema.Config)
         return config
 
@@ -170,6 +179,20 @@ class RunSpec:
     def to_json(self) -> str:
         """The run as text, for a worker process."""
         return json.dumps(asdict(self))
+
+
+def read_spec(folder: Path) -> RunSpec:
+    """The run that works in a folder.
+
+    Raises:
+        DataError: its file is absent or damaged; names it.
+    """
+    path = folder / "config.json"
+    try:
+        spec: RunSpec = typed(RunSpec, parse(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not the config of a run ({error})") from error
+    return spec
 
 
 def read_results(evaluations: Path, run_id: str) -> dict[str, TaskResult]:

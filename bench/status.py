@@ -15,8 +15,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.errors import ConfigError
-from bench.records import EvaluationRecord, RunRecord, read_evaluations, read_records, results_of
+from bench.errors import ConfigError, printable
+from bench.records import (
+    STUDY_NAME,
+    EvaluationRecord,
+    RunRecord,
+    read_evaluations,
+    read_records,
+    results_of,
+)
 from bench.sharing import is_held
 
 STATES = ("finished", "running", "interrupted", "diverged", "failed", "damaged")
@@ -40,7 +47,7 @@ def rows(study: str, experiments_dir: Path) -> list[Row]:
         ConfigError: no such study.
     """
     folder = experiments_dir / study
-    if not folder.is_dir():
+    if not STUDY_NAME.fullmatch(study) or not folder.is_dir():
         known = ", ".join(studies(experiments_dir)) or "none"
         raise ConfigError(f"study={study}: no folder {folder}; studies with runs: {known}")
     records, damaged = read_records(folder / "records")
@@ -66,12 +73,13 @@ def studies(experiments_dir: Path) -> list[str]:
 def table(study: str, experiments_dir: Path) -> Table:
     """One line per run."""
     found = rows(study, experiments_dir)
-    view = Table(title=escape(f"{study}: {summary(found)}"), title_justify="left")
+    view = Table(title=escape(printable(f"{study}: {summary(found)}")), title_justify="left")
     for name in ("run", "what", "state", "detail"):
         view.add_column(name, overflow="fold")
     for row in found:
         colour = _COLOURS.get(row.state, "red")
-        view.add_row(escape(row.run_id), escape(row.label), f"[{colour}]{row.state}[/]", escape(row.detail))
+        run_id, label, detail = (escape(printable(text)) for text in (row.run_id, row.label, row.detail))
+        view.add_row(run_id, label, f"[{colour}]{row.state}[/]", detail)
     return view
 
 
@@ -81,7 +89,7 @@ def overview(experiments_dir: Path) -> Table:
     view.add_column("study")
     view.add_column("runs")
     for study in studies(experiments_dir):
-        view.add_row(escape(study), summary(rows(study, experiments_dir)))
+        view.add_row(escape(printable(study)), summary(rows(study, experiments_dir)))
     return view
 
 

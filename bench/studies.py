@@ -1,6 +1,5 @@
 """The page that lists all studies: reports/index.html, from the summary that lies beside each report."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from urllib.parse import quote
 from bench.analysis.text import EMPTY, Entry, Link, View, plain
 from bench.errors import DataError
 from bench.page import Page
+from bench.reading import parse, typed
 from bench.records import as_json
 
 SUMMARY = "summary.json"
@@ -83,8 +83,9 @@ def studies_view(experiments_dir: Path, reports_dir: Path) -> View:
 
 def _read(path: Path) -> Summary:
     try:
-        return Summary(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        found: Summary = typed(Summary, parse(path.read_text(encoding="utf-8")))
+        return found
+    except ValueError as error:
         raise DataError(f"{path}: not a report's summary ({error}); run `bench report` again") from error
 
 

@@ -23,7 +23,7 @@ from bench.cache import Manifest, cache_folder, prepare
 from bench.corpora.base import Corpus, Document, Split, TextCorpus, split_of
 from bench.errors import ConfigError
 from bench.progress import counted
-from bench.vocabulary import MIN_VOCAB_SIZE, load_tokenizer
+from bench.vocabulary import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, load_tokenizer
 
 FORMAT = 1  # raise it when the prepared files change their meaning
 
@@ -143,8 +143,11 @@ def prepare_text(
         DataError: the corpus is empty or unreadable, or a split of it is empty.
         ConfigError: a tokenizer setting that cannot work.
     """
-    if tokenizer.vocab_size < MIN_VOCAB_SIZE:
-        raise ConfigError(f"tokenizer.vocab_size={tokenizer.vocab_size} must be at least {MIN_VOCAB_SIZE}")
+    if not MIN_VOCAB_SIZE <= tokenizer.vocab_size <= MAX_VOCAB_SIZE:
+        raise ConfigError(
+            f"tokenizer.vocab_size={tokenizer.vocab_size} must be at least {MIN_VOCAB_SIZE} and at most "
+            f"{MAX_VOCAB_SIZE}"
+        )
     if tokenizer.train_bytes < 1:
         raise ConfigError(f"tokenizer.train_bytes={tokenizer.train_bytes} must be at least 1")
     settings: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "train_bytes": tokenizer.train_bytes}

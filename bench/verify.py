@@ -14,7 +14,8 @@ import matplotlib as mpl
 from omegaconf import DictConfig, OmegaConf
 
 from bench import report
-from bench.errors import ConfigError
+from bench.errors import ConfigError, printable
+from bench.records import STUDY_NAME
 
 _IMAGES = (".svg", ".png", ".pdf")
 _EMBEDDED = re.compile(rb"data:image/svg\+xml;base64,[A-Za-z0-9+/=]*")
@@ -41,7 +42,7 @@ def main(cfg: DictConfig) -> int:
         raise ConfigError("study is not set; name one: bench verify study=NAME")
     found = verify(str(cfg.study), Path(cfg.experiments_dir), Path(cfg.reports_dir), cfg.figure)
     for line in found.differences:
-        print(line)
+        print(printable(line))
     verdict = f"{len(found.differences)} differ" if found.differences else "all as their records say"
     print(f"{cfg.study}: {found.n_files} files, {verdict}{found.note}")
     return 1 if found.differences else 0
@@ -61,6 +62,8 @@ def verify(study: str, experiments_dir: Path, reports_dir: Path, figures: Mappin
     Raises:
         ConfigError: no such study, no record, or no report.
     """
+    if not STUDY_NAME.fullmatch(study):
+        raise ConfigError(f"study={study!r} is not a study's name; use letters, digits, '-', '_' and '.'")
     folder = reports_dir / study
     there = {path.relative_to(folder).as_posix(): path.read_bytes() for path in report.files_in(folder)}
     if "report.html" not in there:

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 SPECIAL_TOKENS = ["[PAD]", "[EOS]", "[MASK]", "[BOS]"]
 PAD, EOS, MASK, BOS = range(len(SPECIAL_TOKENS))
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)  # every byte has a token, so none is unknown
+MAX_VOCAB_SIZE = 2**20  # the trainer makes room for all at once
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import example.reversed_lm  # noqa: F401 - outside of bench: a config alone imports nothing there
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor

@@ -78,7 +78,7 @@ def read_claims(study: Path) -> Claims | None:
         return None
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, a 13th month
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     known = {"written", "claims"}
     if (
@@ -96,8 +96,14 @@ def _claim(node: Any, where: str) -> Claim:
     if not isinstance(node, dict):
         keys = ", ".join(key.name for key in fields(Claim))
         raise ConfigError(f"{where}: has to be a mapping with the keys {keys}")
+    for side in ("left", "right", "cells"):
+        if not isinstance(node.get(side, {}), dict):
+            keys = ", ".join(key.name for key in fields(Side))
+            raise ConfigError(f"{where}.{side}: has to be a mapping with some of the keys {keys}")
     try:
         claim = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Claim), node))
+    except RecursionError as error:
+        raise ConfigError(f"{where}: is nested in itself; write it out") from error
     except OmegaConfBaseException as error:
         key = f".{error.full_key}" if error.full_key else ""
         raise ConfigError(f"{where}{key}: {str(error).splitlines()[0]}") from error

@@ -1,5 +1,6 @@
 """Comparisons -> data frames with full precision, for the CSV files. Absent is an empty field."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from bench.analysis.decision import all_decisions
 from bench.analysis.naming import cell_label
 from bench.analysis.stats import Interval, Paired
 from bench.analysis.table import Cell, Measure, Tables
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def csv_tables(tables: Tables, study: Path) -> dict[str, pd.DataFrame]:
@@ -25,6 +29,19 @@ def csv_tables(tables: Tables, study: Path) -> dict[str, pd.DataFrame]:
         "scores": tables.scores,
         "curves": tables.curves,
     }
+
+
+def csv_text(table: pd.DataFrame, **options: Any) -> str:
+    """A table as CSV that spreadsheets read as text: what they would compute begins with an apostrophe.
+
+    Numbers are left alone, negative ones too (OWASP, "CSV Injection").
+    """
+    return str(table.map(_inert).to_csv(index=False, lineterminator="\n", **options))
+
+
+def _inert(value: Any) -> Any:
+    is_formula = isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBER.fullmatch(value)
+    return f"'{value}" if is_formula else value
 
 
 def headline(tables: Tables) -> pd.DataFrame:

@@ -22,7 +22,11 @@ def read_items(path: Path, task: str) -> Items:
     prefix = f"{task}/"
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+            found = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+        for name, array in found.items():
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":  # bytes: no array's file
+                raise ValueError(f"{prefix}{name} holds no numbers")
+        return found
     except FileNotFoundError:
         return {}
     except Exception as error:  # zipfile and the parser of headers have a dozen kinds for damaged bytes

@@ -194,6 +194,10 @@ def _probe(backbone: HuggingFaceBackbone, checkpoint: Checkpoint, tokens: Tensor
         raise CheckpointError(
             checkpoint.name, f"{problem}; lower sequence_length, or choose another"
         ) from error
+    if not hidden.isfinite().all():
+        raise CheckpointError(
+            checkpoint.name, "its weights are no finite numbers, or make none; choose another checkpoint"
+        )
     backbone.is_causal = torch.equal(hidden[0, 0], hidden[1, 0])
     config = backbone.body.config.get_text_config()
     width, heads = hidden.shape[-1], config.num_attention_heads

@@ -1,6 +1,8 @@
 """What both corpora of Hugging Face `datasets` share: opening one, by hub name or from local files."""
 
 import glob
+import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from omegaconf import MISSING
 from bench.errors import ConfigError, DataError
 
 Row = dict[str, Any]
+PICKLED = ("pandas",)  # readers of `datasets` that unpickle, in some versions
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,19 @@ def open_rows(options: HfOptions, key: str) -> Any:
     """The data set, an iterable of rows.
 
     Raises:
+        ConfigError: a reader that may run code.
         DataError: it cannot be found, reached or read; names the config key.
     """
     import datasets
 
+    if options.name in PICKLED:
+        raise ConfigError(f"{key}.name={options.name!r} reads pickles, which may hold code; use parquet")
+    if options.name == "json":
+        for name in local_files(options, key):
+            _check_json(Path(name), key)
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs of a damaged file, it raises as well
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     remote = [name for name in options.data_files or [] if "://" in name]
     with refusals(options, key):
         return datasets.load_dataset(
@@ -88,6 +100,15 @@ def open_rows(options: HfOptions, key: str) -> Any:
         )
 
 
+def _check_json(path: Path, key: str) -> None:
+    """Arrow crashes on a file whose first value is null, and finds no error in an empty one."""
+    with path.open("rb") as file:
+        start = next((line.strip() for line in file if line.strip()), b"")
+    if not start or start.startswith(b"null"):
+        what = "begins with null" if start else "is empty"
+        raise DataError(f"{key}.data_files: {path} {what}; give JSON objects, one a line")
+
+
 @contextmanager
 def refusals(options: HfOptions, key: str) -> Iterator[None]:
     """Turn what `datasets` raises into a DataError of one line."""
@@ -95,8 +116,9 @@ def refusals(options: HfOptions, key: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, DatasetsError) as error:
-        problem = (str(error).splitlines() or [type(error).__name__])[0]
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
+        problem = (str(cause).splitlines() or [type(cause).__name__])[0]
         raise DataError(
             f"{key}.name={options.name!r} does not load ({problem}); correct {key}.name, .config, .split or "
             ".data_files, or log in with `hf auth login` where it is gated"

@@ -1,6 +1,7 @@
 """Images with captions of a Hugging Face data set, from the hub or from local parquet or JSON files."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import MISSING
+from PIL import Image, ImageOps
 
 from bench.corpora.base import Pair, PairCorpus, Skipped
 from bench.corpora.hf import HfOptions, Row, describe, identify, open_rows, read_rows, text_of
@@ -67,7 +69,7 @@ class HfImageText(PairCorpus):
                 continue
             try:
                 pixels = square(row[image], size=self.image_size)
-            except (OSError, ValueError, TypeError, SyntaxError):  # SyntaxError: PIL's of a broken PNG
+            except Exception:  # PIL's decoders have a dozen kinds for damaged bytes
                 yield Skipped(UNDECODED, f"row {number}")
                 continue
             group = sha256(pixels.tobytes()).hexdigest() if by is None else str(row[by])
@@ -109,16 +111,24 @@ def square(value: Any, *, size: int) -> NDArray[np.uint8]:
     Args:
         value: encoded bytes, a path, or the mapping of both that `datasets` stores.
         size: pixels a side.
-    """
-    from PIL import Image, ImageOps
 
+    Raises:
+        Exception: no image, damaged, or of more pixels than PIL holds to be meant.
+    """
     if isinstance(value, dict):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
     if not isinstance(value, bytes | str):
         raise TypeError(f"{type(value).__name__} is no image")
     source = io.BytesIO(value) if isinstance(value, bytes) else Path(value).expanduser()
-    with Image.open(source) as opened:
-        image = ImageOps.exif_transpose(opened).convert("RGBA")
+    if isinstance(source, Path) and not source.is_file():
+        raise ValueError(f"{source} is no file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # damaged metadata, as photographs have it
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(source) as opened:
+            if opened.format == "EPS":
+                raise ValueError("an EPS picture is a program")
+            image = ImageOps.exif_transpose(opened).convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     flat = Image.alpha_composite(white, image).convert("RGB")
     return np.asarray(ImageOps.fit(flat, (size, size)), np.uint8)

@@ -27,6 +27,13 @@ class TextFilesOptions:
     split_by: str = MISSING
 
     def __post_init__(self) -> None:
+        if not self.path:
+            raise ConfigError("corpus.text.path is empty; give a folder, a file or a glob")
+        parts = Path(self.pattern).parts
+        if not parts or Path(self.pattern).is_absolute() or ".." in parts:
+            raise ConfigError(
+                f"corpus.text.pattern={self.pattern!r} must match files of the folder, such as '**/*.txt'"
+            )
         if self.document not in UNITS:
             raise ConfigError(f"corpus.text.document={self.document!r} must be one of {', '.join(UNITS)}")
         if self.split_by not in SPLIT_BY:
@@ -72,9 +79,9 @@ class TextFiles(TextCorpus):
         path = Path(given).expanduser()
         if any(char in given for char in MAGIC) and not path.exists():
             root, pattern = _cut(path)
-            found = list(root.glob(pattern))
+            found = _glob(root, pattern, "path")
         elif path.is_dir():
-            root, found = path, list(path.glob(self.options.pattern))
+            root, found = path, _glob(path, self.options.pattern, "pattern")
         elif path.is_file():
             root, found = path.parent, [path]
         else:
@@ -97,6 +104,13 @@ class TextFiles(TextCorpus):
         return (text.strip() for text in texts if text.strip())
 
 
+def _glob(root: Path, pattern: str, option: str) -> list[Path]:
+    try:
+        return list(root.glob(pattern))
+    except ValueError as error:  # "a**b"
+        raise ConfigError(f"corpus.text.{option}: {pattern!r} is no glob ({error}); correct it") from error
+
+
 def _cut(path: Path) -> tuple[Path, str]:
     """The parts before the first wildcard, and the pattern from there."""
     wild = next(i for i, part in enumerate(path.parts) if any(char in part for char in MAGIC))
@@ -107,13 +121,16 @@ def _lines(path: Path) -> Iterator[str]:
     """Lines without their ends, one at a time.
 
     Raises:
-        DataError: unreadable, or not UTF-8; names the file and the byte.
+        DataError: unreadable, or not UTF-8 text; names the file and the byte.
     """
     offset = 0
     try:
         with path.open("rb") as file:
             for raw in file:
                 line = raw.decode("utf-8")
+                if "\0" in line:
+                    where = f"{path} has a NUL at byte {offset + raw.index(0)}"
+                    raise DataError(f"corpus.text.path: {where}, so it is no text; take it out")
                 yield (line.removeprefix(BOM) if offset == 0 else line).rstrip("\r\n")
                 offset += len(raw)
     except UnicodeDecodeError as error:

@@ -28,7 +28,7 @@ from bench.errors import ConfigError, DataError, InapplicableError
 from bench.joint_space import similarities, space
 from bench.objectives.base import Objective
 from bench.pairs import PairArray
-from bench.protocols import in_batches
+from bench.protocols import check_fit, in_batches
 from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.vocabulary import PAD
 
@@ -72,6 +72,7 @@ class Captioning(Task):
                 raise ConfigError(f"task.*.protocol={self.protocol!r}: choose generate, retrieve or fitted")
             if self.test_images < 2 or self.train_captions < 1:
                 raise ConfigError("task.*.test_images: choose 2 or more; task.*.train_captions: 1 or more")
+            check_fit(self)
 
     options: Options
 

@@ -25,7 +25,7 @@ from bench.descent import descend, scaled
 from bench.dialogues import Exchange, candidates, check_corpus, read_exchanges
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
-from bench.protocols import hits, text_features
+from bench.protocols import check_fit, hits, text_features
 from bench.scoring import Continuation, LikelihoodOptions, continuation_nats, normalised, require_positive
 from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.vocabulary import EOS, PAD
@@ -128,7 +128,8 @@ class DialogueFitted(Dialogue):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require_positive(self, "train_items", "steps", "batch_size")
+            require_positive(self, "train_items")
+            check_fit(self)
 
     options: Options
 

@@ -31,7 +31,7 @@ from bench.errors import ConfigError, DataError, InapplicableError
 from bench.joint_space import JointSpace, similarities, space, through_tower
 from bench.objectives.base import Objective
 from bench.pairs import PairArray
-from bench.protocols import encode, hits, probe
+from bench.protocols import check_fit, encode, hits, probe
 from bench.tasks.base import Measured, Outcome, Setting, Task
 
 EMOJI_GROUP = "emoji_group"
@@ -90,6 +90,7 @@ class ImageClassification(Task):
             for key in ("train_per_class", "test_images", "min_test_per_class"):
                 if getattr(self, key) < 1:
                     raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose 1 or more")
+            check_fit(self)
 
     options: Options
 

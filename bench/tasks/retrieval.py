@@ -14,7 +14,7 @@ from bench.data import PairRows
 from bench.errors import ConfigError
 from bench.joint_space import space
 from bench.objectives.base import Objective
-from bench.protocols import hits
+from bench.protocols import check_fit, hits
 from bench.tasks.base import Measured, Outcome, Setting, Task
 
 RECALLS = (1, 5, 10)
@@ -36,6 +36,7 @@ class Retrieval(Task):
         def __post_init__(self) -> None:
             if self.protocol not in ("fitted", "zero_shot"):
                 raise ConfigError(f"task.*.protocol={self.protocol!r}: choose fitted or zero_shot")
+            check_fit(self)
 
     options: Options
 

@@ -7,10 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 from harness import Place
 
 from bench.records import RunRecord
 
+KEY = "0123456789abcdef" * 2 + "fedcba98"  # as long as a key of W&B
+KEYS = ("WANDB_API_KEY", "HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "SOME_PASSWORD")
 ONE_THREAD = "launcher.threads_per_worker=1"  # as the study had with two workers: rounding depends on it
 
 
@@ -38,11 +41,24 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in leet(folder).splitlines()]
 
 
-def test_each_run_of_a_worker_becomes_a_silent_offline_run_of_its_own(place: Place, study: Place):
+def holders(folder: Path, text: str) -> list[str]:
+    """The files below a folder that hold a text, W&B's binary log among them."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return [str(path.relative_to(folder)) for path in files if text.encode() in path.read_bytes()]
+
+
+def test_each_run_of_a_worker_becomes_a_silent_offline_run_of_its_own(
+    place: Place, study: Place, monkeypatch: pytest.MonkeyPatch
+):
+    for name in KEYS:
+        monkeypatch.setenv(name, KEY)
     words = place.sweep("strategy=clm,clip", "study=first", "logger=wandb", "launcher.workers=1", ONE_THREAD)
     done = place.bench(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "wandb" not in done.stdout + done.stderr
+    assert KEY not in done.stdout + done.stderr
+    assert holders(place.folder, KEY) == []
+    assert holders(place.folder, "train_loss_nats")  # it would be found
     for name in ("clm", "clip"):
         record, without = place.records("first")[name], study.records("first")[name]
         assert without_times(record) == without_times(without)

@@ -1,0 +1,331 @@
+"""Records, claims, audits and arrays of other people: what is not what it says is named and left out."""
+
+import copy
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bad_inputs import LEAST, Bench, assert_one_line, many, refusal
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_runs import toy_runs, write_study
+
+from bench import side_by_side
+from bench.analysis.claims import read_claims
+from bench.analysis.frames import csv_text
+from bench.analysis.items import read_items
+from bench.analysis.table import load
+from bench.audits import AuditCheck, AuditRecord, read_audit, write_audit
+from bench.errors import printable
+from bench.records import read_evaluation, read_record
+from bench.spec import read_spec
+
+MARK = "touched"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of toy runs with an audit."""
+    folder = tmp_path_factory.mktemp("good")
+    write_study(folder, toy_runs())
+    audit = AuditRecord("toy", (AuditCheck("probe", "noise", "passed", "x"),), {}, {}, "2026-01-02")
+    write_audit(audit, folder / "experiments/toy")
+    return folder / "experiments/toy"
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "records/clm-1kb-0.json": read_record,
+    "evaluations/clm-1kb-0.e0.json": read_evaluation,
+    "audit.json": lambda path: read_audit(path.parent),
+}
+NO_JSON = [b"", b"{", b"null", b"[]", b"3", b'"x"', b"\x80\x04K\x01.", "{}".encode("utf-16"), b"[" * 100_000]
+NO_JSON += [
+    b'{"schema_version": ' + b"9" * 5000 + b"}",
+    b'{"schema_version": 99}',
+    b'{"schema_version": NaN}',
+]
+# Of no type that a field of a record has, or a number that no table holds.
+NO_VALUE = [
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    10**400,
+    -(2**63) - 1,
+    "\ud800",
+    "a\0b",
+    [[]],
+    {"a": {"b": float("nan")}},
+]
+
+
+def places(node: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to every value of a record."""
+    found = [place] if place else []
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return found + [way for key, value in items for way in places(value, (*place, key))]
+
+
+def changed(tree: Any, place: tuple[Any, ...], value: Any) -> Any:
+    """A copy with another value at a place."""
+    made = copy.deepcopy(tree)
+    node = made
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    return made
+
+
+def test_a_file_that_is_no_record_is_named(good: Path, tmp_path: Path):
+    for name, read in READERS.items():
+        path = tmp_path / Path(name).name
+        whole = (good / name).read_bytes()
+        cuts = [whole[:n] for n in range(1, len(whole) - 2, len(whole) // 9)]
+        for content in [*NO_JSON, *cuts]:
+            path.write_bytes(content)
+            line = refusal(lambda path=path, read=read: read(path))  # type: ignore[misc]
+            assert path.name in line
+            assert_one_line(printable(line))
+
+
+def test_a_value_that_is_not_of_its_fields_type_is_named_with_its_place(good: Path, tmp_path: Path):
+    trees = {name: json.loads((good / name).read_text()) for name in READERS}
+    distinct = set()
+
+    @many(LEAST["records"] + 60)
+    @given(st.sampled_from(sorted(READERS)), st.data())
+    def law(name: str, data: st.DataObject) -> None:
+        tree = trees[name]
+        place = data.draw(st.sampled_from(places(tree)))
+        value = data.draw(st.sampled_from(NO_VALUE))
+        distinct.add((name, place, repr(value)[:40]))
+        path = tmp_path / Path(name).name
+        path.write_text(json.dumps(changed(tree, place, value)))
+        line = refusal(lambda: READERS[name](path))
+        assert path.name in line
+        assert_one_line(printable(line))
+
+    law()
+    assert len(distinct) >= LEAST["records"]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_field_that_there_is_not_and_one_that_is_missing_are_named(name: str, good: Path, tmp_path: Path):
+    tree = json.loads((good / name).read_text())
+    path = tmp_path / Path(name).name
+    for change in (tree | {"zzz": 1}, {k: v for k, v in tree.items() if k != "study"}):
+        path.write_text(json.dumps(change))
+        assert "zzz" in (line := refusal(lambda: READERS[name](path))) or "study" in line
+
+
+LIES = [
+    ("records/clm-1kb-0.json", ("run_id",), "../../x", "holds run"),
+    ("records/clm-1kb-0.json", ("study",), "../../x", "names no folder"),
+    ("records/clm-1kb-0.json", ("status",), "splendid", "is none of finished"),
+    ("records/clm-1kb-0.json", ("seed",), True, "True is no int"),
+    ("records/clm-1kb-0.json", ("parameters",), "7", "'7' is no int"),
+    ("evaluations/clm-1kb-0.e0.json", ("run_id",), "../../x", "holds run"),
+    ("evaluations/clm-1kb-0.e0.json", ("evaluation_id",), "e1", "holds run"),
+    ("evaluations/clm-1kb-0.e0.json", ("results", 0, "scores", 0, "value"), "0.9", "'0.9' is no float"),
+    ("evaluations/clm-1kb-0.e0.json", ("results", 0, "scores", 0, "value"), None, "None is no float"),
+    ("evaluations/clm-1kb-0.e0.json", ("results", 0, "scores", 0, "task"), "other", "has a score of other"),
+]
+
+
+@pytest.mark.parametrize(("name", "place", "value", "told"), LIES)
+def test_a_record_that_says_what_it_is_not_gives_no_number(
+    name: str, place: tuple[Any, ...], value: Any, told: str, good: Path, tmp_path: Path
+):
+    study = shutil.copytree(good, tmp_path / "experiments/toy")
+    tree = json.loads((study / name).read_text())
+    (study / name).write_text(json.dumps(changed(tree, place, value)))
+    tables, damaged = load("toy", tmp_path / "experiments")
+    assert [told in str(error) for error in damaged] == [True]
+    scored = set(tables.scores["run_id"])
+    assert "clm-1kb-0" not in scored
+    assert "clm-1kb-1" in scored
+
+
+@pytest.fixture
+def cli(
+    good: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Bench:
+    """The command line in a folder with the study."""
+    import bench.export  # torch and transformers take their seconds once
+    import bench.fill  # noqa: F401
+
+    shutil.copytree(good, tmp_path / "experiments/toy")
+    monkeypatch.chdir(tmp_path)
+    return Bench(monkeypatch, capsys)
+
+
+def test_an_escape_sequence_in_a_record_reaches_no_terminal(cli: Bench):
+    path = Path("experiments/toy/records/clm-1kb-0.json")
+    evil = "\x1b]0;title\x07\x1b[2J\r\N{RIGHT-TO-LEFT OVERRIDE}"
+    tree = json.loads(path.read_text()) | {"variant": evil, "status": "failed", "reason": evil}
+    path.write_text(json.dumps(tree))
+    for words in (["status", "study=toy"], ["compare", "toy", "toy"], ["advise", "task=probe"]):
+        code, out, err = cli.run(*words)
+        assert code == 0
+        assert not {"\x1b", "\x07", "\r", "\N{RIGHT-TO-LEFT OVERRIDE}"} & set(out + err)
+    assert "\\x1b" in cli.refused("export", "run=clm-1kb-0")
+
+
+BAD_COMMANDS = {
+    "advise task=": "task=",
+    "advise task=probe data=-3MB": "data=-3MB",
+    "advise task=probe flops=nan": "flops=nan",
+    "advise task=probe study=../toy": "study",
+    "compare toy": "compare takes two studies",
+    "compare toy ../toy": "study",
+    "compare toy toy@nowhere": "git cannot read it",
+    "compare toy toy@-x": "git cannot read it",
+    "compare toy toy to=x.exe": "to=x.exe",
+    "compare toy toy to=no/folder/x.md": "to=no/folder/x.md",
+    "export run=": "run=",
+    "export run=nope": "run=nope",
+    "export run=clm": "may be any of",
+    "fill model=nowhere text=[MASK]": "model=nowhere",
+    "fill model=. text=[MASK] k=0": "k=0",
+    "fill model=. text=[MASK] k=x": "k=x",
+    "evaluate study=toy": "task=",
+    "evaluate study=toy task=[nope]": "task=nope",
+    "evaluate study=nowhere task=[retrieval_fitted]": "study=nowhere",
+    "evaluate study=toy task=[retrieval_fitted] seed=1": "seed is fixed",
+    "verify study=toy": "no report",
+    "verify study=../toy": "not a study's name",
+}
+
+
+@pytest.mark.parametrize("command", BAD_COMMANDS)
+def test_a_command_that_cannot_be_done_says_why(command: str, cli: Bench):
+    assert BAD_COMMANDS[command] in cli.refused(*command.split(" "))
+
+
+def test_a_finished_run_whose_config_is_damaged_is_not_evaluated(cli: Bench):
+    run = Path("experiments/toy/runs/clm-1kb-0")
+    run.mkdir(parents=True)
+    for content in ("", "{", "[]", "null", '{"config": {}}'):
+        (run / "config.json").write_text(content)
+        assert "config.json" in refusal(lambda: read_spec(run))
+        assert "config.json" in cli.refused("evaluate", "study=toy", "task=[retrieval_fitted]")
+
+
+# Arrays
+
+
+class Trap:
+    """Unpickled, it leaves a file behind."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (MARK,)
+
+
+def traps() -> dict[str, bytes]:
+    """Files that run code where they are unpickled."""
+    return {"pickle": pickle.dumps(Trap()), "object array": _saved(np.array([Trap()], dtype=object))}
+
+
+def _saved(array: Any) -> bytes:
+    import io
+
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04" + b"\0" * 50, *traps().values()])
+def test_arrays_that_are_none_are_named_and_nothing_in_them_runs(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "clm.e0.npz"
+    for packed in (False, True):
+        if packed:
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("probe/x.npy", content)
+        else:
+            path.write_bytes(content)
+        line = refusal(lambda: read_items(path, "probe"))
+        assert path.name in line
+        assert_one_line(printable(line))
+        assert not (tmp_path / MARK).exists()
+
+
+# Claims
+
+
+CLAIM = {
+    "statement": "a",
+    "source": "b",
+    "test": "superiority",
+    "left": {"strategy": "clm"},
+    "right": {"strategy": "mlm"},
+    "task": "probe",
+    "metric": "accuracy",
+    "smallest_effect": 0.1,
+}
+NO_YAML = ["", "3", "[", "[]", "a: [", "\t", "claims: {}", "written: 2020-99-99\nclaims: {}", "{a: &a [*a]}"]
+NO_YAML += [
+    "!!python/object/apply:os.mkdir [touched]",
+    "written: x\nclaims: [1]",
+    "written: x\nclaims: {a: 3}",
+    "\x00",
+]
+NO_YAML += ["written: x\nclaims: &a {a: *a}", "written: x\nclaims: {a: {left: {strategy: {}}}}", "- " * 5000]
+
+
+@pytest.mark.parametrize("text", NO_YAML)
+def test_claims_that_are_none_are_named(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "claims.yaml").write_text(text)
+    line = refusal(lambda: read_claims(tmp_path))
+    assert "claims.yaml" in line
+    assert_one_line(printable(line))
+    assert not (tmp_path / MARK).exists()
+
+
+@pytest.mark.parametrize("key", sorted(CLAIM))
+def test_a_claim_with_a_wrong_value_is_named_by_its_key(key: str, tmp_path: Path):
+    for value in ([], {"zzz": 1}, float("nan") if key == "smallest_effect" else ["x"], {}):
+        if key in ("left", "right") and value == {}:
+            continue
+        content = {"written": "2026-01-01", "claims": {"one": CLAIM | {key: value}}}
+        (tmp_path / "claims.yaml").write_text(json.dumps(content))
+        assert key in refusal(lambda: read_claims(tmp_path))
+
+
+# What goes out
+
+
+def test_a_spreadsheet_computes_nothing_of_a_record_and_numbers_stay_numbers():
+    import pandas as pd
+
+    names = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\tx", "plain", "-1.5", "+2e-3", "−1"]
+    lines = csv_text(pd.DataFrame({"name": names, "value": [-1.5] * len(names)})).splitlines()[1:]
+    firsts = [line.lstrip('"')[0] for line in lines]
+    assert firsts[:5] == ["'"] * 5
+    assert lines[5:] == ["plain,-1.5", "-1.5,-1.5", "+2e-3,-1.5", "−1,-1.5"]
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/escaped", "a/../../escaped", "..\\escaped"])
+def test_an_archive_of_a_revision_stays_in_its_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import io
+
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(name, "x")
+    said = {"rev-parse": b"abc", "archive": packed.getvalue()}
+    monkeypatch.setattr(side_by_side, "_git", lambda folder, *words: said[words[0]])
+    (tmp_path / "inside").mkdir()
+    side_by_side._unpack("toy@x", "x", tmp_path, tmp_path / "inside")
+    assert [path.name for path in tmp_path.iterdir()] == ["inside"]
+    assert not Path("/escaped").exists()

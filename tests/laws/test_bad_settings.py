@@ -1,0 +1,228 @@
+"""Every setting with every kind of wrong value: refused by its key in one line, and nothing runs."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bad_inputs import LEAST, Bench, assert_one_line, many
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bench.launch
+from bench.compose import compose_runs
+from bench.errors import ConfigError, printable
+from bench.records import STUDY_NAME
+
+SECRET = "sk-0123456789abcdef"  # noqa: S105 - made up
+HUGE = str(10**30)
+
+# Wrong for any setting.
+POISONS = [
+    "${nowhere}",
+    "${oc.env:HOME}",
+    "${oc.env:NOT_SET}",
+    "${oc.decode:${oc.env:HOME}}",
+    "${",
+    "[",
+    "{a: 1}",
+    "{}",
+]
+POISONS += ["{a: {b: [1, ${c}]}}", "'a\0b'", "a,b", "choice(a,b)", "range(3)", "glob(*)"]
+NUMBER = ["nan", "inf", "-inf", "1e999", "word", "''", "[]", "[1]", "'1 2'", "0x"]
+COUNT = ["-1", "1.5", "true"]
+FLAG = ["word", "''", "2.5", "[]"]
+LIST = ["word", "3", "''", "true"]
+TEXT = ["[]", "[x]"]
+
+
+@pytest.fixture(scope="module")
+def leaves() -> dict[str, Any]:
+    """Every setting of a run with its usual value."""
+    (spec,) = compose_runs(["strategy=mlm"], multirun=False)
+    found: dict[str, Any] = {}
+
+    def walk(node: dict[str, Any], prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            elif key != "_target_":
+                found[f"{prefix}{key}"] = value
+
+    walk(spec.config, "")
+    assert len(found) > 80
+    return found
+
+
+def poisons(key: str, usual: Any) -> list[str]:
+    """What is wrong for a setting with this usual value; options of parts are checked by their class."""
+    if isinstance(usual, bool):
+        return [*POISONS, *FLAG]
+    if isinstance(usual, float):
+        return [*POISONS, *NUMBER]
+    if isinstance(usual, int):
+        is_part = key.split(".")[0] in ("strategy", "task", "corpus")
+        return [*POISONS, *NUMBER, HUGE, f"-{HUGE}", *([] if is_part else COUNT)]
+    return [*POISONS, *(LIST if isinstance(usual, list) else TEXT if isinstance(usual, str) else [])]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Bench:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench.launch, "prepare", lambda spec: None)
+    return Bench(monkeypatch, capsys)
+
+
+def test_every_kind_of_wrong_value_is_refused_by_its_key(cli: Bench, leaves: dict[str, Any]):
+    distinct = set()
+
+    @many(LEAST["settings"] + 10)
+    @given(st.sampled_from(sorted(leaves)), st.data())
+    def law(key: str, data: st.DataObject) -> None:
+        value = data.draw(st.sampled_from(poisons(key, leaves[key])))
+        distinct.add((key, value))
+        line = cli.refused("train", f"{key}={value}")
+        assert key.split(".")[-1] in line
+        assert os.environ["HOME"] not in line
+
+    law()
+    assert len(distinct) >= LEAST["settings"]
+
+
+def test_a_key_that_there_is_not_is_refused_wherever_it_stands(cli: Bench, leaves: dict[str, Any]):
+    @many(15)
+    @given(st.sampled_from(sorted(leaves)), st.sampled_from("abcxyz_"))
+    def law(key: str, letter: str) -> None:
+        line = cli.refused("train", f"{key}{letter}=1")
+        assert f"{key}{letter}".rpartition(".")[2] in line
+
+    law()
+
+
+@pytest.mark.parametrize(
+    "group", ["strategy", "model", "budget", "optim", "trainer", "logger", "launcher", "corpus/text"]
+)
+@pytest.mark.parametrize("choice", ["no_such", "../model/0.2m", "/etc/passwd", "null", "[clm, mlm]"])
+def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(group: str, choice: str, cli: Bench):
+    assert group.split("/")[0] in cli.refused("train", f"{group}={choice}")
+
+
+CONTRADICTIONS = {
+    "caption_length=100000": "caption_length=100000: use 4096 or less",
+    "trainer.devices=100000": "trainer.devices=100000",
+    "trainer.devices=200": "this machine has",
+    "trainer.validation_batches=1000000000": "trainer.validation_batches",
+    "trainer.n_validations=1000000000": "trainer.n_validations",
+    "trainer.loader_workers=-1": "trainer.loader_workers=-1: use 0 or more",
+    "launcher.threads_per_worker=1000000": "launcher.threads_per_worker",
+    "optim.weight_decay=-0.1": "optim.weight_decay=-0.1: use 0 or more",
+    "optim.beta2=1.0": "optim.beta2=1.0: use 0 or more, below 1",
+    "model.n_layers=1000000000": "lower them",
+    "model.d_ff=1000000000": "lower them",
+    "paths.data=''": "paths.data is empty",
+    "paths.experiments='  '": "paths.experiments is empty",
+    "logger.wandb_project='a/b'": "logger.wandb_project='a/b'",
+    "logger.wandb_project=''": "logger.wandb_project=''",
+    "seed=${oc.env:HOME}": "seed",
+}
+
+
+@pytest.mark.parametrize("word", CONTRADICTIONS)
+def test_what_no_machine_or_run_could_do_is_refused_before_it_tries(word: str, cli: Bench):
+    words = [word] if word != "trainer.devices=200" else [word, "trainer.accelerator=cpu"]
+    assert CONTRADICTIONS[word] in cli.refused("train", *words)
+
+
+SWEEPS = {
+    "seed=range(0,1000000000)": "seed: a sweep of more than 10000 runs",
+    "seed=range(0,10,0)": "seed",
+    "seed=interval(0,1)": "seed",
+    "seed=glob(*)": "list the values",
+    "seed=choice()": "seed",
+    "seed=1,,2": "cannot read",
+    "seed=,1": "cannot read",
+    "seed=range(nan)": "seed",
+    "seed=range(0,inf)": "seed",
+    "seed=sort(1,a)": "seed",
+    "=1": "cannot read",
+    "seed": "cannot read",
+    "": "cannot read",
+    "a=b=c=${": "cannot read",
+}
+
+
+@pytest.mark.parametrize("word", SWEEPS)
+def test_a_sweep_that_is_none_or_without_end_is_refused(word: str, cli: Bench):
+    assert SWEEPS[word] in cli.refused("train", "-m", word)
+
+
+# Names
+
+NAMES = ["..", "../x", "/etc/x", "a/b", "a\\\\b", ".hidden", "a b", "ü", "x" * 101, "'a\nb'", "'a\x1b[31m'"]
+
+
+@many(200)
+@given(st.text(max_size=120))
+def test_a_studys_name_never_leaves_its_folder(name: str):
+    if STUDY_NAME.fullmatch(name):
+        assert (Path("experiments") / name).resolve().parent == Path("experiments").resolve()
+        assert name.isascii()
+        assert len(name) <= 100
+
+
+@pytest.mark.parametrize("command", ["train", "status", "report", "verify"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_names_no_folder_is_refused_by_every_command(command: str, name: str, cli: Bench):
+    assert "study" in cli.refused(command, f"study={name}")
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("name", ["../x", "a.b", "a b", "1x", "'a\x1b[0m'"])
+def test_a_tasks_name_is_an_identifier(name: str, cli: Bench):
+    node = "{_target_: bench.tasks.retrieval.Retrieval}"
+    assert "task" in cli.refused("train", f"task={{{name}: {node}}}")
+
+
+@many(300)
+@given(st.text())
+def test_what_is_printed_is_one_line_that_no_terminal_obeys(text: str):
+    assert_one_line(f"x{printable(text)}")
+    assert printable("näher 漢字 −1.5 ▲") == "näher 漢字 −1.5 ▲"
+
+
+# Secrets
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [f"+strategy.api_key={SECRET}"],
+        [f"+task.library_probe.hf_token={SECRET}"],
+        [f"+corpus.text.password={SECRET}"],
+        ["strategy=endpoint", f"strategy.base_url=https://me:{SECRET}@host/v1"],
+        ["strategy=endpoint", f"strategy.base_url='https://host/v1?key={SECRET}'"],
+        ["strategy=endpoint", f"strategy.access.key_variable={SECRET}"],
+        [
+            "corpus/text=hf_text",
+            "corpus.text.name=json",
+            f"corpus.text.data_files=['https://me:{SECRET}@host/x.json']",
+        ],
+        [
+            "corpus/pairs=hf_image_text",
+            "corpus.pairs.name=json",
+            f"corpus.pairs.data_files=['https://h/x?t={SECRET}']",
+        ],
+        ["model=hf", f"model.name=https://me:{SECRET}@hub/x"],
+    ],
+)
+def test_a_secret_among_settings_is_refused_and_not_repeated(words: list[str], cli: Bench):
+    line = cli.refused("train", *words)
+    assert SECRET not in line
+
+
+def test_no_interpolation_reads_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SOME_TOKEN", SECRET)
+    for word in ("+strategy.note=${oc.env:SOME_TOKEN}", "study=${oc.env:SOME_TOKEN,x}"):
+        with pytest.raises(ConfigError, match="settings are recorded") as caught:
+            compose_runs([word], multirun=False)
+        assert SECRET not in str(caught.value)
