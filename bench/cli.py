@@ -1,6 +1,7 @@
 """The console script `bench`. Answers without torch until a run starts or a model is loaded."""
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -208,6 +209,7 @@ def _audit(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from bench import report  # pandas and matplotlib, for this command only
 
+    gc.disable()  # records and tables live to the end, and looking for garbage among them takes long
     print(report.main(compose_config("report", arguments.overrides)))
     return 0
 

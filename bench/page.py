@@ -5,7 +5,7 @@ A further table of findings is one line in `FINDINGS`; it then stands in the pag
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.analysis import provenance, views
@@ -75,28 +75,29 @@ class Page:
     files: list[str]  # names of the CSV tables
     has_scores: bool
 
+    def with_figures(self, drawn: list[Drawn], undrawn: list[str]) -> "Page":
+        """The page with its figures, and warnings for those that could not be drawn."""
+        return replace(self, figures=drawn, warnings=self.warnings + undrawn)
+
 
 def assemble(
     tables: Tables,
     damaged: Sequence[DataError],
-    drawn: tuple[list[Drawn], list[str]],
     files: list[str],
     *,
     records_href: str,
     study: Path,
 ) -> Page:
-    """The page of a study.
+    """The page of a study, still without figures.
 
     Args:
         tables: its records.
         damaged: the errors of those that could not be read.
-        drawn: its figures, and warnings for those that could not be drawn.
         files: names of its CSV tables.
         records_href: where the records lie, as a link from the page.
         study: its folder, for the README, the claims and the audit.
     """
     headlines, readme = set(tables.headlines), study / "README.md"
-    figures, undrawn = drawn
     unread = [f"Damaged record left out: {in_brief(error)}" for error in damaged]
     audit, unaudited = _audit(study)
     return Page(
@@ -104,13 +105,13 @@ def assemble(
         dates=provenance.dates(tables),
         readme=blocks(readme.read_text(encoding="utf-8")) if readme.is_file() else [],
         status=_counts(tables, len(damaged)),
-        warnings=unread + undrawn + unaudited + provenance.warnings(tables) + failures(audit),
+        warnings=unread + unaudited + provenance.warnings(tables) + failures(audit),
         lost=[line for record in tables.records for line in _losses(tables, record)],
         verdicts=_present([make(tables, study) for make in VERDICTS]),
         setup=[provenance.axes_view(tables), provenance.settings_view(tables)],
         headline=views.headline(tables),
         decisions=decision_table(tables),
-        figures=figures,
+        figures=[],
         findings=_present([make(tables) for make in FINDINGS]),
         cells=[views.cells(tables, measure) for measure in tables.measures if measure in headlines],
         more_cells=[views.cells(tables, measure) for measure in tables.measures if measure not in headlines],

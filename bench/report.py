@@ -20,7 +20,7 @@ from bench.analysis.claim_views import claims
 from bench.analysis.table import load
 from bench.analysis.text import View, html_table, latex_table, markdown_escape, markdown_table
 from bench.errors import ConfigError
-from bench.figures.drawn import draw_all
+from bench.figures.drawn import drawing
 from bench.page import Page, assemble, latex_views
 from bench.records import write_atomically
 from bench.studies import SUMMARY, studies_view, summary
@@ -94,17 +94,11 @@ def make(
 ) -> dict[str, bytes]:
     """The files of a report by their path in its folder; as `write`, which puts them there."""
     tables, damaged = load(study, experiments_dir)
-    drawn, undrawn = draw_all(figures, tables)
-    csv = frames.csv_tables(tables, experiments_dir / study)
     records = quote(os.path.relpath(experiments_dir / study / "records", reports_dir / study))
-    page = assemble(
-        tables,
-        damaged,
-        (drawn, undrawn),
-        sorted(csv),
-        records_href=records,
-        study=experiments_dir / study,
-    )
+    with drawing(figures, tables) as drawn:
+        csv = frames.csv_tables(tables, experiments_dir / study)
+        page = assemble(tables, damaged, sorted(csv), records_href=records, study=experiments_dir / study)
+        page = page.with_figures(*drawn())
     texts = {
         f"tables/{name}.csv": frame.to_csv(index=False, lineterminator="\n", float_format="%.12g")
         for name, frame in csv.items()
@@ -112,7 +106,7 @@ def make(
     texts |= {f"tables/{view.name}.tex": latex_table(view) for view in latex_views(tables, page)}
     texts |= {"report.md": _render("report.md.j2", is_html=False, page=page), SUMMARY: summary(page)}
     texts |= {"report.html": _render("report.html.j2", is_html=True, page=page)}
-    images = {f"figures/{f.name}.{suffix}": image for f in drawn for suffix, image in f.images.items()}
+    images = {f"figures/{f.name}.{suffix}": image for f in page.figures for suffix, image in f.images.items()}
     return {name: text.encode() for name, text in texts.items()} | images
 
 

@@ -6,6 +6,7 @@ each seed first, since the seed is the unit; a comparison that lacks a cell is n
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from bench.analysis.stats import (
     LEVEL,
@@ -75,19 +76,20 @@ def baseline_cell(tables: Tables, cell: Cell) -> Cell:
     return Cell(Arm(BASELINE, " ".join(shared)), cell.model, None)
 
 
-def grid(tables: Tables, arm: Arm) -> list[Cell]:
+@lru_cache(maxsize=2**10)  # like what follows: views and figures ask again and again
+def grid(tables: Tables, arm: Arm) -> tuple[Cell, ...]:
     """The cells that an arm needs to be compared over the whole study; an external one its own alone."""
     if arm.is_external:
-        return [cell for cell in tables.cells if cell.arm == arm]
+        return tuple(cell for cell in tables.cells if cell.arm == arm)
     if arm.strategy == BASELINE or all(c.budget is None for c in tables.cells if c.arm == arm):
-        return [Cell(arm, model, None) for model in tables.models]
+        return tuple(Cell(arm, model, None) for model in tables.models)
     tried = {(cell.model, cell.budget) for cell in tables.cells if cell.budget is not None}
-    return [
+    return tuple(
         Cell(arm, model, budget)
         for model in tables.models
         for budget in tables.budgets
         if (model, budget) in tried
-    ]
+    )
 
 
 def level(tables: Tables, measure: Measure, cells: Iterable[Cell]) -> Seeds:
@@ -112,7 +114,8 @@ def is_compared(arm: Arm) -> bool:
     return arm.strategy != BASELINE and not arm.is_external
 
 
-def summaries(tables: Tables, measure: Measure) -> list[Summary]:
+@lru_cache(maxsize=2**8)
+def summaries(tables: Tables, measure: Measure) -> tuple[Summary, ...]:
     """Every cell that was tried, on one measure."""
     found = []
     for cell in tables.cells:
@@ -122,7 +125,7 @@ def summaries(tables: Tables, measure: Measure) -> list[Summary]:
         if is_compared(cell.arm):
             gap = difference(tables, measure, cell, baseline_cell(tables, cell))
         found.append(Summary(measure, cell, spread, paired(gap)))
-    return found
+    return tuple(found)
 
 
 def pooled(tables: Tables, measures: Iterable[Measure]) -> list[Pooled]:
@@ -137,6 +140,7 @@ def pooled(tables: Tables, measures: Iterable[Measure]) -> list[Pooled]:
     return [replace(row, verdict=_verdict(tables, row, p_holm.get(i, 1.0))) for i, row in enumerate(found)]
 
 
+@lru_cache(maxsize=2**12)
 def _pooled(tables: Tables, measure: Measure, arm: Arm) -> Pooled:
     cells = grid(tables, arm)
     n_missing = sum(not tables.values[measure].get(cell) for cell in cells)

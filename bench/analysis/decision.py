@@ -10,10 +10,23 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from bench.analysis.compare import difference, is_clear, is_compared
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.analysis.compare import difference
 from bench.analysis.cost import flops
 from bench.analysis.naming import measure_link, seeds_note, short_label
-from bench.analysis.stats import LEVEL, Interval, Paired, best_shares, holm, interval, paired, t_test_p
+from bench.analysis.stats import (
+    LEVEL,
+    Floats,
+    Interval,
+    Paired,
+    best_shares,
+    holm,
+    interval,
+    paired,
+    t_tests_p,
+)
 from bench.analysis.table import BASELINE, Cell, Measure, Tables
 from bench.analysis.text import EMPTY, Entry, View, n_bytes, p_value, power, with_interval
 
@@ -54,9 +67,11 @@ class Need(NamedTuple):
 
     def fits(self, caps: Caps) -> bool:
         """Does it lie within the caps? What is not known does not."""
-        return all(
-            cap is None or (own is not None and own <= cap) for own, cap in zip(self, caps, strict=True)
-        )
+        return _is_within(self.data_bytes, caps.data_bytes) and _is_within(self.flops, caps.flops)
+
+
+def _is_within(need: float | None, cap: float | None) -> bool:
+    return cap is None or (need is not None and need <= cap)
 
 
 def needs(tables: Tables) -> dict[Cell, Need]:
@@ -96,57 +111,93 @@ def decide(tables: Tables, measure: Measure, caps: Caps, takes: Mapping[Cell, Ne
         caps: on data and compute.
         takes: see `needs`.
     """
+    return _decide(tables, measure, caps, _grid(tables, measure, takes))
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """C cells with numbers and all their S seeds, and the cells that should have numbers and do not."""
+
+    cells: tuple[Cell, ...]
+    values: Floats  # (C, S), higher is better; NaN: not measured
+    takes: Floats  # (C, 2) as in Need; NaN: not known
+    is_scratch: NDArray[np.bool_]  # (C,)
+    lacking: tuple[tuple[Cell, Need], ...]
+
+    def within(self, caps: Caps) -> NDArray[np.bool_]:
+        """(C,): what is not known is not within a cap."""
+        limits = np.array([np.inf if cap is None else cap for cap in caps])
+        return ((self.takes <= limits) | np.isinf(limits)).all(axis=1)
+
+
+def _grid(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> _Grid:
     sign, values = tables.measures[measure].sign, tables.values[measure]
-    spreads = {
-        cell: spread
-        for cell, need in takes.items()
-        if need.fits(caps) and (spread := interval(list(values.get(cell, {}).values()))) is not None
-    }
-    if not spreads or not sign:
+    cells = [cell for cell in takes if values.get(cell)]
+    seeds = sorted({seed for cell in cells for seed in values[cell]})
+    tried = [cell for cell in takes if not values.get(cell)]
+    return _Grid(
+        tuple(cells),
+        np.array([[sign * values[cell].get(seed, np.nan) for seed in seeds] for cell in cells]),
+        np.array([[np.nan if own is None else own for own in takes[cell]] for cell in cells]).reshape(-1, 2),
+        np.array([cell.arm.strategy == BASELINE for cell in cells], dtype=np.bool_),
+        tuple((cell, takes[cell]) for cell in tried if (cell.arm, measure.task) not in tables.inapplicable),
+    )
+
+
+def _decide(tables: Tables, measure: Measure, caps: Caps, grid: _Grid) -> Decision | None:
+    own = np.flatnonzero(grid.within(caps)) if tables.measures[measure].sign else np.array([], dtype=int)
+    if not len(own):
         return None
-    best = max(spreads, key=lambda cell: sign * spreads[cell].mean)
-    gaps = {other: difference(tables, measure, best, other) for other in spreads if other != best}
-    baselines = [cell for cell in spreads if cell.arm.strategy == BASELINE]
-    scratch = max(baselines, key=lambda cell: sign * spreads[cell].mean, default=None)
-    tested = _against(tables, measure, spreads, scratch)
-    p_holm = dict(zip(tested, holm([t_test_p(list(gap.values())) for gap in tested.values()]), strict=True))
-    shares = best_shares([{s: sign * v for s, v in values[cell].items()} for cell in spreads])
+    cells, values, is_scratch = [grid.cells[i] for i in own], grid.values[own], grid.is_scratch[own]
+    values = values[:, ~np.isnan(values).all(axis=0)]  # a seed that no candidate has is not drawn
+    means = np.nanmean(values, axis=1)
+    best = int(np.argmax(means))
+    scratch = int(np.argmax(np.where(is_scratch, means, -np.inf))) if is_scratch.any() else None
+    spread = interval(list(tables.values[measure][cells[best]].values()))
+    assert spread is not None
+    tested = _against(values, is_scratch, scratch)
+    ahead = _is_clear(values[tested] - values[scratch]) if scratch is not None else np.array([], dtype=bool)
+    p_holm = holm(t_tests_p(values[tested] - values[scratch])) if scratch is not None else []
+    tied = ~_is_clear(values[best] - values)
     return Decision(
         measure,
         caps,
-        best,
-        spreads[best],
-        certainty=shares[list(spreads).index(best)] if spreads[best].n > 1 else None,
-        scratch=scratch,
-        to_scratch=paired(gaps[scratch]) if scratch in gaps else None,
-        p_holm=p_holm.get(best, 1.0),
-        ahead=tuple(c for c, p in p_holm.items() if p <= 1 - LEVEL and is_clear(tested[c], sign)),
-        tied=tuple(cell for cell, gap in gaps.items() if not is_clear(gap, sign)),
-        missing=_missing(tables, measure, caps, takes),
-        n_candidates=len(spreads),
+        cells[best],
+        spread,
+        certainty=float(best_shares(values)[best]) if spread.n > 1 else None,
+        scratch=None if scratch is None else cells[scratch],
+        to_scratch=None
+        if scratch in (None, best)
+        else paired(difference(tables, measure, cells[best], cells[scratch])),
+        p_holm=dict(zip(tested.tolist(), p_holm, strict=True)).get(best, 1.0),
+        ahead=tuple(
+            cells[i]
+            for i, p, is_ahead in zip(tested, p_holm, ahead, strict=True)
+            if p <= 1 - LEVEL and is_ahead
+        ),
+        tied=tuple(cell for i, cell in enumerate(cells) if tied[i] and i != best),
+        missing=_missing(grid, caps),
+        n_candidates=len(cells),
         n_tested=len(tested),
     )
 
 
-def _against(
-    tables: Tables, measure: Measure, candidates: Iterable[Cell], scratch: Cell | None
-) -> dict[Cell, dict[int, float]]:
-    """Each pretrained candidate minus scratch by seed, for those that share a seed with it."""
+def _against(values: Floats, is_scratch: NDArray[np.bool_], scratch: int | None) -> NDArray[np.int64]:
+    """The pretrained candidates that share a seed with scratch."""
     if scratch is None:
-        return {}
-    gaps = {c: difference(tables, measure, c, scratch) for c in candidates if is_compared(c.arm)}
-    return {cell: gap for cell, gap in gaps.items() if gap}
+        return np.array([], dtype=np.int64)
+    return np.flatnonzero(~is_scratch & ~np.isnan(values - values[scratch]).all(axis=1))
 
 
-def _missing(tables: Tables, measure: Measure, caps: Caps, takes: Mapping[Cell, Need]) -> tuple[Cell, ...]:
+def _is_clear(differences: Floats) -> NDArray[np.bool_]:
+    """Are differences by seed (K, S) above 0, by uncorrected t tests? (K,)"""
+    return (np.array(t_tests_p(differences)) <= 1 - LEVEL) & (np.nansum(differences, axis=1) > 0)
+
+
+def _missing(grid: _Grid, caps: Caps) -> tuple[Cell, ...]:
     """What should be there: lost runs may not even have their compute on record."""
-    return tuple(
-        cell
-        for cell, need in takes.items()
-        if not tables.values[measure].get(cell)
-        and (cell.arm, measure.task) not in tables.inapplicable
-        and need.fits(caps if need.flops is not None else Caps(caps.data_bytes, None))
-    )
+    data_only = Caps(caps.data_bytes, None)
+    return tuple(c for c, need in grid.lacking if need.fits(data_only if need.flops is None else caps))
 
 
 def levels(takes: Mapping[Cell, Need]) -> list[Caps]:
@@ -176,11 +227,11 @@ def all_decisions(tables: Tables) -> tuple[Decision, ...]:
 def decisions(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> list[Decision]:
     """The decision at each level where the pretrained candidates are others than at all levels before."""
     found: list[Decision] = []
-    seen = {frozenset[Cell]()}
-    own = pretrained(tables, measure, takes)
-    for caps in levels(own):
-        candidates = frozenset(cell for cell, need in own.items() if need.fits(caps))
-        decision = decide(tables, measure, caps, takes) if candidates not in seen else None
+    grid = _grid(tables, measure, takes)
+    seen = {bytes(len(grid.cells))}
+    for caps in levels(pretrained(tables, measure, takes)):
+        candidates = (grid.within(caps) & ~grid.is_scratch).tobytes()
+        decision = _decide(tables, measure, caps, grid) if candidates not in seen else None
         found += [decision] if decision is not None else []
         seen.add(candidates)
     return found

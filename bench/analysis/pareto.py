@@ -5,6 +5,7 @@ Scratch takes part at no cost. The front is one of means: a member whose gain ov
 not clear, seed by seed, is on it by luck as likely as not, and marked.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,9 +43,10 @@ def front(tables: Tables, measure: Measure, costs: Mapping[Cell, float]) -> list
         if row.interval is not None and (row.cell in costs or row.cell.arm.strategy == BASELINE)
     }
     scores = {cell: (cost, sign * spread.mean) for cell, (cost, spread) in points.items()}
-    best = [cell for cell in points if sign and not any(_dominates(scores[o], scores[cell]) for o in points)]
     members: list[Member] = []
-    for cell in sorted(best, key=lambda cell: (points[cell][0], tables.cells.index(cell))):
+    for cell in sorted(
+        _undominated(scores) if sign else (), key=lambda cell: (points[cell][0], tables.cells.index(cell))
+    ):
         cost, spread = points[cell]
         cheaper = [member for member in members if member.cost < cost]
         gap = difference(tables, measure, cell, cheaper[-1].cell) if cheaper else {}
@@ -52,9 +54,16 @@ def front(tables: Tables, measure: Measure, costs: Mapping[Cell, float]) -> list
     return members
 
 
-def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Costs no more and scores no less than the other, and not the same."""
-    return one[0] <= other[0] and one[1] >= other[1] and one != other
+def _undominated(points: Mapping[Cell, tuple[float, float]]) -> list[Cell]:
+    """The cells (cost, score) that no other matches: better than all that cost less, best at their cost."""
+    found: list[Cell] = []
+    best = cost_of_best = -math.inf
+    for cell in sorted(points, key=lambda cell: (points[cell][0], -points[cell][1])):
+        cost, score = points[cell]
+        if score > best or (score == best and cost == cost_of_best):
+            found.append(cell)
+            best, cost_of_best = score, cost
+    return found
 
 
 def pareto(tables: Tables) -> View:

@@ -22,9 +22,7 @@ N_EXACT = 14  # up to here all 2^n sign flips are enumerated; beyond, this many 
 
 AHEAD, BEHIND, INCONCLUSIVE = "ahead of scratch", "behind scratch", "inconclusive"
 LEANS_AHEAD, LEANS_BEHIND = f"{INCONCLUSIVE}, leaning ahead", f"{INCONCLUSIVE}, leaning behind"
-
-
-BySeed = tuple[tuple[int, float], ...]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
 
 
 @lru_cache(maxsize=16)
-def _signs(n: int, seed: int) -> NDArray[np.float64]:
+def _signs(n: int, seed: int) -> Floats:
     """Sign patterns (P, n): all of them, or a sample."""
     if n <= N_EXACT:
         return np.array(list(product((1.0, -1.0), repeat=n)))
@@ -98,22 +96,26 @@ def _signs(n: int, seed: int) -> NDArray[np.float64]:
 
 
 def t_test_p(differences: Sequence[float]) -> float:
-    """Two-sided one-sample t test of the mean difference against 0; 1 where there is nothing to test.
+    """Two-sided one-sample t test of the mean difference against 0; 1 where there is nothing to test."""
+    return t_tests_p(np.array([differences], dtype=np.float64))[0]
+
+
+def t_tests_p(samples: Floats) -> list[float]:
+    """`t_test_p` of each row (K, S); NaN is a seed that the row lacks.
 
     Differences that are all equal say nothing of their spread: there the sign-flip test stands in.
     """
-    return _t_test_p(tuple(differences))
-
-
-@lru_cache(maxsize=2**16)
-def _t_test_p(differences: tuple[float, ...]) -> float:
-    sample = np.asarray(differences, dtype=np.float64)
-    if sample.size < 2:
-        return 1.0
-    if np.ptp(sample) <= 1e-9 * np.abs(sample).max():
-        return sign_flip_p(sample.tolist())
-    t = sample.mean() / (sample.std(ddof=1) / np.sqrt(sample.size))
-    return float(2 * scipy.special.stdtr(sample.size - 1, -abs(t)))  # ttest_1samp at a fiftieth of its time
+    known = ~np.isnan(samples)
+    sizes, found = known.sum(axis=1), np.ones(len(samples))
+    for n in sorted(set(sizes.tolist()) - {0, 1}):
+        rows = np.flatnonzero(sizes == n)
+        table = samples[rows][known[rows]].reshape(-1, n)
+        spread = np.ptp(table, axis=1) > 1e-9 * np.abs(table).max(axis=1)
+        error = np.where(spread, table.std(axis=1, ddof=1), 1.0) / np.sqrt(n)
+        found[rows] = 2 * scipy.special.stdtr(n - 1, -np.abs(table.mean(axis=1) / error))  # as ttest_1samp
+        for i in np.flatnonzero(~spread):
+            found[rows[i]] = sign_flip_p(table[i].tolist())
+    return found.tolist()
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -157,46 +159,48 @@ def pool(cells: Sequence[Mapping[int, float]]) -> dict[int, float]:
     return {seed: sum(cell[seed] for cell in cells) / len(cells) for seed in sorted(shared)}
 
 
-def best_shares(candidates: Sequence[Mapping[int, float]], seed: int = 0) -> list[float]:
+def best_shares(values: Floats, seed: int = 0) -> Floats:
     """How often each candidate has the highest mean when the seeds of all are drawn anew together.
 
     A mean is over those drawn seeds that the candidate has; without any it cannot be the highest. Equals
     share a draw.
+
+    Args:
+        values: (C, S), NaN for a seed that the candidate lacks; each has one at least.
+        seed: of the draws.
+
+    Returns:
+        (C,), which sum to 1.
     """
-    return list(_best_shares(tuple(tuple(sorted(own.items())) for own in candidates), seed))
-
-
-@lru_cache(maxsize=2**12)
-def _best_shares(candidates: tuple[BySeed, ...], seed: int) -> tuple[float, ...]:
-    best = max(candidates, key=lambda own: sum(value for _, value in own) / max(len(own), 1))
-    rivals = tuple(own for own in candidates if not _is_always_lower(own, best))
-    if len(rivals) < len(candidates):  # of a large grid few are left
-        shares = dict(zip(rivals, _best_shares(rivals, seed), strict=True))
-        return tuple(shares.get(own, 0.0) for own in candidates)
-    seeds = sorted({number for own in candidates for number, _ in own})
-    known, values = np.zeros((2, len(candidates), len(seeds)))  # (C, S)
-    for i, own in enumerate(candidates):
-        for number, value in own:
-            known[i, seeds.index(number)], values[i, seeds.index(number)] = 1.0, value
-    counts = draw_counts(len(seeds), seed)
-    n_drawn = counts @ known.T  # (R, C)
-    means = np.where(n_drawn > 0, counts @ values.T / np.maximum(n_drawn, 1), -np.inf)
+    known = ~np.isnan(values)
+    best = int(np.argmax(np.nanmean(values, axis=1)))
+    # never the highest: lower than the best in every seed, of the same seeds; of a large grid few are left
+    lost = ((known == known[best]) & ((values < values[best]) | ~known)).all(axis=1)
+    values, known = np.nan_to_num(values[~lost]), known[~lost].astype(np.float64)
+    counts, times = _distinct_draws(values.shape[1], seed)
+    means = counts @ values.T  # (R, C), times the drawn seeds: the same for all where all have each seed
+    if not known.all():
+        n_drawn = counts @ known.T
+        means = np.where(n_drawn > 0, means / np.maximum(n_drawn, 1), -np.inf)
     highest = means.max(axis=1, keepdims=True)
     is_best = means >= highest - 1e-9 * np.abs(highest)
-    return tuple((is_best / is_best.sum(axis=1, keepdims=True)).mean(axis=0).tolist())
-
-
-def _is_always_lower(own: BySeed, best: BySeed) -> bool:
-    """Is the best higher in every seed? Then no draw of seeds has this one highest."""
-    same = [seed for seed, _ in own] == [seed for seed, _ in best]
-    return same and all(low < high for (_, low), (_, high) in zip(own, best, strict=True))
+    shares = np.zeros(len(lost))
+    shares[~lost] = (times / is_best.sum(axis=1)) @ is_best / times.sum()
+    return shares
 
 
 @lru_cache(maxsize=64)
-def draw_counts(n: int, seed: int = 0) -> NDArray[np.float64]:
+def draw_counts(n: int, seed: int = 0) -> Floats:
     """How often each resample (R, n) of n seeds has drawn each of them."""
     draws = resamples(n, seed)
     return np.stack([(draws == i).sum(axis=1) for i in range(n)], axis=1).astype(np.float64)
+
+
+@lru_cache(maxsize=64)
+def _distinct_draws(n: int, seed: int) -> tuple[Floats, NDArray[np.int64]]:
+    """The draws that differ (D, n), few for few seeds, and how often each comes up (D,)."""
+    counts, times = np.unique(draw_counts(n, seed), axis=0, return_counts=True)
+    return counts, times
 
 
 def verdict(difference: Paired | None, *, higher_is_better: bool, p_holm: float, lacking: str) -> str:

@@ -6,6 +6,7 @@ row of `runs` with its reason. What a run does not have is absent (None), never 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,10 +184,15 @@ def lost(tables: Tables, record: RunRecord, task: str) -> str | None:
 
 def cell_of(record: RunRecord) -> Cell:
     """The cell that a run belongs to; every external model is an arm of its own."""
-    arm = Arm(record.strategy, record.variant)
+    return _cell(record.strategy, record.variant, record.model, record.budget)
+
+
+@cache  # asked for at every score of every run
+def _cell(strategy: str, variant: str, model: str, budget: str | None) -> Cell:
+    arm = Arm(strategy, variant)
     if arm.is_external:
-        arm = arm._replace(variant=f"{record.model} {record.variant}".strip())
-    return Cell(arm, record.model, record.budget)
+        arm = arm._replace(variant=f"{model} {variant}".strip())
+    return Cell(arm, model, budget)
 
 
 def _arm_order(arm: Arm) -> tuple[bool, bool, str, str]:

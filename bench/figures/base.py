@@ -5,13 +5,16 @@ Same tables, same bytes: no dates, no random ids, and the style is set only whil
 """
 
 import io
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import matplotlib as mpl
+import resvg_py
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
@@ -28,6 +31,8 @@ LONG_TITLE = 34  # characters; a longer one would reach into the next panel
 LONGEST_NAME = 60  # characters, in the legend
 MOST_LOOKS = 16  # arms that marker, colour and dash together tell apart
 LEGEND_ROW_IN = 0.16
+DPI = 200  # of the PNG
+POINTS_PER_INCH = 72
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
@@ -59,7 +64,6 @@ STYLE: dict[str, Any] = {
 }
 _METADATA = {
     "svg": {"Date": None},
-    "png": {"Software": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
 }
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -132,13 +136,16 @@ def render(figure: Figure, tables: Tables, name: str) -> dict[str, bytes]:
     images: dict[str, bytes] = {}
     with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
         canvas = figure.draw(tables)
-        canvas.draw_without_rendering()
+        if layout := canvas.get_layout_engine():
+            layout.execute(canvas)
         canvas.set_layout_engine("none")  # laid out once, so that all formats agree
         for suffix, metadata in _METADATA.items():
             file = io.BytesIO()
-            canvas.savefig(file, format=suffix, dpi=200, metadata=metadata)
+            canvas.savefig(file, format=suffix, metadata=metadata)
             images[suffix] = file.getvalue()
-    return images
+    svg, width = images["svg"].decode(), round(canvas.get_figwidth() * DPI)
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=width, dpi=POINTS_PER_INCH, skip_system_fonts=True)
+    return images | {"png": bytes(png)}
 
 
 def looks(tables: Tables) -> dict[Arm, Look]:
@@ -163,14 +170,40 @@ def is_crowded(tables: Tables) -> bool:
     return len(arms) > MOST_LOOKS and len({arm.strategy for arm in arms}) < len(arms)
 
 
+def bundles(tables: Tables, arms: Sequence[Arm]) -> dict[str, list[Arm]]:
+    """Arms by the title of their panel: each its own; of too many, all variants of a strategy together."""
+    found: dict[str, list[Arm]] = {}
+    for arm in arms:
+        found.setdefault(arm.strategy if is_crowded(tables) else arm.label, []).append(arm)
+    return found
+
+
 def draw_line(axes: Axes, places: Sequence[float], spreads: Sequence[Interval | None], look: Look) -> None:
     """An arm's means with their intervals; of a bundle, the means alone."""
-    means, bars = errors(spreads)
     style: dict[str, Any] = {"color": look.colour, "linestyle": look.dash}
+    means = [math.nan if spread is None else spread.mean for spread in spreads]
     if not look.marker:
         axes.plot(places, means, linewidth=0.6, alpha=0.8, **style)
     else:
-        axes.errorbar(places, means, yerr=bars, elinewidth=0.9, capsize=1.5, marker=look.marker, **style)
+        draw_bars(axes, places, spreads, [look.colour] * len(places))
+        axes.plot(places, means, marker=look.marker, **style)
+
+
+def draw_bars(
+    axes: Axes, places: Sequence[float], spreads: Sequence[Interval | None], colours: Sequence[Any]
+) -> None:
+    """Intervals as bars, each of its colour: one artist however many they are.
+
+    To be drawn before their points, which then set the limits of the axes for both.
+    """
+    bars = [
+        ([(x, spread.low), (x, spread.high)], colour)
+        for x, spread, colour in zip(places, spreads, colours, strict=True)
+        if spread is not None and spread.low is not None and spread.high is not None
+    ]
+    if bars:
+        lines, of_lines = zip(*bars, strict=True)
+        axes.add_collection(LineCollection(lines, colors=of_lines, linewidths=0.9))
 
 
 def panels(rows: int, columns: int, height_in: float, *, sharey: bool) -> tuple[Canvas, list[list[Axes]]]:
@@ -195,18 +228,6 @@ def blank(message: str) -> Canvas:
     canvas = Canvas(figsize=(WIDTH_IN, 1.2))
     canvas.text(0.5, 0.5, message, ha="center", va="center", color=GREY)
     return canvas
-
-
-def errors(intervals: Iterable[Interval | None]) -> tuple[list[float], list[list[float]]]:
-    """Means and distances to the bounds for `errorbar`; absent is NaN, so that lines break there."""
-    nan = float("nan")
-    means, below, above = [], [], []
-    for spread in intervals:
-        means.append(nan if spread is None else spread.mean)
-        bounded = spread is not None and spread.low is not None and spread.high is not None
-        below.append(spread.mean - spread.low if bounded else nan)  # type: ignore[union-attr, operator]
-        above.append(spread.high - spread.mean if bounded else nan)  # type: ignore[union-attr, operator]
-    return means, [below, above]
 
 
 def references(axes: Axes, scratch: Interval | None) -> None:

@@ -3,8 +3,9 @@
 import base64
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +33,19 @@ class Drawn:
         return f"data:image/svg+xml;base64,{base64.b64encode(self.images['svg']).decode()}"
 
 
-def draw_all(nodes: Mapping[str, Any], tables: Tables) -> tuple[list[Drawn], list[str]]:
-    """The figures that apply to the study, and a warning for each whose data is damaged.
+Found = tuple[list[Drawn], list[str]]
+
+
+@contextmanager
+def drawing(nodes: Mapping[str, Any], tables: Tables) -> Iterator[Callable[[], Found]]:
+    """Draw the figures that apply to the study beside this process, where that can be.
 
     Args:
         nodes: a `_target_` node per figure, by name.
         tables: the study.
+
+    Yields:
+        What waits for the figures, and gives them with a warning for each whose data is damaged.
 
     Raises:
         ConfigError: a figure that cannot be built, or whose name is no file name.
@@ -49,10 +57,15 @@ def draw_all(nodes: Mapping[str, Any], tables: Tables) -> tuple[list[Drawn], lis
         figures[name] = build(node, Figure, f"figure.{name}")  # type: ignore[type-abstract]
     workers = min(_MOST_WORKERS, os.cpu_count() or 1, len(figures))
     if workers < 2 or threading.active_count() > 1:  # a lock of another thread would stay locked in a fork
-        found = [_draw(name, figure, tables) for name, figure in figures.items()]
+        yield lambda: _sorted(_draw(name, figure, tables) for name, figure in figures.items())
     else:
         with ProcessPoolExecutor(workers, initializer=_share, initargs=(tables,)) as pool:
-            found = list(pool.map(_draw, figures, figures.values()))
+            found = pool.map(_draw, figures, figures.values())
+            yield lambda: _sorted(found)
+
+
+def _sorted(results: Iterable[Drawn | str | None]) -> Found:
+    found = list(results)
     return [d for d in found if isinstance(d, Drawn)], [w for w in found if isinstance(w, str)]
 
 

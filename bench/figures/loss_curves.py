@@ -12,9 +12,10 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from bench.analysis.stats import interval
 from bench.analysis.table import Arm, Cell, Tables, cell_of
 from bench.analysis.text import with_seeds
-from bench.figures.base import GREY, Figure, blank, lost_note, wrapped
+from bench.figures.base import GREY, Figure, blank, bundles, is_crowded, lost_note, wrapped
 
 _NOTHING = "No finished run has a validation loss: nothing to draw."
+_BUNDLED = " All variants of a strategy are in one panel."
 _MOST_RUNS = 400  # that are drawn one by one
 _DASHES: list[Any] = ["-", "--", ":", "-."]
 
@@ -46,9 +47,12 @@ class LossCurves(Figure):
         if not curves:
             return blank(_NOTHING)
         arms = [arm for arm in tables.arms if any(cell.arm == arm for cell in curves)]
-        canvas, grid = wrapped(len(arms), height_in=1.8)
-        for axes, arm in zip(grid, arms, strict=True):
-            _panel(axes, tables, arm, curves)
+        panels = bundles(tables, arms)
+        canvas, grid = wrapped(len(panels), height_in=1.8)
+        for axes, (title, own) in zip(grid, panels.items(), strict=True):
+            for arm in own:
+                _draw_curves(axes, tables, arm, curves)
+            _finish(axes, title)
         canvas.supxlabel("tokens processed", fontsize=8)
         canvas.supylabel("validation loss (nats per target)", fontsize=8)
         canvas.legend(handles=_handles(tables), loc="outside upper center", ncols=5, handlelength=3)
@@ -64,7 +68,8 @@ class LossCurves(Figure):
         return (
             "Validation loss in nats per target of the strategy's own objective: not comparable across "
             f"panels. {'Thin: single seeds; thick: their mean' if shows_seeds(curves) else 'Means of seeds'}."
-            f"{lost_note(tables)} At the end, in each strategy's largest cell: {findings}."
+            f"{_BUNDLED if is_crowded(tables) else ''}{lost_note(tables)} "
+            f"At the end, in each strategy's largest cell: {findings}."
         )
 
 
@@ -93,7 +98,7 @@ def mean_curve(runs: list[Curve]) -> Curve:
     return {tokens: sum(run[tokens] for run in runs) / len(runs) for tokens in shared}
 
 
-def _panel(axes: Axes, tables: Tables, arm: Arm, curves: dict[Cell, dict[str, Curve]]) -> None:
+def _draw_curves(axes: Axes, tables: Tables, arm: Arm, curves: dict[Cell, dict[str, Curve]]) -> None:
     for cell in tables.cells:
         if cell.arm != arm or cell not in curves:
             continue
@@ -103,7 +108,10 @@ def _panel(axes: Axes, tables: Tables, arm: Arm, curves: dict[Cell, dict[str, Cu
             axes.plot(list(run), list(run.values()), linewidth=0.5, alpha=0.45, **look)
         mean = mean_curve(runs)
         axes.plot(list(mean), list(mean.values()), linewidth=1.6, **look)
-    axes.set_title(arm.label)
+
+
+def _finish(axes: Axes, title: str) -> None:
+    axes.set_title(title)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlim(left=0)

@@ -13,7 +13,7 @@ from bench.analysis.compare import is_compared
 from bench.analysis.stats import LEVEL
 from bench.analysis.table import BASELINE, Arm, Tables
 from bench.analysis.text import with_interval, with_seeds
-from bench.figures.base import GREY, Figure, blank, looks, wrapped
+from bench.figures.base import GREY, Figure, blank, bundles, looks, wrapped
 
 _NOTHING = "Too few tasks that every strategy can do: nothing to draw."
 _SCRATCH = Arm(BASELINE, "")
@@ -47,16 +47,18 @@ class PerformanceProfiles(Figure):
         thresholds = self._thresholds(found)
         profiles = {arm: aggregate.profile(m.scores, thresholds) for arm, m in found.matrices.items()}
         arms, style = _compared(found), looks(tables)
-        canvas, flat = wrapped(len(arms))
-        for axes, arm in zip(flat, arms, strict=True):
+        panels = bundles(tables, arms)
+        canvas, flat = wrapped(len(panels))
+        for axes, (title, own) in zip(flat, panels.items(), strict=True):
             for other in arms:
                 axes.plot(thresholds, profiles[other].share, color=_PALE, linewidth=0.7)
             if _SCRATCH in profiles:
                 _line(axes, thresholds, profiles[_SCRATCH], GREY, "--")
-            _line(axes, thresholds, profiles[arm], style[arm].colour, style[arm].dash)
+            for arm in own:
+                _line(axes, thresholds, profiles[arm], style[arm].colour, style[arm].dash)
             axes.axvline(0, color=GREY, linestyle=":", linewidth=1)
             axes.set_ylim(-0.02, 1.02)
-            axes.set_title(arm.label)
+            axes.set_title(title)
         canvas.supxlabel("normalised score τ (0: chance, 1: all right)", fontsize=8)
         canvas.supylabel("share of runs × tasks above τ", fontsize=8)
         _legend(canvas)

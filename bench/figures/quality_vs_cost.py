@@ -8,20 +8,21 @@ from statistics import mean, variance
 from typing import Any, ClassVar
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from bench.analysis.compare import Summary, summaries
 from bench.analysis.naming import cell_label
 from bench.analysis.pareto import Member, front
-from bench.analysis.table import BASELINE, Cell, Measure, Tables
+from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables
 from bench.analysis.text import amount, with_p
 from bench.figures.base import (
     GREY,
     TaskFigure,
     blank,
     crowd_note,
-    errors,
+    draw_bars,
     finish,
     is_crowded,
     legend,
@@ -143,12 +144,7 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, costs: Costs) -> None:
     places = _places_of(tables, costs)
     for arm in looks(tables):
         own = [cell for cell in found if cell.arm == arm and cell in costs and found[cell].interval]
-        if is_crowded(tables):
-            points = [[places[cell] for cell in own], [_mean(found[cell]) for cell in own]]
-            axes.plot(*points, ".", ms=2, color=looks(tables)[arm].colour, alpha=0.6)
-        else:
-            for cell in own:
-                _point(axes, tables, found[cell], places[cell])
+        _points(axes, tables, arm, [(places[cell], found[cell]) for cell in own])
         for budget in tables.budgets:
             line = sorted(
                 (costs[cell], places[cell], _mean(found[cell])) for cell in own if cell.budget == budget
@@ -171,12 +167,17 @@ def _places_of(tables: Tables, costs: Costs) -> dict[Cell, float]:
     return {cell: cost * shifts[cell.arm] for cell, cost in costs.items() if cell.arm in shifts}
 
 
-def _point(axes: Axes, tables: Tables, row: Summary, place: float) -> None:
-    look = looks(tables)[row.cell.arm]
-    mean, bars = errors([row.interval])
-    style: dict[str, Any] = {"marker": look.marker, "ms": _size(tables, row.cell.model), "color": look.colour}
-    style |= {"alpha": _alpha(tables, row.cell.budget), "mec": "white", "mew": 0.4}
-    axes.errorbar([place], mean, yerr=bars, elinewidth=0.8, **style)
+def _points(axes: Axes, tables: Tables, arm: Arm, points: Sequence[tuple[float, Summary]]) -> None:
+    """An arm's cells at their places; in a crowd without intervals."""
+    look, xs = looks(tables)[arm], [x for x, _ in points]
+    means = [_mean(row) for _, row in points]
+    if is_crowded(tables):
+        axes.plot(xs, means, ".", ms=2, color=look.colour, alpha=0.6)
+        return
+    colours = [to_rgba(look.colour, _alpha(tables, row.cell.budget)) for _, row in points]
+    draw_bars(axes, xs, [row.interval for _, row in points], colours)
+    style: dict[str, Any] = {"c": colours, "marker": look.marker, "edgecolors": "white", "linewidths": 0.4}
+    axes.scatter(xs, means, s=[_size(tables, row.cell.model) ** 2 for _, row in points], zorder=2, **style)
 
 
 def _front(axes: Axes, tables: Tables, members: Sequence[Member], places: Mapping[Cell, float]) -> None:

@@ -1,5 +1,6 @@
 """Loss or error against training positions: fits with bands, measured cells, and the held-out prediction."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from bench.analysis.scaling_views import Row, check, exponent, fits
 from bench.analysis.stats import interval
 from bench.analysis.table import Arm, Tables
 from bench.errors import ConfigError
-from bench.figures.base import GREY, LEGEND_ROW_IN, LONG_TITLE, Figure, Look, blank, errors, looks, wrapped
+from bench.figures.base import GREY, LEGEND_ROW_IN, LONG_TITLE, Figure, Look, blank, draw_bars, looks, wrapped
 
 _NOTHING = "No strategy was trained for two amounts of training: nothing to draw."
 _DASHES: list[Any] = ["-", "--", ":", "-."]
@@ -122,12 +123,12 @@ def _line(axes: Axes, tables: Tables, row: Row, model: str, look: Look) -> None:
         return
     records = [record_of(tables, cell) for cell in cells]
     tokens = [float(record.spent.forward_tokens) for record in records]
-    means, bars = errors(interval(list(quantity.values[cell].values())) for cell in cells)
+    spreads = [interval(list(quantity.values[cell].values())) for cell in cells]
+    means = [math.nan if spread is None else spread.mean for spread in spreads]
     dash = _DASHES[tables.models.index(model) % len(_DASHES)]
     joined: dict[str, Any] = {"linestyle": dash if isinstance(result, str) else "none", "linewidth": 0.8}
-    axes.errorbar(
-        tokens, means, yerr=bars, color=look.colour, marker=look.marker, elinewidth=0.9, capsize=1.5, **joined
-    )
+    draw_bars(axes, tokens, spreads, [look.colour] * len(tokens))
+    axes.plot(tokens, means, color=look.colour, marker=look.marker, **joined)
     if isinstance(result, Fit):
         places = np.geomspace(min(tokens), result.seen.tokens.max(), 100)
         best, draws = result.curve(records[0].parameters, places)
@@ -140,10 +141,10 @@ def _line(axes: Axes, tables: Tables, row: Row, model: str, look: Look) -> None:
 
 def _hollow(axes: Axes, held: HeldOut, look: Look) -> None:
     """The held-out prediction with its band, a little right of what was measured."""
-    means, bars = errors([held.predicted])
     place = [held.tokens * 1.25]
     style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": "none"}
-    axes.errorbar(place, means, yerr=bars, markerfacecolor="white", markersize=6, capsize=1.5, **style)
+    draw_bars(axes, place, [held.predicted], [look.colour])
+    axes.plot(place, [held.predicted.mean], markerfacecolor="white", markersize=6, **style)
 
 
 def _legend(canvas: Canvas, tables: Tables, drawn: set[Arm]) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from matplotlib.collections import PathCollection
 from test_analysis import PROBE
 from test_report import FIGURES
 from toy_runs import ToyRun, make_run, tables_of
@@ -175,9 +176,10 @@ def test_two_sources_of_energy_never_share_an_axis():
     (low, high), (low_2, high_2) = (axes.get_xlim() for axes in shown)
     assert low < 9000 < high
     assert low_2 < 100 < high_2 < low
-    places = [
-        [x for line in axes.lines for x in line.get_xdata() if len(line.get_xdata()) == 1] for axes in shown
+    drawn_at = [
+        [c.get_offsets() for c in axes.collections if isinstance(c, PathCollection)] for axes in shown
     ]
+    places = [{x for offsets in found for x, _ in offsets} for found in drawn_at]
     assert [len(found) for found in places] == [1, 1]  # one cell each, and none without energy
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_analysis import PROBE
 from toy_runs import CLM, SCRATCH, ToyRun, make_run, tables_of, toy_runs, toy_tables, write_study
@@ -40,25 +41,25 @@ def sized(strategy: str, values: tuple[float, ...], data: int, flops: float, **c
 
 
 def test_a_cell_that_wins_at_every_seed_is_the_best_in_every_resample():
-    assert best_shares([{0: 0.1, 1: 0.9}, {0: 0.2, 1: 1.0}]) == [0.0, 1.0]
+    assert best_shares(np.array([[0.1, 0.9], [0.2, 1.0]])).tolist() == [0.0, 1.0]
     assert decision(toy_tables()).certainty == 1.0  # clm is ahead of scratch by 0.10, 0.11, 0.12
 
 
 def test_equals_share_and_mirror_images_win_half():
-    assert best_shares([{0: 0.1, 1: 0.9}, {0: 0.1, 1: 0.9}]) == [0.5, 0.5]
-    mirrored = [{seed: seed % 2 for seed in range(10)}, {seed: 1 - seed % 2 for seed in range(10)}]
+    assert best_shares(np.array([[0.1, 0.9], [0.1, 0.9]])).tolist() == [0.5, 0.5]
+    mirrored = np.array([[seed % 2 for seed in range(10)], [1 - seed % 2 for seed in range(10)]], float)
     assert best_shares(mirrored)[0] == pytest.approx(0.5, abs=0.02)
 
 
 def test_resampling_two_seeds_by_hand():
-    one, other = {0: 0.0, 1: 1.0}, {0: 0.4, 1: 0.4}
+    one, other = [0.0, 1.0], [0.4, 0.4]
     # draws 00, 01, 10, 11: the mean of one is 0, 0.5, 0.5, 1, so it loses the first alone
-    assert best_shares([one, other])[0] == pytest.approx(0.75, abs=0.02)
+    assert best_shares(np.array([one, other]))[0] == pytest.approx(0.75, abs=0.02)
 
 
 def test_seeds_that_only_some_have_count_where_they_are_drawn():
     # seed 1 alone (1 draw of 4): the first has no mean; else 0.5 against 0.2 (00), 0.3 (01, 10)
-    assert best_shares([{0: 0.5}, {0: 0.2, 1: 0.4}])[0] == pytest.approx(0.75, abs=0.02)
+    assert best_shares(np.array([[0.5, np.nan], [0.2, 0.4]]))[0] == pytest.approx(0.75, abs=0.02)
 
 
 def test_a_single_seed_has_no_certainty():
