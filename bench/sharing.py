@@ -59,14 +59,12 @@ def tidy(spec: RunSpec) -> None:
 
 def damage(todo: Sequence[RunSpec]) -> list[str]:
     """What of the runs to do was done, but its file is not readable."""
-    lines = [
-        f"{spec.record_path} is damaged; the run is done again"
-        for spec in todo
-        if spec.record_path.exists() and spec.recorded() is None
-    ]
+    lines = []
     for spec in todo:
-        _, errors = read_evaluations(spec.evaluations, spec.run_id)
-        lines += [f"{error}" for error in errors]
+        if spec.record_path.exists():
+            if spec.recorded() is None:
+                lines.append(f"{spec.record_path} is damaged; the run is done again")
+            lines += map(str, read_evaluations(spec.evaluations, spec.run_id)[1])
     return lines
 
 

@@ -127,8 +127,10 @@ class RunSpec:
 
     def version(self) -> str:
         """Another one whenever the run's record or an evaluation of it is written, by whichever process."""
+        if not self.record_path.exists():  # nor is there an evaluation; looking for one takes time
+            return ""
         paths = [self.record_path, *sorted(self.evaluations.glob(f"{self.run_id}.*.json"))]
-        found = [(path.name, path.stat()) for path in paths if path.exists()]
+        found = [(path.name, path.stat()) for path in paths]
         return json.dumps([(name, stat.st_ino, stat.st_mtime_ns) for name, stat in found])
 
     @property

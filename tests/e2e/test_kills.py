@@ -165,7 +165,7 @@ def test_a_report_killed_at_changes_of_files_ends_with_the_same_bits(tmp_path: P
 
 
 STUDY = (
-    *("strategy=clm,clip", "budget.tokens=120000", "trainer.checkpoint_every_s=0.2", "launcher.workers=2"),
+    *("strategy=clm,clip", "budget.tokens=80000", "trainer.checkpoint_every_s=0.2", "launcher.workers=2"),
     *("paths.data=data", *SMALL),
 )
 
@@ -211,10 +211,11 @@ def killed(place: Place, after_s: float) -> bool:
     return False
 
 
+@pytest.mark.timeout(3000)
 def test_a_study_killed_fifty_times_ends_with_the_same_bits(tmp_path: Path, settings: list[str]):
     """Launcher and workers at once, at seeded random points of the time that an undisturbed study takes."""
     undisturbed, started = Place(tmp_path / "undisturbed", settings), time.monotonic()
-    assert not killed(undisturbed, after_s=300)
+    assert not killed(undisturbed, after_s=600)
     took_s = time.monotonic() - started
     expected, hit = results(undisturbed.folder), Counter[str]()
     rng, n_studies = random.Random(7), 0  # noqa: S311 - no secret
@@ -222,14 +223,13 @@ def test_a_study_killed_fifty_times_ends_with_the_same_bits(tmp_path: Path, sett
         n_studies += 1
         place = Place(tmp_path / f"study-{n_studies}", settings)
         before = files(place)
-        while hit.total() < N_KILLS and killed(place, rng.uniform(0, took_s)):
+        while killed(place, rng.uniform(0, took_s) if hit.total() < N_KILLS else 600):
             hit[phase(place, before)] += 1
             before = files(place)
-        assert not killed(place, after_s=300)
         assert results(place.folder) == expected
         assert_nothing_is_left_half_written(place.folder / "experiments")
-        assert place.bench("verify", "study=adhoc").returncode == 0
         assert place.processes() == []
-    print(f"{hit.total()} kills in {n_studies} studies of {took_s:.0f} s: {dict(hit)}")
+        print(f"{hit.total()} kills in {n_studies} studies of {took_s:.0f} s: {dict(hit)}", flush=True)
+    assert place.bench("verify", "study=adhoc").returncode == 0  # its report
     assert hit["report"] > 0
     assert sum(n for name, n in hit.items() if "pretrain" in name) > 0
