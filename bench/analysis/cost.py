@@ -154,9 +154,20 @@ def _coverage(tables: Tables) -> str:
         parts[-1] += f"; {silent} of them have no cost on record, so it is at least that." if silent else "."
     if metered and metered < len(pretrained):
         parts.append(f"Energy: of {metered} of {len(pretrained)} pretrained runs.")
-    if any("trunk" in record.data for record in tables.records):
-        parts.append("Runs that branch from a trunk count its FLOPs as if each had been trained alone.")
-    return " ".join(parts)
+    return " ".join([*parts, *_sharing(tables)])
+
+
+def _sharing(tables: Tables) -> list[str]:
+    """What runs that branch from a trunk did not train again."""
+    branches = [record for record in finished(tables.records) if "trunk" in record.data]
+    if not branches:
+        return []
+    saved = sum(r.spent.flops * r.data["trunk"]["steps"] / r.spent.steps for r in branches)
+    every = sum(record.spent.flops for record in finished(tables.records))
+    return [
+        f"{len(branches)} runs branch from a trunk that another one trained. FLOPs and seconds count it as if "
+        f"each had been trained alone, energy does not; {100 * saved / every:.1f} % of the FLOPs were spared."
+    ]
 
 
 def energy_note(tables: Tables) -> str:

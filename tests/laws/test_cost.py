@@ -157,6 +157,20 @@ def test_amounts_are_written_without_a_dangling_exponent():
     assert [amount(v) for v in (3951.4, 12.34, 1234567.0, None)] == ["3,951", "12.3", "1.2×10⁶", "–"]
 
 
+def test_what_a_shared_trunk_spares_is_stated_from_the_records():
+    """Budgets of 0.5 to 8 M positions with cooldowns of a tenth: 15.5 M alone, 8.75 M with one trunk."""
+    runs = []
+    for i, millions in enumerate((0.5, 1, 2, 4, 8)):
+        steps = int(1000 * millions)
+        spent = Spent(steps=steps, forward_tokens=1000 * steps, flops=1e6 * steps)
+        trunk = {} if millions == 8 else {"trunk": {"run_id": "longest", "steps": steps - steps // 10}}
+        runs.append(make_run("clm", 0, 0.5, budget=f"{millions}", run_id=f"run{i}", spent=spent, data=trunk))
+    view = cost(tables_of(runs))
+    assert "4 runs branch from a trunk" in view.note
+    assert "43.5 % of the FLOPs were spared" in view.note
+    assert "trunk" not in cost(tables_of(runs[-1:])).note
+
+
 # Figures
 
 
