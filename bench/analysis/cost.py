@@ -166,7 +166,8 @@ def _sharing(tables: Tables) -> list[str]:
     every = sum(record.spent.flops for record in finished(tables.records))
     return [
         f"{len(branches)} runs branch from a trunk that another one trained. FLOPs and seconds count it as "
-        f"if each had been trained alone, energy does not; {100 * saved / every:.1f} % of the FLOPs were spared."
+        "if each had been trained alone, energy does not; "
+        f"{100 * saved / every:.1f} % of the FLOPs were spared."
     ]
 
 
