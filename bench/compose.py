@@ -25,6 +25,7 @@ from bench.spec import NOT_SCIENCE, RunSpec, science_of
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LABELLED = ("strategy", "model", "budget")  # axes whose changes show in their own name
+PLUGGABLE = ("strategy", "task", "corpus", "launcher")  # whose options their class checks
 UNLABELLED = ("optim", "corpus/text", "corpus/pairs")  # groups that show in a run's variant
 
 
@@ -174,7 +175,7 @@ def _check_shape(config: Mapping[str, Any]) -> None:
     """Refuse what would break before `schema.validate` or `bench.build` could name it."""
     if not STUDY_NAME.fullmatch(config["study"]):
         raise ConfigError(f"study={config['study']!r} names a folder: use letters, digits, '_', '.', '-'")
-    parts = {"strategy": config["strategy"]}
+    parts = {key: config[key] for key in ("strategy", "launcher")}
     parts |= {f"corpus.{kind}": node for kind, node in config["corpus"].items()}
     parts |= {f"task.{name}": node for name, node in config["task"].items()}
     for key, node in parts.items():
@@ -243,7 +244,7 @@ def check_types(composed: DictConfig, unchanged: DictConfig, overrides: Sequence
         ConfigError: names the key, the value and the type that the YAML has.
     """
     deep = [o for o in overrides if "." in o.key_or_group and not o.is_add()]
-    pluggable = [o for o in deep if o.key_or_group.split(".")[0] in ("strategy", "task", "corpus")]
+    pluggable = [o for o in deep if o.key_or_group.split(".")[0] in PLUGGABLE]
     for override in pluggable:
         key = override.key_or_group
         was, now = OmegaConf.select(unchanged, key), OmegaConf.select(composed, key)

@@ -1,7 +1,7 @@
 """What every run shares, as dataclasses that Hydra checks at compose. No torch here.
 
-Pluggable parts (strategy, corpora, tasks) are plain mappings with one `_target_`; `bench.build` merges
-them onto the `Options` of their class.
+Pluggable parts (strategy, corpora, tasks, launcher) are plain mappings with one `_target_`; `bench.build`
+merges them onto the `Options` of their class.
 """
 
 import re
@@ -112,14 +112,6 @@ class Logger:
 
 
 @dataclass
-class Launcher:
-    """How the runs of a sweep share a machine."""
-
-    workers: int | None = None  # runs side by side; null: one per core, one where runs want a GPU or ranks
-    threads_per_worker: int | None = None  # null: the cores divided among the workers
-
-
-@dataclass
 class Paths:
     """Where things lie; never part of a run's identity."""
 
@@ -146,7 +138,7 @@ class Config:
     trainer: Trainer = field(default_factory=Trainer)
     energy: EnergySettings = field(default_factory=EnergySettings)
     logger: Logger = field(default_factory=Logger)
-    launcher: Launcher = field(default_factory=Launcher)
+    launcher: Any = MISSING
     paths: Paths = field(default_factory=Paths)
 
 
@@ -213,11 +205,6 @@ def _validate_place(config: Config) -> None:
     _require(
         re.fullmatch("[A-Z]{3}", country) is not None,
         f"energy.country={country!r}: give a country's three letters (ISO 3166-1 alpha-3), such as USA",
-    )
-    workers, threads = config.launcher.workers, config.launcher.threads_per_worker
-    _require(workers is None or workers >= 0, f"launcher.workers={workers}: use 0 or more, or null")
-    _require(
-        threads is None or threads >= 1, f"launcher.threads_per_worker={threads}: use 1 or more, or null"
     )
 
 

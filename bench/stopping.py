@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM become an orderly stop: the run saves at its next step and can be resumed."""
+"""Signals become an orderly stop: the run saves at its next step and can be resumed."""
 
 import multiprocessing
 import os
@@ -9,6 +9,9 @@ from types import FrameType
 import psutil
 
 from bench.errors import InterruptedRunError
+
+# Ctrl-C; a supervisor's stop, or Slurm's for a job of higher priority; Slurm's before the time limit.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 def supervisors() -> list[int]:
@@ -29,8 +32,8 @@ class Stop:
         self._watched = watched
 
     def listen(self) -> None:
-        """Take over SIGINT and SIGTERM; a second SIGINT stops at once."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        """Take over `SIGNALS`; a second SIGINT stops at once."""
+        for number in SIGNALS:
             signal.signal(number, self._on_signal)
 
     def check(self) -> None:
