@@ -130,7 +130,7 @@ def _unfinished(path: Path) -> Row:
 
 
 def _by_jobs(runs: Path, said: Mapping[str, Row], recorded: Collection[str]) -> dict[str, Row]:
-    """What Slurm says of the runs that were submitted to it; nothing of those whose job is over.
+    """What Slurm says of the runs that were submitted to it; nothing of those that are over.
 
     Args:
         runs: the folder of the study's runs.
@@ -144,7 +144,8 @@ def _by_jobs(runs: Path, said: Mapping[str, Row], recorded: Collection[str]) -> 
     for run_id, job in jobs.items():
         own, state = said.get(run_id), (states or {}).get(job.job_id)
         if state is not None and not state.is_over:
-            found[run_id] = _in_queue(run_id, job, state, own)
+            if state.is_waiting or own is None or own.state in ("running", "interrupted"):
+                found[run_id] = _in_queue(run_id, job, state, own)
         elif own is None and run_id not in recorded:
             ended = f"job {job.job_id} is over without a result; logs in {job.jobs_folder}"
             unknown = f"submitted as job {job.job_id}; squeue does not answer here"

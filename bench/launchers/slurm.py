@@ -61,7 +61,9 @@ class Slurm(Launcher):
             raise ConfigError(
                 f"launcher.signal_delay_s={delay_s} is all of launcher.timeout_min={limit_min}; lower it"
             )
-        if missing := [tool for tool in ("sbatch", "squeue", "scontrol") if shutil.which(tool) is None]:
+        if missing := [
+            tool for tool in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(tool) is None
+        ]:
             raise ConfigError(
                 f"launcher=slurm: {missing[0]} is not on PATH; run this on a login node of a Slurm cluster, "
                 "or choose launcher=local"
