@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test test-slurm test-ray lint clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,16 @@ lint: $(VENV)/.installed ## ruff and mypy
 
 test: lint ## lint, types and all tests
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+
+test-slurm: $(VENV)/.installed ## a study on a real Slurm of one node, made of Debian's packages where root may
+	@tests/e2e/one_node_slurm.sh start; case $$? in \
+	0) $(BIN)/pytest -m slurm tests/e2e/test_slurm.py ;; \
+	3) echo '=== SKIPPED: the tests on Slurm, for the reason above ===' ;; \
+	*) exit 1 ;; esac
+
+test-ray: $(VENV)/.installed ## runs on Ray, an optional package of 80 MB that this installs
+	@if $(BIN)/pip install --quiet --editable '.[ray]'; then $(BIN)/pytest -m ray tests/e2e/test_ray.py; \
+	else echo '=== SKIPPED: the tests on Ray, which cannot be installed ==='; fi
 
 clean: ## remove the environment and prepared data; records and reports stay
 	rm -rf $(VENV) data .mypy_cache .ruff_cache .pytest_cache

@@ -61,7 +61,11 @@ start_munge() {
 }
 
 start() {
-  if answers; then echo "Slurm answers already"; return; fi
+  if answers; then
+    is_ours || cannot "another cluster answers"
+    echo "Slurm answers already"
+    return
+  fi
   [ "$(id -u)" = 0 ] || cannot "only root can install and start it"
   owns_nothing_else || cannot "$CONF is another cluster's, and that cluster does not answer"
   mkdir -p "$STATE"
@@ -81,8 +85,10 @@ start() {
 
 stop() {
   is_ours || cannot "$CONF is not of this script"
-  for pid_file in "$STATE"/*.pid; do
-    [ ! -e "$pid_file" ] || kill "$(cat "$pid_file")" 2>/dev/null || true
+  local pid
+  for pid in $(cat "$STATE"/*.pid 2>/dev/null); do
+    kill "$pid" 2>/dev/null || continue
+    timeout 60 tail --pid="$pid" --follow /dev/null # until it is gone
   done
   rm -rf "$CONF" "$STATE"
 }
