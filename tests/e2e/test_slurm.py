@@ -8,15 +8,21 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from harness import Place, until
+from harness import Place
+from harness import until as until_within
 from test_resume import assert_same_bits, ctrl_c, numbers, steps_logged, weights
 
 STRATEGIES = ("clm", "mlm", "clip")
 LONG = ("budget.tokens=160000", "trainer.checkpoint_every_s=0.2")  # some seconds
+PATIENCE_S = 240  # a job starts Python and torch anew, on a machine that may be busy
 ONE_THREAD = "launcher.threads_per_worker=1"
+
+
+def until(condition: Callable[[], object]) -> None:
+    until_within(condition, PATIENCE_S)
 
 
 def slurm(*words: str) -> str:
@@ -108,7 +114,7 @@ def test_preempted_jobs_resume_to_the_same_bits_and_are_never_submitted_twice(
     until(lambda: any(place.checkpointed(s) for s in STRATEGIES))
     ids = jobs(place)
     ctrl_c(first.pid)
-    out, err = first.communicate(timeout=30)
+    out, err = first.communicate(timeout=PATIENCE_S)
     assert first.returncode == 130
     assert f"submitted 3 runs as {min(ids.values())} to {max(ids.values())}" in err
     assert "the jobs go on in the queue" in err
@@ -119,7 +125,7 @@ def test_preempted_jobs_resume_to_the_same_bits_and_are_never_submitted_twice(
     assert all(f"job {ids[s]} pending (BeginTime)" in said for s in preempted)
     second = place.start(*words)
     hasten(*(ids[s] for s in preempted))
-    out, err = second.communicate(timeout=180)
+    out, err = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 0, out + err
     assert "runs are in the queue already" in err
     assert "submitted" not in err
@@ -146,7 +152,7 @@ def test_jobs_that_are_requeued_or_near_their_time_limit_resume_to_the_same_bits
         until(lambda strategy=strategy: place.checkpointed(strategy))  # type: ignore[misc]
         disturb(jobs(place)[strategy])
     hasten(*jobs(place).values())
-    out, err = command.communicate(timeout=180)
+    out, err = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 0, out + err
     for strategy in ("clm", "clip"):
         assert_resumed(place, strategy)
@@ -160,7 +166,7 @@ def test_cancelled_jobs_stay_out_of_the_queue_and_the_same_command_finishes_them
     until(lambda: place.checkpointed("clm"))
     job_id = jobs(place)["clm"]
     slurm("scancel", job_id)
-    out, err = command.communicate(timeout=90)
+    out, err = command.communicate(timeout=PATIENCE_S)
     assert (command.returncode, state(job_id)) == (130, "CANCELLED"), out + err
     assert place.records() == {}
     assert "1 interrupted" in place.bench("status", "study=adhoc").stdout
@@ -173,7 +179,7 @@ def test_a_killed_job_fails_its_run_alone(place: Place):
     command = place.start(*submitted(place, "clm", "clip"))
     until(lambda: place.checkpointed("clm"))
     os.kill(place.state("clm")["pid"], signal.SIGKILL)
-    out, err = command.communicate(timeout=180)
+    out, err = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 1, out + err
     assert {name: record.status for name, record in place.records().items()} == {
         "clm": "failed",
@@ -187,7 +193,7 @@ def test_ranks_of_a_distributed_run_are_stopped_and_resumed_together(place: Plac
     until(lambda: place.checkpointed("clm"))
     warn(jobs(place)["clm"])
     hasten(jobs(place)["clm"])
-    out, err = command.communicate(timeout=180)
+    out, err = command.communicate(timeout=PATIENCE_S)
     assert command.returncode == 0, out + err
     assert_resumed(place, "clm")
     alone = Place(place.folder / "alone", settings)
