@@ -60,6 +60,17 @@ def at_least(options: Any, **lows: int) -> None:
             raise ConfigError(f"launcher.{name}={value}: use {low} or more")
 
 
+def room_for_ranks(specs: Sequence[RunSpec], name: str, cpus: int) -> None:
+    """Every rank of a run has a core.
+
+    Raises:
+        ConfigError: names the option, `name`, that gives a run its `cpus`.
+    """
+    ranks = max(spec.config["trainer"]["devices"] for spec in specs)
+    if cpus < ranks:
+        raise ConfigError(f"launcher.{name}={cpus}: trainer.devices={ranks} processes; give one to each")
+
+
 def watch(specs: Sequence[RunSpec], ask: Callable[[RunSpec], str], display: Display) -> dict[str, str]:
     """Show the runs until all are over.
 

@@ -17,7 +17,7 @@ from omegaconf import MISSING
 
 from bench.display import Display, read_status
 from bench.errors import ConfigError, in_one_line
-from bench.launchers.base import GRACE_S, QUEUED, RUNNING, Launcher, at_least, watch
+from bench.launchers.base import GRACE_S, QUEUED, RUNNING, Launcher, at_least, room_for_ranks, watch
 from bench.launchers.run import record_failure, run_one
 from bench.spec import RunSpec
 
@@ -41,6 +41,7 @@ class Ray(Launcher):
     def check(self, specs: Sequence[RunSpec]) -> None:
         """Numbers have a least value, and ray is there."""
         at_least(self.options, cpus_per_run=1, gpus_per_run=0)
+        room_for_ranks(specs, "cpus_per_run", self.options.cpus_per_run)
         try:
             import ray  # noqa: F401 - optional
         except ImportError as error:

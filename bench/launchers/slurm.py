@@ -19,7 +19,7 @@ from omegaconf import MISSING
 from bench.display import Display
 from bench.errors import ConfigError
 from bench.launchers import queue
-from bench.launchers.base import QUEUED, RUNNING, Launcher, at_least, watch
+from bench.launchers.base import QUEUED, RUNNING, Launcher, at_least, room_for_ranks, watch
 from bench.launchers.queue import JobState, Submission, read_submission
 from bench.launchers.run import record_failure, run_one
 from bench.spec import RunSpec
@@ -56,6 +56,7 @@ class Slurm(Launcher):
         """Numbers have a least value, and Slurm and submitit are there."""
         at_least(self.options, timeout_min=1, max_timeouts=0, signal_delay_s=1, cpus_per_task=1)
         at_least(self.options, gpus_per_node=0, mem_gb=0, array_parallelism=1, array_size=1)
+        room_for_ranks(specs, "cpus_per_task", self.options.cpus_per_task)
         delay_s, limit_min = self.options.signal_delay_s, self.options.timeout_min
         if delay_s >= limit_min * 60:
             raise ConfigError(
@@ -122,7 +123,7 @@ class Slurm(Launcher):
 
         folder = specs[0].folder.parent / "slurm" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         executor = submitit.SlurmExecutor(folder, max_num_timeout=self.options.max_timeouts)
-        executor.update_parameters(**self._parameters(specs[0]))
+        executor.update_parameters(**self._parameters(specs))
         try:
             with executor.batch():
                 jobs = [executor.submit(Job(s.to_json(), self.options.cpus_per_task)) for s in specs]
@@ -138,12 +139,12 @@ class Slurm(Launcher):
         display.say(f"submitted {len(jobs)} runs as {jobs[0].job_id}{last}; logs in {folder}")
         return found
 
-    def _parameters(self, spec: RunSpec) -> dict[str, Any]:
-        """What sbatch is told."""
-        options, trainer = self.options, spec.config["trainer"]
+    def _parameters(self, specs: Sequence[RunSpec]) -> dict[str, Any]:
+        """What sbatch is told of an array."""
+        options, trainers = self.options, [spec.config["trainer"] for spec in specs]
         gpus = options.gpus_per_node
-        if gpus is None and trainer["accelerator"] == "gpu":
-            gpus = trainer["devices"]
+        if gpus is None:
+            gpus = max((t["devices"] for t in trainers if t["accelerator"] == "gpu"), default=None)
         asked = {
             "partition": options.partition,
             "account": options.account,
@@ -152,11 +153,12 @@ class Slurm(Launcher):
             "gpus_per_node": gpus,
         }
         return {name: value for name, value in asked.items() if value is not None} | {
-            "job_name": f"bench-{spec.study}",
+            "job_name": f"bench-{specs[0].study}",
             "time": options.timeout_min,
             "cpus_per_task": options.cpus_per_task,
             "signal_delay_s": options.signal_delay_s,
             "array_parallelism": options.array_parallelism,
+            "srun_args": [f"--cpus-per-task={options.cpus_per_task}"],  # Slurm 22.05 and later forget it
             "stderr_to_stdout": True,
             "additional_parameters": {"requeue": True, **options.additional_parameters},
         }

@@ -90,6 +90,7 @@ def test_every_launcher_builds_from_its_yaml_which_gives_every_option_a_value(st
         (("launcher=slurm", "launcher.timeout_min=0"), "launcher.timeout_min=0: use 1 or more"),
         (("launcher=slurm", "launcher.signal_delay_s=14400"), "launcher.signal_delay_s=14400 is all of"),
         (("launcher=ray", "launcher.cpus_per_run=0"), "launcher.cpus_per_run=0: use 1 or more"),
+        (("launcher=slurm", "trainer.devices=2"), "launcher.cpus_per_task=1: trainer.devices=2"),
     ],
 )
 def test_options_out_of_range_are_refused_by_their_key(words: tuple[str, ...], complaint: str):
@@ -135,10 +136,12 @@ def test_runs_are_submitted_as_an_array_with_the_options_of_the_config(cluster: 
 
 
 def test_gpus_follow_the_trainer_unless_they_are_given(cluster: Path, tmp_path: Path):
-    launch(sweep(tmp_path / "x", "trainer=gpu", "trainer.devices=4", "launcher.wait=false"))
+    words = ("trainer=gpu", "trainer.devices=4", "launcher.wait=false")
+    launch(sweep(tmp_path / "x", *words, "launcher.cpus_per_task=4"))
     launch(sweep(tmp_path / "y", "launcher.wait=false"))
     with_gpus, without = scripts(cluster)
     assert "--gpus-per-node=4" in with_gpus
+    assert "--cpus-per-task=4" in with_gpus[with_gpus.index("\nsrun ") :]  # a step does not inherit it
     assert "--gpus-per-node" not in without
 
 
