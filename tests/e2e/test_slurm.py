@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -89,6 +90,8 @@ def hasten(*job_ids: str) -> None:
     """Start requeued jobs now; Slurm would wait for two minutes."""
     for job_id in job_ids:
         until(lambda job_id=job_id: state(job_id) == "PENDING")  # type: ignore[misc]
+    time.sleep(2)  # what starts in the second in which it was stopped fails: "Job credential revoked"
+    for job_id in job_ids:
         slurm("scontrol", "update", f"JobId={job_id}", "StartTime=now")
 
 
