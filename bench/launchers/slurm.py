@@ -158,7 +158,9 @@ class Slurm(Launcher):
             "cpus_per_task": options.cpus_per_task,
             "signal_delay_s": options.signal_delay_s,
             "array_parallelism": options.array_parallelism,
-            "srun_args": [f"--cpus-per-task={options.cpus_per_task}"],  # Slurm 22.05 and later forget it
+            "srun_args": [
+                f"--cpus-per-task={options.cpus_per_task}"
+            ],  # no step inherits it since Slurm 22.05
             "stderr_to_stdout": True,
             "additional_parameters": {"requeue": True, **options.additional_parameters},
         }
@@ -229,9 +231,7 @@ class Job:
 
         assert callable(requeue)
         try:
-            requeue(
-                signal.SIGUSR2, None
-            )  # ends this process, unless time was over too often or Slurm refuses
+            requeue(signal.SIGUSR2, None)  # and ends this process, unless time was over too often
         except (UncompletedJobError, subprocess.SubprocessError) as error:
             print(error, flush=True)  # into the job's log
         return "interrupted"
