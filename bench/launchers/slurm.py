@@ -158,9 +158,7 @@ class Slurm(Launcher):
             "cpus_per_task": options.cpus_per_task,
             "signal_delay_s": options.signal_delay_s,
             "array_parallelism": options.array_parallelism,
-            "srun_args": [
-                f"--cpus-per-task={options.cpus_per_task}"
-            ],  # no step inherits it since Slurm 22.05
+            "srun_args": [f"--cpus-per-task={options.cpus_per_task}"],  # which steps do not inherit
             "stderr_to_stdout": True,
             "additional_parameters": {"requeue": True, **options.additional_parameters},
         }
