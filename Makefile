@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-faults lint audit clean
+.PHONY: help quickstart test test-faults test-slurm test-ray lint audit clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,16 @@ test: lint ## lint, types and all tests
 
 test-faults: $(VENV)/.installed ## 50 kills, full disks and other damage; what `make test` has no time for
 	$(BIN)/pytest -m faults -n 2 --dist worksteal
+
+test-slurm: $(VENV)/.installed ## a study on a real Slurm of one node, made of Debian's packages where root may
+	@tests/e2e/one_node_slurm.sh start; case $$? in \
+	0) $(BIN)/pytest -m slurm tests/e2e/test_slurm.py ;; \
+	3) echo '=== SKIPPED: the tests on Slurm, for the reason above ===' ;; \
+	*) exit 1 ;; esac
+
+test-ray: $(VENV)/.installed ## runs on Ray, an optional package of 80 MB that this installs
+	@if $(BIN)/pip install --quiet --editable '.[ray]'; then $(BIN)/pytest -m ray tests/e2e/test_ray.py; \
+	else echo '=== SKIPPED: the tests on Ray, which cannot be installed ==='; fi
 
 audit: $(VENV)/.installed ## dependencies: do they fit, their licences, their known vulnerabilities
 	$(BIN)/pip install --quiet --editable '.[audit]'

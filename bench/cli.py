@@ -158,7 +158,7 @@ def _do(specs: Sequence[RunSpec]) -> int:
     _print_outcome(specs, statuses)
     if "interrupted" in statuses.values():
         return 130
-    return 0 if set(statuses.values()) <= {"finished", "busy"} else 1
+    return 0 if set(statuses.values()) <= {"finished", "busy", "queued"} else 1
 
 
 def _print_outcome(specs: Sequence[RunSpec], statuses: dict[str, str]) -> None:
@@ -167,7 +167,7 @@ def _print_outcome(specs: Sequence[RunSpec], statuses: dict[str, str]) -> None:
     print(", ".join(f"{n} {name}" for name, n in sorted(counts.items())) + f" of {len(specs)} runs")
     for spec in specs:
         state = statuses.get(spec.run_id, "not started")
-        if state == "finished":
+        if state in ("finished", "queued"):
             continue
         reason = ""
         if state in ("failed", "diverged"):

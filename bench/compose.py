@@ -29,6 +29,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 LABELLED = ("strategy", "model", "budget")  # axes whose changes show in their own name
 MOST_RUNS = 10_000  # of a sweep: what is more was mistyped
 STEM = re.compile(r"\w[\w.-]*")  # of a choice's file
+PLUGGABLE = ("strategy", "task", "corpus", "launcher")  # whose options their class checks
 UNLABELLED = ("optim", "corpus/text", "corpus/pairs")  # groups that show in a run's variant
 
 
@@ -195,7 +196,7 @@ def _check_shape(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"study={config['study']!r} names a folder: use at most 100 letters, digits, '_', '.', '-'"
         )
-    parts = {"strategy": config["strategy"]}
+    parts = {key: config[key] for key in ("strategy", "launcher")}
     parts |= {f"corpus.{kind}": node for kind, node in config["corpus"].items()}
     parts |= {f"task.{name}": node for name, node in config["task"].items()}
     for key, node in parts.items():
@@ -270,7 +271,7 @@ def check_types(composed: DictConfig, unchanged: DictConfig, overrides: Sequence
         ConfigError: names the key, the value and the type that the YAML has.
     """
     deep = [o for o in overrides if "." in o.key_or_group and not o.is_add()]
-    pluggable = [o for o in deep if o.key_or_group.split(".")[0] in ("strategy", "task", "corpus")]
+    pluggable = [o for o in deep if o.key_or_group.split(".")[0] in PLUGGABLE]
     for override in pluggable:
         key = override.key_or_group
         was, now = OmegaConf.select(unchanged, key), OmegaConf.select(composed, key)

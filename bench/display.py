@@ -101,6 +101,11 @@ class Display:
             remaining_s=cost,
         )
 
+    def queue(self, n_queued: int) -> None:
+        """Show how many runs still wait for their turn."""
+        queued = f", {n_queued} queued" if n_queued else ""
+        self.progress.update(self.whole, description=f"all runs{queued}")
+
     def _name(self, label: str, phase: str) -> str:
         """A name that leaves room for the numbers: its ends say strategy and seed, its middle gives way."""
         room = max(8, self.console.width - BAR_WIDTH - NUMBERS_WIDTH - len(phase) - 2)

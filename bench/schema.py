@@ -1,7 +1,7 @@
 """What every run shares, as dataclasses that Hydra checks at compose. No torch here.
 
-Pluggable parts (strategy, corpora, tasks) are plain mappings with one `_target_`; `bench.build` merges
-them onto the `Options` of their class.
+Pluggable parts (strategy, corpora, tasks, launcher) are plain mappings with one `_target_`; `bench.build`
+merges them onto the `Options` of their class.
 """
 
 import math
@@ -119,14 +119,6 @@ class Logger:
 
 
 @dataclass
-class Launcher:
-    """How the runs of a sweep share a machine."""
-
-    workers: int | None = None  # runs side by side; null: one per core, one where runs want a GPU or ranks
-    threads_per_worker: int | None = None  # null: the cores divided among the workers
-
-
-@dataclass
 class Paths:
     """Where things lie; never part of a run's identity."""
 
@@ -153,7 +145,7 @@ class Config:
     trainer: Trainer = field(default_factory=Trainer)
     energy: EnergySettings = field(default_factory=EnergySettings)
     logger: Logger = field(default_factory=Logger)
-    launcher: Launcher = field(default_factory=Launcher)
+    launcher: Any = MISSING
     paths: Paths = field(default_factory=Paths)
 
 
@@ -206,8 +198,6 @@ def _validate_place(config: Config) -> None:
         "trainer.loader_workers": (0, trainer.loader_workers, MOST_PROCESSES),
         "trainer.n_validations": (1, trainer.n_validations, MOST_VALIDATIONS),
         "trainer.validation_batches": (1, trainer.validation_batches, MOST_VALIDATIONS),
-        "launcher.workers": (0, config.launcher.workers, MOST_PROCESSES),
-        "launcher.threads_per_worker": (1, config.launcher.threads_per_worker, MOST_PROCESSES),
     }
     for key, (low, value, high) in counts.items():
         _require(value is None or low <= value <= high, f"{key}={value}: use {low} or more, up to {high}")

@@ -6,7 +6,7 @@ No torch and no pandas, so that it answers at once.
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.errors import ConfigError, printable
+from bench.launchers import queue
 from bench.records import (
     STUDY_NAME,
     EvaluationRecord,
@@ -26,8 +27,8 @@ from bench.records import (
 )
 from bench.sharing import is_held
 
-STATES = ("finished", "running", "interrupted", "diverged", "failed", "damaged")
-_COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow"}
+STATES = ("finished", "running", "queued", "interrupted", "diverged", "failed", "damaged")
+_COLOURS = {"finished": "green", "running": "cyan", "queued": "blue", "interrupted": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,11 @@ def rows(study: str, experiments_dir: Path) -> list[Row]:
     damaged += unreadable
     done = {record.run_id: _recorded(record, evaluations.get(record.run_id, [])) for record in records}
     unfinished = {path.parent.name: _unfinished(path) for path in (folder / "runs").glob("*/status.json")}
+    unfinished |= _by_jobs(folder / "runs", unfinished, done.keys())
     again = {
         name: row
         for name, row in unfinished.items()
-        if name not in done or row.state == "running"  # again, or by more tasks
+        if name not in done or row.state in ("running", "queued")  # again, or by more tasks
     }
     found = [*(done | again).values(), *(Row("", "", "damaged", str(error)) for error in damaged)]
     return sorted(found, key=lambda row: (STATES.index(row.state), row.label, row.run_id))
@@ -133,6 +135,38 @@ def _unfinished(path: Path) -> Row:
     if state not in STATES:
         return Row(run_id, label, "damaged", f"{path}: unknown status {state!r}")
     return Row(run_id, label, state, f"{phase}, {share}, {speed}, {_age(age_s)} ago")
+
+
+def _by_jobs(runs: Path, said: Mapping[str, Row], recorded: Collection[str]) -> dict[str, Row]:
+    """What Slurm says of the runs that were submitted to it; nothing of those that are over.
+
+    Args:
+        runs: the folder of the study's runs.
+        said: what they said of themselves, by id.
+        recorded: ids of those that have a record.
+    """
+    files = runs.glob(f"*/{queue.JOB_FILE}")
+    jobs = {path.parent.name: job for path in files if (job := queue.read_submission(path.parent))}
+    states = queue.ask(job.job_id for job in jobs.values())
+    found = {}
+    for run_id, job in jobs.items():
+        own, state = said.get(run_id), (states or {}).get(job.job_id)
+        if state is not None and not state.is_over:
+            if state.is_waiting or own is None or own.state in ("running", "interrupted"):
+                found[run_id] = _in_queue(run_id, job, state, own)
+        elif own is None and run_id not in recorded:
+            ended = f"job {job.job_id} is over without a result; logs in {job.jobs_folder}"
+            unknown = f"submitted as job {job.job_id}; squeue does not answer here"
+            where = ("queued", unknown) if states is None else ("interrupted", ended)
+            found[run_id] = Row(run_id, job.label, *where)
+    return found
+
+
+def _in_queue(run_id: str, job: queue.Submission, state: queue.JobState, own: Row | None) -> Row:
+    """A run whose job waits or runs, with what the run last said of itself."""
+    where = "queued" if state.is_waiting else "running"
+    why = f"job {job.job_id} {state.state.lower()}" + (f" ({state.reason})" if state.is_waiting else "")
+    return Row(run_id, job.label, where, f"{why}, {own.detail}" if own else why)
 
 
 def _age(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM become an orderly stop: the run saves at its next step and can be resumed."""
+"""Signals become an orderly stop: the run saves at its next step and can be resumed."""
 
 import multiprocessing
 import os
@@ -12,6 +12,9 @@ import psutil
 
 from bench.errors import InterruptedRunError
 
+# Ctrl-C; a supervisor's stop, or Slurm's for a job of higher priority; Slurm's before the time limit.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
 
 def supervisors() -> list[int]:
     """Processes without which this one should not go on: itself, and its launcher if it has one."""
@@ -21,11 +24,11 @@ def supervisors() -> list[int]:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM raise KeyboardInterrupt: for long work that has no state to save."""
+    """Inside, `SIGNALS` raise KeyboardInterrupt: for long work that has no state to save."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, signal.default_int_handler) for n in SIGNALS}
     try:
         yield
     finally:
@@ -45,8 +48,8 @@ class Stop:
         self._watched = watched
 
     def listen(self) -> None:
-        """Take over SIGINT and SIGTERM; a second SIGINT stops at once."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        """Take over `SIGNALS`; a second SIGINT stops at once."""
+        for number in SIGNALS:
             signal.signal(number, self._on_signal)
 
     def check(self) -> None:

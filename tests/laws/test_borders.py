@@ -68,7 +68,7 @@ def tops(modules: set[str]) -> set[str]:
 
 
 LIGHT = members(
-    *("analysis", "figures", "report", "side_by_side", "records", "compose", "launch", "cli"),
+    *("analysis", "figures", "report", "side_by_side", "records", "compose", "launch", "launchers", "cli"),
     *("status", "display"),
     *("prepare", "tokens", "pairs", "shards", "corpora", "build", "schema", "budget", "errors"),
     *("endpoint", "echo"),

@@ -1,0 +1,145 @@
+"""Runs side by side on this machine, in worker processes that import torch once; this process never does.
+
+A worker that dies takes its run with it and nothing else.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import psutil
+from omegaconf import MISSING
+from pebble import ProcessExpired, ProcessPool
+
+from bench.display import Display
+from bench.errors import in_one_line
+from bench.launchers.base import GRACE_S, POLL_S, QUEUED, RUNNING, Launcher, at_least, at_most, watch
+from bench.launchers.run import ask_to_stop, record_failure, run_one
+from bench.prepare import check_machine
+from bench.schema import MOST_PROCESSES
+from bench.spec import RunSpec
+
+
+class Local(Launcher):
+    """A pool of processes."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """How runs share the machine."""
+
+        workers: int | None = MISSING  # side by side; null: one per core, one where runs want a GPU or ranks
+        threads_per_worker: int | None = MISSING  # null: the cores divided among the workers
+
+    options: Options
+
+    def check(self, specs: Sequence[RunSpec]) -> None:
+        """Both numbers are of a size that one machine can do, and so are the runs."""
+        at_least(self.options, workers=0, threads_per_worker=1)
+        at_most(self.options, workers=MOST_PROCESSES, threads_per_worker=MOST_PROCESSES)
+        for spec in specs:
+            check_machine(spec.typed())
+
+    def launch(self, specs: Sequence[RunSpec], todo: Sequence[RunSpec], display: Display) -> dict[str, str]:
+        """In a pool, or with no workers one after the other in this process."""
+        if self.options.workers == 0 or not todo:
+            return _run_here(todo, self.options.threads_per_worker, display)
+        # By all runs, not by those left: with another number of threads, a run rounds otherwise.
+        workers = min(self.options.workers or _default_workers(specs), len(specs))
+        threads = self.options.threads_per_worker or max(1, _cores() // workers)
+        return _run_in_pool(todo, min(workers, len(todo)), threads, display)
+
+
+def _default_workers(specs: Sequence[RunSpec]) -> int:
+    """One run per core; one at a time where a run wants a GPU or several ranks for itself."""
+    trainers = [spec.typed().trainer for spec in specs]
+    return 1 if any(t.accelerator == "gpu" or t.devices > 1 for t in trainers) else _cores()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run_here(specs: Sequence[RunSpec], threads: int | None, display: Display) -> dict[str, str]:
+    statuses = {}
+    for spec in specs:
+        statuses[spec.run_id] = run_one(spec.to_json(), threads, spec.version())
+        display.finish(spec, statuses[spec.run_id])
+        if statuses[spec.run_id] == "interrupted":
+            break
+    return statuses
+
+
+def _run_in_pool(specs: Sequence[RunSpec], workers: int, threads: int, display: Display) -> dict[str, str]:
+    pool = ProcessPool(max_workers=workers, context=get_context("spawn"))
+    jobs = {spec.run_id: (spec.to_json(), threads, spec.version()) for spec in specs}
+    futures = {run_id: pool.schedule(run_one, args=job) for run_id, job in jobs.items()}
+    try:
+        statuses = watch(specs, lambda spec: _status(spec, futures[spec.run_id]), display)
+        pool.close()
+        pool.join()
+    except KeyboardInterrupt:
+        try:
+            _stop(specs, futures, display)
+        finally:  # after a second Ctrl-C as well
+            _kill_descendants()
+            pool.stop()
+            pool.join()
+        return {spec.run_id: _status_when_stopped(futures[spec.run_id]) for spec in specs}
+    return statuses
+
+
+def _stop(specs: Sequence[RunSpec], futures: dict[str, "Future[str]"], display: Display) -> None:
+    """Ask the running workers to save and stop, and wait for them."""
+    display.say("stopping: runs save their state; the same command resumes them")
+    for future in futures.values():
+        if not future.running():
+            future.cancel()
+    asked: set[str] = set()
+    deadline = time.monotonic() + GRACE_S
+    while time.monotonic() < deadline and any(f.running() for f in futures.values()):
+        for spec in specs:  # a worker that is still importing can be asked later only
+            if spec.run_id not in asked and futures[spec.run_id].running() and ask_to_stop(spec):
+                asked.add(spec.run_id)
+        time.sleep(POLL_S)
+
+
+def _kill_descendants() -> None:
+    """No process of a sweep outlives it; Python's own tracker ends by itself."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if not any("resource_tracker" in word for word in child.cmdline()):
+                child.kill()
+
+
+def _status(spec: RunSpec, future: "Future[str]") -> str:
+    """A run's status; a worker that died could not record its run, so that is done here."""
+    if not future.done():
+        return RUNNING if future.running() else QUEUED
+    try:
+        return future.result()
+    except CancelledError:
+        return "interrupted"
+    except ProcessExpired as error:
+        return record_failure(spec, f"the worker process died: {_how_it_died(error)}")
+    except Exception as error:
+        return record_failure(spec, in_one_line(error))
+
+
+def _how_it_died(error: ProcessExpired) -> str:
+    if error.exitcode == -signal.SIGKILL:
+        return (
+            "killed by signal 9, as the system does when memory runs out: "
+            "lower optim.tokens_per_step, model or launcher.workers"
+        )
+    return str(error)
+
+
+def _status_when_stopped(future: "Future[str]") -> str:
+    """The run's own word if it had one; a run cut off by the stop did not fail."""
+    done = future.done() and not future.cancelled() and future.exception() is None
+    return future.result() if done else "interrupted"
