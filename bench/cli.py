@@ -32,6 +32,7 @@ examples:
   bench verify study=quickstart                            is that report what the records say?
   bench compare quickstart@HEAD~5 quickstart               what has changed, in scores and in settings
   bench advise task=ner data=4MB flops=1e13                which strategy and model, how surely
+  bench scale gpus=[64] models=[1b] > plan.md               hours, energy, memory (conf/scale.yaml)
   bench export run=0f67c5                                  a run as a folder that transformers loads
   bench fill model=exports/0f67c56e5297 text="Return the [MASK] of x."
 """
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands",
         required=True,
-        metavar="{train,evaluate,audit,report,verify,advise,compare,status,export,fill}",
+        metavar="{train,evaluate,audit,report,verify,advise,compare,scale,status,export,fill}",
     )
     for name, function, text in (
         ("train", _train, "do one run, or with -m all runs of a sweep that are not done yet"),
@@ -95,12 +96,9 @@ def _parser() -> argparse.ArgumentParser:
         ("audit", _audit, "hold tasks to chance and ceiling before their scores count: experiment=NAME"),
         ("report", _report, "rebuild a study's report from its records, or all studies', and their list"),
         ("verify", _verify, "is a study's report what its records say? study=NAME"),
-        (
-            "compare",
-            _compare,
-            "two studies, or one at two git revisions: A[@REV] B[@REV] [to=X.md|.html|.csv]",
-        ),
+        ("compare", _compare, "two studies, or one at two revisions: A[@REV] B[@REV] [to=X.md|.html|.csv]"),
         ("advise", _advise, "say what to pretrain: task=NAME [data=2MB] [flops=1e13] [study=NAME]"),
+        ("scale", _scale, "what a study would take on many GPUs, on paper: [models=[1b]] [gpus=[64]]"),
         ("status", _status, "list a study's runs, or all studies"),
         ("export", _export, "write a run's model for transformers: run=ID [to=DIR] [experiments_dir=DIR]"),
         ("fill", _fill, "fill in masked tokens: model=DIR text='... [MASK] ...' [k=5]"),
@@ -251,6 +249,13 @@ def _advise(arguments: argparse.Namespace) -> int:
         _complain(warning)
     for line in found.lines:
         print(printable(line))
+    return 0
+
+
+def _scale(arguments: argparse.Namespace) -> int:
+    from bench.scale_page import page  # torch, for this command only
+
+    print(page(arguments.overrides), end="")
     return 0
 
 

@@ -1,0 +1,196 @@
+"""The study on paper: its arithmetic by hand, its counts against records, its page against the command."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import budget, scale
+from bench.budget import StepCost
+from bench.compose import compose_evaluations, compose_runs
+from bench.errors import ConfigError
+from bench.objectives.base import Batch, Objective
+from bench.records import read_records
+from bench.scale import LAYOUTS, Layout, Planned
+from bench.scale_page import page, plan, planned, settings_of
+from bench.schema import Model
+from bench.train import build_objective
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = Model(d_model=2, n_layers=3, n_heads=1, d_ff=5, patch_size=1)
+COST = StepCost(rows=10, forward_tokens=100, supervised_tokens=50, flops=1e3)
+RUN = Planned("toy", "toy", TINY, 1000, 7, COST, peak_targets=50, cooldown_share=0.1, has_phases=False)
+A100, H100 = 312e12, 989.4e12  # FLOP/s in bf16
+
+
+@pytest.mark.parametrize(
+    ("budgets", "share", "alone", "branched"),
+    [
+        ([0.5, 1, 2, 4, 8], 0.1, 15.5, 8.75),  # 43.5 % saved
+        ([3], 0.2, 3, 3),
+        ([1, 2], 1.0, 3, 3),  # all cooldown: nothing to share
+        ([1, 2], 0.0, 3, 2),  # none: the short run is a checkpoint of the long one
+    ],
+)
+def test_budgets_that_branch_from_one_trunk_cost_its_stable_part_and_their_cooldowns(
+    budgets: list[float], share: float, alone: float, branched: float
+):
+    assert scale.separately(budgets) == alone
+    assert scale.branched(budgets, share) == pytest.approx(branched)
+
+
+def test_nine_budgets_a_root_of_two_apart_save_62_percent():
+    budgets = [1.41**i for i in range(9)]
+    saved = 1 - scale.branched(budgets, 0.1) / scale.separately(budgets)
+    assert saved == pytest.approx(0.62, abs=0.01)
+
+
+def test_hours_and_energy_by_hand():
+    assert scale.gpu_hours(3600e12, 10e12, 0.5) == pytest.approx(0.2)
+    assert scale.gpu_hours(3600e12, 10e12, 0.5, recompute=True) == pytest.approx(0.2 * 4 / 3)
+    assert scale.kwh(10, 500, 1.2) == pytest.approx(6)
+    assert [scale.efficiency(n, 0.1) for n in (1, 8, 16, 32)] == pytest.approx([1, 1, 0.9, 0.8])
+
+
+def test_memory_by_hand():
+    # Ten rows on four GPUs: three on the fullest, 30 positions and 15 targets.
+    plain = scale.memory(RUN, 4, Layout(sharded=False, recompute=False))
+    assert plain.states == (16 + 2 + 4) * 1000
+    assert plain.activations == 30 * 3 * (24 * 2 + 8 * 5)
+    assert plain.logits == 12 * 15 * 7
+    lean = scale.memory(RUN, 4, Layout(sharded=True, recompute=True))
+    assert lean.states == pytest.approx(16 * 1000 / 4 + 2 * 2 * 1000 / 3)
+    assert lean.activations == 30 * (3 * 4 * 2 + 24 * 2 + 8 * 5)
+
+
+def test_the_layout_that_costs_least_time_is_taken():
+    run = replace(RUN, parameters=100)  # few, so that recomputation saves more than sharding
+    totals = [scale.memory(run, 4, layout).total for layout in LAYOUTS]
+    assert [scale.fitting(run, 4, total) for total in totals] == list(LAYOUTS)
+    assert scale.fitting(run, 4, min(totals) - 1) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "vocab_size", "length", "tokens", "peak", "mfu", "published"),
+    [
+        # llm.c's GPT-2: 124 M in 90 minutes on eight A100 at 60 %, 1.5 B in 24 hours on eight H100 at 50 %
+        # (github.com/karpathy/llm.c, discussions 481 and 677). A plain feed-forward of 4 D has the
+        # products of a gated one of 8/3 D.
+        ((768, 12, 2048), 50257, 1024, 10e9, A100, 0.6, 12),
+        ((1600, 48, 4267), 50257, 1024, 33.6e9, H100, 0.5, 192),
+    ],
+)
+def test_published_runs_took_the_hours_that_are_planned(
+    shape: tuple[int, int, int],
+    vocab_size: int,
+    length: int,
+    tokens: float,
+    peak: float,
+    mfu: float,
+    published: float,
+):
+    d_model, n_layers, d_ff = shape
+    model = Model(d_model=d_model, n_layers=n_layers, n_heads=1, d_ff=d_ff, patch_size=1)
+    head = 2 * length * d_model * vocab_size  # without ModernBERT's dense layer
+    forward = budget.blocks_flops(model, length) + head
+    flops = StepCost.of_row(1, length, length, forward).flops / length * tokens
+    assert scale.gpu_hours(flops, peak, mfu) == pytest.approx(published, rel=0.1)
+
+
+def saved_bytes(objective: Objective, batch: Batch) -> int:
+    """Of what autograd saves in a pass in bf16, each storage once, without weights or their copies."""
+    weights = {tuple(p.shape) for p in objective.parameters()}
+    weights |= {shape[::-1] for shape in weights}
+    found: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tuple(tensor.shape) not in weights:
+            found[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no address comes twice
+        return tensor
+
+    saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with saving, torch.autocast("cpu", torch.bfloat16):
+        objective.loss(batch)
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+
+@pytest.mark.parametrize(("strategy", "over"), [("clm", 0.0), ("mlm", 0.0), ("clip", 0.0), ("ul2", 0.24)])
+def test_autograd_saves_what_the_formula_of_activations_says(strategy: str, over: float):
+    sizes = ["model=1m", "model.d_model=128", "model.n_layers=6", "model.d_ff=192"]
+    (spec,) = compose_runs([f"strategy={strategy}", *sizes, "sequence_length=128"], multirun=False)
+    objective = build_objective(spec, vocab_size=64, image_size=64)
+    generator = torch.Generator().manual_seed(0)
+    texts = {"tokens": torch.randint(5, 64, (8, 128), generator=generator)}
+    images = torch.randint(255, (8, 64, 64, 3), dtype=torch.uint8, generator=generator)
+    pairs = {"images": images, "captions": texts["tokens"][:, :16]}
+    batch = objective.corrupt(pairs if objective.modality == "pairs" else texts, generator)
+    cost = objective.step_cost(10_000)
+    formula = scale.activation_bytes(
+        objective.shapes.model, 8 * cost.forward_tokens / cost.rows, recompute=False
+    )
+    assert saved_bytes(objective, batch) == pytest.approx((1 + over) * formula, rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Sequence[tuple[Planned, object]]:
+    """A run of each strategy of a committed study, as planned and as recorded."""
+    folder = ROOT / "experiments"
+    records, _ = read_records(folder / "strategies" / "records")
+    by_id = {record.run_id: record for record in records if record.status == "finished" and record.seed == 0}
+    specs = compose_evaluations(["study=strategies", "task=[qc_probe]", f"paths.experiments={folder}"])
+    trained = [s for s in specs if s.run_id in by_id and s.config["strategy"]["modality"] != "none"]
+    return [
+        (
+            planned(spec, vocab_size=by_id[spec.run_id].data["vocab_size"], image_size=32),
+            by_id[spec.run_id],
+        )
+        for spec in trained
+    ]
+
+
+def test_what_is_planned_is_what_was_recorded(recorded):
+    assert len(recorded) >= 8
+    for run, record in recorded:
+        assert record.config["corpus"]["pairs"]["image_size"] == 32
+        assert run.parameters == record.parameters, record.strategy
+        tokens = record.config["budget"]["tokens"]
+        assert run.flops(tokens) == record.spent.flops, record.strategy
+        assert run.steps(tokens) * run.cost.forward_tokens == record.spent.forward_tokens, record.strategy
+
+
+def test_the_committed_page_is_what_the_command_writes():
+    assert (ROOT / "docs" / "scale.md").read_text(encoding="utf-8") == page([])
+
+
+def test_a_page_holds_what_was_asked_for():
+    text = page(["gpus=[64]", "models=[17m]", "strategies=[clm]", "gpu.memory_gb=1"])
+    assert "`bench scale 'gpus=[64]'" in text
+    assert "256 GPUs" not in text
+    assert "does not fit" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("models=[2b]", "model=2b: no such choice"),
+        ("strategies=[scratch]", "scratch is not trained"),
+        ("strategies=[bert]", "strategy=bert: no such choice"),
+        ("gpus=[]", "gpus="),
+        ("gpus=[8,8]", "each once"),
+        ("gpus=[0]", r"gpus\[0\]=0: use a number above 0"),
+        ("gpus=[many]", r"gpus\[0\]"),
+        ("seeds=1.5", "seeds=1.5"),
+        ("mfu.low=0.9", "mfu=0.9"),
+        ("pue=0.5", "pue=0.5: use 1 or more"),
+        ("memory_share=2", "memory_share=2"),
+        ("loss_per_doubling=0.5", "256 GPUs"),
+        ("gpu.power=700", "gpu.power: there is no such key"),
+        ("tokens_per_step=10", "optim.tokens_per_step=10 holds no row"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line(override: str, message: str):
+    with pytest.raises(ConfigError, match=message) as refused:
+        plan(settings_of([override]))
+    assert "\n" not in str(refused.value)
