@@ -53,7 +53,7 @@ def plan(settings: Scale) -> list[Planned]:
         ConfigError: an unknown strategy or model, one that is not trained, or sizes that do not fit together.
     """
     shared = [  # no tasks: they cost no pretraining, and take long to compose
-        *("task=[]", "optim=wsd", f"optim.tokens_per_step={settings.tokens_per_step}"),
+        *("task=[]", "optim=wsd_trunk", f"optim.tokens_per_step={settings.tokens_per_step}"),
         *(f"tokenizer.vocab_size={settings.vocab_size}", f"sequence_length={settings.sequence_length}"),
         *(f"caption_length={settings.caption_length}", "trainer=gpu", "trainer.precision=bf16-mixed"),
     ]

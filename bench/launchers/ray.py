@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,9 +112,9 @@ def _wait(specs: Sequence[RunSpec], tasks: dict[str, Any], display: Display) -> 
     """The runs' statuses once all are over; after Ctrl-C, once those under way have saved their state."""
     import ray
 
-    began_at = time.time()
+    before = {spec.run_id: read_status(spec.folder) for spec in specs}
     try:
-        return watch(specs, lambda spec: _status(spec, tasks[spec.run_id], began_at), display)
+        return watch(specs, lambda spec: _status(spec, tasks[spec.run_id], before[spec.run_id]), display)
     except KeyboardInterrupt:
         display.say("stopping: runs save their state; the same command resumes them")
         waiting = list(tasks.values())
@@ -128,14 +127,14 @@ def _wait(specs: Sequence[RunSpec], tasks: dict[str, Any], display: Display) -> 
         return {spec.run_id: _status_when_stopped(tasks[spec.run_id]) for spec in specs}
 
 
-def _status(spec: RunSpec, task: Any, began_at: float) -> str:
+def _status(spec: RunSpec, task: Any, before: Any) -> str:
     """A run's status; a worker that died could not record its run, so that is done here."""
     import ray
 
     ready, _ = ray.wait([task], timeout=0)
     if not ready:
         state = read_status(spec.folder)
-        return RUNNING if state and state["updated_at"] >= began_at else QUEUED
+        return QUEUED if state == before else RUNNING
     try:
         return str(ray.get(task))
     except Exception as error:  # of Ray's many kinds
