@@ -22,6 +22,7 @@ from pebble import ProcessExpired, ProcessPool
 from bench import budget, schema
 from bench.analysis.claims import read_claims
 from bench.display import Display, read_status
+from bench.errors import ConfigError
 from bench.prepare import prepare
 from bench.pretrained import CheckpointError
 from bench.records import RunRecord, write_atomically, write_evaluation, write_record
@@ -85,6 +86,7 @@ def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
     """
     for spec in specs:
         schema.validate(spec.typed())
+        refuse_nodes(spec)
     statuses = {}
     for spec in specs:
         try:
@@ -92,6 +94,24 @@ def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
         except CheckpointError as error:
             statuses[spec.run_id] = _record_failure(spec, str(error))
     return statuses
+
+
+def refuse_nodes(spec: RunSpec) -> None:
+    """A run over several nodes is not started from one of them: leave its config for torchrun.
+
+    Raises:
+        ConfigError: says how to start it.
+    """
+    settings = spec.typed().trainer
+    if settings.nodes > 1 and not spec.is_done():
+        spec.folder.mkdir(parents=True, exist_ok=True)
+        config = spec.folder / "config.json"
+        write_atomically(config, spec.to_json())
+        raise ConfigError(
+            f"trainer.nodes={settings.nodes}: on each node run torchrun --nnodes {settings.nodes} "
+            f"--nproc-per-node {settings.devices} --rdzv-backend c10d --rdzv-endpoint HOST:PORT "
+            f"-m bench.worker {config}"
+        )
 
 
 def _default_workers(specs: Sequence[RunSpec]) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
+from torch import Tensor
 
 from bench import budget, checkpoint, tracking
 from bench.budget import StepCost
@@ -14,6 +15,7 @@ from bench.energy import EnergyMeter
 from bench.errors import DataError
 from bench.objectives.base import Batch, Objective
 from bench.prepare import Prepared, check_epochs
+from bench.ranks import Agreement, WholeWeights, lost_ranks_named, strategy_of
 from bench.records import Spent
 from bench.schema import Config
 from bench.spec import RunSpec
@@ -33,8 +35,11 @@ class Job:
     energy: EnergyMeter
 
 
-def pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
+def pretrain(job: Job, objective: Objective, data: Prepared) -> tuple[Spent, dict[str, Tensor] | None]:
     """Train to the end of the compute budget, from the last good checkpoint if there is one.
+
+    Returns:
+        What it took; the whole weights where `objective` holds only this rank's slices, else None.
 
     Raises:
         DivergedError: the loss left the finite numbers.
@@ -52,23 +57,28 @@ def pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
         corrupt=objective.corrupt_at,
         seed=job.spec.seed,
         rows_per_step=cost.rows,
+        ranks=config.trainer.n_ranks,
         loader_workers=config.trainer.loader_workers,
     )
     checkpoints = job.folder / "checkpoints"
     start = checkpoint.latest(checkpoints)
     progress = Progress(job.status, job.stop, cost, checkpoints)
+    gathered = WholeWeights()
     callbacks = [
         TrainingLoss(config.logger.log_every_n_steps),
         Validation(_held_out(config, objective, validation, cost), config.trainer.n_validations, cost),
         checkpoint.Checkpoints(checkpoints, config.trainer.checkpoint_every_s),
         progress,
+        gathered,
     ]
     if objective.trunk_share is not None:
         trunk = Trunk(job.spec, objective.trunk_share, steps)
         callbacks.append(trunk)
         start = start or trunk.enter(cost)
-    trainer = _trainer(job, steps, callbacks, has_idle_weights=objective.has_idle_weights)
-    trainer.fit(objective, batches, ckpt_path=start, weights_only=True)
+    callbacks.append(Agreement(_input(job.spec, data, start)))
+    trainer = make_trainer(config, steps, callbacks, job.loggers, has_idle_weights=objective.has_idle_weights)
+    with lost_ranks_named(config.trainer):
+        trainer.fit(objective, batches, ckpt_path=start, weights_only=True)
     spent = Spent(
         steps=steps,
         forward_tokens=steps * cost.forward_tokens,
@@ -77,7 +87,20 @@ def pretrain(job: Job, objective: Objective, data: Prepared) -> Spent:
         epochs=epochs,
         pretrain_s=progress.elapsed_s,
     )
-    return replace(spent, **data.unique(config.budget, objective.modality))  # type: ignore[arg-type]
+    unique = data.unique(config.budget, objective.modality)
+    return replace(spent, **unique), gathered.weights  # type: ignore[arg-type]
+
+
+def _input(spec: RunSpec, data: Prepared, start: Path | None) -> dict[str, str]:
+    """What all ranks must begin with."""
+    described = data.described()
+    return {
+        "config": spec.run_id,
+        "text corpus": described["text"]["content_sha256"],
+        "corpus of pairs": described["pairs"]["content_sha256"],
+        "tokenizer": described["tokenizer_sha256"],
+        "checkpoint": start.name if start else "",
+    }
 
 
 def _held_out(config: Config, objective: Objective, rows: Rows, cost: StepCost) -> list[Batch]:
@@ -95,19 +118,21 @@ def _held_out(config: Config, objective: Objective, rows: Rows, cost: StepCost) 
     ]
 
 
-def _trainer(job: Job, steps: int, callbacks: list[Callback], *, has_idle_weights: bool) -> Trainer:
-    config = job.spec.typed()
+def make_trainer(
+    config: Config, steps: int, callbacks: list[Callback], loggers: list[Logger], *, has_idle_weights: bool
+) -> Trainer:
+    """Lightning's trainer for one rank of a run."""
     settings = config.trainer
-    ddp = "ddp_find_unused_parameters_true" if has_idle_weights else "ddp"
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        strategy=ddp if settings.devices > 1 else "auto",
+        num_nodes=settings.nodes,
+        strategy=strategy_of(settings, has_idle_weights=has_idle_weights),
         precision=settings.precision,  # type: ignore[arg-type]
         max_steps=steps,
         gradient_clip_val=config.optim.clip_norm,
         deterministic=True if settings.accelerator == "cpu" else "warn",
-        logger=job.loggers,
+        logger=loggers,
         callbacks=callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,

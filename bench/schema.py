@@ -85,12 +85,20 @@ class Trainer:
     """Where a run happens; changes its speed, never its result beyond rounding."""
 
     accelerator: str = MISSING  # cpu | gpu
-    devices: int = MISSING
+    devices: int = MISSING  # ranks on each node
+    nodes: int = MISSING  # more than one: started by torchrun on each, see conf/trainer/ddp.yaml
+    sharding: str = MISSING  # none: each rank holds all weights (DDP) | full: a slice of each tensor (FSDP)
+    timeout_s: float = MISSING  # a rank that is silent for so long fails the run
     precision: str = MISSING
     loader_workers: int = MISSING
     checkpoint_every_s: float = MISSING
     n_validations: int = MISSING  # validation losses along the run, the last one included
     validation_batches: int = MISSING
+
+    @property
+    def n_ranks(self) -> int:
+        """Processes that train one run together."""
+        return self.nodes * self.devices
 
 
 @dataclass
@@ -182,8 +190,7 @@ def validate(config: Config) -> None:
     _one_of("trainer.precision", trainer.precision, ("32-true", "64-true", "16-mixed", "bf16-mixed"))
     _one_of("logger.wandb_mode", config.logger.wandb_mode, ("offline", "online"))
     _one_of("strategy.modality", config.strategy.get("modality"), ("text", "pairs", "none"))
-    for key in ("devices", "n_validations", "validation_batches"):
-        _require(getattr(trainer, key) >= 1, f"trainer.{key}={getattr(trainer, key)}: use 1 or more")
+    _validate_ranks(trainer)
     _validate_place(config)
     refuse_secrets("strategy", config.strategy)
     refuse_secrets("task", config.task)
@@ -203,6 +210,19 @@ def refuse_secrets(key: str, node: object) -> None:
         _require(is_bare, f"{key}: give the address without user, password or query; they would be recorded")
         is_name = not key.endswith("_variable") or re.fullmatch("[A-Z_][A-Z0-9_]*", node)
         _require(bool(is_name), f"{key}: give the name of an environment variable, not what it holds")
+
+
+def _validate_ranks(trainer: Trainer) -> None:
+    for key in ("devices", "nodes", "n_validations", "validation_batches"):
+        _require(getattr(trainer, key) >= 1, f"trainer.{key}={getattr(trainer, key)}: use 1 or more")
+    _require(trainer.timeout_s > 0, f"trainer.timeout_s={trainer.timeout_s}: use a number above 0")
+    _one_of("trainer.sharding", trainer.sharding, ("none", "full"))
+    is_whole = trainer.sharding == "none"
+    _require(
+        is_whole or trainer.n_ranks > 1, "trainer.sharding=full needs trainer.devices=2 or more; or use none"
+    )
+    mixed = "trainer.precision=16-mixed does not go with trainer.sharding=full; use bf16-mixed"
+    _require(is_whole or trainer.precision != "16-mixed", mixed)
 
 
 def _validate_place(config: Config) -> None:

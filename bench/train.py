@@ -155,10 +155,13 @@ def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]
     spent, energy = Spent(), None
     if objective.modality != "none":
         with job.energy.measured() as drawn:
-            spent = pretrain(job, objective, data)
+            spent, weights = pretrain(job, objective, data)
         energy = drawn()
         if not _is_rank_zero_alone():
             return None, None
+        if weights is not None:  # the trained object holds slices
+            objective = _build(job.spec, data)
+            objective.load_state_dict(weights)
     if data.checkpoint is None or objective.modality != "none":  # a checkpoint as it is lies elsewhere
         checkpoint.write_weights(objective, job.spec.weights)
     record = replace(
@@ -172,7 +175,9 @@ def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]
 
 
 def _build(spec: RunSpec, data: Prepared) -> Objective:
-    return build_objective(spec, vocab_size=data.text.vocab_size, image_size=data.pairs.image_size)
+    objective = build_objective(spec, vocab_size=data.text.vocab_size, image_size=data.pairs.image_size)
+    # Lightning makes it double only after it has loaded, and so rounded, a checkpoint's weights.
+    return objective.double() if spec.typed().trainer.precision == "64-true" else objective
 
 
 def _evaluate(job: Job, trained: Trained | None) -> str:
