@@ -25,8 +25,8 @@ def main(path: str, supervisors: Sequence[str]) -> int:
     settings, world = spec.typed().trainer, int(os.environ.get("WORLD_SIZE", 1))
     if settings.n_ranks != world:
         raise ConfigError(
-            f"trainer.nodes={settings.nodes} times trainer.devices={settings.devices} are not the {world} ranks "
-            "that torchrun has started; change --nnodes, --nproc-per-node or these keys"
+            f"trainer.nodes={settings.nodes} times trainer.devices={settings.devices} are not the {world} "
+            "ranks that torchrun has started; change --nnodes, --nproc-per-node or these keys"
         )
     if os.environ.get("RANK", "0") != "0" and _is_trained(spec):
         return 0  # to evaluate is one process' work
