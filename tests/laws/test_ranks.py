@@ -5,12 +5,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+import torch
 import two_ranks
 from safetensors.torch import load_file
 from torch import Tensor
 from toy_models import make_strategy, stems, strategy_node
 from two_ranks import ranks, trained
+
+from bench.errors import DataError, LostRankError
+from bench.ranks import Agreement, lost_ranks_named
 
 TRAINED = [stem for stem in stems("strategy") if strategy_node(stem)["modality"] != "none"]
 LIMIT_S = 300
@@ -57,3 +63,23 @@ def test_a_run_goes_on_with_another_number_of_ranks_sharded_or_not(tmp_path: Pat
     for stem in strategies:
         again = trained(stem, ranks(1), start=tmp_path / f"full-{stem}.ckpt")
         assert difference(alone[stem], again) < 1e-11
+
+
+def test_ranks_with_different_input_stop_in_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch):
+    mine, theirs = {"config": "a", "tokenizer": "x"}, {"config": "a", "tokenizer": "y"}
+
+    def all_gather(found: list[dict[str, str]], own: dict[str, str]) -> None:
+        found[:] = [theirs, own]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather)
+    two, model = SimpleNamespace(world_size=2), make_strategy("clm")
+    Agreement(theirs).setup(two, model, "fit")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"^rank 1 has another tokenizer than rank 0; .*paths\.data"):
+        Agreement(mine).setup(two, model, "fit")  # type: ignore[arg-type]
+
+
+def test_a_broken_connection_becomes_one_line_and_other_errors_stay():
+    with pytest.raises(LostRankError, match=r"trainer\.timeout_s=60"), lost_ranks_named(ranks(2)):
+        raise RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:1")
+    with pytest.raises(RuntimeError, match="shapes"), lost_ranks_named(ranks(2)):
+        raise RuntimeError("shapes do not fit")
