@@ -71,7 +71,7 @@ def chunked_sigmoid_loss(
 def _sigmoid_chunk(images: Tensor, texts: Tensor, paired: bool, scale: Tensor, bias: Tensor) -> Tensor:
     """One chunk's sum over all pairs; `paired`: row i of the texts belongs to row i of the images."""
     logits = scale * images @ texts.T + bias  # (B, B)
-    partners = torch.eye(len(images), device=images.device) * paired
+    partners = torch.eye(len(images), dtype=images.dtype, device=images.device) * paired
     return -F.logsigmoid((2 * partners - 1) * logits).sum()
 
 

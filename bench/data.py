@@ -126,13 +126,25 @@ class BatchModule(LightningDataModule):
     """Training steps from the trainer's current step on: resuming needs no other state."""
 
     def __init__(
-        self, *, train: Rows, corrupt: Corrupt, seed: int, rows_per_step: int, loader_workers: int
+        self,
+        *,
+        train: Rows,
+        corrupt: Corrupt,
+        seed: int,
+        rows_per_step: int,
+        ranks: int,
+        loader_workers: int,
     ) -> None:
         super().__init__()
         if len(train) < rows_per_step:
             raise ConfigError(
                 f"the data budget holds {len(train)} rows, one step takes {rows_per_step}; raise "
                 "budget.unique_bytes or budget.unique_pairs, or lower optim.tokens_per_step"
+            )
+        if rows_per_step % ranks:
+            raise ConfigError(
+                f"{rows_per_step} rows a step do not divide among {ranks} ranks; change "
+                "optim.tokens_per_step, trainer.devices or trainer.nodes"
             )
         self.rows, self.corrupt, self.seed = train, corrupt, seed
         self.rows_per_step, self.loader_workers = rows_per_step, loader_workers
@@ -141,11 +153,6 @@ class BatchModule(LightningDataModule):
         """This rank's slices of the steps that remain."""
         trainer = self.trainer
         assert trainer is not None
-        if self.rows_per_step % trainer.world_size:
-            raise ConfigError(
-                f"{self.rows_per_step} rows a step do not divide among {trainer.world_size} ranks; "
-                "change optim.tokens_per_step or trainer.devices"
-            )
         stream = Stream(
             rows=self.rows,
             corrupt=self.corrupt,

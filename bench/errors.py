@@ -72,6 +72,20 @@ class DivergedError(BenchError):
         super().__init__(f"loss is not finite ({seen}); lower optim.lr_peak or raise optim.warmup_share")
 
 
+class LostRankError(BenchError):
+    """A rank of a distributed run died or stopped answering; the others end with it.
+
+    Args:
+        timeout_s: after which a silent rank counts as lost.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            f"another rank has died, or was silent for trainer.timeout_s={timeout_s:g} s; torchrun.log says "
+            "which and why, and the same command resumes the run"
+        )
+
+
 class InapplicableError(Exception):
     """A strategy has no way to do a task (a text model shown an image); not a failure."""
 

@@ -12,10 +12,12 @@ from bench import branching, budget, schema, sharing
 from bench.analysis.claims import read_claims
 from bench.build import build
 from bench.display import Display
+from bench.errors import ConfigError
 from bench.launchers.base import Launcher
 from bench.launchers.run import done, record_failure
 from bench.prepare import prepare
 from bench.pretrained import CheckpointError
+from bench.records import write_atomically
 from bench.spec import RunSpec
 
 
@@ -31,6 +33,7 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     """
     for spec in specs:
         schema.validate(spec.typed())
+        refuse_nodes(spec)
     launcher = build(specs[0].config["launcher"], Launcher, "launcher")
     launcher.check(specs)
     statuses = _prepare(specs)
@@ -78,6 +81,24 @@ def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
         except CheckpointError as error:
             statuses[spec.run_id] = record_failure(spec, str(error))
     return statuses
+
+
+def refuse_nodes(spec: RunSpec) -> None:
+    """A run over several nodes is not started from one of them: leave its config for torchrun.
+
+    Raises:
+        ConfigError: says how to start it.
+    """
+    settings = spec.typed().trainer
+    if settings.nodes > 1 and not spec.is_done():
+        spec.folder.mkdir(parents=True, exist_ok=True)
+        config = spec.folder / "config.json"
+        write_atomically(config, spec.to_json())
+        raise ConfigError(
+            f"trainer.nodes={settings.nodes}: on each node run torchrun --nnodes {settings.nodes} "
+            f"--nproc-per-node {settings.devices} --rdzv-backend c10d --rdzv-endpoint HOST:PORT "
+            f"-m bench.worker {config}"
+        )
 
 
 def _in_order(specs: Sequence[RunSpec]) -> list[RunSpec]:

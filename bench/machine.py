@@ -35,7 +35,7 @@ def environment(trainer: Trainer) -> dict[str, str]:
         "commit": _commit(),
         "system": platform.system(),
         "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
-        "ranks": str(trainer.devices),
+        "ranks": str(trainer.n_ranks),
         "threads": str(torch.get_num_threads()),
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
+from torch import Tensor
 
 from bench import budget, checkpoint, tracking
 from bench.budget import StepCost
@@ -17,6 +18,7 @@ from bench.energy import EnergyMeter
 from bench.errors import DataError, DivergedError
 from bench.objectives.base import Batch, Objective
 from bench.prepare import Prepared, check_epochs
+from bench.ranks import Agreement, WholeWeights, lost_ranks_named, strategy_of
 from bench.records import Divergence, Spent, write_atomically
 from bench.schema import Config
 from bench.spec import RunSpec
@@ -41,7 +43,7 @@ class Job:
 
 def pretrain_until_finite(
     job: Job, build: Callable[[float], Objective], data: Prepared
-) -> tuple[Objective, Spent]:
+) -> tuple[Objective, Spent, dict[str, Tensor] | None]:
     """As `pretrain`; where the loss diverges, as often as the config allows, anew at half the peak rate.
 
     From the first step, since where the last checkpoint lies depends on the machine's speed: the result is
@@ -56,7 +58,7 @@ def pretrain_until_finite(
         before = divergences(job.folder)
         objective = build(0.5 ** len(before))
         try:
-            return objective, pretrain(job, objective, data, attempt=len(before))
+            return objective, *pretrain(job, objective, data, attempt=len(before))
         except DivergedError as error:
             if len(before) == job.spec.typed().optim.retries_on_divergence:
                 raise
@@ -80,8 +82,13 @@ def _set_aside(folder: Path, found: list[Divergence]) -> None:
     write_atomically(folder / DIVERGED, json.dumps([asdict(one) for one in found]))
 
 
-def pretrain(job: Job, objective: Objective, data: Prepared, *, attempt: int = 0) -> Spent:
+def pretrain(
+    job: Job, objective: Objective, data: Prepared, *, attempt: int = 0
+) -> tuple[Spent, dict[str, Tensor] | None]:
     """Train to the end of the compute budget, from the attempt's last good checkpoint if there is one.
+
+    Returns:
+        What it took; the whole weights where `objective` holds only this rank's slices, else None.
 
     Raises:
         DivergedError: the loss left the finite numbers.
@@ -99,23 +106,28 @@ def pretrain(job: Job, objective: Objective, data: Prepared, *, attempt: int = 0
         corrupt=objective.corrupt_at,
         seed=job.spec.seed,
         rows_per_step=cost.rows,
+        ranks=config.trainer.n_ranks,
         loader_workers=config.trainer.loader_workers,
     )
     checkpoints = job.folder / (f"checkpoints-{attempt}" if attempt else "checkpoints")
     start = checkpoint.latest(checkpoints)
     progress = Progress(job.status, job.stop, cost, checkpoints)
+    gathered = WholeWeights()
     callbacks = [
         TrainingLoss(config.logger.log_every_n_steps),
         Validation(_held_out(config, objective, validation, cost), config.trainer.n_validations, cost),
         checkpoint.Checkpoints(checkpoints, config.trainer.checkpoint_every_s),
         progress,
+        gathered,
     ]
     trunk = None if attempt else _trunk(job.spec, objective, steps, cost)
     if trunk is not None:
         callbacks.append(trunk)
         start = start or trunk.enter(cost)
-    trainer = _trainer(job, steps, callbacks, has_idle_weights=objective.has_idle_weights)
-    trainer.fit(objective, batches, ckpt_path=start, weights_only=True)
+    callbacks.append(Agreement(_input(job.spec, data, start)))
+    trainer = make_trainer(config, steps, callbacks, job.loggers, has_idle_weights=objective.has_idle_weights)
+    with lost_ranks_named(config.trainer):
+        trainer.fit(objective, batches, ckpt_path=start, weights_only=True)
     spent = Spent(
         steps=steps,
         forward_tokens=steps * cost.forward_tokens,
@@ -124,7 +136,20 @@ def pretrain(job: Job, objective: Objective, data: Prepared, *, attempt: int = 0
         epochs=epochs,
         pretrain_s=progress.elapsed_s,
     )
-    return replace(spent, **data.unique(config.budget, objective.modality))  # type: ignore[arg-type]
+    unique = data.unique(config.budget, objective.modality)
+    return replace(spent, **unique), gathered.weights  # type: ignore[arg-type]
+
+
+def _input(spec: RunSpec, data: Prepared, start: Path | None) -> dict[str, str]:
+    """What all ranks must begin with."""
+    described = data.described()
+    return {
+        "config": spec.run_id,
+        "text corpus": described["text"]["content_sha256"],
+        "corpus of pairs": described["pairs"]["content_sha256"],
+        "tokenizer": described["tokenizer_sha256"],
+        "checkpoint": start.name if start else "",
+    }
 
 
 def _trunk(spec: RunSpec, objective: Objective, steps: int, cost: StepCost) -> Trunk | None:
@@ -149,19 +174,21 @@ def _held_out(config: Config, objective: Objective, rows: Rows, cost: StepCost) 
     ]
 
 
-def _trainer(job: Job, steps: int, callbacks: list[Callback], *, has_idle_weights: bool) -> Trainer:
-    config = job.spec.typed()
+def make_trainer(
+    config: Config, steps: int, callbacks: list[Callback], loggers: list[Logger], *, has_idle_weights: bool
+) -> Trainer:
+    """Lightning's trainer for one rank of a run."""
     settings = config.trainer
-    ddp = "ddp_find_unused_parameters_true" if has_idle_weights else "ddp"
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        strategy=ddp if settings.devices > 1 else "auto",
+        num_nodes=settings.nodes,
+        strategy=strategy_of(settings, has_idle_weights=has_idle_weights),
         precision=settings.precision,  # type: ignore[arg-type]
         max_steps=steps,
         gradient_clip_val=config.optim.clip_norm,
         deterministic=True if settings.accelerator == "cpu" else "warn",
-        logger=job.loggers,
+        logger=loggers,
         callbacks=callbacks,
         plugins=[checkpoint.InPlace()],
         enable_progress_bar=False,

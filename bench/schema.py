@@ -92,12 +92,20 @@ class Trainer:
     """Where a run happens; changes its speed, never its result beyond rounding."""
 
     accelerator: str = MISSING  # cpu | gpu
-    devices: int = MISSING
+    devices: int = MISSING  # ranks on each node
+    nodes: int = MISSING  # more than one: started by torchrun on each, see conf/trainer/ddp.yaml
+    sharding: str = MISSING  # none: each rank holds all weights (DDP) | full: a slice of each tensor (FSDP)
+    timeout_s: float = MISSING  # a rank that is silent for so long fails the run
     precision: str = MISSING
     loader_workers: int = MISSING
     checkpoint_every_s: float = MISSING
     n_validations: int = MISSING  # validation losses along the run, the last one included
     validation_batches: int = MISSING
+
+    @property
+    def n_ranks(self) -> int:
+        """Processes that train one run together."""
+        return self.nodes * self.devices
 
 
 @dataclass
@@ -181,12 +189,25 @@ def validate(config: Config) -> None:
         _require(getattr(config, key) >= low, f"{key}={getattr(config, key)}: use {low} or more")
     length = config.caption_length
     _require(length <= MOST_CAPTION_TOKENS, f"caption_length={length}: use {MOST_CAPTION_TOKENS} or less")
+    _validate_ranks(config.trainer)
     _validate_place(config)
     refuse_secrets("strategy", config.strategy)
     refuse_secrets("task", config.task)
     refuse_secrets("corpus", vars(config.corpus))
     refuse_secrets("model.name", config.model.name)
     _one_of("strategy.modality", config.strategy.get("modality"), ("text", "pairs", "none"))
+
+
+def _validate_ranks(trainer: Trainer) -> None:
+    _require(trainer.nodes >= 1, f"trainer.nodes={trainer.nodes}: use 1 or more")
+    _require(trainer.timeout_s > 0, f"trainer.timeout_s={trainer.timeout_s}: use a number above 0")
+    _one_of("trainer.sharding", trainer.sharding, ("none", "full"))
+    is_whole = trainer.sharding == "none"
+    _require(
+        is_whole or trainer.n_ranks > 1, "trainer.sharding=full needs trainer.devices=2 or more; or use none"
+    )
+    mixed = "trainer.precision=16-mixed does not go with trainer.sharding=full; use bf16-mixed"
+    _require(is_whole or trainer.precision != "16-mixed", mixed)
 
 
 def _validate_place(config: Config) -> None:
@@ -203,7 +224,7 @@ def _validate_place(config: Config) -> None:
         _require(value is None or low <= value <= high, f"{key}={value}: use {low} or more, up to {high}")
     _validate_logger(config.logger)
     _require(
-        config.trainer.devices == 1 or not config.optim.retries_on_divergence,
+        config.trainer.n_ranks == 1 or not config.optim.retries_on_divergence,
         "optim.retries_on_divergence needs trainer.devices=1; set one of the two",
     )
     every_s, country = trainer.checkpoint_every_s, config.energy.country

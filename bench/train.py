@@ -168,10 +168,13 @@ def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]
         objective = _build(job.spec, data)
     else:
         with job.energy.measured() as drawn:
-            objective, spent = pretrain_until_finite(job, partial(_build, job.spec, data), data)
+            objective, spent, weights = pretrain_until_finite(job, partial(_build, job.spec, data), data)
         energy = drawn()
         if not _is_rank_zero_alone():
             return None, None
+        if weights is not None:  # the trained object holds slices
+            objective = _build(job.spec, data)
+            objective.load_state_dict(weights)
     if data.checkpoint is None or objective.modality != "none":  # a checkpoint as it is lies elsewhere
         checkpoint.write_weights(objective, job.spec.weights)
     record = replace(
@@ -187,7 +190,9 @@ def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]
 
 def _build(spec: RunSpec, data: Prepared, lr_share: float = 1.0) -> Objective:
     sizes = {"vocab_size": data.text.vocab_size, "image_size": data.pairs.image_size}
-    return build_objective(spec, **sizes, lr_share=lr_share)
+    objective = build_objective(spec, **sizes, lr_share=lr_share)
+    # Lightning makes it double only after it has loaded, and so rounded, a checkpoint's weights.
+    return objective.double() if spec.typed().trainer.precision == "64-true" else objective
 
 
 def _evaluate(job: Job, trained: Trained | None) -> str:

@@ -29,6 +29,7 @@ class VisionTower(nn.Module):
 
     def hidden(self, images: Tensor) -> Tensor:
         """images: (B, 3, S, S) float in [-1, 1] -> hidden states of the P patches (B, P, D)."""
+        images = images.to(self.position.dtype)  # double, where the run is
         embedded = self.patches(images).flatten(2).transpose(1, 2) + self.position  # (B, P, D)
         return self.blocks(embedded)
 

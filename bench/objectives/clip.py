@@ -36,7 +36,7 @@ class Clip(TwoTowers):
 
     def __init__(self, options: Options, *, shapes: Shapes, optimizer: Optim) -> None:
         super().__init__(options, shapes=shapes, optimizer=optimizer)
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(options.initial_temperature)))
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(options.initial_temperature)]))
 
     def loss(self, batch: Batch) -> Loss:
         """Symmetric InfoNCE over the pairs of all ranks; the count is pairs."""

@@ -35,8 +35,8 @@ class SigLip(TwoTowers):
 
     def __init__(self, options: Options, *, shapes: Shapes, optimizer: Optim) -> None:
         super().__init__(options, shapes=shapes, optimizer=optimizer)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(options.initial_scale)))
-        self.bias = nn.Parameter(torch.tensor(float(options.initial_bias)))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(options.initial_scale)]))
+        self.bias = nn.Parameter(torch.tensor([float(options.initial_bias)]))
 
     def loss(self, batch: Batch) -> Loss:
         """Sigmoid loss of this rank's images against the texts of all ranks; the count is images."""

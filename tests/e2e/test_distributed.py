@@ -2,12 +2,15 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from harness import Place, until
+from harness import MARK, Place, until
 from safetensors.numpy import load_file
 
 STRATEGIES = ("clm", "mlm", "clip")
@@ -62,6 +65,39 @@ def assert_close(one: Path, other: Path) -> None:
         assert np.abs(difference).max() <= 6e-5, name
 
 
+def test_sharded_ranks_give_the_weights_of_one_process_and_are_evaluated(place: Place, study: Place):
+    done = place.bench(*place.sweep("strategy=clip", "trainer=fsdp", ONE_THREAD))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert place.records()["clip"].run_id == study.records("first")["clip"].run_id
+    assert {result.status for result in place.results()["clip"].values()} <= {"finished", "inapplicable"}
+    assert_close(place.folders()["clip"], study.folders("first")["clip"])
+
+
+def test_two_nodes_give_the_weights_of_one_process(place: Place, study: Place):
+    words = place.sweep("strategy=clm", "trainer=ddp", "trainer.nodes=2", "trainer.devices=1")
+    refused = place.bench(*words)
+    assert "trainer.nodes=2: on each node run torchrun --nnodes 2 --nproc-per-node 1" in refused.stderr
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    config = place.folders()["clm"] / "config.json"
+    assert str(config.relative_to(place.folder)) in refused.stderr
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "-m", "bench.worker"]
+    env = os.environ | {MARK: place.mark, "OMP_NUM_THREADS": "1"}
+    nodes = [subprocess.Popen([*torchrun, config], cwd=place.folder, env=env) for _ in range(2)]
+    assert [node.wait(timeout=240) for node in nodes] == [0, 0]
+    assert place.records()["clm"].status == "finished"
+    assert_close(place.folders()["clm"], study.folders("first")["clm"])
+
+
+def test_rows_that_do_not_divide_among_ranks_fail_in_one_line_that_names_the_keys(place: Place):
+    done = place.bench(*place.sweep("strategy=clm", "trainer=ddp", "trainer.devices=3"))
+    assert done.returncode == 1
+    assert "32 rows a step do not divide among 3 ranks; change optim.tokens_per_step" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def is_rank(process: psutil.Process, rank: int) -> bool:
     try:
         return process.environ().get("RANK") == str(rank)
@@ -78,6 +114,32 @@ def test_a_killed_rank_fails_its_run_and_nothing_hangs(place: Place):
     out, err = launcher.communicate(timeout=45)
     assert launcher.returncode == 1
     assert place.records()["clm"].status == "failed"
+    assert "Traceback" not in out + err
+    assert place.processes() == []
+
+
+def test_a_rank_that_dies_before_the_first_meeting_fails_its_run(place: Place):
+    launcher = place.start(*place.sweep("strategy=clm", "trainer=ddp"))
+    until(lambda: [p for p in place.processes() if is_rank(p, 1)])
+    for process in place.processes():
+        if is_rank(process, 1):
+            os.kill(process.pid, signal.SIGKILL)
+    out, err = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1
+    assert place.records()["clm"].status == "failed"
+    assert "Traceback" not in out + err
+    assert place.processes() == []
+
+
+def test_a_rank_that_is_silent_for_too_long_fails_its_run_in_one_line_that_names_the_key(place: Place):
+    words = ["strategy=clm", "trainer=ddp", "budget.tokens=2000000", "trainer.checkpoint_every_s=0.2"]
+    launcher = place.start(*place.sweep(*words, "trainer.timeout_s=5"))
+    until(lambda: place.checkpointed("clm"))
+    (silent,) = [process for process in place.processes() if is_rank(process, 1)]
+    os.kill(silent.pid, signal.SIGSTOP)
+    out, err = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1
+    assert "was silent for trainer.timeout_s=5" in str(place.records()["clm"].reason)
     assert "Traceback" not in out + err
     assert place.processes() == []
 

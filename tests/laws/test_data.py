@@ -109,7 +109,9 @@ def test_corruption_does_not_know_the_ranks():
 
 
 def loader_of(step: int, *, world: int = 1, per_step: int = PER_STEP) -> DataLoader[Batch]:
-    module = BatchModule(train=ToyRows(), corrupt=jitter, seed=0, rows_per_step=per_step, loader_workers=0)
+    module = BatchModule(
+        train=ToyRows(), corrupt=jitter, seed=0, rows_per_step=per_step, ranks=world, loader_workers=0
+    )
     device = SimpleNamespace(root_device=torch.device("cpu"))
     module.trainer = SimpleNamespace(  # type: ignore[assignment]
         global_step=step, max_steps=6, world_size=world, global_rank=0, strategy=device

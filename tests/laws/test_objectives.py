@@ -179,7 +179,7 @@ def fit(model: Objective, steps: int, folder: Path) -> Trainer:
         default_root_dir=folder,
     )
     batches = BatchModule(
-        train=FixedRows(), corrupt=model.corrupt_at, seed=0, rows_per_step=8, loader_workers=0
+        train=FixedRows(), corrupt=model.corrupt_at, seed=0, rows_per_step=8, ranks=1, loader_workers=0
     )
     trainer.fit(model.train(), batches)
     return trainer

@@ -1,0 +1,85 @@
+"""Two ranks give the weights of one process for every strategy, sharded or not, and go on from each other."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import two_ranks
+from safetensors.torch import load_file
+from torch import Tensor
+from toy_models import make_strategy, stems, strategy_node
+from two_ranks import ranks, trained
+
+from bench.errors import DataError, LostRankError
+from bench.ranks import Agreement, lost_ranks_named
+
+TRAINED = [stem for stem in stems("strategy") if strategy_node(stem)["modality"] != "none"]
+LIMIT_S = 300
+
+
+def on_two_ranks(folder: Path, shardings: Sequence[str], strategies: Sequence[str]) -> None:
+    """Run the script; its files are the result."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [two_ranks.__file__, str(folder), ",".join(shardings), ",".join(strategies)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The largest of any element; a step moves one by about 1e-2."""
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_two_ranks_give_the_weights_of_one_process_for_every_strategy(tmp_path: Path):
+    on_two_ranks(tmp_path, ("none", "full"), TRAINED)
+    far = {}
+    for stem in TRAINED:
+        alone = trained(stem, ranks(1))
+        untrained = {name: weight.double() for name, weight in make_strategy(stem).state_dict().items()}
+        assert difference(alone, untrained) > 1e-2
+        for sharding in ("none", "full"):
+            apart = difference(alone, load_file(tmp_path / f"{sharding}-{stem}.safetensors"))
+            if not apart < 1e-11:
+                far[stem, sharding] = apart
+    assert far == {}
+
+
+def test_a_run_goes_on_with_another_number_of_ranks_sharded_or_not(tmp_path: Path):
+    strategies = ("clip", "clm_then_mlm")
+    alone = {stem: trained(stem, ranks(1), keep=tmp_path / f"start-{stem}.ckpt") for stem in strategies}
+    on_two_ranks(tmp_path, ("full",), strategies)  # their second halves alone
+    for stem in strategies:
+        assert difference(alone[stem], load_file(tmp_path / f"full-{stem}.safetensors")) < 1e-11
+    for path in tmp_path.glob("start-*"):
+        path.unlink()
+    on_two_ranks(tmp_path, ("full",), strategies)
+    for stem in strategies:
+        again = trained(stem, ranks(1), start=tmp_path / f"full-{stem}.ckpt")
+        assert difference(alone[stem], again) < 1e-11
+
+
+def test_ranks_with_different_input_stop_in_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch):
+    mine, theirs = {"config": "a", "tokenizer": "x"}, {"config": "a", "tokenizer": "y"}
+
+    def all_gather(found: list[dict[str, str]], own: dict[str, str]) -> None:
+        found[:] = [theirs, own]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather)
+    two, model = SimpleNamespace(world_size=2), make_strategy("clm")
+    Agreement(theirs).setup(two, model, "fit")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"^rank 1 has another tokenizer than rank 0; .*paths\.data"):
+        Agreement(mine).setup(two, model, "fit")  # type: ignore[arg-type]
+
+
+def test_a_broken_connection_becomes_one_line_and_other_errors_stay():
+    with pytest.raises(LostRankError, match=r"trainer\.timeout_s=60"), lost_ranks_named(ranks(2)):
+        raise RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:1")
+    with pytest.raises(RuntimeError, match="shapes"), lost_ranks_named(ranks(2)):
+        raise RuntimeError("shapes do not fit")

@@ -1,0 +1,99 @@
+"""Toy strategies, trained as a run trains them; as a script, one of two ranks that do so.
+
+torchrun --nproc-per-node 2 two_ranks.py FOLDER SHARDING,... STEM,...
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, LightningModule, Trainer
+from safetensors.torch import save_file
+from torch import Tensor
+from toy_models import OPTIM, make_strategy, rows_for
+
+from bench import checkpoint, schema
+from bench.data import BatchModule
+from bench.machine import quiet_libraries
+from bench.objectives.base import Batch, Objective
+from bench.pretrain import make_trainer
+from bench.ranks import WholeWeights
+
+N_ROWS, PER_STEP, N_STEPS = 24, 8, 8
+
+
+class ToyRows:
+    """Rows of a strategy's modality."""
+
+    def __init__(self, model: Objective) -> None:
+        self.rows = rows_for(model, N_ROWS)
+
+    def __len__(self) -> int:
+        return N_ROWS
+
+    def read(self, indices: NDArray[np.int64]) -> Batch:
+        return {name: values[torch.from_numpy(indices)] for name, values in self.rows.items()}
+
+
+class Halfway(Callback):
+    """Leaves a checkpoint in the middle."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        if trainer.global_step == N_STEPS // 2:
+            checkpoint.write(trainer, self.path)
+
+
+def ranks(devices: int, sharding: str = "none") -> schema.Trainer:
+    return schema.Trainer(
+        accelerator="cpu", devices=devices, nodes=1, sharding=sharding, timeout_s=60, precision="64-true"
+    )
+
+
+def trained(
+    stem: str, trainer: schema.Trainer, *, keep: Path | None = None, start: Path | None = None
+) -> dict[str, Tensor]:
+    """Whole weights after some steps; in double precision, where rounding cannot hide a mistake.
+
+    `keep`: where to leave a checkpoint of half the way; `start`: the one to begin with.
+    """
+    model = make_strategy(stem).train().double()
+    batches = BatchModule(
+        train=ToyRows(model),
+        corrupt=model.corrupt_at,
+        seed=0,
+        rows_per_step=PER_STEP,
+        ranks=trainer.n_ranks,
+        loader_workers=0,
+    )
+    config, gathered = schema.Config(trainer=trainer, optim=OPTIM), WholeWeights()
+    callbacks: list[Callback] = [gathered, *([Halfway(keep)] if keep else [])]
+    fit = make_trainer(config, N_STEPS, callbacks, [], has_idle_weights=model.has_idle_weights).fit
+    fit(model, batches, ckpt_path=start, weights_only=True)
+    return gathered.weights or model.state_dict()
+
+
+def main(folder: Path, shardings: str, stems: str) -> None:
+    """Save each strategy's weights as FOLDER/SHARDING-STEM.safetensors, and its checkpoint beside them.
+
+    From FOLDER/start-STEM.ckpt, where there is one.
+    """
+    quiet_libraries()
+    torch.set_num_threads(1)
+    for sharding in shardings.split(","):
+        for stem in stems.split(","):
+            path, start = folder / f"{sharding}-{stem}.safetensors", folder / f"start-{stem}.ckpt"
+            keep = path.with_suffix(".ckpt")
+            given = start if start.exists() else None
+            weights = trained(stem, ranks(2, sharding), keep=keep, start=given)
+            if torch.distributed.get_rank() == 0:
+                save_file({name: tensor.clone() for name, tensor in weights.items()}, path)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
