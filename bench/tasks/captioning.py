@@ -72,7 +72,8 @@ class Captioning(Task):
                 raise ConfigError(f"task.*.protocol={self.protocol!r}: choose generate, retrieve or fitted")
             if self.test_images < 2 or self.train_captions < 1:
                 raise ConfigError("task.*.test_images: choose 2 or more; task.*.train_captions: 1 or more")
-            check_fit(self)
+            if self.protocol == "fitted":
+                check_fit(self)
 
     options: Options
 

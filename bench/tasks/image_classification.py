@@ -90,7 +90,8 @@ class ImageClassification(Task):
             for key in ("train_per_class", "test_images", "min_test_per_class"):
                 if getattr(self, key) < 1:
                     raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose 1 or more")
-            check_fit(self)
+            if self.protocol == "fitted":
+                check_fit(self)
 
     options: Options
 

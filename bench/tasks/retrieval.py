@@ -36,7 +36,8 @@ class Retrieval(Task):
         def __post_init__(self) -> None:
             if self.protocol not in ("fitted", "zero_shot"):
                 raise ConfigError(f"task.*.protocol={self.protocol!r}: choose fitted or zero_shot")
-            check_fit(self)
+            if self.protocol == "fitted":
+                check_fit(self)
 
     options: Options
 
