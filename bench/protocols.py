@@ -59,11 +59,13 @@ def check_fit(options: Any) -> None:
     """Check a task's options of a fit by similarity: `steps`, `batch_size`, `lr_at_64`, `temperature`.
 
     Raises:
-        ConfigError: names the first that is not above 0.
+        ConfigError: names the first that is not above 0, or a rate below it.
     """
-    for key in ("steps", "batch_size", "lr_at_64", "temperature"):
+    for key in ("steps", "batch_size", "temperature"):
         if not getattr(options, key) > 0:
             raise ConfigError(f"task.*.{key}={getattr(options, key)}: use a number above 0")
+    if options.lr_at_64 < 0:
+        raise ConfigError(f"task.*.lr_at_64={options.lr_at_64}: use 0 or more")
 
 
 def check_pooling(name: str) -> None:

@@ -153,6 +153,6 @@ def _simple(kind: type[Any], value: Any) -> Any:
         raise MisfitError("is no finite number")
     if type(value) is int and abs(value) > LARGEST:
         raise MisfitError(f"is beyond {LARGEST}")
-    if type(value) is str and not is_text(value):
+    if type(value) is str and not is_text(value.replace("\0", "")):  # models write NUL as well
         raise MisfitError("holds what is no text")
     return value

@@ -46,7 +46,7 @@ class Halfway(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         if trainer.global_step == N_STEPS // 2:
-            checkpoint.write(trainer, self.path)
+            checkpoint.write(trainer, self.path, self.path.with_suffix(".partial"))
 
 
 def ranks(devices: int, sharding: str = "none") -> schema.Trainer:
