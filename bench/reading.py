@@ -10,10 +10,11 @@ import types
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 LARGEST = 2**63 - 1  # what a 64-bit integer holds, and every table
 Reader = Callable[[Any], Any]
+Written = Annotated[str, "by a model: NUL is one of its bytes"]
 
 
 class MisfitError(ValueError):
@@ -63,7 +64,7 @@ def typed(kind: type[Any], value: Any) -> Any:
 
     Args:
         kind: a dataclass. Its fields are dataclasses, tuple[X, ...], list[X], dict[str, X], X | None,
-            Literal, str, int, float, bool or Any.
+            Literal, str, `Written`, int, float, bool or Any.
         value: its fields by name.
 
     Raises:
@@ -82,6 +83,8 @@ def _reader(kind: Any) -> Reader:
     if origin in (types.UnionType, Union):
         [other] = [_reader(one) for one in inner if one is not types.NoneType]
         return lambda value: None if value is None else other(value)
+    if kind == Written:
+        return _written
     if origin is Literal:
         return lambda value: _chosen(inner, value)
     if origin in (tuple, list):
@@ -94,7 +97,7 @@ def _reader(kind: Any) -> Reader:
 
 
 def _dataclass_reader(kind: Any) -> Reader:
-    readers = {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
+    readers = {name: _reader(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
 
     def read(value: Any) -> Any:
@@ -145,6 +148,11 @@ def _chosen(choices: tuple[Any, ...], value: Any) -> Any:
     return value
 
 
+def _written(value: Any) -> Any:
+    _simple(str, value.replace("\0", "") if isinstance(value, str) else value)
+    return value
+
+
 def _simple(kind: type[Any], value: Any) -> Any:
     """The value, if it is of this very kind; a whole number is a float as well."""
     if type(value) is not kind and not (kind is float and type(value) is int):
@@ -153,6 +161,6 @@ def _simple(kind: type[Any], value: Any) -> Any:
         raise MisfitError("is no finite number")
     if type(value) is int and abs(value) > LARGEST:
         raise MisfitError(f"is beyond {LARGEST}")
-    if type(value) is str and not is_text(value.replace("\0", "")):  # models write NUL as well
+    if type(value) is str and not is_text(value):
         raise MisfitError("holds what is no text")
     return value

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from bench.errors import DataError
-from bench.reading import parse, typed
+from bench.reading import Written, parse, typed
 
 R = TypeVar("R")
 SCHEMA_VERSION = 2
@@ -163,7 +163,7 @@ class TaskResult:
     scores: tuple[Score, ...] = ()
     cost: EvaluationCost = field(default_factory=EvaluationCost)
     counts: dict[str, int] = field(default_factory=dict)
-    samples: list[dict[str, str]] = field(default_factory=list)
+    samples: list[dict[str, Written]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
