@@ -101,14 +101,7 @@ def pretrain(
     epochs = budget.n_epochs(steps * cost.rows, len(train))
     if config.budget.tokens is None:  # only now known; a budget of tokens was checked before
         check_epochs(config.budget, epochs)
-    batches = BatchModule(
-        train=train,
-        corrupt=objective.corrupt_at,
-        seed=job.spec.seed,
-        rows_per_step=cost.rows,
-        ranks=config.trainer.n_ranks,
-        loader_workers=config.trainer.loader_workers,
-    )
+    batches = _batches(job.spec, objective, train, cost)
     checkpoints = job.folder / (f"checkpoints-{attempt}" if attempt else "checkpoints")
     start = checkpoint.latest(checkpoints)
     progress = Progress(job.status, job.stop, cost, checkpoints)
@@ -128,16 +121,32 @@ def pretrain(
     trainer = make_trainer(config, steps, callbacks, job.loggers, has_idle_weights=objective.has_idle_weights)
     with lost_ranks_named(config.trainer):
         trainer.fit(objective, batches, ckpt_path=start, weights_only=True)
-    spent = Spent(
+    unique = data.unique(config.budget, objective.modality)
+    spent = replace(_spent(steps, cost), epochs=epochs, pretrain_s=progress.elapsed_s, **unique)  # type: ignore[arg-type]
+    return spent, gathered.weights
+
+
+def _batches(spec: RunSpec, objective: Objective, train: Rows, cost: StepCost) -> BatchModule:
+    """The training steps, each dealt to the ranks."""
+    settings = spec.typed().trainer
+    return BatchModule(
+        train=train,
+        corrupt=objective.corrupt_at,
+        seed=spec.seed,
+        rows_per_step=cost.rows,
+        ranks=settings.n_ranks,
+        loader_workers=settings.loader_workers,
+    )
+
+
+def _spent(steps: int, cost: StepCost) -> Spent:
+    """What so many steps use."""
+    return Spent(
         steps=steps,
         forward_tokens=steps * cost.forward_tokens,
         supervised_tokens=round(steps * cost.supervised_tokens),
         flops=steps * cost.flops,
-        epochs=epochs,
-        pretrain_s=progress.elapsed_s,
     )
-    unique = data.unique(config.budget, objective.modality)
-    return replace(spent, **unique), gathered.weights  # type: ignore[arg-type]
 
 
 def _input(spec: RunSpec, data: Prepared, start: Path | None) -> dict[str, str]:
