@@ -28,8 +28,9 @@ def stable_trunk(spec: RunSpec) -> Path | None:
 
     A warmup that is a share of the run is longer in longer runs, which then have nothing in common.
     """
-    optim = spec.typed().optim
-    if spec.config["strategy"]["modality"] == "none" or optim.schedule != "wsd" or not optim.warmup_tokens:
+    optim = spec.config["optim"]
+    has_stable_phase = optim["schedule"] == "wsd" and optim.get("warmup_tokens") is not None
+    if spec.config["strategy"]["modality"] == "none" or not has_stable_phase:
         return None
     budget = {key: value for key, value in spec.science["budget"].items() if key not in COMPUTE}
     return folder_of(spec, spec.science | {"budget": budget})
@@ -43,7 +44,7 @@ def announce(specs: Iterable[RunSpec]) -> None:
         if folder is not None:
             found.setdefault(folder, []).append({key: spec.config["budget"][key] for key in COMPUTE})
     for folder, budgets in found.items():
-        known = [{key: getattr(budget, key) for key in COMPUTE} for budget in branches(folder)]
+        known = _announced(folder)
         every = known + [budget for budget in budgets if budget not in known]
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / _BUDGETS, json.dumps(every) + "\n")
@@ -51,5 +52,9 @@ def announce(specs: Iterable[RunSpec]) -> None:
 
 def branches(folder: Path) -> list[Budget]:
     """The compute budgets that branch from a trunk, as far as was announced."""
+    return [Budget(**one) for one in _announced(folder)]
+
+
+def _announced(folder: Path) -> list[dict[str, Any]]:
     path = folder / _BUDGETS
-    return [Budget(**one) for one in json.loads(path.read_text())] if path.exists() else []
+    return json.loads(path.read_text()) if path.exists() else []

@@ -60,7 +60,6 @@ def write(trainer: Trainer, path: Path, partial: Path) -> None:
     assert isinstance(module, Objective)
     if not all(torch.isfinite(weight).all() for weight in module.parameters()):
         raise DivergedError(*(module.last_finite or (0, None)))
-
     if not trainer.is_global_zero:
         trainer.save_checkpoint(partial)  # the others' part of it; rank 0 writes
         return

@@ -14,7 +14,7 @@ from bench.build import build
 from bench.display import Display
 from bench.errors import ConfigError
 from bench.launchers.base import Launcher
-from bench.launchers.run import done, record_failure
+from bench.launchers.run import record_failure
 from bench.prepare import prepare
 from bench.pretrained import CheckpointError
 from bench.records import write_atomically
@@ -37,7 +37,7 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     launcher = build(specs[0].config["launcher"], Launcher, "launcher")
     launcher.check(specs)
     statuses = _prepare(specs)
-    statuses |= {spec.run_id: record.status for spec in specs if (record := done(spec))}
+    statuses |= {spec.run_id: status for spec in specs if (status := sharing.ended(spec))}
     todo = [spec for spec in specs if spec.run_id not in statuses]
     branching.announce(todo)
     todo = _in_order(todo)
@@ -89,14 +89,14 @@ def refuse_nodes(spec: RunSpec) -> None:
     Raises:
         ConfigError: says how to start it.
     """
-    settings = spec.typed().trainer
-    if settings.nodes > 1 and not spec.is_done():
+    settings = spec.config["trainer"]
+    if settings["nodes"] > 1 and not spec.is_done():
         spec.folder.mkdir(parents=True, exist_ok=True)
         config = spec.folder / "config.json"
         write_atomically(config, spec.to_json())
         raise ConfigError(
-            f"trainer.nodes={settings.nodes}: on each node run torchrun --nnodes {settings.nodes} "
-            f"--nproc-per-node {settings.devices} --rdzv-backend c10d --rdzv-endpoint HOST:PORT "
+            f"trainer.nodes={settings['nodes']}: on each node run torchrun --nnodes {settings['nodes']} "
+            f"--nproc-per-node {settings['devices']} --rdzv-backend c10d --rdzv-endpoint HOST:PORT "
             f"-m bench.worker {config}"
         )
 

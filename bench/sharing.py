@@ -34,7 +34,7 @@ def is_held(folder: Path) -> bool:
         return True
 
 
-def ended(spec: RunSpec, before: str | None) -> str | None:
+def ended(spec: RunSpec, before: str | None = None) -> str | None:
     """The run's status, if nothing is left to do of it or it failed in other hands.
 
     Args:

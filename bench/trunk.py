@@ -1,9 +1,9 @@
 """Runs that share their beginning: those that differ in `strategy.shares` alone, or in compute under WSD.
 
 The first phase, or the stable phase, of such runs is the same, step for step: same seed, data order, rate. A
-run leaves its state where it ends, and where shorter runs will branch; another one whose
-phase is at least as long starts there. The numbers are those of a run that was trained alone, on CPU bit for
-bit; the record says what was shared.
+run leaves its state where it ends, and where shorter runs will branch; another one whose phase is at least as
+long starts there. The numbers are those of a run that was trained alone, on CPU bit for bit; the record says
+what was shared.
 """
 
 import json

@@ -155,10 +155,11 @@ def _decide(tables: Tables, measure: Measure, caps: Caps, grid: _Grid) -> Decisi
     scratch = int(np.argmax(np.where(is_scratch, means, -np.inf))) if is_scratch.any() else None
     spread = interval(list(tables.values[measure][cells[best]].values()))
     assert spread is not None
-    tested = _against(values, is_scratch, scratch)
-    ahead = _is_clear(values[tested] - values[scratch]) if scratch is not None else np.array([], dtype=bool)
-    p_holm = holm(t_tests_p(values[tested] - values[scratch])) if scratch is not None else []
-    tied = ~_is_clear(values[best] - values)
+    gains = values - (np.nan if scratch is None else values[scratch])
+    tested = np.flatnonzero(~is_scratch & ~np.isnan(gains).all(axis=1))  # those that share a seed with it
+    p_holm = dict(zip(tested.tolist(), holm(t_tests_p(gains[tested])), strict=True))
+    gaps = values[best] - values
+    is_behind = (np.array(t_tests_p(gaps)) <= 1 - LEVEL) & (np.nansum(gaps, axis=1) > 0)
     return Decision(
         measure,
         caps,
@@ -169,29 +170,13 @@ def _decide(tables: Tables, measure: Measure, caps: Caps, grid: _Grid) -> Decisi
         to_scratch=None
         if scratch in (None, best)
         else paired(difference(tables, measure, cells[best], cells[scratch])),
-        p_holm=dict(zip(tested.tolist(), p_holm, strict=True)).get(best, 1.0),
-        ahead=tuple(
-            cells[i]
-            for i, p, is_ahead in zip(tested, p_holm, ahead, strict=True)
-            if p <= 1 - LEVEL and is_ahead
-        ),
-        tied=tuple(cell for i, cell in enumerate(cells) if tied[i] and i != best),
+        p_holm=p_holm.get(best, 1.0),
+        ahead=tuple(cells[i] for i, p in p_holm.items() if p <= 1 - LEVEL and np.nansum(gains[i]) > 0),
+        tied=tuple(cell for i, cell in enumerate(cells) if not is_behind[i] and i != best),
         missing=_missing(grid, caps),
         n_candidates=len(cells),
         n_tested=len(tested),
     )
-
-
-def _against(values: Floats, is_scratch: NDArray[np.bool_], scratch: int | None) -> NDArray[np.int64]:
-    """The pretrained candidates that share a seed with scratch."""
-    if scratch is None:
-        return np.array([], dtype=np.int64)
-    return np.flatnonzero(~is_scratch & ~np.isnan(values - values[scratch]).all(axis=1))
-
-
-def _is_clear(differences: Floats) -> NDArray[np.bool_]:
-    """Are differences by seed (K, S) above 0, by uncorrected t tests? (K,)"""
-    return (np.array(t_tests_p(differences)) <= 1 - LEVEL) & (np.nansum(differences, axis=1) > 0)
 
 
 def _missing(grid: _Grid, caps: Caps) -> tuple[Cell, ...]:

@@ -7,13 +7,13 @@ reweighted least squares (Huber 1981, sec. 7.8), which bound the loss from above
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
+
+from bench.analysis.stats import Floats
 
 N_STEPS = 300
 _TOLERANCE = 1e-8  # relative gain of a step, below which a problem is solved
 _SOFTEST, _HARDEST = 1e-10, 1e10  # damping
 
-Floats = NDArray[np.float64]
 Model = Callable[[Floats], tuple[Floats, Floats]]  # (K, F) -> values (K, C), their slopes (K, F, C)
 
 

@@ -44,9 +44,7 @@ def front(tables: Tables, measure: Measure, costs: Mapping[Cell, float]) -> list
     }
     scores = {cell: (cost, sign * spread.mean) for cell, (cost, spread) in points.items()}
     members: list[Member] = []
-    for cell in sorted(
-        _undominated(scores) if sign else (), key=lambda cell: (points[cell][0], tables.cells.index(cell))
-    ):
+    for cell in _undominated(scores) if sign else ():
         cost, spread = points[cell]
         cheaper = [member for member in members if member.cost < cost]
         gap = difference(tables, measure, cell, cheaper[-1].cell) if cheaper else {}
@@ -55,7 +53,10 @@ def front(tables: Tables, measure: Measure, costs: Mapping[Cell, float]) -> list
 
 
 def _undominated(points: Mapping[Cell, tuple[float, float]]) -> list[Cell]:
-    """The cells (cost, score) that no other matches: better than all that cost less, best at their cost."""
+    """The cells (cost, score) that no other matches: better than all that cost less, best at their cost.
+
+    From cheap to dear; what is equal stays in order.
+    """
     found: list[Cell] = []
     best = cost_of_best = -math.inf
     for cell in sorted(points, key=lambda cell: (points[cell][0], -points[cell][1])):

@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.analysis.huber import huber, minimise
-from bench.analysis.stats import Interval, t_bound
+from bench.analysis.stats import Floats, Interval, t_bound
 
 N_REFITS = 40  # their spread is then known to 11 %; over ten seeds to 24 %
 HUBER_DELTA = 1e-3  # of log residuals
 EXPONENTS = (0.01, 3.0)  # bounds: outside, a term is a constant or a step
 _N_STARTS = 6  # of the grid, that are followed to their end
 
-Floats = NDArray[np.float64]
 _E, _A, _ALPHA, _B, _BETA, _R = range(6)  # log E, log A and log B at the mean log N and D, log R*
 
 

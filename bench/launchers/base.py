@@ -3,6 +3,7 @@
 A newcomer is one file here and one YAML in conf/launcher/.
 """
 
+import importlib.util
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -66,6 +67,18 @@ def at_most(options: Any, **highs: int) -> None:
         value = getattr(options, name)
         if value is not None and value > high:
             raise ConfigError(f"launcher.{name}={value}: use {high} or less")
+
+
+def installed(launcher: str, package: str) -> None:
+    """An optional package is there, whose extra has the launcher's name.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"launcher={launcher} needs the package {package}: pip install 'pretraining-bench[{launcher}]'"
+        )
 
 
 def room_for_ranks(specs: Sequence[RunSpec], name: str, cpus: int) -> None:

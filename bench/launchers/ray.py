@@ -16,7 +16,16 @@ from omegaconf import MISSING
 
 from bench.display import Display, read_status
 from bench.errors import ConfigError, in_one_line
-from bench.launchers.base import GRACE_S, QUEUED, RUNNING, Launcher, at_least, room_for_ranks, watch
+from bench.launchers.base import (
+    GRACE_S,
+    QUEUED,
+    RUNNING,
+    Launcher,
+    at_least,
+    installed,
+    room_for_ranks,
+    watch,
+)
 from bench.launchers.run import record_failure, run_one
 from bench.spec import RunSpec
 
@@ -41,12 +50,7 @@ class Ray(Launcher):
         """Numbers have a least value, and ray is there."""
         at_least(self.options, cpus_per_run=1, gpus_per_run=0)
         room_for_ranks(specs, "cpus_per_run", self.options.cpus_per_run)
-        try:
-            import ray  # noqa: F401 - optional
-        except ImportError as error:
-            raise ConfigError(
-                "launcher=ray needs the package ray: pip install 'pretraining-bench[ray]'"
-            ) from error
+        installed("ray", "ray")
 
     def launch(self, specs: Sequence[RunSpec], todo: Sequence[RunSpec], display: Display) -> dict[str, str]:
         """Hand all runs to the cluster, which does as many at a time as it has room for.

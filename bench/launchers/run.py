@@ -14,7 +14,7 @@ from filelock import Timeout
 from bench import sharing
 from bench.display import read_status
 from bench.launchers.base import POLL_S
-from bench.records import RunRecord, write_atomically, write_evaluation, write_record
+from bench.records import write_atomically, write_evaluation, write_record
 from bench.spec import RunSpec
 from bench.stopping import Stop, supervisors
 
@@ -47,19 +47,14 @@ def run_one(text: str, threads: int | None, before: str | None = None) -> str:
         return "busy"
 
 
-def done(spec: RunSpec) -> RunRecord | None:
-    """The run's record if nothing is left to do."""
-    return spec.recorded() if spec.is_done() else None
-
-
 def record_failure(spec: RunSpec, reason: str) -> str:
     """Of the run, or of its tasks if it was trained before its process broke; what is done stays so.
 
     Returns:
         The status of the run.
     """
-    if record := done(spec):
-        return record.status
+    if status := sharing.ended(spec):
+        return status
     reason, trained = " ".join(reason.split()), spec.recorded()
     if trained is not None and trained.status == "finished":
         write_evaluation(spec.failed_evaluation(reason), spec.evaluations)

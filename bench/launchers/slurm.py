@@ -19,7 +19,7 @@ from omegaconf import MISSING
 from bench.display import Display
 from bench.errors import ConfigError
 from bench.launchers import queue
-from bench.launchers.base import QUEUED, RUNNING, Launcher, at_least, room_for_ranks, watch
+from bench.launchers.base import QUEUED, RUNNING, Launcher, at_least, installed, room_for_ranks, watch
 from bench.launchers.queue import JobState, Submission, read_submission
 from bench.launchers.run import record_failure, run_one
 from bench.spec import RunSpec
@@ -69,12 +69,7 @@ class Slurm(Launcher):
                 f"launcher=slurm: {missing[0]} is not on PATH; run this on a login node of a Slurm cluster, "
                 "or choose launcher=local"
             )
-        try:
-            import submitit  # noqa: F401 - optional
-        except ImportError as error:
-            raise ConfigError(
-                "launcher=slurm needs the package submitit: pip install 'pretraining-bench[slurm]'"
-            ) from error
+        installed("slurm", "submitit")
 
     def launch(self, specs: Sequence[RunSpec], todo: Sequence[RunSpec], display: Display) -> dict[str, str]:
         """Submit the runs whose job is not in the queue yet, and wait for all unless told otherwise."""
