@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import jinja2
 from omegaconf import OmegaConf
 
 from bench import checkpoint, machine, schema
@@ -24,6 +23,7 @@ from bench.modernbert import architecture, other_modules, stock_model, write_tok
 from bench.objectives.base import Objective, Shapes
 from bench.records import RunRecord, Score, read_record
 from bench.spec import read_results, read_spec
+from bench.templates import template
 from bench.tokens import prepare_text
 from bench.train import build_objective
 
@@ -176,17 +176,8 @@ def load(folder: str | Path) -> Objective:
 
 def card(objective: Objective, record: RunRecord, scores: Sequence[Score]) -> str:
     """The model card, as Markdown with front matter."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent),
-        autoescape=False,  # noqa: S701 -- Markdown has its own escape, the filter `plain`
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"plain": markdown_escape, "amount": amount}
     stock = architecture(objective)
-    return environment.get_template(CARD).render(
+    return template(CARD, is_html=False, plain=markdown_escape, amount=amount).render(
         record=record,
         scores=scores,
         stock=stock,

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
-from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 
 from bench.analysis import frames, views
@@ -24,6 +22,7 @@ from bench.figures.drawn import drawing
 from bench.page import Page, assemble, latex_views
 from bench.records import write_atomically
 from bench.studies import SUMMARY, studies_view, summary
+from bench.templates import template
 
 _HERE = Path(__file__).resolve().parent
 
@@ -138,23 +137,11 @@ def _markdown(view: View) -> str:
     return markdown_table(view) + note
 
 
-def _render(template: str, *, is_html: bool, **shown: Page | View) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=is_html,  # noqa: S701 -- Markdown has its own escape, the filter `plain`
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"plain": markdown_escape, "table": _markdown, "html": _html}
+def _render(name: str, *, is_html: bool, **shown: Page | View) -> str:
+    opened = template(name, is_html=is_html, plain=markdown_escape, table=_markdown, html=html_table)
     inline = {kind: (_HERE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")}
     hashes = {f"{kind}_hash": _sha256(text) for kind, text in inline.items()}
-    return environment.get_template(template).render(**shown, **inline, **hashes)
-
-
-def _html(view: View) -> Markup:
-    return Markup(html_table(view))  # noqa: S704 -- it escapes every text
+    return opened.render(**shown, **inline, **hashes)
 
 
 def _sha256(text: str) -> str:

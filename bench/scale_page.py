@@ -7,9 +7,7 @@ parameters, positions and FLOPs are those that its record would hold.
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
-import jinja2
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
@@ -20,6 +18,7 @@ from bench.compose import compose_config, compose_runs
 from bench.errors import ConfigError
 from bench.scale import Planned, Scale
 from bench.spec import RunSpec
+from bench.templates import template
 
 GIGA = 1e9
 DOES_NOT_FIT = "does not fit"
@@ -247,16 +246,7 @@ def page(overrides: Sequence[str]) -> str:
     """
     settings = settings_of(overrides)
     runs = plan(settings)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent),
-        autoescape=False,  # noqa: S701 -- Markdown of names that are files in conf/, and of numbers
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"amount": amount, "power": power}
-    return environment.get_template("scale.md.j2").render(
+    return template("scale.md.j2", is_html=False, amount=amount, power=power).render(
         command=shlex.join(["bench", "scale", *overrides]),
         s=settings,
         scale=scale,

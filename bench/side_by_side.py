@@ -9,8 +9,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
@@ -20,6 +18,7 @@ from bench.analysis.table import load
 from bench.analysis.text import View, html_table, markdown_escape, markdown_table, plain
 from bench.errors import ConfigError, DataError, in_brief, printable
 from bench.records import write_atomically
+from bench.templates import template
 
 FORMATS = (".md", ".html", ".csv")
 _HERE = Path(__file__).resolve().parent
@@ -125,14 +124,6 @@ def _text(ending: str, sides: tuple[Side, ...], lines: list[str], tables: list[V
             parts.append(f"\n## {markdown_escape(view.title)}\n\n{markdown_table(view)}")
             parts += [markdown_escape(view.note)] if view.note else []
         return "\n".join(parts) + "\n"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["html"] = lambda view: Markup(html_table(view))  # noqa: S704 -- it escapes every text
     css = (_HERE / "report.css").read_text(encoding="utf-8")
-    page = environment.get_template("side_by_side.html.j2")
+    page = template("side_by_side.html.j2", is_html=True, html=html_table)
     return page.render(title=title, lines=lines, views=tables, css=css)

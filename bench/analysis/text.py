@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import NamedTuple
 
+from markupsafe import Markup
+
 from bench.analysis.stats import Interval, Paired
 
 EMPTY = "–"  # no value; never 0
@@ -130,7 +132,7 @@ def plain(entry: Entry) -> str:
     return entry if isinstance(entry, str) else " ".join(link.text for link in entry)
 
 
-def html_table(view: View) -> str:
+def html_table(view: View) -> Markup:
     """A table in a box of its own that scrolls, so that the page need not; its note below."""
     name = escape(view.title)
     head = "".join(
@@ -139,7 +141,7 @@ def html_table(view: View) -> str:
     )
     rows = "\n".join(_html_row(view, i) for i in range(len(view.rows)))
     note = f'<p class="note">{escape(view.note)}</p>\n' if view.note else ""
-    return (
+    return Markup(  # noqa: S704 -- every text is escaped
         f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">\n<table>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>\n{note}"
     )
