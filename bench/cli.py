@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 
 from bench import status
 from bench.audits import AuditCheck
-from bench.compose import CONF, compose_config, compose_evaluations, compose_runs
+from bench.compose import compose_config, compose_evaluations, compose_runs
 from bench.errors import BenchError, ConfigError, printable
 from bench.launch import launch, planned
+from bench.overrides import CONF
 from bench.spec import RunSpec
 
 EPILOG = """\

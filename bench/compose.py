@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import math
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -22,13 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import schema
 from bench.complaints import check_values, explain, unknown_choice
 from bench.errors import ConfigError
+from bench.overrides import CONF, MOST_RUNS, elements, is_choice, is_value, parse
 from bench.records import STUDY_NAME, finished, read_records
 from bench.spec import NOT_SCIENCE, RunSpec, read_spec, science_of
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 LABELLED = ("strategy", "model", "budget")  # axes whose changes show in their own name
-MOST_RUNS = 10_000  # of a sweep: what is more was mistyped
-STEM = re.compile(r"\w[\w.-]*")  # of a choice's file
 PLUGGABLE = ("strategy", "task", "corpus", "launcher")  # whose options their class checks
 UNLABELLED = ("optim", "corpus/text", "corpus/pairs")  # groups that show in a run's variant
 
@@ -40,7 +36,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
         ConfigError: whatever Hydra or OmegaConf refuses, in one line.
     """
     schema.register()
-    _parse(overrides)
+    parse(overrides)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose(name, overrides=list(overrides), return_hydra_config=True)
@@ -63,7 +59,7 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
     Raises:
         ConfigError: an unknown choice, key or type, or a sweep without `-m`.
     """
-    given = _parse(overrides)
+    given = parse(overrides)
     command = shlex.join(["bench", "train", *(["-m"] if multirun else []), *overrides])
     several = [o.key_or_group for o in given if o.is_sweep_override()]
     if several and not multirun:
@@ -75,21 +71,47 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
     named = {o.key_or_group for o in given}
     params = base.hydra.sweeper.params or {}
     swept = [o for o in given if o.is_sweep_override()]
-    swept += _parse([f"{key}={value}" for key, value in params.items() if key not in named])
+    swept += parse([f"{key}={value}" for key, value in params.items() if key not in named])
     if tasks := [o.key_or_group for o in swept if o.key_or_group.split(".")[0] == "task"]:
         raise ConfigError(f"{tasks[0]}: a task's settings are no axis; give each its own file in conf/task")
-    axes = [_elements(o) for o in swept]
+    axes = [elements(o) for o in swept]
     if (n_runs := math.prod(map(len, axes))) > MOST_RUNS:
         keys = ", ".join(o.key_or_group for o in swept)
         raise ConfigError(f"{keys}: a sweep of more than {MOST_RUNS} runs ({n_runs}); give fewer values")
     runs: dict[str, RunSpec] = {}
+    compose_line = _Composer(fixed)
     for values in itertools.product(*axes):
-        line = [*fixed, *values]
-        spec = _spec(compose_config("config", line), line, command)
+        spec = _spec(compose_line(values), [*fixed, *values], command)
         runs.setdefault(spec.run_id, spec)  # strategies that ignore an axis appear once
     if not runs:
         raise ConfigError("the sweep holds no run; give every key at least one value")
     return list(runs.values())
+
+
+class _Composer:
+    """Composes the lines of a sweep, each group choice once: values are set in what it gave.
+
+    That is what Hydra does with values, after the files, which take it most of its time.
+    """
+
+    def __init__(self, fixed: Sequence[str]) -> None:
+        self.fixed = list(fixed)
+        self.composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, values: Sequence[str]) -> DictConfig:
+        """The config of a line, good until the next: every line of a sweep sets the same keys."""
+        parsed = parse(values)
+        plain = [o for o in parsed if is_value(o)]
+        chosen = tuple(o.input_line or "" for o in parsed if o not in plain)
+        if chosen not in self.composed:
+            self.composed[chosen] = compose_config("config", [*self.fixed, *chosen])
+        config = self.composed[chosen]
+        try:
+            for override in plain:
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        except (OmegaConfBaseException, ValueError):  # Hydra says it better
+            return compose_config("config", [*self.fixed, *values])
+        return config
 
 
 def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
@@ -101,7 +123,7 @@ def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
     Raises:
         ConfigError: no study or task named, or no run to measure.
     """
-    keys = {o.key_or_group.split(".")[0] for o in _parse(overrides)}
+    keys = {o.key_or_group.split(".")[0] for o in parse(overrides)}
     if not {"study", "task"} <= keys:
         raise ConfigError("say which runs and by what: bench evaluate study=NAME task=[A,B]")
     if other := sorted(keys - {"study", *NOT_SCIENCE}):
@@ -129,52 +151,22 @@ def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
     return specs
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    try:
-        parsed = list(OverridesParser.create().parse_overrides(list(overrides)))
-    except HydraException as error:
-        raise ConfigError(explain(error, CONF)) from error
-    for override in parsed:
-        if override.is_delete() and not override.key_or_group.startswith("task"):
-            raise ConfigError(f"{override.input_line}: every run needs it; only tasks can be left out")
-        group, value = override.key_or_group, override.value()
-        if not group:
-            raise ConfigError(f"cannot read {override.input_line!r}: write key=value")
-        if (CONF / group).is_dir() and value is None:
-            raise ConfigError(unknown_choice(group, "null", CONF))
-        for choice in value if isinstance(value, list) else [value]:
-            if (CONF / group).is_dir() and isinstance(choice, str) and not STEM.fullmatch(choice):
-                raise ConfigError(unknown_choice(group, choice, CONF))  # a path leads to other files
-    return parsed
-
-
-def _elements(override: Override) -> list[str]:
-    key = override.get_key_element()
-    if not override.is_sweep_override():
-        return [f"{key}={override.get_value_element_as_str()}"]
-    try:
-        values = itertools.islice(override.sweep_string_iterator(), MOST_RUNS + 1)  # a range may have no end
-        return [f"{key}={value}" for value in values]
-    except (HydraException, ValueError, ArithmeticError) as error:  # glob(*), range(0,9,0), range(nan)
-        raise ConfigError(f"{override.input_line}: list the values, such as {key}=a,b") from error
-
-
 def _spec(composed: DictConfig, overrides: Sequence[str], command: str) -> RunSpec:
     choices = composed.hydra.runtime.choices
     for axis in (*LABELLED, "corpus/text", "corpus/pairs"):
         if axis not in choices:
             raise ConfigError(f"{axis} takes one choice; to compare several, sweep: -m {axis}=a,b")
-    parsed = _parse(overrides)
-    unchanged = _unchanged(tuple(o.input_line or "" for o in parsed if _is_choice(o)))
+    parsed = parse(overrides)
+    chosen = tuple(o.input_line or "" for o in parsed if is_choice(o))
     try:
-        check_types(composed, unchanged, parsed)
+        check_types(composed, _unchanged(chosen), parsed)
         plain = _plain(composed, complete=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, CONF)) from error
     _check_shape(plain)
     science = science_of(plain)
     text = json.dumps(science, sort_keys=True, allow_nan=False)
-    names = _names(composed, unchanged, science)
+    names = _names(composed, _unchanged_science(chosen), science)
     return RunSpec(
         run_id=hashlib.sha256(text.encode()).hexdigest()[:12],
         study=str(plain["study"]),
@@ -209,14 +201,13 @@ def _check_shape(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"task.{odd[0]}: a task's name is a column's name; use letters, digits and '_'")
 
 
-def _names(composed: DictConfig, unchanged: DictConfig, science: Mapping[str, Any]) -> dict[str, str]:
+def _names(composed: DictConfig, before: Mapping[str, str], science: Mapping[str, Any]) -> dict[str, str]:
     """What tables call the run: `mlm[mask_rate=0.15]` for a changed choice, `variant` for all else.
 
     Names come from values, not from how they were typed: equal science, equal name, and no two runs of
     different science share one.
     """
     choices = composed.hydra.runtime.choices
-    before = _flat(science_of(_plain(unchanged, complete=False)))
     changes = {k: v for k, v in _flat(science).items() if before.get(k) != v and k != "seed"}
     names = {}
     for axis in LABELLED:
@@ -230,14 +221,16 @@ def _names(composed: DictConfig, unchanged: DictConfig, science: Mapping[str, An
     return names | {"variant": " ".join(variant)}
 
 
-def _is_choice(override: Override) -> bool:
-    return override.key_or_group == "experiment" or (CONF / override.key_or_group).is_dir()
-
-
 @lru_cache(maxsize=256)
 def _unchanged(chosen: tuple[str, ...]) -> DictConfig:
     """The config of these group choices, without any other change."""
     return compose_config("config", chosen)
+
+
+@lru_cache(maxsize=256)
+def _unchanged_science(chosen: tuple[str, ...]) -> Mapping[str, str]:
+    """What of it may change a run's weights, flat."""
+    return _flat(science_of(_plain(_unchanged(chosen), complete=False)))
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -1,8 +1,10 @@
 """Every YAML in conf/ composes and passes the checks; a run's identity is its science."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -218,6 +220,22 @@ def test_a_sweep_is_the_product_in_order_and_scratch_stands_in_it_once():
         ("scratch", None, 1),
         *(("clm", size, seed) for size in ("64kb", "1mb") for seed in (0, 1)),
     ]
+
+
+def test_each_run_of_a_sweep_is_the_one_that_its_line_alone_composes():
+    """Values are set without composing again, mappings and groups are not."""
+    shares = ("{clm: 0.1}", "{mlm: 0.5}")  # a part of a mapping leaves the rest
+    axes = {
+        "strategy": ("clm_then_mlm", "gpt_bert"),
+        "strategy.shares": shares,
+        "model": ("0.2m", "0.5m"),
+        "budget.tokens": ("1000", "1_000_000"),
+    }
+    specs = many(*(f"{key}={','.join(values)}" for key, values in axes.items()))
+    lines = itertools.product(*([f"{key}={value}" for value in values] for key, values in axes.items()))
+    alone = [one(*line) for line in lines]
+    assert [replace(spec, command="") for spec in specs] == [replace(spec, command="") for spec in alone]
+    assert len({spec.run_id for spec in specs}) == 16
 
 
 def test_the_command_line_wins_over_the_experiment():

@@ -209,6 +209,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.faults
 def test_a_full_disk_is_said_in_one_line(full_disk: Path, place: Place):
     done = place.bench(*place.sweep("strategy=clm", f"paths.experiments={full_disk}"))
     assert done.returncode in (1, 2)

@@ -105,6 +105,7 @@ def is_rank(process: psutil.Process, rank: int) -> bool:
         return False
 
 
+@pytest.mark.faults
 def test_a_killed_rank_fails_its_run_and_nothing_hangs(place: Place):
     words = ["strategy=clm", "trainer=ddp", "budget.tokens=2000000", "trainer.checkpoint_every_s=0.2"]
     launcher = place.start(*place.sweep(*words))
@@ -118,6 +119,7 @@ def test_a_killed_rank_fails_its_run_and_nothing_hangs(place: Place):
     assert place.processes() == []
 
 
+@pytest.mark.faults
 def test_a_rank_that_dies_before_the_first_meeting_fails_its_run(place: Place):
     launcher = place.start(*place.sweep("strategy=clm", "trainer=ddp"))
     until(lambda: [p for p in place.processes() if is_rank(p, 1)])
@@ -131,6 +133,7 @@ def test_a_rank_that_dies_before_the_first_meeting_fails_its_run(place: Place):
     assert place.processes() == []
 
 
+@pytest.mark.faults
 def test_a_rank_that_is_silent_for_too_long_fails_its_run_in_one_line_that_names_the_key(place: Place):
     words = ["strategy=clm", "trainer=ddp", "budget.tokens=2000000", "trainer.checkpoint_every_s=0.2"]
     launcher = place.start(*place.sweep(*words, "trainer.timeout_s=5"))
@@ -144,6 +147,7 @@ def test_a_rank_that_is_silent_for_too_long_fails_its_run_in_one_line_that_names
     assert place.processes() == []
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_ranks_stop_with_their_launcher(number: signal.Signals, place: Place):
     words = ["strategy=clm", "trainer=ddp", "budget.tokens=2000000", "trainer.checkpoint_every_s=0.2"]

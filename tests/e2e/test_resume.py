@@ -10,6 +10,8 @@ from harness import Place, until
 
 from bench.records import RunRecord, Score
 
+pytestmark = pytest.mark.faults
+
 LONG = ["budget.tokens=160000", "trainer.checkpoint_every_s=0.2"]  # some seconds
 
 

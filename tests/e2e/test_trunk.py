@@ -42,6 +42,7 @@ def test_a_branch_has_the_bits_of_a_run_that_was_trained_alone(place: Place, alo
     assert weights(place, late) == weights(alone, expected)
 
 
+@pytest.mark.faults
 def test_a_trunk_that_is_too_long_or_damaged_is_left_alone(place: Place):
     assert place.bench(*phases(place, 0.75)).returncode == 0
     [trunk] = trunks(place)

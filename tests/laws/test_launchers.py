@@ -12,12 +12,13 @@ from omegaconf import OmegaConf
 
 from bench import status
 from bench.build import build
-from bench.compose import CONF, compose_runs
+from bench.compose import compose_runs
 from bench.display import Display
 from bench.errors import ConfigError
 from bench.launchers import queue, slurm
 from bench.launchers.base import Launcher
 from bench.launchers.slurm import Job
+from bench.overrides import CONF
 from bench.spec import RunSpec
 from bench.stopping import SIGNALS, Stop
 
