@@ -226,7 +226,7 @@ def test_each_run_of_a_sweep_is_the_one_that_its_line_alone_composes():
     """Values are set without composing again, mappings and groups are not."""
     shares = ("{clm: 0.1}", "{mlm: 0.5}")  # a part of a mapping leaves the rest
     axes = {
-        "strategy": ("clm_then_mlm", "gpt_bert"),
+        "strategy": ("clm_then_mlm", "mixture"),
         "strategy.shares": shares,
         "model": ("0.2m", "0.5m"),
         "budget.tokens": ("1000", "1_000_000"),
