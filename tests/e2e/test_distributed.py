@@ -43,9 +43,10 @@ MIXTURE = (
 def test_ranks_that_share_texts_or_leave_weights_idle_give_the_weights_of_one_process(
     words: tuple[str, ...], place: Place
 ):
-    for study, trainer in (("alone", "cpu"), ("ranks", "ddp")):
-        done = place.bench(*place.sweep(*words, f"study={study}", f"trainer={trainer}", ONE_THREAD))
-        assert done.returncode == 0, done.stdout + done.stderr
+    done = place.bench_here(*place.sweep(*words, "study=alone", ONE_THREAD, "launcher.workers=0"))
+    assert done.returncode == 0, done.stderr
+    done = place.bench(*place.sweep(*words, "study=ranks", "trainer=ddp", ONE_THREAD))
+    assert done.returncode == 0, done.stdout + done.stderr
     [(strategy, alone)] = place.records("alone").items()
     assert place.records("ranks")[strategy].run_id == alone.run_id
     assert_close(place.folders("ranks")[strategy], place.folders("alone")[strategy])

@@ -23,7 +23,7 @@ def done(study: Place, place: Place) -> Place:
 
 def evaluate(place: Place, *words: str):
     paths = [word for word in place.settings if word.startswith("paths")]
-    return place.bench("evaluate", "study=first", *paths, *words)
+    return place.bench_here("evaluate", "study=first", "launcher.workers=0", *paths, *words)
 
 
 def records(place: Place) -> dict[str, bytes]:
@@ -72,7 +72,7 @@ def test_a_task_that_fails_costs_no_other_and_is_done_again(done: Place, tmp_pat
     results = done.results("first")
     assert results["clm"][PROBE].status == "failed"
     assert results["clm"]["bits_per_byte_exact"].config["windows"] == 4
-    status = done.bench("status", "study=first")
+    status = done.bench_here("status", "study=first")
     assert "no_such_package" in "".join(status.stdout.split())
     assert not pairs.exists()
 
@@ -98,7 +98,7 @@ def test_a_run_whose_weights_are_gone_is_named_and_trained_again_by_train_alone(
     ],
 )
 def test_what_cannot_be_evaluated_is_said_in_one_line(words: list[str], said: str, done: Place):
-    ended = done.bench("evaluate", *words)
+    ended = done.bench_here("evaluate", *words)
     assert ended.returncode == 2
     assert said in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1

@@ -30,12 +30,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory, settings: list[str]) -> list
     """A place for each budget."""
     places = [Place(tmp_path_factory.mktemp("alone"), settings) for _ in BUDGETS]
     for place, budget in zip(places, BUDGETS, strict=True):
-        assert place.bench(*sweep(place, budget)).returncode == 0
+        assert place.bench_here(*sweep(place, budget)).returncode == 0
     return places
 
 
 def test_each_branch_has_the_bits_of_a_run_that_was_trained_alone(place: Place, alone: list[Place]):
-    done = place.bench(*sweep(place, *BUDGETS))
+    done = place.bench_here(*sweep(place, *BUDGETS))
     assert done.returncode == 0, done.stderr
     branched = records(place)
     longest = branched[-1]
@@ -52,7 +52,7 @@ def test_each_branch_has_the_bits_of_a_run_that_was_trained_alone(place: Place, 
 
 def test_a_longer_budget_goes_on_from_the_trunk_of_a_shorter_one(place: Place, alone: list[Place]):
     for budget in BUDGETS[1:]:
-        assert place.bench(*sweep(place, budget)).returncode == 0
+        assert place.bench_here(*sweep(place, budget)).returncode == 0
     short, long = records(place)
     assert long.data["trunk"] == {"run_id": short.run_id, "steps": ENDS[1]}
     [expected] = records(alone[2])

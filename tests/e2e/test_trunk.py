@@ -27,13 +27,13 @@ def weights(place: Place, record: RunRecord) -> bytes:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, settings: list[str]) -> Place:
     made = Place(tmp_path_factory.mktemp("alone"), settings)
-    assert made.bench(*phases(made, 0.75)).returncode == 0
+    assert made.bench_here(*phases(made, 0.75)).returncode == 0
     return made
 
 
 def test_a_branch_has_the_bits_of_a_run_that_was_trained_alone(place: Place, alone: Place):
     for share in (0.25, 0.75):
-        done = place.bench(*phases(place, share))
+        done = place.bench_here(*phases(place, share))
         assert done.returncode == 0, done.stderr
     early, late, expected = record_of(place, 0.25), record_of(place, 0.75), record_of(alone, 0.75)
     assert "trunk" not in early.data
@@ -44,13 +44,13 @@ def test_a_branch_has_the_bits_of_a_run_that_was_trained_alone(place: Place, alo
 
 @pytest.mark.faults
 def test_a_trunk_that_is_too_long_or_damaged_is_left_alone(place: Place):
-    assert place.bench(*phases(place, 0.75)).returncode == 0
+    assert place.bench_here(*phases(place, 0.75)).returncode == 0
     [trunk] = trunks(place)
-    assert place.bench(*phases(place, 0.25)).returncode == 0
+    assert place.bench_here(*phases(place, 0.25)).returncode == 0
     assert "trunk" not in record_of(place, 0.25).data
     for path in trunks(place):
         path.write_bytes(path.read_bytes()[:-1])
-    assert place.bench(*phases(place, 0.5)).returncode == 0
+    assert place.bench_here(*phases(place, 0.5)).returncode == 0
     assert "trunk" not in record_of(place, 0.5).data
     assert trunk in trunks(place)
 

@@ -24,6 +24,27 @@ DRIVER = """<!doctype html><title>driver</title>
 <iframe id="frame" src="PAGE" width="360" height="800"></iframe><pre id="found"></pre>
 <script>
 const frame = document.getElementById("frame");
+// Contrast of text with what lies behind it (WCAG 2.2, relative luminance and contrast ratio).
+const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const linear = (c) => c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4;
+const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+const behind = (e) => {
+  for (; e; e = e.parentElement) {
+    const [r, g, b, alpha = 1] = channels(getComputedStyle(e).backgroundColor);
+    if (alpha > 0) return [r, g, b];
+  }
+  return [255, 255, 255];
+};
+const contrast = (e) => {
+  const [dark, light] = [channels(getComputedStyle(e).color), behind(e)].map(luminance).sort((a, b) => a - b);
+  return (light + 0.05) / (dark + 0.05);
+};
+const hasText = (e) => [...e.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+const faint = (body) => {
+  const shown = [...body.querySelectorAll("*:not(script, style)")].filter(hasText);
+  const found = shown.map((e) => [contrast(e), e.tagName, e.className]);
+  return { measured: found.length, least: found.sort((a, b) => a[0] - b[0])[0] };
+};
 frame.onload = () => {
   const page = frame.contentDocument, root = page.documentElement;
   const table = page.querySelector("#runs table");
@@ -46,6 +67,7 @@ frame.onload = () => {
   input.value = "clm failed"; input.dispatchEvent(new Event("input")); found.filtered = column(0);
   page.querySelectorAll("details").forEach((details) => { details.open = true; });
   found.widest_open = root.scrollWidth;
+  found.faint = faint(page.body);
   const folded = page.getElementById("config");
   folded.open = false;
   frame.contentWindow.location.hash = "#config";
@@ -134,6 +156,12 @@ def test_nothing_is_wider_than_a_narrow_screen(found: dict[str, Any]):
     assert found["inner"] == 360
     assert found["widest"] <= 360
     assert found["widest_open"] <= 360
+
+
+def test_all_text_stands_out_from_what_is_behind_it(found: dict[str, Any]):
+    """A ratio of 4.5 at least (WCAG 2.2, success criterion 1.4.3)."""
+    assert found["faint"]["measured"] > 200
+    assert found["faint"]["least"][0] >= 4.5
 
 
 def test_hostile_names_are_text_and_the_console_stays_silent(found: dict[str, Any]):
