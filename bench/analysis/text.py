@@ -21,6 +21,13 @@ _LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "–": "--",
     "−": "$-$",
     "×": r"$\times$",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "≤": r"$\le$",
+    "→": r"$\rightarrow$",
+    "⏎": r"$\hookleftarrow$",
+    "✓": r"$\checkmark$",
+    "✗": r"$\times$",
     "▲": r"$\blacktriangle$",
     "▼": r"$\blacktriangledown$",
     "△": r"$\triangle$",
@@ -191,14 +198,14 @@ def latex_escape(text: str) -> str:
 
 
 def latex_table(view: View) -> str:
-    """A booktabs tabular, to be \\input."""
+    """A tabular, to be \\input where booktabs and amssymb are loaded."""
 
     def line(entries: Sequence[Entry], i: int = -1) -> str:
         texts = [latex_escape(plain(entry)) for entry in entries]
         bold = [rf"\textbf{{{text}}}" if (i, j) in view.best else text for j, text in enumerate(texts)]
         return " & ".join(bold) + r" \\"
 
-    head = [f"% {' '.join(view.title.split())}"]
+    head = [f"% {' '.join(view.title.split())} (needs the packages booktabs and amssymb)"]
     head += ["% bold: the best mean among its peers, however close the others"] if view.best else []
     head += [rf"\begin{{tabular}}{{{view.align}}}", r"\toprule"]
     body = [line(view.header), r"\midrule", *(line(row, i) for i, row in enumerate(view.rows))]

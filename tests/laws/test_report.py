@@ -17,8 +17,9 @@ from rich.console import Console
 from test_analysis import PROBE
 from toy_runs import make_run, tables_of, toy_runs, toy_tables, write_study
 
-from bench import report, schema, status
+from bench import analysis, report, schema, status
 from bench.analysis.readme import blocks
+from bench.analysis.text import latex_escape
 from bench.build import build
 from bench.errors import BenchError, ConfigError, DataError
 from bench.figures.base import Figure, render
@@ -321,6 +322,14 @@ def test_a_table_that_is_no_longer_made_is_removed_and_notes_of_others_stay(stud
     write_report(study)
     assert not (folder / "tables/old.csv").exists()
     assert (folder / "notes.txt").exists()
+
+
+def test_latex_sets_every_sign_that_tables_use():
+    """Beyond ASCII, pdflatex knows no sign by itself."""
+    sources = Path(analysis.__file__).parent.glob("*.py")
+    signs = {char for path in sources for char in path.read_text(encoding="utf-8") if not char.isascii()}
+    assert len(signs) > 20
+    assert {sign for sign in signs if not latex_escape(sign).isascii()} == set()
 
 
 def test_the_best_mean_is_bold_in_latex_and_lower_is_better_where_it_is(tmp_path: Path):
