@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.backbones.transformer import Head
 from bench.errors import ConfigError
 from bench.pretrained import Checkpoint
 
@@ -174,7 +175,7 @@ class ClipBackbone(HuggingFaceBackbone):
         return _unit(self.body.get_text_features(input_ids=ids, attention_mask=mask))
 
 
-class HuggingFaceHead(nn.Module):
+class HuggingFaceHead(Head):
     """Hidden states (..., D) -> logits (..., V) of our ids; a second id of a token has none."""
 
     def __init__(self, model: "PreTrainedModel", checkpoint: Checkpoint) -> None:

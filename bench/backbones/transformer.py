@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench import cross_entropy
 from bench.schema import Model
 
 NORM_EPS = 1e-5
@@ -37,17 +38,37 @@ class Rope(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def tables(self, length: int) -> tuple[Tensor, Tensor]:
-        """cos and sin, each (T, head_dim); computed once per forward pass, shared by all layers."""
+        """cos and sin, each (T, head_dim / 2); computed once per forward pass, shared by all layers."""
         positions = torch.arange(length, device=self.frequencies.device, dtype=torch.float32)
-        angles = torch.outer(positions, self.frequencies).repeat(1, 2)
+        angles = torch.outer(positions, self.frequencies)
         return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply RoPE to x: (B, H, T, head_dim)."""
-    a, b = x.chunk(2, dim=-1)
-    rotated = torch.cat((-b, a), dim=-1)
-    return (x * cos + rotated * sin).to(x.dtype)
+class Rotation(torch.autograd.Function):
+    """RoPE on x (..., T, head_dim) in half the passes over memory that autograd's own steps take.
+
+    Both halves (a, b) of a head turn: (a cos - b sin, b cos + a sin). Its backward turns the other way.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """cos, sin: (T, head_dim / 2)."""
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The tables have no gradient."""
+        cos, sin = ctx.saved_tensors
+        return _turned(gradient[0], cos, -sin), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    turned = torch.empty_like(x, memory_format=torch.contiguous_format)
+    (a, b), (left, right) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
+    torch.mul(a, cos, out=left).addcmul_(b, sin, value=-1)
+    torch.mul(b, cos, out=right).addcmul_(a, sin)
+    return turned
 
 
 class Attention(nn.Module):
@@ -80,7 +101,7 @@ class Attention(nn.Module):
         batch, length, width = x.shape
         qkv = self.Wqkv(x).view(batch, length, 3, self.n_heads, width // self.n_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        return rotate(q, *rope), rotate(k, *rope), v
+        return Rotation.apply(q, *rope), Rotation.apply(k, *rope), v
 
     def _merge(self, mixed: Tensor) -> Tensor:
         """(B, H, T, D/H) -> (B, T, D)."""
@@ -233,7 +254,21 @@ class Transformer(nn.Module):
                 handle.remove()
 
 
-class PredictionHead(nn.Module):
+class Head(nn.Module):
+    """Predicts tokens: hidden states (..., D) -> logits (..., V)."""
+
+    def nats(self, hidden: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The summed cross-entropy of its logits: a scalar.
+
+        Args:
+            hidden: (..., D).
+            targets: (...) ids; IGNORED counts nothing.
+            weights: (...) of the targets, without gradient; None: one each.
+        """
+        return cross_entropy.summed(self(hidden), targets, weights)
+
+
+class PredictionHead(Head):
     """ModernBERT's head: dense, GELU, norm, then a decoder tied to the embedding, with a bias."""
 
     def __init__(self, embedding: nn.Embedding) -> None:
@@ -248,7 +283,15 @@ class PredictionHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden: (..., D) -> logits (..., V)."""
-        return self.decoder(self.norm(F.gelu(self.dense(hidden))))
+        return self.decoder(self._before_decoder(hidden))
+
+    def nats(self, hidden: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """As every head's, with no logits kept."""
+        states, decoder = self._before_decoder(hidden), self.decoder
+        return cross_entropy.projected(states, decoder.weight, decoder.bias, targets, weights)
+
+    def _before_decoder(self, hidden: Tensor) -> Tensor:
+        return self.norm(F.gelu(self.dense(hidden)))
 
 
 def initialise(module: nn.Module, n_layers: int) -> None:

@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 from omegaconf import MISSING
 from pytorch_lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench import optim
-from bench.backbones.transformer import PredictionHead, Transformer
+from bench.backbones.transformer import Head, PredictionHead, Transformer
 from bench.budget import StepCost
 from bench.errors import ConfigError, DivergedError, InapplicableError
 from bench.pooling import POOLINGS, pool
@@ -61,7 +61,7 @@ class Core:
     """The weights that text objectives share when they train together, or that a checkpoint brings."""
 
     backbone: Transformer  # or what is called as one
-    head: nn.Module  # as PredictionHead: (..., D) -> logits (..., V)
+    head: Head
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,7 @@ class TextObjective(Objective):
         self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
     ) -> None:
         super().__init__(options, shapes=shapes, optimizer=optimizer, core=core)
-        self.head = core.head if core else PredictionHead(self.backbone.embedding)
+        self.head: Head = core.head if core else PredictionHead(self.backbone.embedding)
 
     @property
     def stock_class(self) -> StockClass:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.backbones.transformer import initialise
 from bench.backbones.vision import VisionTower, n_patches, to_float
 from bench.budget import StepCost, blocks_flops, head_flops, patch_flops, rows_per_step, vision_flops
+from bench.masking import IGNORED
 from bench.objectives.base import Batch, Core, Loss, Modality, ObjectiveOptions, Shapes, TextObjective
 from bench.schema import Optim
 from bench.vocabulary import BOS, EOS, MASK, PAD
@@ -45,10 +45,10 @@ class Captioning(TextObjective):
 
     def loss(self, batch: Batch) -> Loss:
         """Exact negative log-likelihood of each caption, its EOS included, given the image."""
-        targets = batch["captions"].flatten()  # (B L)
-        logits = self.logits(batch["images"], batch["captions"]).flatten(0, 1)  # (B L, V)
-        total = F.cross_entropy(logits, targets, reduction="sum", ignore_index=PAD)
-        return Loss(total, (targets != PAD).sum())
+        captions = batch["captions"]  # (B, L)
+        is_padding = captions == PAD
+        states = self._states(batch["images"], captions)
+        return Loss(self.head.nats(states, captions.masked_fill(is_padding, IGNORED)), (~is_padding).sum())
 
     def logits(self, images: Tensor, captions: Tensor) -> Tensor:
         """Each caption token from the image and the tokens on its left.
@@ -60,8 +60,12 @@ class Captioning(TextObjective):
         Returns:
             (B, L, V); the first of L is computed at the last patch.
         """
+        return self.head(self._states(images, captions))
+
+    def _states(self, images: Tensor, captions: Tensor) -> Tensor:
+        """What predicts each caption token: (B, L, D)."""
         patches = self._patches(images)  # (B, P, D)
-        return self.head(self._read(patches, captions)[:, patches.shape[1] - 1 : -1])
+        return self._read(patches, captions)[:, patches.shape[1] - 1 : -1]
 
     def image_features(self, images: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> what the vision tower sees (B, D)."""

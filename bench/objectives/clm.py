@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from omegaconf import MISSING
 from torch import Tensor
 
@@ -58,9 +57,8 @@ class CausalLM(TextObjective):
         """Negative log-likelihood of tokens 1..T-1 given their prefixes: exact but for noise in training."""
         tokens = batch.get("targets", batch["tokens"])  # (B, T)
         hidden = self._trained(batch) if self.training else self.backbone(tokens, causal=True)  # (B, T, D)
-        logits = self.head(hidden[:, :-1]).flatten(0, 1)  # (B (T - 1), V)
-        targets = tokens[:, 1:].flatten()
-        return Loss(F.cross_entropy(logits, targets, reduction="sum"), targets.numel())
+        targets = tokens[:, 1:]
+        return Loss(self.head.nats(hidden[:, :-1], targets), targets.numel())
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
         """All positions are processed, all but the last predict."""

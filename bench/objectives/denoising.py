@@ -95,8 +95,7 @@ class Denoising(TextObjective):
         context = self.backbone(batch["tokens"], causal=False)  # (B, S, D)
         written = F.pad(targets[:, :-1], (1, 0), value=BOS)
         hidden = self.decoder(self.backbone.embedding(written), context)  # (B, U, D)
-        logits: Tensor = self.head(hidden).flatten(0, 1)  # (B U, V)
-        return Loss(F.cross_entropy(logits, targets.flatten(), reduction="sum"), targets.numel())
+        return Loss(self.head.nats(hidden, targets), targets.numel())
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
         """The mean over the denoisers, at the number of rows that fills a step on average."""

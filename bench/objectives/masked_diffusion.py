@@ -48,7 +48,8 @@ class MaskedDiffusion(TextObjective):
         """An estimate of an upper bound of the negative log-likelihood; the count is all tokens."""
         tokens, targets = batch["tokens"], batch["targets"]
         n_hideable = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
-        return Loss(self.weighted_nats(tokens, targets, n_hideable).sum(), tokens.numel())
+        states, weights = self._hidden(tokens, targets, n_hideable)
+        return Loss(self.head.nats(states, targets[targets != IGNORED], weights), tokens.numel())
 
     def weighted_nats(self, shown: Tensor, targets: Tensor, n_hideable: Tensor) -> Tensor:
         """Cross-entropies of a row's hidden tokens, times the tokens that could be hidden by those that are.
@@ -62,12 +63,16 @@ class MaskedDiffusion(TextObjective):
             (B, T') nats, 0 where not hidden; their sum estimates the bound of what could be hidden.
         """
         is_hidden = targets != IGNORED  # (B, T')
-        states = self.backbone(shown, attended(shown), causal=False)[:, shown.shape[1] - targets.shape[1] :]
-        logits = self.head(states[is_hidden])  # (N, V)
-        nats = F.cross_entropy(logits, targets[is_hidden], reduction="none")
-        weights = n_hideable[:, None] / is_hidden.sum(dim=1, keepdim=True)  # (B, 1)
-        weighted = nats * weights.expand_as(targets)[is_hidden]
+        states, weights = self._hidden(shown, targets, n_hideable)
+        weighted = weights * F.cross_entropy(self.head(states), targets[is_hidden], reduction="none")
         return weighted.new_zeros(targets.shape).masked_scatter(is_hidden, weighted)
+
+    def _hidden(self, shown: Tensor, targets: Tensor, n_hideable: Tensor) -> tuple[Tensor, Tensor]:
+        """As `weighted_nats`: states of the N hidden tokens (N, D), and the weights of their nats (N,)."""
+        is_hidden = targets != IGNORED  # (B, T')
+        states = self.backbone(shown, attended(shown), causal=False)[:, shown.shape[1] - targets.shape[1] :]
+        weights = n_hideable[:, None] / is_hidden.sum(dim=1, keepdim=True)  # (B, 1)
+        return states[is_hidden], weights.expand_as(targets)[is_hidden]
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
         """All positions are processed; about half of them predict."""

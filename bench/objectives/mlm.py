@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from omegaconf import MISSING
 from torch import Tensor
 
@@ -58,10 +57,8 @@ class MaskedLM(TextObjective):
         """Cross-entropy at the chosen positions: a pseudo-likelihood, not a likelihood."""
         hidden = self.backbone(batch["tokens"], causal=False)  # (B, T, D)
         index = batch["positions"][:, :, None].expand(-1, -1, hidden.shape[-1])
-        logits = self.head(hidden.gather(1, index)).flatten(0, 1)  # (B K, V)
-        targets = batch["targets"].flatten()
-        total = F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
-        return Loss(total, (targets != IGNORED).sum())
+        targets = batch["targets"]  # (B, K)
+        return Loss(self.head.nats(hidden.gather(1, index), targets), (targets != IGNORED).sum())
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
         """All positions are processed, a share predicts."""

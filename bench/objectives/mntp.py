@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from omegaconf import MISSING
 from torch import Tensor
 
@@ -60,9 +59,8 @@ class MaskedNextToken(TextObjective):
         """Cross-entropy of the hidden tokens, each from the position before it."""
         hidden = self.backbone(batch["tokens"], causal=False)  # (B, T, D)
         index = (batch["positions"] - 1)[:, :, None].expand(-1, -1, hidden.shape[-1])
-        logits = self.head(hidden.gather(1, index)).flatten(0, 1)  # (B K, V)
-        targets = batch["targets"].flatten()
-        return Loss(F.cross_entropy(logits, targets, reduction="sum"), targets.numel())
+        targets = batch["targets"]  # (B, K)
+        return Loss(self.head.nats(hidden.gather(1, index), targets), targets.numel())
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
         """All positions are processed, a share predicts."""

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
@@ -37,9 +36,8 @@ class PrefixLM(TextObjective):
         tokens, prefix = batch["tokens"], batch["prefix"]  # (B, T), (B,)
         hidden = self.backbone(tokens, causal=False, prefix=prefix)[:, :-1]  # (B, T - 1, D)
         predicts = torch.arange(1, tokens.shape[1], device=tokens.device) >= prefix[:, None]  # (B, T - 1)
-        logits = self.head(hidden[predicts])  # (N, V)
-        targets = tokens[:, 1:][predicts]
-        return Loss(F.cross_entropy(logits, targets, reduction="sum"), targets.numel())
+        targets = tokens[:, 1:][predicts]  # (N,)
+        return Loss(self.head.nats(hidden[predicts], targets), targets.numel())
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
         """All positions are processed, half of them predict."""

@@ -217,7 +217,12 @@ def test_a_clock_that_went_back_changes_nothing(words: list[str], undisturbed: P
 def test_a_run_without_enough_memory_fails_alone_and_says_so(
     words: list[str], undisturbed: Path, tmp_path: Path
 ):
-    sweep = ["train", "-m", *words[1:], "model.d_model=64,16384"]  # 9 GB of weights, 3.2 of them in one tensor
+    sweep = [
+        "train",
+        "-m",
+        *words[1:],
+        "model.d_model=64,16384",
+    ]  # 9 GB of weights, 3.2 of them in one tensor
     assert bench_in_fork(tmp_path, sweep, limits={resource.RLIMIT_AS: 5 * 2**30}) == 1
     assert "1 failed, 1 finished of 2 runs" in said(tmp_path)
     assert "memory ran out: lower optim.tokens_per_step" in said(tmp_path)

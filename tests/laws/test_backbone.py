@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from toy_models import MODEL, SHAPES, make_strategy, ragged_tokens, text_rows
 
 from bench import budget
-from bench.backbones.transformer import INIT_STD, PredictionHead, Rope, Transformer, rotate
+from bench.backbones.transformer import INIT_STD, PredictionHead, Rope, Rotation, Transformer
 from bench.backbones.vision import VisionTower, n_patches, to_float
 from bench.errors import ConfigError
 from bench.modernbert import stock_model, stock_weights
@@ -75,7 +75,10 @@ def test_attention_scores_depend_only_on_the_distance():
     rope, length = Rope(16), 12
     q, k = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
     cos, sin = rope.tables(length)
-    scores = rotate(q.expand(1, 1, length, -1), cos, sin) @ rotate(k.expand(1, 1, length, -1), cos, sin).mT
+    scores = (
+        Rotation.apply(q.expand(1, 1, length, -1), cos, sin)
+        @ Rotation.apply(k.expand(1, 1, length, -1), cos, sin).mT
+    )
     for distance in range(1 - length, length):
         diagonal = scores[0, 0].diagonal(distance)
         assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=0, atol=1e-5)
@@ -85,7 +88,7 @@ def test_attention_scores_depend_only_on_the_distance():
 
 def test_a_rotation_is_by_the_angle_of_its_frequency():
     cos, sin = Rope(2).tables(3)  # one frequency: one radian a position
-    turned = rotate(torch.tensor([1.0, 0.0]).expand(1, 1, 3, 2), cos, sin)
+    turned = Rotation.apply(torch.tensor([1.0, 0.0]).expand(1, 1, 3, 2), cos, sin)
     expected = [[math.cos(p), math.sin(p)] for p in range(3)]
     assert_close(turned[0, 0], torch.tensor(expected))
 

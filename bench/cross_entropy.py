@@ -1,0 +1,89 @@
+"""Cross-entropy of states through an output projection, a block of rows at a time. (N, D) states -> nats.
+
+Logits are a step's largest tensor, and a plain cross-entropy passes over them some eight times between two
+matrix products. A block of them stays in the cache, and its gradient is taken while it is there, so that
+neither is ever whole in memory (as in Cut Your Losses, arXiv:2411.09009, and Liger, arXiv:2410.10989).
+Shapes: N targets, D width, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.masking import IGNORED
+
+# Rows of a block, for each of a state's D values: with more the logits leave the cache (2 MiB at D = 64 and
+# V = 4,096), with fewer the (V, D) gradient is read and written too often. Measured at D = 64, 128 and 256.
+ROWS_PER_WIDTH = 2
+
+
+def summed(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """From logits: the plain way.
+
+    Args:
+        logits: (..., V).
+        targets: (...) ids; IGNORED counts nothing.
+        weights: (...) of the targets; None: one each.
+
+    Returns:
+        The sum over targets of -log softmax(logits), in nats: a scalar.
+    """
+    flat = logits.flatten(0, -2)
+    if weights is None:
+        return F.cross_entropy(flat, targets.flatten(), reduction="sum", ignore_index=IGNORED)
+    nats = F.cross_entropy(flat, targets.flatten(), reduction="none", ignore_index=IGNORED)
+    return (nats * weights.flatten()).sum()
+
+
+def projected(
+    states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """As `summed`, of `states @ weight.T + bias`: equal to it within rounding, gradients too.
+
+    Args:
+        states: (..., D).
+        weight: (V, D).
+        bias: (V,).
+        targets: as `summed` takes them.
+        weights: likewise, without gradient.
+    """
+    if not torch.is_grad_enabled():
+        return summed(F.linear(states, weight, bias), targets, weights)
+    flat = targets.flatten()
+    share = (flat != IGNORED).to(states)[:, None]
+    if weights is not None:
+        share = share * weights.flatten()[:, None]
+    total: Tensor = _Projected.apply(states.flatten(0, -2), weight, bias, flat.clamp(min=0), share)
+    return total
+
+
+class _Projected(torch.autograd.Function):
+    """The gradient of a sum is known up to a factor as soon as the sum is: it is taken on the way forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, weights: Tensor
+    ) -> Tensor:
+        """states: (N, D); weight: (V, D); bias: (V,); targets: (N,); weights: (N, 1)."""
+        n_rows = ROWS_PER_WIDTH * states.shape[1]
+        of_states, of_weight, of_bias = map(torch.zeros_like, (states, weight, bias))
+        wide = torch.promote_types(states.dtype, torch.float32)  # autocast leaves logits in 16 bits
+        total = states.new_zeros((), dtype=torch.float64)
+        for start in range(0, len(states), n_rows):
+            rows = slice(start, start + n_rows)
+            target, share = targets[rows, None], weights[rows]
+            log_p = torch.addmm(bias, states[rows], weight.T).log_softmax(dim=1, dtype=wide)
+            total -= (log_p.gather(1, target) * share).sum(dtype=torch.float64)
+            error = log_p.exp_().scatter_add_(1, target, log_p.new_full(target.shape, -1.0))  # p - one-hot
+            of_states[rows] = (error @ weight) * share
+            of_weight += error.T @ (states[rows] * share)
+            of_bias += error.T @ share.squeeze(1)
+        ctx.save_for_backward(of_states, of_weight, of_bias)
+        return total.to(wide)
+
+    @staticmethod
+    def backward(ctx: Any, *of_total: Tensor) -> tuple[Tensor | None, ...]:
+        """A scalar times what is known."""
+        return *(of_total[0] * gradient for gradient in ctx.saved_tensors), None, None
