@@ -269,7 +269,10 @@ def _scale(arguments: argparse.Namespace) -> int:
 def _speed(arguments: argparse.Namespace) -> int:
     from bench.speed import command  # torch and matplotlib, for this command only
 
-    return command.main(arguments.overrides)
+    status = command.main(arguments.overrides)
+    if status == 130:
+        _complain("stopped; what was measured is kept")
+    return status
 
 
 def _status(arguments: argparse.Namespace) -> int:

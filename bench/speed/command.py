@@ -21,7 +21,7 @@ from bench.speed.figure import draw
 from bench.speed.interleave import Contest
 from bench.speed.settings import Cell, Speed, plan, settings_of
 from bench.speed.timings import Result
-from bench.stopping import at_once
+from bench.stopping import at_once, unheard
 
 PACKAGES = ("transformers", "accelerate")  # whose versions matter here, beside those of every record
 PATHS = ("nanogpt", "out")  # settings that name places of this machine
@@ -80,7 +80,8 @@ def _measure(cells: Sequence[Cell], settings: Speed, keep: Callable[[Result], No
                         contest.run(settings.rounds, say)
                     finally:
                         if result.seconds(OURS) or page.failures([result]):
-                            keep(result)
+                            with unheard():
+                                keep(result)
             except KeyboardInterrupt:
                 return False
     return True

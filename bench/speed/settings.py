@@ -10,8 +10,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from bench import schema
-from bench.compose import CONF, compose_config, compose_runs
+from bench.compose import compose_config, compose_runs
 from bench.errors import ConfigError
+from bench.overrides import CONF
 from bench.schema import MOST_PROCESSES
 from bench.spec import RunSpec
 from bench.speed.contract import HUGGING_FACE, NANOGPT, OWN, PeerName, Task

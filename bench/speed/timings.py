@@ -26,6 +26,7 @@ class Spread:
     high: float
     quarter: float
     three_quarters: float
+    is_sure: bool  # does the interval hold the median at `LEVEL`?
 
     @staticmethod
     def of(values: Sequence[float]) -> "Spread":
@@ -38,6 +39,7 @@ class Spread:
             ordered[-1 - first],
             quantile(ordered, 0.25),
             quantile(ordered, 0.75),
+            coverage(len(ordered), first) >= LEVEL,
         )
 
 
@@ -161,9 +163,11 @@ def verdicts(result: Result, targets: Targets) -> dict[str, tuple[Spread | None,
 
 
 def verdict(spread: Spread | None, target: float | None, *, at_least: bool) -> Verdict:
-    """Met or missed where all of the interval is on one side of the target, else open."""
+    """Met or missed where all of a sure interval is on one side of the target, else open."""
     if spread is None or target is None:
         return ""
+    if not spread.is_sure:
+        return "open"
     low, high, target = (
         (spread.low, spread.high, target) if at_least else (-spread.high, -spread.low, -target)
     )

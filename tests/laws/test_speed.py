@@ -113,7 +113,7 @@ def test_a_contender_that_failed_and_rounds_that_not_all_have_done_count_for_not
 def test_an_interval_leaves_out_as_many_rounds_as_95_percent_allow():
     assert [interval_rank(n) for n in (1, 5, 7, 8, 9, 20)] == [0, 0, 0, 0, 1, 5]
     assert coverage(9, 1) == pytest.approx(1 - 2 * (1 + 9) / 2**9)
-    assert Spread.of([9, 1, 2, 3, 4, 5, 6, 7, 0]) == Spread(4, 1, 7, 2, 6)
+    assert Spread.of([9, 1, 2, 3, 4, 5, 6, 7, 0]) == Spread(4, 1, 7, 2, 6, True)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,8 @@ def test_an_interval_leaves_out_as_many_rounds_as_95_percent_allow():
     ],
 )
 def test_a_target_is_decided_by_the_whole_interval(low: float, high: float, at_least: bool, expected: str):
-    assert verdict(Spread(low, low, high, low, high), 1.3, at_least=at_least) == expected
+    assert verdict(Spread(low, low, high, low, high, True), 1.3, at_least=at_least) == expected
+    assert verdict(Spread(low, low, high, low, high, False), 1.3, at_least=at_least) == "open"
 
 
 # What is compared
