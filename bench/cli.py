@@ -34,6 +34,7 @@ examples:
   bench compare quickstart@HEAD~5 quickstart               what has changed, in scores and in settings
   bench advise task=ner data=4MB flops=1e13                which strategy and model, how surely
   bench scale gpus=[64] models=[1b] > plan.md               hours, energy, memory (conf/scale.yaml)
+  bench speed strategies=[clm] nanogpt=PATH                our step against others' (conf/speed.yaml)
   bench export run=0f67c5                                  a run as a folder that transformers loads
   bench fill model=exports/0f67c56e5297 text="Return the [MASK] of x."
 """
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands",
         required=True,
-        metavar="{train,evaluate,audit,report,verify,advise,compare,scale,status,export,fill}",
+        metavar="{train,evaluate,audit,report,verify,advise,compare,scale,speed,status,export,fill}",
     )
     for name, function, text in (
         ("train", _train, "do one run, or with -m all runs of a sweep that are not done yet"),
@@ -100,6 +101,11 @@ def _parser() -> argparse.ArgumentParser:
         ("compare", _compare, "two studies, or one at two revisions: A[@REV] B[@REV] [to=X.md|.html|.csv]"),
         ("advise", _advise, "say what to pretrain: task=NAME [data=2MB] [flops=1e13] [study=NAME]"),
         ("scale", _scale, "what a study would take on many GPUs, on paper: [models=[1b]] [gpus=[64]]"),
+        (
+            "speed",
+            _speed,
+            "time our training steps against others', interleaved: [strategies=[clm]] [nanogpt=PATH]",
+        ),
         ("status", _status, "list a study's runs, or all studies"),
         ("export", _export, "write a run's model for transformers: run=ID [to=DIR] [experiments_dir=DIR]"),
         ("fill", _fill, "fill in masked tokens: model=DIR text='... [MASK] ...' [k=5]"),
@@ -258,6 +264,15 @@ def _scale(arguments: argparse.Namespace) -> int:
 
     print(page(arguments.overrides), end="")
     return 0
+
+
+def _speed(arguments: argparse.Namespace) -> int:
+    from bench.speed import command  # torch and matplotlib, for this command only
+
+    status = command.main(arguments.overrides)
+    if status == 130:
+        _complain("stopped; what was measured is kept")
+    return status
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -5,8 +5,9 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
+from typing import Any
 
 import psutil
 
@@ -22,13 +23,22 @@ def supervisors() -> list[int]:
     return [os.getpid(), *([parent.pid] if parent and parent.pid else [])]
 
 
-@contextmanager
-def at_once() -> Iterator[None]:
+def at_once() -> AbstractContextManager[None]:
     """Inside, `SIGNALS` raise KeyboardInterrupt: for long work that has no state to save."""
+    return _answered_by(signal.default_int_handler)
+
+
+def unheard() -> AbstractContextManager[None]:
+    """Inside, `SIGNALS` do nothing: for the moment that it takes to save."""
+    return _answered_by(signal.SIG_IGN)
+
+
+@contextmanager
+def _answered_by(handler: Any) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {n: signal.signal(n, signal.default_int_handler) for n in SIGNALS}
+    before = {n: signal.signal(n, handler) for n in SIGNALS}
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ Same tables, same bytes: no dates, no random ids, and the style is set only whil
 import io
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -66,8 +66,8 @@ _METADATA = {
     "svg": {"Date": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
 }
-_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-_MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 _DASHES = ["-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1))]
 GREY = "#6b6b6b"
 
@@ -128,14 +128,14 @@ class TaskFigure(Figure):
         return wanted
 
 
-def render(figure: Figure, tables: Tables, name: str) -> dict[str, bytes]:
-    """The figure as `svg`, `png` and `pdf` bytes, the same for the same tables.
+def render(draw: Callable[[], Canvas], name: str) -> dict[str, bytes]:
+    """What `draw` draws as `svg`, `png` and `pdf` bytes, the same for the same tables.
 
     The SVG says which matplotlib drew it: another version may set the same data otherwise.
     """
     images: dict[str, bytes] = {}
     with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
-        canvas = figure.draw(tables)
+        canvas = draw()
         if layout := canvas.get_layout_engine():
             layout.execute(canvas)
         canvas.set_layout_engine("none")  # laid out once, so that all formats agree
@@ -155,11 +155,11 @@ def looks(tables: Tables) -> dict[Arm, Look]:
         strategies = list(dict.fromkeys(arm.strategy for arm in arms))
         ranks = [strategies.index(arm.strategy) for arm in arms]
         return {
-            arm: Look(_COLOURS[i % len(_COLOURS)], "", _DASHES[i % len(_DASHES)])
+            arm: Look(COLOURS[i % len(COLOURS)], "", _DASHES[i % len(_DASHES)])
             for arm, i in zip(arms, ranks, strict=True)
         }
     return {
-        arm: Look(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
+        arm: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], _DASHES[i % len(_DASHES)])
         for i, arm in enumerate(arms)
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from bench.analysis.table import Tables
@@ -80,6 +81,6 @@ def _draw(name: str, figure: Figure, tables: Tables | None = None) -> Drawn | st
     try:
         if not figure.applies(tables):
             return None
-        return Drawn(name, figure.title, figure.caption(tables), render(figure, tables, name))
+        return Drawn(name, figure.title, figure.caption(tables), render(partial(figure.draw, tables), name))
     except DataError as error:
         return f"Figure {name} left out: {in_brief(error)}"

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -372,7 +373,7 @@ def test_a_study_without_such_scores_omits_the_figure(name: str):
 def test_label_curves_state_every_crossover():
     drawn, tables = figure("label_curves"), label_study()
     assert drawn.applies(tables)
-    assert render(drawn, tables, "label_curves")["png"]
+    assert render(partial(drawn.draw, tables), "label_curves")["png"]
     caption = drawn.caption(tables)
     for text in (
         "stops helping: clm 64 labels [64]",
@@ -387,7 +388,7 @@ def test_layers_are_in_order_of_number_and_the_best_is_named():
     layers = {f"accuracy_layer_{i}": v for i, v in ((0, 0.3), (2, 0.5), (10, 0.4))}
     drawn, tables = figure("layers"), scored("probe", {"accuracy": 0.5} | layers)
     assert [series.xs for series in drawn.find(tables)] == [[0, 2, 10]]  # type: ignore[attr-defined]
-    assert render(drawn, tables, "layers")["png"]
+    assert render(partial(drawn.draw, tables), "layers")["png"]
     assert "clm at layer 2 of 10, 0.600 [0.600, 0.600], n = 3 seeds" in drawn.caption(tables)
 
 
@@ -395,7 +396,7 @@ def test_exposure_is_told_at_the_most_copies_and_recall_is_none():
     scores = {"exposure_exact_at_16": 5.0, "exposure_exact_at_0": 1.0, "recall_at_5": 0.5}
     drawn, tables = figure("canary_exposure"), scored("canaries", scores)
     assert [series.xs for series in drawn.find(tables)] == [[0, 16]]  # type: ignore[attr-defined]
-    assert render(drawn, tables, "canary_exposure")["png"]
+    assert render(partial(drawn.draw, tables), "canary_exposure")["png"]
     assert "canaries (16 copies, chance 0.250): scratch 5.000 [5.000, 5.000]" in drawn.caption(tables)
 
 
@@ -421,7 +422,7 @@ def test_the_rollout_is_drawn_from_the_arrays_of_the_lowest_seed(tmp_path: Path)
     rollout_study(tmp_path, np.array([[1.0, 0.0], [0.4, 0.6]], dtype=np.float32))
     tables, _ = load("toy", tmp_path / "experiments")
     drawn = figure("attention_rollout")
-    assert render(drawn, tables, "attention_rollout")["png"]
+    assert render(partial(drawn.draw, tables), "attention_rollout")["png"]
     text = "clm (tiny, 1kb, seed 0) from itself 0.800, from the first token 0.700"
     assert text in drawn.caption(tables)
     assert 'id="figure-attention_rollout"' in write_report(tmp_path).read_text()

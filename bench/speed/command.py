@@ -1,0 +1,130 @@
+"""`bench speed`: settings -> contests, cell after cell -> tables and figure. What is measured is kept."""
+
+import platform
+import shlex
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from bench.errors import printable
+from bench.figures.base import render
+from bench.machine import environment
+from bench.records import replacing, write_atomically
+from bench.spec import now
+from bench.speed import page
+from bench.speed.contract import OURS
+from bench.speed.figure import draw
+from bench.speed.interleave import Contest
+from bench.speed.settings import Cell, Speed, plan, settings_of
+from bench.speed.timings import Result
+from bench.stopping import at_once, unheard
+
+PACKAGES = ("transformers", "accelerate")  # whose versions matter here, beside those of every record
+PATHS = ("nanogpt", "out")  # settings that name places of this machine
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def main(overrides: Sequence[str]) -> int:
+    """Measure all cells, and write after each; a cell that Ctrl-C stops keeps the rounds that it has done.
+
+    Returns:
+        0; 1 if a contender could not be timed; 130 if stopped.
+
+    Raises:
+        ConfigError: settings that cannot be measured.
+    """
+    settings = settings_of(overrides)
+    cells = plan(settings)
+    command = shlex.join(["bench", "speed", *map(_without_path, overrides)])
+    machine, started_at = _machine(cells[0], settings), now()
+    folder = Path(settings.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    results: list[Result] = []
+
+    def keep(result: Result) -> None:
+        results.append(result)
+        print(printable(page.line(result, settings)), flush=True)
+        texts = {
+            "md": page.markdown(results, settings, machine, command, len(cells)),
+            "csv": page.table_csv(results),
+            "json": page.record_json(results, settings, machine, command, started_at),
+        }
+        _write(folder, texts, render(partial(draw, results, page.targets_of(settings)), "speed"))
+
+    is_stopped = not _measure(cells, settings, keep)
+    lost = page.failures(results)
+    print("".join(f"{printable(line)}\n" for line in lost), end="")
+    if results:
+        print(folder / "speed.md")
+    return 130 if is_stopped else min(1, len(lost))
+
+
+def _measure(cells: Sequence[Cell], settings: Speed, keep: Callable[[Result], None]) -> bool:
+    """Time cell after cell; False if that was stopped."""
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    n_blocks = sum(len(cell.tasks) for cell in cells) * (settings.rounds + 1)
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as shown:
+        bar = shown.add_task("", total=n_blocks)
+        for cell in cells:
+            say = partial(_say, shown, bar, f"{cell.strategy} {cell.model}")
+            try:
+                with at_once(), Contest(cell.tasks, settings.seed) as contest:
+                    is_nearest = cell.strategy in settings.nearest
+                    result = Result(cell.strategy, cell.model, is_nearest, contest.timed, contest.disturbance)
+                    try:
+                        contest.run(settings.rounds, say)
+                    finally:
+                        if result.seconds(OURS) or page.failures([result]):
+                            with unheard():
+                                keep(result)
+            except KeyboardInterrupt:
+                return False
+    return True
+
+
+def _say(shown: Progress, bar: TaskID, cell: str, contender: str) -> None:
+    shown.update(bar, advance=1, description=f"{cell}: {contender}")
+
+
+def _write(folder: Path, texts: dict[str, str], images: dict[str, bytes]) -> None:
+    for suffix, text in texts.items():
+        write_atomically(folder / f"speed.{suffix}", text)
+    for suffix, image in images.items():
+        path = folder / f"speed.{suffix}"
+        partial_path = path.with_suffix(".partial")
+        with replacing(path, partial_path):
+            partial_path.write_bytes(image)
+
+
+def _machine(cell: Cell, settings: Speed) -> dict[str, str]:
+    """As in every record, with the processor's name and the packages of peers."""
+    found = environment(cell.tasks[0].spec.typed().trainer)
+    found |= {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
+    if settings.threads:
+        found["threads"] = str(settings.threads)
+    return found | {"cpu": _cpu()}
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _cpu() -> str:
+    """The processor's name, where the system tells it."""
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _without_path(word: str) -> str:
+    key, is_set, _ = word.partition("=")
+    return f"{key}=PATH" if is_set and key in PATHS else word

@@ -1,0 +1,101 @@
+"""A contender's own process: it does its steps when it is told to, and says how long they took."""
+
+import io
+import logging
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from bench.errors import in_one_line
+from bench.machine import limit_blas, quiet_libraries, quiet_transformers
+from bench.speed import ours, peers, stock
+from bench.speed.contract import BARE, DATA, LIMIT, NANOGPT, OURS, Facts, Failure, Pace, Task
+
+Contender = Callable[[Task, Path, Pace], object]
+CONTENDERS: Mapping[str, Contender] = {
+    OURS: ours.fit,
+    BARE: ours.bare_loop,
+    DATA: ours.data_alone,
+    LIMIT: ours.products_alone,
+    NANOGPT: peers.train_nanogpt,
+}
+
+
+class Baton:
+    """Hands control to the process that times, and waits until it comes back.
+
+    Args:
+        connection: to that process; it ends with it.
+        warmup_steps: that are not timed.
+        steps_per_round: of a block.
+    """
+
+    def __init__(self, connection: Connection, warmup_steps: int, steps_per_round: int) -> None:
+        self.connection, self.warmup_steps, self.steps_per_round = connection, warmup_steps, steps_per_round
+        self._done = 0
+
+    def start(self, facts: Facts) -> None:
+        """What a step will be; said when the first steps, which are slower, are over."""
+        self._facts = facts
+
+    def step(self) -> None:
+        """One more is done."""
+        self._done += 1
+        if self._done == self.warmup_steps:
+            self._hand_over(self._facts)
+        elif self._done > self.warmup_steps and not (self._done - self.warmup_steps) % self.steps_per_round:
+            self._hand_over((time.perf_counter() - self._began_at) / self.steps_per_round)
+
+    def tell(self, seconds: float) -> None:
+        """The first is for warming up."""
+        self._hand_over(seconds if self._done else self._facts)
+        self._done += 1
+
+    def _hand_over(self, what: Facts | float) -> None:
+        try:
+            self.connection.send(what)
+            self.connection.recv()
+        except (EOFError, OSError):  # nobody times any more; nothing here needs saving
+            os._exit(0)
+        self._began_at = time.perf_counter()
+
+
+def work(task: Task, folder: str, connection: Connection) -> None:
+    """Be a contender until the other end of the connection is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that times
+    _be_quiet()
+    limit_blas()
+    torch.set_flush_denormal(True)  # as bench.train does, for peers too
+    if task.threads:
+        torch.set_num_threads(task.threads)
+    torch.manual_seed(task.spec.seed)
+    try:
+        contender_of(task.contender)(
+            task, Path(folder), Baton(connection, task.warmup_steps, task.steps_per_round)
+        )
+    except Exception as error:
+        connection.send(Failure(in_one_line(error)))
+
+
+def contender_of(name: str) -> Contender:
+    """What does the steps of a contender."""
+    if name in CONTENDERS:
+        return CONTENDERS[name]
+    return partial(peers.train_stock, stock.STOCK[name])
+
+
+def _be_quiet() -> None:
+    """What libraries print is not for whoever compares them."""
+    sys.stdout = sys.stderr = io.StringIO()
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    quiet_libraries()
+    quiet_transformers()

@@ -1,0 +1,62 @@
+"""What a contender is to the one who times it: its task, what it says of itself, the way back and forth.
+
+No torch: the parent process holds these, a contender's process does the work.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from bench.spec import RunSpec
+
+OURS, BARE, DATA, LIMIT = "ours", "ours_bare", "data", "limit"
+OWN = (OURS, BARE, DATA, LIMIT)  # measured beside every strategy
+NANOGPT = "nanogpt"
+HUGGING_FACE = ("gpt2", "modernbert_decoder", "modernbert", "t5", "clip")
+PeerName = Literal["nanogpt", "gpt2", "modernbert_decoder", "modernbert", "t5", "clip"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one process is to do, step after step."""
+
+    contender: str
+    spec: RunSpec  # of our run, whose sizes and batches all share
+    n_steps: int
+    warmup_steps: int
+    steps_per_round: int
+    image_size: int
+    threads: int | None
+    model_py: str | None  # nanoGPT's
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a contender does in one step."""
+
+    what: str  # for readers
+    parameters: int
+    positions: int  # of the data; a peer's own class token is not one
+    flops: float  # of matrix products, forward and backward
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a contender cannot go on, in one line."""
+
+    reason: str
+
+
+class Pace(Protocol):
+    """How a contender lets itself be timed."""
+
+    def start(self, facts: Facts) -> None:
+        """Before its first step."""
+        ...
+
+    def step(self) -> None:
+        """After each step: hands control back when a block of them is done."""
+        ...
+
+    def tell(self, seconds: float) -> None:
+        """In place of `step`, by a contender that times itself: a step's seconds."""
+        ...

@@ -1,0 +1,213 @@
+"""Our own steps as contenders: the real fit, the same in a bare loop, its data alone, matrix products alone.
+
+Data are random ids and pixels in the files that real data are prepared into: their content changes no speed.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bench import optim, shards, tracking
+from bench.budget import StepCost
+from bench.data import PairRows, Rows, Stream, TextRows
+from bench.energy import EnergyMeter
+from bench.objectives.base import Batch, Objective
+from bench.pairs import PairData
+from bench.prepare import Prepared
+from bench.pretrain import Job, pretrain
+from bench.schema import Config
+from bench.spec import RunSpec
+from bench.speed.contract import Facts, Pace, Task
+from bench.stopping import Stop
+from bench.tokens import TextData
+from bench.train import build_objective
+from bench.vocabulary import EOS, SPECIAL_TOKENS
+
+MOST_ROWS = 8192  # unique ones; longer runs repeat them
+SQUARE = 1024  # of the products that are not the model's
+PRODUCT_S = 0.03  # each product is repeated for so long
+GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run of ours, ready for its first step."""
+
+    spec: RunSpec
+    config: Config
+    objective: Objective
+    cost: StepCost
+    data: Prepared
+    n_steps: int
+
+    def rows(self) -> Rows:
+        """Those that it trains on."""
+        if self.objective.modality == "pairs":
+            return PairRows(self.data.pairs.train())
+        return TextRows(self.data.text.train(), self.config.sequence_length)
+
+    def batches(self) -> "DataLoader[Batch]":
+        """Its steps, made as `bench.data.BatchModule` makes them."""
+        stream = Stream(
+            rows=self.rows(),
+            corrupt=self.objective.corrupt_at,
+            seed=self.spec.seed,
+            rows_per_step=self.cost.rows,
+            start=0,
+            stop=self.n_steps,
+            rank=0,
+            world=1,
+        )
+        return DataLoader(stream, batch_size=None)
+
+    def facts(self, what: str) -> Facts:
+        """What a step of it is."""
+        parameters = sum(p.numel() for p in self.objective.parameters())
+        return Facts(what, parameters, self.cost.forward_tokens, self.cost.flops)
+
+
+def set_up(task: Task, folder: Path) -> Setup:
+    """The objective with its initial weights, and data for all steps, written into `folder`."""
+    config = task.spec.typed()
+    objective = build_objective(task.spec, vocab_size=config.tokenizer.vocab_size, image_size=task.image_size)
+    cost = objective.step_cost(config.optim.tokens_per_step)
+    plain = task.spec.config
+    budget = plain["budget"] | {"tokens": task.n_steps * cost.forward_tokens}
+    paths = {name: str(folder / name) for name in plain["paths"]}
+    spec = replace(task.spec, config=plain | {"budget": budget, "paths": paths})
+    data = random_data(config, folder, cost.rows, task)
+    return Setup(spec, spec.typed(), objective, cost, data, task.n_steps)
+
+
+def random_data(config: Config, folder: Path, rows_per_step: int, task: Task) -> Prepared:
+    """Corpora of random tokens and pixels, split as prepared ones are; any two calls give the same."""
+    random = np.random.default_rng(config.seed)
+    n_rows = {"train": min(task.n_steps * rows_per_step, MOST_ROWS), "validation": rows_per_step}
+    n_rows["train"] = max(n_rows["train"], rows_per_step)
+    low, high = len(SPECIAL_TOKENS), config.tokenizer.vocab_size
+    dtype = np.dtype(np.uint16 if high <= shards.NARROW_VOCAB_SIZE else np.uint32)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts, pairs = {}, {}
+    for split in ("train", "validation"):
+        n, side = n_rows[split], task.image_size
+        tokens = random.integers(low, high, n * config.sequence_length, dtype)
+        tokens.tofile(shards.shard_path(folder, split, 0))
+        captions = random.integers(low, high, (n, config.caption_length), dtype)
+        captions[:, -1] = EOS
+        np.save(folder / f"{split}.captions.npy", captions)
+        np.save(folder / f"{split}.images.npy", random.integers(0, 256, (n, side, side, 3), np.uint8))
+        texts[split] = {"documents": n, "bytes": tokens.nbytes, "tokens": tokens.size}
+        pairs[split] = {"pairs": n}
+    shared = {"content_sha256": "", "provenance": {"source": "random"}}
+    text = {"vocab_size": high, "dtype": dtype.name, "shard_tokens": shards.SHARD_TOKENS, "splits": texts}
+    return Prepared(
+        TextData(folder, shared | text | {"tokenizer_sha256": ""}),
+        PairData(folder, shared | {"image_size": task.image_size, "splits": pairs}),
+        checkpoint=None,
+    )
+
+
+class _HandOver(Stop):
+    """Asked by `bench.callbacks.Progress` at the end of each step, the last thing that is done in it."""
+
+    def __init__(self, pace: Pace) -> None:
+        super().__init__([])
+        self.pace = pace
+
+    def listen(self) -> None:
+        """Signals are the business of the process that times."""
+
+    def wanted(self) -> bool:
+        """Never; but the step is over."""
+        self.pace.step()
+        return False
+
+
+def fit(task: Task, folder: Path, pace: Pace) -> Objective:
+    """`bench.pretrain.pretrain` as `bench train` calls it, with its callbacks and files."""
+    ready = set_up(task, folder)
+    ready.spec.folder.mkdir(parents=True)
+    status = tracking.StatusFile(ready.spec.folder, ready.spec.label)
+    loggers, energy = tracking.make_loggers(ready.spec), EnergyMeter(ready.config.energy)
+    job = Job(ready.spec, ready.spec.folder, loggers, status, _HandOver(pace), energy)
+    pace.start(ready.facts("ours, under Lightning"))
+    pretrain(job, ready.objective, ready.data)
+    return ready.objective
+
+
+def bare_loop(task: Task, folder: Path, pace: Pace) -> Objective:
+    """The same steps without Lightning, loggers and callbacks."""
+    torch.use_deterministic_algorithms(True)  # as bench.pretrain's trainer does
+    ready = set_up(task, folder)
+    pace.start(ready.facts("the same in a bare loop"))
+    for _ in plain_steps(ready):
+        pace.step()
+    return ready.objective
+
+
+def plain_steps(ready: Setup) -> Iterator[Tensor]:
+    """Train on all batches, and yield the loss after each step."""
+    objective, settings = ready.objective, ready.config.optim
+    optimizer = optim.adamw(objective, settings, objective.shapes.model.d_model)
+    scheduler = optim.schedule(optimizer, settings, ready.n_steps)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]  # in Lightning's order
+    objective.train()
+    for i, batch in enumerate(ready.batches()):
+        loss = objective.training_step(batch, i)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+        optimizer.step()
+        scheduler.step()
+        yield loss.detach()
+
+
+def data_alone(task: Task, folder: Path, pace: Pace) -> None:
+    """The batches of the same steps, made and thrown away."""
+    ready = set_up(task, folder)
+    facts = Facts("its batches alone", 0, ready.cost.forward_tokens, 0)
+    pace.start(facts)
+    for _ in ready.batches():
+        pace.step()
+
+
+def products_alone(task: Task, folder: Path, pace: Pace) -> None:
+    """The fastest of some float32 matrix products: what nothing that is made of them can exceed.
+
+    It tells the seconds of 10^9 FLOPs.
+    """
+    ready = set_up(task, folder)
+    pace.start(Facts("matrix products alone", 0, 0, GIGA))
+    pairs = [(torch.randn(m, k), torch.randn(k, n)) for m, k, n in product_shapes(ready)]
+    while True:
+        pace.tell(min(_seconds(a, b) * GIGA / product_flops(a, b) for a, b in pairs))
+
+
+def product_shapes(ready: Setup) -> list[tuple[int, int, int]]:
+    """(M, K, N) of the products of the model's matrices with all positions, and of large squares."""
+    model, positions = ready.config.model, ready.cost.forward_tokens
+    targets = max(1, round(ready.cost.supervised_tokens))
+    d, f, v = model.d_model, model.d_ff, ready.config.tokenizer.vocab_size
+    of_model = [(positions, d, 3 * d), (positions, d, d), (positions, d, 2 * f), (positions, f, d)]
+    return [*of_model, (targets, d, v), (SQUARE, SQUARE, SQUARE), (2 * SQUARE, SQUARE, 2 * SQUARE)]
+
+
+def product_flops(a: Tensor, b: Tensor) -> float:
+    """A multiply-add is two."""
+    return 2.0 * a.shape[0] * a.shape[1] * b.shape[1]
+
+
+def _seconds(a: Tensor, b: Tensor) -> float:
+    """The least that one product took."""
+    out = torch.mm(a, b)
+    best, began = float("inf"), time.perf_counter()
+    while (now := time.perf_counter()) < began + PRODUCT_S:
+        torch.mm(a, b, out=out)
+        best = min(best, time.perf_counter() - now)
+    return best

@@ -1,0 +1,168 @@
+"""Others' training steps as contenders: nanoGPT's model in a plain loop, stock classes under `Trainer`.
+
+Each is fed the batches that ours are, ready-made: a peer pays for no corruption. The optimizer, its kernels
+and the schedule are each peer's own; all clip gradients to the same norm and log as often.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from bench.budget import BACKWARD_OVER_FORWARD
+from bench.errors import ConfigError
+from bench.objectives.base import Batch
+from bench.speed.contract import Facts, Pace, Task
+from bench.speed.ours import Setup, set_up
+from bench.speed.stock import Fields, Stock, vocab_size
+
+NANOGPT_RATE, NANOGPT_BETAS = 6e-4, (0.9, 0.95)  # its train.py's
+
+
+def train_stock(stock: Stock, task: Task, folder: Path, pace: Pace) -> nn.Module:
+    """A stock class under Hugging Face's Trainer."""
+    import transformers  # late: it takes seconds
+
+    ready = set_up(task, folder)
+    batches = [stock.fields(batch, ready) for batch in ready.batches()]
+    model = getattr(transformers, stock.name)(stock.config(ready))
+    trainer = transformers.Trainer(
+        model=model,
+        args=transformers.TrainingArguments(
+            output_dir=str(folder / "trainer"),
+            max_steps=task.n_steps,
+            per_device_train_batch_size=1,  # an item is a whole step
+            max_grad_norm=ready.config.optim.clip_norm,
+            weight_decay=ready.config.optim.weight_decay,
+            logging_steps=ready.config.logger.log_every_n_steps,
+            save_strategy="no",
+            remove_unused_columns=False,
+            use_cpu=True,
+            report_to=[],
+            disable_tqdm=True,
+            seed=task.spec.seed,
+        ),
+        train_dataset=_Steps(batches),
+        data_collator=_the_only_one,
+        callbacks=[_hand_over(pace)],
+    )
+    pace.start(_facts(f"{stock.name} under Trainer", model, ready, _stock_loss(batches[0])))
+    trainer.train()
+    return model
+
+
+def train_nanogpt(task: Task, folder: Path, pace: Pace) -> nn.Module:
+    """The model of the user's own copy of nanoGPT, in a loop as its train.py's, without compilation."""
+    assert task.model_py is not None
+    ready = set_up(task, folder)
+    model = nanogpt_model(Path(task.model_py), ready)
+    settings = ready.config.optim
+    optimizer = model.configure_optimizers(settings.weight_decay, NANOGPT_RATE, NANOGPT_BETAS, "cpu")
+    batches = [_next_tokens(batch) for batch in ready.batches()]
+    pace.start(_facts("nanoGPT's model, plain loop", model, ready, lambda m: m(*batches[0])[1]))
+    for i, (tokens, targets) in enumerate(batches, start=1):
+        for group in optimizer.param_groups:
+            group["lr"] = NANOGPT_RATE
+        _, loss = model(tokens, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if i % ready.config.logger.log_every_n_steps == 0:
+            print(f"iter {i}: loss {loss.item():.4f}")
+        pace.step()
+    return model
+
+
+def nanogpt_model(path: Path, ready: Setup) -> Any:
+    """`GPT(GPTConfig(...))` of the file at `path`, at our sizes, without biases, as its train.py has it.
+
+    Raises:
+        ConfigError: it is not nanoGPT's.
+    """
+    spec = importlib.util.spec_from_file_location("nanogpt_model", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.GPTConfig(
+            block_size=ready.config.sequence_length,
+            vocab_size=vocab_size(ready),
+            n_layer=ready.config.model.n_layers,
+            n_head=ready.config.model.n_heads,
+            n_embd=ready.config.model.d_model,
+            dropout=0.0,
+            bias=False,
+        )
+        return module.GPT(config).train()
+    except (AttributeError, SyntaxError, ImportError, TypeError) as error:
+        raise ConfigError(f"nanogpt={path}: not nanoGPT's model.py ({error})") from error
+
+
+def step_flops(model: nn.Module, loss: Callable[[Any], Tensor]) -> float:
+    """Of matrix products in one forward and backward pass, attention in full, as `bench.budget` counts."""
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which torch does not count
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+    def forwards(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    def backwards(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+        return BACKWARD_OVER_FORWARD * sdpa_flop_count(q, k, v)
+
+    with FlopCounterMode(display=False, custom_mapping={attention: forwards, backward: backwards}) as counter:
+        loss(model).backward()  # type: ignore[no-untyped-call]
+    model.zero_grad(set_to_none=True)
+    return float(counter.get_total_flops())
+
+
+def _facts(what: str, model: nn.Module, ready: Setup, loss: Callable[[Any], Tensor]) -> Facts:
+    parameters = sum(p.numel() for p in model.parameters())
+    return Facts(what, parameters, ready.cost.forward_tokens, step_flops(model, loss))
+
+
+def _stock_loss(fields: Fields) -> Callable[[Any], Tensor]:
+    return lambda model: model(**fields).loss
+
+
+def _next_tokens(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(B, T) ids, and (B, T) the ids that follow: nanoGPT predicts at every position."""
+    tokens = batch["tokens"]
+    return tokens, tokens.roll(-1, dims=1).contiguous()
+
+
+# What Trainer needs
+
+
+class _Steps(Dataset[Fields]):
+    """Whole steps, ready-made."""
+
+    def __init__(self, batches: Sequence[Fields]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Fields:
+        return self.batches[index]
+
+
+def _the_only_one(items: Iterable[Fields]) -> Fields:
+    (item,) = items
+    return item
+
+
+def _hand_over(pace: Pace) -> Any:
+    from transformers import TrainerCallback
+
+    class HandOver(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            pace.step()
+
+    return HandOver()

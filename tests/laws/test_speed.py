@@ -1,0 +1,306 @@
+"""The speed of a step: ratios by hand, the same work for all, the same weights in a bare loop, one run."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from toy_models import CONF, stems, strategy_node
+
+from bench.cli import main
+from bench.errors import ConfigError
+from bench.speed import ours, peers, settings
+from bench.speed.contender import Baton
+from bench.speed.contract import OWN, Facts, Task
+from bench.speed.interleave import Disturbance, Timed
+from bench.speed.settings import Targets, plan, settings_of
+from bench.speed.stock import STOCK
+from bench.speed.timings import Result, Spread, coverage, interval_rank, verdict, verdicts
+
+SMALL = [
+    "models=[64x4]",
+    "sizes={64x4: {d_model: 32, n_layers: 2, n_heads: 2, d_ff: 84, rows_per_step: 4}}",
+    *("sequence_length=32", "vocab_size=300", "rounds=2", "steps_per_round=1", "warmup_steps=1", "threads=1"),
+]
+STAND_IN = """
+import torch
+from dataclasses import dataclass
+@dataclass
+class GPTConfig:
+    block_size: int; vocab_size: int; n_layer: int; n_head: int; n_embd: int; dropout: float; bias: bool
+class GPT(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.wte = torch.nn.Embedding(config.vocab_size, config.n_embd)
+        self.lm_head = torch.nn.Linear(config.n_embd, config.vocab_size, bias=False)
+    def forward(self, idx, targets):
+        logits = self.lm_head(self.wte(idx))
+        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
+        return torch.optim.AdamW(self.parameters(), learning_rate, betas, weight_decay=weight_decay)
+"""
+
+
+class Free:
+    """A pace that times nothing."""
+
+    facts: Facts
+
+    def __init__(self) -> None:
+        self.n_steps = 0
+
+    def start(self, facts: Facts) -> None:
+        self.facts = facts
+
+    def step(self) -> None:
+        self.n_steps += 1
+
+    def tell(self, seconds: float) -> None:
+        assert seconds > 0
+        self.n_steps += 1
+        if self.n_steps == 3:
+            raise StopIteration
+
+
+@pytest.fixture(autouse=True)
+def _determinism_as_before() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def task(strategy: str, contender: str = "ours", *overrides: str) -> Task:
+    words = [*(overrides or SMALL), f"strategies=[{strategy}]"]
+    (cell,) = plan(settings_of(words))
+    return replace(cell.tasks[0], contender=contender)
+
+
+def result(**seconds: list[float]) -> Result:
+    """Steps of 10 positions and 4 FLOPs; the limit tells the seconds of one FLOP."""
+    timed = {name: Timed(Facts(name, 1, 10, 4.0), values) for name, values in seconds.items()}
+    if "limit" in timed:
+        timed["limit"].facts = Facts("limit", 0, 0, 1.0)
+    return Result("toy", "64x4", False, timed, Disturbance(0.0))
+
+
+# Ratios and verdicts, by hand
+
+
+def test_ratios_are_taken_round_by_round_against_the_peer_of_the_least_median():
+    toy = result(ours=[2, 2, 4], slow=[9, 9, 9], quick=[4, 3, 5], limit=[0.25, 0.25, 0.5])
+    assert toy.best_peer == "quick"
+    assert toy.over_best_peer() == Spread.of([2, 1.5, 1.25])
+    assert toy.positions_per_s("ours") == Spread.of([5, 5, 2.5])
+    assert toy.share_of_limit("ours") == Spread.of([0.5, 0.5, 0.5])
+
+
+def test_shares_of_a_step_are_what_the_bare_loop_lacks_and_what_data_alone_takes():
+    toy = result(ours=[2, 4], ours_bare=[1.5, 3], data=[0.5, 0.4])
+    assert toy.lightning_share() == Spread.of([0.25, 0.25])
+    assert toy.data_share() == Spread.of([0.25, 0.1])
+
+
+def test_a_contender_that_failed_and_rounds_that_not_all_have_done_count_for_nothing():
+    toy = result(ours=[2, 2, 2], quick=[1], slow=[4, 4])
+    toy.timed["quick"].failure = "out of memory"
+    assert toy.peers == ["slow"]
+    assert toy.seconds("ours") == [2, 2]
+    assert verdicts(result(ours=[2.0]), Targets(1.3))["over_best_peer"] == (None, 1.3, "")
+
+
+def test_an_interval_leaves_out_as_many_rounds_as_95_percent_allow():
+    assert [interval_rank(n) for n in (1, 5, 7, 8, 9, 20)] == [0, 0, 0, 0, 1, 5]
+    assert coverage(9, 1) == pytest.approx(1 - 2 * (1 + 9) / 2**9)
+    assert Spread.of([9, 1, 2, 3, 4, 5, 6, 7, 0]) == Spread(4, 1, 7, 2, 6, True)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "at_least", "expected"),
+    [
+        (1.3, 1.5, True, "met"),
+        (1.2, 1.5, True, "open"),
+        (1.0, 1.2, True, "missed"),
+        (0.01, 0.02, False, "met"),
+        (1.2, 1.5, False, "open"),
+        (1.4, 1.5, False, "missed"),
+    ],
+)
+def test_a_target_is_decided_by_the_whole_interval(low: float, high: float, at_least: bool, expected: str):
+    assert verdict(Spread(low, low, high, low, high, True), 1.3, at_least=at_least) == expected
+    assert verdict(Spread(low, low, high, low, high, False), 1.3, at_least=at_least) == "open"
+
+
+# What is compared
+
+
+def trained() -> list[str]:
+    return [stem for stem in stems("strategy") if strategy_node(stem)["modality"] != "none"]
+
+
+def test_every_strategy_that_trains_has_peers_and_composes():
+    found = settings_of([f"strategies=[{','.join(trained())}]"])
+    assert sorted(found.peers | found.nearest) == trained()
+    assert all(names for names in (found.peers | found.nearest).values())
+    assert len(plan(found)) == 3 * len(trained())
+
+
+def test_nanogpt_is_left_out_unless_the_user_names_a_copy(tmp_path: Path):
+    (tmp_path / "model.py").touch()
+    assert "nanogpt" not in settings_of([]).peers_of("clm")
+    for place in (tmp_path, tmp_path / "model.py"):
+        assert "nanogpt" in settings_of([f"nanogpt={place}"]).peers_of("clm")
+
+
+@pytest.mark.parametrize("strategy", ["clm", "mlm", "clip"])
+def test_the_bare_loop_ends_with_the_weights_of_the_fit(strategy: str, tmp_path: Path):
+    fitted, bare = Free(), Free()
+    first = ours.fit(task(strategy), tmp_path / "a", fitted).state_dict()
+    second = ours.bare_loop(task(strategy), tmp_path / "b", bare).state_dict()
+    assert fitted.n_steps == bare.n_steps == task(strategy).n_steps
+    assert fitted.facts == replace(bare.facts, what=fitted.facts.what)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("contender", [ours.data_alone, ours.products_alone])
+def test_parts_of_a_step_are_timed_alone(contender, tmp_path: Path):
+    pace = Free()
+    try:
+        contender(task("clm"), tmp_path, pace)
+    except StopIteration:
+        assert pace.n_steps == 3
+    else:
+        assert pace.n_steps == task("clm").n_steps
+
+
+@pytest.mark.parametrize(
+    ("strategy", "peer", "tolerance"),
+    [
+        ("clm", "gpt2", 0.02),
+        ("clm", "modernbert_decoder", 0.02),
+        ("mlm", "modernbert", 0.0),
+        ("span_corruption", "t5", 0.02),
+        ("clip", "clip", 0.05),  # its vision tower has a class token
+    ],
+)
+@pytest.mark.parametrize("size", ["64x4", "128x4"])
+def test_a_peer_processes_the_same_positions_in_as_many_flops(
+    strategy: str, peer: str, tolerance: float, size: str, tmp_path: Path
+):
+    import transformers
+
+    stock = STOCK[peer]
+    few = f"sizes={{{size}: {{rows_per_step: 2}}}}"
+    ready = ours.set_up(task(strategy, peer, few, f"models=[{size}]"), tmp_path)
+    fields = stock.fields(next(iter(ready.batches())), ready)
+    n_read = fields["input_ids"].numel()
+    n_more = {"t5": lambda: fields["labels"].numel(), "clip": lambda: len(fields["input_ids"]) * 16}
+    assert n_read + n_more.get(peer, lambda: 0)() == ready.cost.forward_tokens
+    model = getattr(transformers, stock.name)(stock.config(ready))
+    flops = peers.step_flops(model, lambda m: m(**fields).loss)
+    assert flops == pytest.approx(ready.cost.flops, rel=tolerance)
+    assert all(p.grad is None for p in model.parameters())
+
+
+# One at a time
+
+
+class Line:
+    """A connection that is answered at once."""
+
+    def __init__(self) -> None:
+        self.sent: list[Facts | float] = []
+
+    def send(self, what: Facts | float) -> None:
+        self.sent.append(what)
+
+    def recv(self) -> None:
+        return None
+
+
+def test_control_goes_back_after_the_first_steps_and_after_every_block():
+    line, facts = Line(), Facts("toy", 1, 1, 1.0)
+    baton = Baton(line, warmup_steps=2, steps_per_round=3)  # type: ignore[arg-type]
+    baton.start(facts)
+    sent = []
+    for _ in range(8):
+        baton.step()
+        sent.append(len(line.sent))
+    assert sent == [0, 1, 1, 1, 2, 2, 2, 3]
+    assert line.sent[0] == facts
+    assert all(isinstance(seconds, float) and seconds < 1 for seconds in line.sent[1:])
+
+
+def test_a_run_writes_what_it_measured_and_says_who_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    model_py, out = tmp_path / "model.py", tmp_path / "out"
+    words = [*SMALL, "strategies=[clm]", "peers.clm=[nanogpt]", f"nanogpt={model_py}", f"out={out}"]
+    model_py.write_text(STAND_IN)
+    assert main(["speed", *words]) == 0
+    assert sorted(path.suffix for path in out.iterdir()) == sorted(
+        [".csv", ".json", ".md", ".pdf", ".png", ".svg"]
+    )
+    with (out / "speed.csv").open() as file:
+        rows = {row["contender"]: row for row in csv.DictReader(file)}
+    assert list(rows) == [*OWN, "nanogpt"]
+    assert all(row["rounds"] == "2" and float(row["step_ms"]) > 0 for row in rows.values())
+    (cell,) = json.loads((out / "speed.json").read_text())["cells"]
+    assert all(len(timed["seconds"]) == 2 for timed in cell["contenders"].values())
+    assert str(tmp_path) not in "".join((out / f"speed.{s}").read_text() for s in ("md", "json", "csv"))
+
+    model_py.write_text("GPT = None")
+    capsys.readouterr()
+    assert main(["speed", *words]) == 1
+    told = capsys.readouterr().out
+    assert "nanogpt failed: nanogpt=" in told
+    assert "not nanoGPT's model.py" in told
+    assert "over – –" in told
+
+
+# Nonsense
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("strategies=[]", "strategies="),
+        ("strategies=[clm,clm]", "each once"),
+        ("strategies=[scratch]", "scratch is not trained"),
+        ("strategies=[bert]", "strategy=bert: no such choice"),
+        ("models=[2x2]", "there is no size 2x2"),
+        ("rounds=0", "rounds=0: use 1 or more"),
+        ("rounds=100000", "too many"),
+        ("steps_per_round=1.5", "steps_per_round=1.5"),
+        ("warmup_steps=0", "warmup_steps=0"),
+        ("threads=0", "threads=0"),
+        ("seed=-1", "seed=-1"),
+        ("nanogpt=/nowhere", "nanogpt=/nowhere: there is no file .*git clone"),
+        ("peers.clm=[bert]", "peers.clm: bert is no peer"),
+        ("+peers.rtd=[gpt2]", "nearest.rtd: it has peers of its own"),
+        ("image_size=33", "image_size=33"),
+        ("out=''", "out is empty"),
+        ("vocab_size=10", "vocab_size=10"),
+        ("sequence_length=4", "sequence_length=4"),
+        ("sizes={64x4: {n_heads: 5}}", "models=64x4: model.d_model=64 is not a multiple"),
+        ("sizes={64x4: {rows_per_step: 0}}", "sizes.64x4.rows_per_step=0"),
+        ("sizes={64x4: {rows_per_step: 100000}}", "lower one"),
+        ("sizes={64x4: {targets: {data_share: -1}}}", "sizes.64x4.targets.data_share=-1"),
+        ("round=3", "did you mean rounds"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line(override: str, message: str):
+    with pytest.raises(ConfigError, match=message) as refused:
+        plan(settings_of([override]))
+    assert "\n" not in str(refused.value)
+
+
+def test_without_accelerate_the_package_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(settings.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install accelerate"):
+        settings_of([])
+
+
+def test_the_yaml_names_no_place():
+    assert "nanogpt: null" in (CONF / "speed.yaml").read_text()
