@@ -74,9 +74,13 @@ class _Projected(torch.autograd.Function):
         for start in range(0, len(states), n_rows):
             rows = slice(start, start + n_rows)
             target, share = targets[rows, None], weights[rows]
-            log_p = torch.addmm(bias, states[rows], weight.T).log_softmax(dim=1, dtype=wide)
-            total -= (log_p.gather(1, target) * share).sum(dtype=torch.float64)
-            error = log_p.exp_().scatter_add_(1, target, log_p.new_full(target.shape, -1.0))  # p - one-hot
+            logits = torch.addmm(bias, states[rows], weight.T)
+            p = logits.softmax(dim=1, dtype=wide)
+            # log p = z - max z + log max p: one pass of exponentials where log_softmax and exp take two.
+            largest = logits.amax(dim=1, keepdim=True).to(wide), p.amax(dim=1, keepdim=True)
+            log_p = logits.gather(1, target).to(wide) - largest[0] + largest[1].log()
+            total -= (log_p * share).sum(dtype=torch.float64)
+            error = p.scatter_add_(1, target, p.new_full(target.shape, -1.0))  # p - one-hot
             of_states[rows] = (error @ weight) * share
             of_weight += error.T @ (states[rows] * share)
             of_bias += error.T @ share.squeeze(1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
+from torch.utils import deterministic
 
 from bench import budget, checkpoint, tracking
 from bench.budget import StepCost
@@ -188,6 +189,8 @@ def make_trainer(
 ) -> Trainer:
     """Lightning's trainer for one rank of a run."""
     settings = config.trainer
+    # A pass over every new tensor, to find bugs of torch.
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,

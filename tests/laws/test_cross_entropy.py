@@ -61,6 +61,17 @@ def test_no_target_is_no_loss_and_no_gradient():
         assert all(not gradient.any() for gradient in torch.autograd.grad(total, leaves))
 
 
+def test_a_target_that_is_all_but_impossible_has_its_nats():
+    """Its probability is below what a float can hold."""
+    leaves, targets, _ = inputs(torch.float32)
+    leaves = [leaf.detach() * scale for leaf, scale in zip(leaves, (50, 50, 1), strict=True)]
+    states, weight, bias = (leaf.requires_grad_() for leaf in leaves)
+    assert_close(
+        cross_entropy.projected(states, weight, bias, targets), plain(states, weight, bias, targets, None)
+    )
+    assert plain(states, weight, bias, targets, None) > 100 * N
+
+
 def test_nothing_as_large_as_the_logits_is_kept_for_backward():
     leaves, targets, _ = inputs()
     kept: list[int] = []
