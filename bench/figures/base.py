@@ -16,21 +16,18 @@ import resvg_py
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 
 from bench.analysis.compare import is_compared
 from bench.analysis.naming import measure_label
-from bench.analysis.stats import LEVEL, Interval
-from bench.analysis.table import BASELINE, Arm, Measure, Tables
+from bench.analysis.stats import Interval
+from bench.analysis.table import Arm, Measure, Tables
 from bench.analysis.text import number
 from bench.errors import ConfigError
 
 WIDTH_IN = 7.2  # a page's text width
 N_COLUMNS = 3  # panels side by side
 LONG_TITLE = 34  # characters; a longer one would reach into the next panel
-LONGEST_NAME = 60  # characters, in the legend
 MOST_LOOKS = 16  # arms that marker, colour and dash together tell apart
-LEGEND_ROW_IN = 0.16
 DPI = 200  # of the PNG
 POINTS_PER_INCH = 72
 STYLE: dict[str, Any] = {
@@ -256,32 +253,11 @@ def is_near(axes: Axes, level: float) -> bool:
     return max(low - level, level - high) <= max(1.5 * (high - low), 0.8 * abs(high))
 
 
-def legend(canvas: Canvas, tables: Tables, *extra: Line2D) -> None:
-    """One legend for all panels, above them."""
-    named = {(arm.strategy if is_crowded(tables) else arm.label): look for arm, look in looks(tables).items()}
-    handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=_cut(name))
-        for name, look in named.items()
-    ]
-    for dash, label in (("--", f"{BASELINE} (band: {100 * LEVEL:.0f} %)"), (":", "chance")):
-        handles.append(Line2D([], [], color=GREY, linestyle=dash, linewidth=1, label=label))
-    handles += extra
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = max(1, min(len(handles), 110 // (longest + 8)))
-    n_rows = -(-len(handles) // columns)
-    canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW_IN * max(0, n_rows - 2))  # two have their place
-    canvas.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=3)
-
-
 def crowd_note(tables: Tables) -> str:
     """What a line is where there are too many arms for a look each; empty otherwise."""
     if not is_crowded(tables):
         return ""
     return f" {len(looks(tables))} lines: one per variant, without intervals, all of a strategy alike."
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def lost_note(tables: Tables) -> str:

@@ -16,7 +16,8 @@ from bench.analysis.stats import Interval, interval
 from bench.analysis.table import BASELINE, Arm, Tables
 from bench.analysis.text import number
 from bench.errors import ConfigError
-from bench.figures.base import GREY, Figure, blank, draw_line, is_near, legend, looks, wrapped
+from bench.figures.base import GREY, Figure, blank, draw_line, is_near, looks, wrapped
+from bench.figures.legend import legend
 
 
 class LineFigure(Figure):

@@ -19,6 +19,8 @@ _BUNDLED = " All variants of a strategy are in one panel."
 _MOST_RUNS = 400  # that are drawn one by one
 _DASHES: list[Any] = ["-", "--", ":", "-."]
 
+_LIGHTEST = 0.6  # of the colour map
+
 Curve = dict[int, float]  # validation loss in nats by tokens
 
 
@@ -118,8 +120,10 @@ def _finish(axes: Axes, title: str) -> None:
 
 
 def _colour(tables: Tables, budget: str | None) -> Any:
+    """The larger, the darker; the lightest still stands out from paper."""
     rank = 0 if budget is None else tables.budgets.index(budget)
-    return mpl.colormaps["viridis"](0.85 * (1 - rank / max(len(tables.budgets) - 1, 1)))
+    n_larger = len(tables.budgets) - 1 - rank
+    return mpl.colormaps["viridis"](_LIGHTEST * n_larger / max(len(tables.budgets) - 1, 1))
 
 
 def _dash(tables: Tables, model: str) -> Any:

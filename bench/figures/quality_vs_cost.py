@@ -4,15 +4,17 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from statistics import mean, variance
 from typing import Any, ClassVar
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
+from scipy.optimize import isotonic_regression
 
 from bench.analysis.compare import Summary, summaries
+from bench.analysis.most_spread import left_out_note, most_spread
 from bench.analysis.naming import cell_label
 from bench.analysis.pareto import Member, front
 from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables
@@ -25,15 +27,16 @@ from bench.figures.base import (
     draw_bars,
     finish,
     is_crowded,
-    legend,
     looks,
     lost_note,
     references,
     wrapped,
 )
+from bench.figures.legend import legend
 
 MOST_TASKS = 9  # more panels than a page holds tell nobody anything
 _SAME = 1.05  # cells within 5 % of a cost are matched, and no line joins them
+_APART, _MOST_MOVED = 0.02, 0.5  # of an axis: between two cells, and all such gaps together
 _RING = {True: ("black", "-"), False: ("black", ":")}  # of members of the front, by whether clear
 
 Costs = Mapping[Cell, float]
@@ -74,12 +77,12 @@ class QualityVsCost(TaskFigure):
         findings = "; ".join(self._finding(tables, *place) for place in places)
         return (
             f"Each task's metric against {self.cost}{self.remark(tables)}. A point is a cell: its mean "
-            "over seeds with the 95 % t interval, the fainter the smaller its data budget, moved a little "
-            "sideways by strategy; lines join a strategy's cells of growing cost at one data budget. Steps: "
-            "the Pareto front, from scratch at no cost. Ringed: its members, dotted where the gain over the "
-            "next cheaper one is not clear (p > 0.05, seed-paired t test, uncorrected)."
+            "over seeds with the 95 % t interval, the fainter the smaller its data budget, moved "
+            "sideways where it would hide another; lines join a strategy's cells of growing cost at one data "
+            "budget. Steps: the Pareto front, from scratch at no cost. Ringed: its members, dotted where "
+            "the gain over the next cheaper one is not clear (p > 0.05, seed-paired t test, uncorrected)."
             f"{crowd_note(tables)}{lost_note(tables)}"
-            f"{_left_out(self.measures(tables), [measure for measure, *_ in places])} "
+            f"{left_out_note(self.measures(tables), [measure for measure, *_ in places])} "
             f"Members with a clear gain: {findings}."
         )
 
@@ -108,40 +111,13 @@ class QualityVsCost(TaskFigure):
         return f"{cell_label(member.cell)} at {self.value(member.cost)}, {with_p(member.gain)}"
 
 
-def most_spread(tables: Tables, measures: Sequence[Measure], most: int) -> list[Measure]:
-    """At most so many measures, in their order: those whose cells differ most for the spread over seeds.
-
-    By the F ratio of a one-way layout: variance of cell means over the mean variance within cells.
-    """
-    ranked = sorted(measures, key=lambda measure: -_f_ratio(tables, measure))
-    return [measure for measure in measures if measure in ranked[:most]]
-
-
-def _f_ratio(tables: Tables, measure: Measure) -> float:
-    cells = [cell for cell in tables.values[measure] if not cell.arm.is_external]
-    values = [list(tables.values[measure][cell].values()) for cell in cells]
-    within = mean([variance(own) for own in values if len(own) > 1] or [0.0])
-    between = variance([mean(own) for own in values]) if len(values) > 1 else 0.0
-    return between / within if within else 0.0
-
-
-def _left_out(measures: Sequence[Measure], drawn: Sequence[Measure]) -> str:
-    missing = list(dict.fromkeys(measure.task for measure in measures if measure not in drawn))
-    if not missing:
-        return ""
-    shown = (
-        f" Drawn: the {len(set(drawn))} tasks whose cells differ most for their spread over seeds (F ratio)"
-    )
-    return f"{shown}; left out: {', '.join(missing)}."
-
-
 def _panel(axes: Axes, tables: Tables, measure: Measure, costs: Costs) -> None:
     found = {row.cell: row for row in summaries(tables, measure)}
     for cell, row in found.items():
         if cell.arm.strategy == BASELINE:
             references(axes, row.interval)
     low, high = min(costs.values()), max(costs.values())
-    places = _places_of(tables, costs)
+    places = places_of(tables, costs)
     for arm in looks(tables):
         own = [cell for cell in found if cell.arm == arm and cell in costs and found[cell].interval]
         _points(axes, tables, arm, [(places[cell], found[cell]) for cell in own])
@@ -159,12 +135,18 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, costs: Costs) -> None:
     _front(axes, tables, front(tables, measure, costs), places)
 
 
-def _places_of(tables: Tables, costs: Costs) -> dict[Cell, float]:
-    """Where cells stand on the axis: each strategy's moved sideways a little."""
-    arms = list(looks(tables))
-    width = max(math.log10(max(costs.values()) / min(costs.values())), 0.3) * 0.02
-    shifts = {arm: 10 ** ((i - (len(arms) - 1) / 2) * width) for i, arm in enumerate(arms)}
-    return {cell: cost * shifts[cell.arm] for cell, cost in costs.items() if cell.arm in shifts}
+def places_of(tables: Tables, costs: Costs) -> dict[Cell, float]:
+    """Where cells stand on the axis: as near to their cost as leaves room between them, in its order.
+
+    Least squares of the logarithm under these gaps: isotonic regression of the costs less the gaps before.
+    """
+    arms = {arm: i for i, arm in enumerate(looks(tables))}
+    cells = sorted((cell for cell in costs if cell.arm in arms), key=lambda c: (costs[c], arms[c.arm]))
+    width = max(math.log10(max(costs.values()) / min(costs.values())), 0.3)
+    gaps = min(_APART, _MOST_MOVED / max(len(cells), 1)) * width * np.arange(len(cells))
+    logs = np.log10([costs[cell] for cell in cells])
+    placed = isotonic_regression(logs - gaps).x + gaps if cells else gaps
+    return dict(zip(cells, (10.0**placed).tolist(), strict=True))
 
 
 def _points(axes: Axes, tables: Tables, arm: Arm, points: Sequence[tuple[float, Summary]]) -> None:

@@ -4,23 +4,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from bench.analysis.compare import baseline_cell, choose, summaries
+from bench.analysis.most_spread import left_out_note, most_spread
 from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables
 from bench.analysis.text import number, with_p, with_seeds
 from bench.figures.base import (
+    N_COLUMNS,
     TaskFigure,
     blank,
     crosses,
     crowd_note,
     draw_line,
     finish,
-    legend,
     looks,
     lost_note,
     panels,
     references,
     wrapped,
 )
+from bench.figures.legend import legend
 
+MOST_PANELS = 15  # that a page holds
 _NOTHING = "No finished pretrained run: nothing to draw."
 
 
@@ -31,7 +34,7 @@ class QualityVsData(TaskFigure):
 
     def draw(self, tables: Tables) -> Canvas:
         """One panel per task and model."""
-        measures = self.measures(tables)
+        measures = self._drawn(tables)
         if not measures or not tables.budgets:
             return blank(_NOTHING)
         if len(tables.models) == 1:
@@ -50,7 +53,7 @@ class QualityVsData(TaskFigure):
 
     def caption(self, tables: Tables) -> str:
         """The best strategy at the largest budget per task, against scratch and the smallest budget."""
-        measures = self.measures(tables)
+        measures = self._drawn(tables)
         if not measures or not tables.budgets:
             return _NOTHING
         model, budget = tables.models[-1], tables.budgets[-1]
@@ -59,10 +62,17 @@ class QualityVsData(TaskFigure):
         return (
             f"Each task's metric against the data budget ({sizes}). Points are means over seeds, "
             "bars their 95 % t intervals; a gap is a cell without a number, a cross one whose runs "
-            f"were all lost.{crowd_note(tables)}{lost_note(tables)} "
-            f"At the largest budget ({budget}) with model {model}: "
-            f"{'; '.join(findings)}."
+            f"were all lost.{crowd_note(tables)}{lost_note(tables)}"
+            f"{left_out_note(self.measures(tables), measures)} "
+            f"At the largest budget ({budget}) with model {model}: {'; '.join(findings)}."
         )
+
+    def _drawn(self, tables: Tables) -> list[Measure]:
+        """The tasks that were asked for, or as many as a page holds."""
+        measures = self.measures(tables)
+        if self.options.tasks is None:
+            return most_spread(tables, measures, MOST_PANELS // max(1, min(len(tables.models), N_COLUMNS)))
+        return measures
 
 
 def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:

@@ -17,7 +17,8 @@ from bench.analysis.scaling_views import Row, check, exponent, fits
 from bench.analysis.stats import interval
 from bench.analysis.table import Arm, Tables
 from bench.errors import ConfigError
-from bench.figures.base import GREY, LEGEND_ROW_IN, LONG_TITLE, Figure, Look, blank, draw_bars, looks, wrapped
+from bench.figures.base import GREY, LONG_TITLE, Figure, Look, blank, draw_bars, looks, wrapped
+from bench.figures.legend import ROW_IN
 
 _NOTHING = "No strategy was trained for two amounts of training: nothing to draw."
 _DASHES: list[Any] = ["-", "--", ":", "-."]
@@ -158,7 +159,7 @@ def _legend(canvas: Canvas, tables: Tables, drawn: set[Arm]) -> None:
             Line2D([], [], color=GREY, linestyle=_DASHES[i % len(_DASHES)], label=f"model {model}")
             for i, model in enumerate(tables.models)
         ]
-    canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW_IN * max(0, -(-len(handles) // 5) - 2))
+    canvas.set_figheight(canvas.get_figheight() + ROW_IN * max(0, -(-len(handles) // 5) - 2))
     canvas.legend(handles=handles, loc="outside upper center", ncols=5, handlelength=3)
 
 

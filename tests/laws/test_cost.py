@@ -1,20 +1,23 @@
 """Laws of costs and Pareto fronts, on records with values that can be checked by hand."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import pytest
 from matplotlib.collections import PathCollection
 from test_analysis import PROBE
 from test_report import FIGURES
 from toy_runs import ToyRun, make_run, tables_of
 
 from bench.analysis.cost import cost, joules, seconds
+from bench.analysis.most_spread import most_spread
 from bench.analysis.pareto import front, pareto
 from bench.analysis.table import Arm, Cell, Tables
 from bench.analysis.text import View, amount, plain
 from bench.build import build
 from bench.figures.base import Figure, render
-from bench.figures.quality_vs_cost import most_spread
+from bench.figures.quality_vs_cost import places_of
 from bench.records import Energy, EvaluationCost, Score, Spent
 
 SEEDS = range(3)
@@ -217,14 +220,30 @@ def many_tasks(n: int) -> Tables:
     return tables_of(runs + [make_run("b", s, 0.0, scores=scores(1.0, s)) for s in SEEDS])
 
 
+def test_cells_that_would_hide_one_another_stand_apart_in_the_order_of_their_cost():
+    names = ("mlm", "clm", "clip")
+    tables = tables_of([make_run(name, seed, 0.5) for name in names for seed in SEEDS])
+    mlm, clm, clip = (next(c for c in tables.cells if c.arm.strategy == name) for name in names)
+    places = places_of(tables, {mlm: 100.0, clm: 101.0, clip: 1000.0})
+    assert places[clip] == pytest.approx(1000)  # nothing is near it
+    assert places[mlm] < 100 < 101 < places[clm]
+    assert places[mlm] * places[clm] == pytest.approx(100 * 101)
+    assert places[clm] / places[mlm] == pytest.approx(10**0.02)  # a fiftieth of the decade that is drawn
+    assert list(places_of(tables, dict.fromkeys((mlm, clm, clip), 7.0))) == [clip, clm, mlm]  # by name
+
+
 def test_of_many_tasks_those_that_differ_most_are_drawn_and_the_rest_is_named():
     tables, drawn = many_tasks(11), figure("quality_vs_flops")
     assert [m.task for m in most_spread(tables, tables.headlines, 3)] == ["t08", "t09", "t10"]
     assert len([axes for axes in drawn.draw(tables).axes if axes.axison]) == 9
     assert "left out: t00, t01." in drawn.caption(tables)
+    by_data = figure("quality_vs_data")
+    assert len([axes for axes in by_data.draw(many_tasks(16)).axes if axes.axison]) == 15
+    assert "left out: t00." in by_data.caption(many_tasks(16))
+    assert "left out" not in by_data.caption(many_tasks(15))
     chosen = figure("quality_vs_flops", tasks=["t00"])
     assert "left out" not in chosen.caption(tables)
-    assert render(chosen, tables, "one")["png"]
+    assert render(partial(chosen.draw, tables), "one")["png"]
 
 
 def test_a_caption_names_the_members_with_a_clear_gain_alone():

@@ -1,0 +1,36 @@
+"""The legend that figures share: an entry per arm, and what the grey lines are."""
+
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from bench.analysis.stats import LEVEL
+from bench.analysis.table import BASELINE, Tables
+from bench.figures.base import GREY, is_crowded, looks
+
+LONGEST_NAME = 60  # characters
+ROW_IN = 0.16
+
+
+def legend(canvas: Canvas, tables: Tables, *extra: Line2D) -> None:
+    """One legend for all panels, above them."""
+    named = {(arm.strategy if is_crowded(tables) else arm.label): look for arm, look in looks(tables).items()}
+    handles = [
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=_cut(name))
+        for name, look in named.items()
+    ]
+    if any(arm.strategy == BASELINE for arm in tables.arms):
+        handles.append(_line("--", f"{BASELINE} (band: {100 * LEVEL:.0f} %)"))
+    handles += [_line(":", "chance"), *extra]
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(len(handles), 110 // (longest + 8)))
+    n_rows = -(-len(handles) // columns)
+    canvas.set_figheight(canvas.get_figheight() + ROW_IN * max(0, n_rows - 2))  # two have their place
+    canvas.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=3)
+
+
+def _line(dash: str, label: str) -> Line2D:
+    return Line2D([], [], color=GREY, linestyle=dash, linewidth=1, label=label)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
