@@ -2,6 +2,7 @@
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import EngFormatter
 
 from bench.analysis.compare import baseline_cell, choose, summaries
 from bench.analysis.most_spread import left_out_note, most_spread
@@ -24,6 +25,7 @@ from bench.figures.base import (
 from bench.figures.legend import legend
 
 MOST_PANELS = 15  # that a page holds
+_SHORT = EngFormatter(sep="")
 _NOTHING = "No finished pretrained run: nothing to draw."
 
 
@@ -87,10 +89,16 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:
         lost = [i + offset for i, spread in enumerate(spreads) if spread is None and tried[i]]
         if len(lost) < len(spreads):
             crosses(axes, lost, look.colour)
-    labels = [name.replace("[", "\n[") for name in tables.budgets]  # what was changed, on a line of its own
-    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xticks(range(len(tables.budgets)), [tick_label(name) for name in tables.budgets])
     axes.set_xlim(-0.5, len(tables.budgets) - 0.5)
     axes.grid(visible=False, axis="x")
+
+
+def tick_label(budget: str) -> str:
+    """A budget's name in short lines: `4mb[tokens=120000]` as 4mb, tokens, 120k."""
+    name, _, changes = budget.rstrip("]").partition("[")
+    parts = [part for change in changes.split(",") for part in change.split("=") if part]
+    return "\n".join([name, *(_SHORT(int(part)) if part.isdecimal() else part for part in parts)])
 
 
 def _finding(tables: Tables, measure: Measure, model: str, budget: str) -> str:

@@ -25,6 +25,7 @@ from bench.build import build
 from bench.errors import BenchError, ConfigError, DataError
 from bench.figures.base import Figure, render
 from bench.figures.quality_vs_cost import round_ticks
+from bench.figures.quality_vs_data import tick_label
 from bench.records import Score
 from bench.sharing import lock
 
@@ -323,6 +324,12 @@ def test_a_table_that_is_no_longer_made_is_removed_and_notes_of_others_stay(stud
     write_report(study)
     assert not (folder / "tables/old.csv").exists()
     assert (folder / "notes.txt").exists()
+
+
+def test_the_budgets_on_an_axis_stand_in_lines_that_do_not_reach_each_other():
+    assert tick_label("1mb") == "1mb"
+    assert tick_label("4mb[tokens=1200000]") == "4mb\ntokens\n1.2M"
+    assert tick_label("4mb[flops=1e13,unique_pairs=64]") == "4mb\nflops\n1e13\nunique_pairs\n64"
 
 
 def test_latex_sets_every_sign_that_tables_use():
