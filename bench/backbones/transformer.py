@@ -64,7 +64,7 @@ class Rotation(torch.autograd.Function):
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    turned = torch.empty_like(x, memory_format=torch.contiguous_format)
+    turned = torch.empty_like(x)  # in the order of strides that attention keeps: heads merge without a copy
     (a, b), (left, right) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
     torch.mul(a, cos, out=left).addcmul_(b, sin, value=-1)
     torch.mul(b, cos, out=right).addcmul_(a, sin)

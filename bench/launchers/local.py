@@ -16,13 +16,19 @@ import psutil
 from omegaconf import MISSING
 from pebble import ProcessExpired, ProcessPool
 
+from bench.budget import text_parameters
 from bench.display import Display
 from bench.errors import in_one_line
 from bench.launchers.base import GRACE_S, POLL_S, QUEUED, RUNNING, Launcher, at_least, at_most, watch
 from bench.launchers.run import ask_to_stop, record_failure, run_one
 from bench.prepare import check_machine
-from bench.schema import MOST_PROCESSES
+from bench.scale import STATE_BYTES, activation_bytes
+from bench.schema import MOST_PROCESSES, Config
 from bench.spec import RunSpec
+
+WORKER_BYTES = 2e9  # of a process with its libraries, data and tasks; committed records say 0.6 to 1.8
+MOST_TOWERS = 3  # an encoder and a decoder with cross-attention are two and a half text backbones
+FLOAT32 = 2  # `activation_bytes` is for bfloat16
 
 
 class Local(Launcher):
@@ -32,7 +38,7 @@ class Local(Launcher):
     class Options:
         """How runs share the machine."""
 
-        workers: int | None = MISSING  # side by side; null: one per core, one where runs want a GPU or ranks
+        workers: int | None = MISSING  # side by side; null: one per core, fewer if memory or a GPU is short
         threads_per_worker: int | None = MISSING  # null: the cores divided among the workers
 
     options: Options
@@ -55,9 +61,24 @@ class Local(Launcher):
 
 
 def _default_workers(specs: Sequence[RunSpec]) -> int:
-    """One run per core; one at a time where a run wants a GPU or several ranks for itself."""
-    trainers = [spec.typed().trainer for spec in specs]
-    return 1 if any(t.accelerator == "gpu" or t.devices > 1 for t in trainers) else _cores()
+    """One run per core, as many as memory holds; one where a run wants a GPU or several ranks for itself.
+
+    By all of the machine's memory, not by what is free: the number decides the threads, hence rounding.
+    """
+    configs = [spec.typed() for spec in specs]
+    if any(c.trainer.accelerator == "gpu" or c.trainer.devices > 1 for c in configs):
+        return 1
+    n_held = int(psutil.virtual_memory().total / max(run_bytes(config) for config in configs))
+    return max(1, min(_cores(), n_held))
+
+
+def run_bytes(config: Config) -> float:
+    """What a run on CPU may take, estimated from above: no sweep should end for want of memory."""
+    if config.model.name is not None:  # a checkpoint, whose size is not known yet
+        return WORKER_BYTES
+    parameters = MOST_TOWERS * text_parameters(config.model, config.tokenizer.vocab_size)
+    saved = FLOAT32 * activation_bytes(config.model, config.optim.tokens_per_step, recompute=False)
+    return WORKER_BYTES + STATE_BYTES * parameters + saved
 
 
 def _cores() -> int:

@@ -1,0 +1,57 @@
+"""How many runs go side by side: one per core, as many as the machine's memory holds."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.build import build
+from bench.compose import compose_runs
+from bench.display import Display
+from bench.launchers import local
+from bench.launchers.base import Launcher
+from bench.records import read_record
+from bench.schema import Config, Model, Optim, Tokenizer
+
+RECORDS = sorted((Path(__file__).resolve().parents[2] / "experiments").glob("*/records/*.json"))
+
+
+def shared(monkeypatch: pytest.MonkeyPatch, memory: float, cores: int, *words: str) -> tuple[int, int]:
+    """Workers and threads of each, for a sweep of twelve runs on such a machine."""
+    found: list[tuple[int, int]] = []
+
+    def run(todo: Any, workers: int, threads: int, display: Display) -> dict[str, str]:
+        found.append((workers, threads))
+        return {}
+
+    monkeypatch.setattr(local, "_run_in_pool", run)
+    monkeypatch.setattr(local, "_cores", lambda: cores)
+    monkeypatch.setattr(local.psutil, "virtual_memory", lambda: SimpleNamespace(total=memory))
+    specs = compose_runs(["strategy=clm", "model=0.2m", "seed=range(12)", *words], multirun=True)
+    launcher = build(specs[0].config["launcher"], Launcher, "launcher")
+    with Display(len(specs), 0) as display:
+        launcher.launch(specs, specs, display)
+    return found[0]
+
+
+def test_a_machine_with_memory_enough_does_a_run_on_each_core(monkeypatch: pytest.MonkeyPatch):
+    assert shared(monkeypatch, 64e9, 8) == (8, 1)
+
+
+def test_where_memory_is_short_fewer_runs_have_more_threads_each(monkeypatch: pytest.MonkeyPatch):
+    assert shared(monkeypatch, 5e9, 8) == (2, 4)
+    assert shared(monkeypatch, 5e9, 8, "model=150m") == (1, 8)  # too large even alone: still tried
+    assert shared(monkeypatch, 5e9, 8, "launcher.workers=6") == (6, 1)  # as it was asked for
+
+
+def test_no_committed_run_took_more_than_is_reckoned():
+    peaks = []
+    for record in map(read_record, RECORDS):
+        if record.spent.peak_memory_bytes and record.config["model"].get("name") is None:
+            parts = {"model": Model, "optim": Optim, "tokenizer": Tokenizer}
+            given = {"optim": {"tokens_per_step": 1}} | record.config  # scratch takes no step
+            config = Config(**{name: part(**given[name]) for name, part in parts.items()})
+            peaks.append(record.spent.peak_memory_bytes / local.run_bytes(config))
+    assert len(peaks) > 100
+    assert 0.5 < max(peaks) <= 1
