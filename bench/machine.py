@@ -51,7 +51,13 @@ def limit_blas() -> None:
 def quiet_libraries() -> None:
     """Drop Lightning's banners and the warnings that no user can act on."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*non-writable tensors.*"):
+    heard = (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*non-writable tensors.*",
+        ".*`srun` command.*",
+    )
+    for message in heard:
         warnings.filterwarnings("ignore", message=message)
 
 
