@@ -3,13 +3,16 @@
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import deterministic
+from torch.utils.checkpoint import checkpoint as checkpointed
 
 from bench import budget, checkpoint, tracking
 from bench.budget import StepCost
@@ -107,24 +110,28 @@ def pretrain(
     start = checkpoint.latest(checkpoints)
     progress = Progress(job.status, job.stop, cost, checkpoints)
     gathered = WholeWeights()
-    callbacks = [
-        TrainingLoss(config.logger.log_every_n_steps),
-        Validation(_held_out(config, objective, validation, cost), config.trainer.n_validations, cost),
-        checkpoint.Checkpoints(checkpoints, config.trainer.checkpoint_every_s),
-        progress,
-        gathered,
-    ]
+    held_out = Validation(_held_out(config, objective, validation, cost), config.trainer.n_validations, cost)
+    kept = checkpoint.Checkpoints(checkpoints, config.trainer.checkpoint_every_s)
+    callbacks = [TrainingLoss(config.logger.log_every_n_steps), held_out, kept, progress, gathered]
     trunk = None if attempt else _trunk(job.spec, objective, steps, cost)
     if trunk is not None:
         callbacks.append(trunk)
         start = start or trunk.enter(cost)
     callbacks.append(Agreement(_input(job.spec, data, start)))
+    if config.trainer.recompute:
+        recompute_activations(objective)
     trainer = make_trainer(config, steps, callbacks, job.loggers, has_idle_weights=objective.has_idle_weights)
     with lost_ranks_named(config.trainer):
         trainer.fit(objective, batches, ckpt_path=start, weights_only=True)
-    unique = data.unique(config.budget, objective.modality)
-    spent = replace(_spent(steps, cost), epochs=epochs, pretrain_s=progress.elapsed_s, **unique)  # type: ignore[arg-type]
-    return spent, gathered.weights
+    unique: dict[str, Any] = data.unique(config.budget, objective.modality)
+    return _spent(steps, cost, epochs=epochs, pretrain_s=progress.elapsed_s, **unique), gathered.weights
+
+
+def recompute_activations(objective: Objective) -> None:
+    """Keep of every block its input alone, and run it once more in backward (arXiv:1604.06174)."""
+    for stack in [module for module in objective.modules() if isinstance(module, nn.ModuleList)]:
+        for block in stack:
+            block.forward = partial(checkpointed, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def _batches(spec: RunSpec, objective: Objective, train: Rows, cost: StepCost) -> BatchModule:
@@ -140,13 +147,14 @@ def _batches(spec: RunSpec, objective: Objective, train: Rows, cost: StepCost) -
     )
 
 
-def _spent(steps: int, cost: StepCost) -> Spent:
-    """What so many steps use."""
+def _spent(steps: int, cost: StepCost, **also: Any) -> Spent:
+    """What so many steps use, and what else is known of them."""
     return Spent(
         steps=steps,
         forward_tokens=steps * cost.forward_tokens,
         supervised_tokens=round(steps * cost.supervised_tokens),
         flops=steps * cost.flops,
+        **also,
     )
 
 

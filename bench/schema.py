@@ -97,6 +97,7 @@ class Trainer:
     sharding: str = MISSING  # none: each rank holds all weights (DDP) | full: a slice of each tensor (FSDP)
     timeout_s: float = MISSING  # a rank that is silent for so long fails the run
     precision: str = MISSING
+    recompute: bool = False  # blocks' activations, in backward: less memory, a third more time
     loader_workers: int = MISSING
     checkpoint_every_s: float = MISSING
     n_validations: int = MISSING  # validation losses along the run, the last one included

@@ -57,6 +57,17 @@ def test_bits_per_byte_are_recorded_as_better_when_lower(study: Place):
     assert (refused.status, refused.reason) == ("inapplicable", "a pseudo-likelihood only")
 
 
+def test_activations_may_be_computed_again_and_the_weights_stay_the_same_to_the_bit(
+    place: Place, study: Place
+):
+    here = ("launcher.workers=0", "launcher.threads_per_worker=1")  # as the study's two workers had
+    done = place.bench_here(*place.sweep("strategy=clm", "trainer.recompute=true", *here))
+    assert done.returncode == 0, done.stderr
+    assert place.records()["clm"].run_id == study.records("first")["clm"].run_id
+    mine, theirs = place.folders()["clm"], study.folders("first")["clm"]
+    assert (mine / "weights.safetensors").read_bytes() == (theirs / "weights.safetensors").read_bytes()
+
+
 def test_a_report_names_every_run(study: Place):
     done = study.bench("report", "study=first")
     assert done.returncode == 0, done.stderr
