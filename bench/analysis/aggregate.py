@@ -15,7 +15,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from bench.analysis.stats import LEVEL, Interval, draw_counts, resamples
+from bench.analysis.stats import LEVEL, Interval, distinct_draws, draw_counts, resamples
 
 Array = NDArray[np.float64]
 
@@ -65,8 +65,24 @@ def profile(scores: Array, thresholds: Array) -> Profile:
     above = (scores[:, :, None] > thresholds).mean(axis=1)  # (S, K)
     if len(scores) == 1:
         return Profile(above[0], None, None)
-    low, high = np.quantile(_shares(len(scores)) @ above, _TAILS, axis=0)
+    counts, times = distinct_draws(len(scores))
+    low, high = _quantiles(counts / len(scores) @ above, times)
     return Profile(above.mean(axis=0), low, high)
+
+
+def _quantiles(values: Array, times: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Both tails (K,) of values (D, K) of which the d-th comes up `times[d]` times; as `np.quantile`."""
+    order = values.argsort(axis=0)
+    ordered, up_to = np.take_along_axis(values, order, axis=0), times[order].cumsum(axis=0)
+    found = []
+    for tail in _TAILS:
+        place = tail * (times.sum() - 1)
+        below, above = (
+            np.take_along_axis(ordered, (up_to > k).argmax(axis=0)[None], axis=0)[0]
+            for k in (np.floor(place), np.ceil(place))
+        )
+        found.append(below + (above - below) * (place % 1))
+    return found[0], found[1]
 
 
 def _middle(scores: Array) -> Array:

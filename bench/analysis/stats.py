@@ -177,7 +177,7 @@ def best_shares(values: Floats, seed: int = 0) -> Floats:
     # never the highest: lower than the best in every seed, of the same seeds; of a large grid few are left
     lost = ((known == known[best]) & ((values < values[best]) | ~known)).all(axis=1)
     values, known = np.nan_to_num(values[~lost]), known[~lost].astype(np.float64)
-    counts, times = _distinct_draws(values.shape[1], seed)
+    counts, times = distinct_draws(values.shape[1], seed)
     means = counts @ values.T  # (R, C), times the drawn seeds: the same for all where all have each seed
     if not known.all():
         n_drawn = counts @ known.T
@@ -197,8 +197,8 @@ def draw_counts(n: int, seed: int = 0) -> Floats:
 
 
 @lru_cache(maxsize=64)
-def _distinct_draws(n: int, seed: int) -> tuple[Floats, NDArray[np.int64]]:
-    """The draws that differ (D, n), few for few seeds, and how often each comes up (D,)."""
+def distinct_draws(n: int, seed: int = 0) -> tuple[Floats, NDArray[np.int64]]:
+    """The resamples that differ, by their counts (D, n), few for few seeds; how often each comes up (D,)."""
     counts, times = np.unique(draw_counts(n, seed), axis=0, return_counts=True)
     return counts, times
 

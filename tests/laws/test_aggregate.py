@@ -33,6 +33,18 @@ def test_the_interquartile_mean_ignores_what_an_outlier_is():
     assert aggregate.interquartile_mean(wild).mean == 0.75
 
 
+@pytest.mark.parametrize("n_seeds", [2, 5, 10])
+def test_the_band_of_a_profile_is_that_of_all_resamples(n_seeds: int):
+    scores = np.random.default_rng(0).normal(size=(n_seeds, 3))
+    thresholds = np.linspace(-2, 2, 9)
+    found = aggregate.profile(scores, thresholds)
+    shares = (scores[resamples(n_seeds)][..., None] > thresholds).mean(axis=(1, 2))  # (R, K)
+    low, high = np.quantile(shares, ((1 - LEVEL) / 2, (1 + LEVEL) / 2), axis=0)
+    np.testing.assert_allclose(found.low, low, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.high, high, rtol=0, atol=1e-12)
+    assert (found.high > found.low).any()
+
+
 def test_improvement_is_the_share_of_pairs_won_averaged_over_tasks():
     left = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [4.0, 4.0]])
     right = np.array([[2.0, 9.0]] * 4)
