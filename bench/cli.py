@@ -8,7 +8,7 @@ import sys
 import textwrap
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -90,26 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands",
         required=True,
-        metavar="{train,evaluate,audit,report,verify,advise,compare,scale,speed,status,export,fill}",
+        metavar="{" + ",".join(name for name, _, _ in COMMANDS) + "}",
     )
-    for name, function, text in (
-        ("train", _train, "do one run, or with -m all runs of a sweep that are not done yet"),
-        ("evaluate", _evaluate, "measure a study's finished runs by more tasks: study=NAME task=[A,B]"),
-        ("audit", _audit, "hold tasks to chance and ceiling before their scores count: experiment=NAME"),
-        ("report", _report, "rebuild a study's report from its records, or all studies', and their list"),
-        ("verify", _verify, "is a study's report what its records say? study=NAME"),
-        ("compare", _compare, "two studies, or one at two revisions: A[@REV] B[@REV] [to=X.md|.html|.csv]"),
-        ("advise", _advise, "say what to pretrain: task=NAME [data=2MB] [flops=1e13] [study=NAME]"),
-        ("scale", _scale, "what a study would take on many GPUs, on paper: [models=[1b]] [gpus=[64]]"),
-        (
-            "speed",
-            _speed,
-            "time our training steps against others', interleaved: [strategies=[clm]] [nanogpt=PATH]",
-        ),
-        ("status", _status, "list a study's runs, or all studies"),
-        ("export", _export, "write a run's model for transformers: run=ID [to=DIR] [experiments_dir=DIR]"),
-        ("fill", _fill, "fill in masked tokens: model=DIR text='... [MASK] ...' [k=5]"),
-    ):
+    for name, function, text in COMMANDS:
         command = commands.add_parser(
             name,
             help=text,
@@ -315,6 +298,26 @@ def _settings(words: Sequence[str], **defaults: str | None) -> dict[str, str]:
         what = f"{wrong[0]!r} is no setting" if wrong else f"{missing[0]}=... is missing"
         raise ConfigError(f"{what}; there are {', '.join(f'{key}=' for key in defaults)}")
     return {key: default or "" for key, default in defaults.items()} | given
+
+
+COMMANDS: Sequence[tuple[str, Callable[[argparse.Namespace], int], str]] = (
+    ("train", _train, "do one run, or with -m all runs of a sweep that are not done yet"),
+    ("evaluate", _evaluate, "measure a study's finished runs by more tasks: study=NAME task=[A,B]"),
+    ("audit", _audit, "hold tasks to chance and ceiling before their scores count: experiment=NAME"),
+    ("report", _report, "rebuild a study's report from its records, or all studies', and their list"),
+    ("verify", _verify, "is a study's report what its records say? study=NAME"),
+    ("compare", _compare, "two studies, or one at two revisions: A[@REV] B[@REV] [to=X.md|.html|.csv]"),
+    ("advise", _advise, "say what to pretrain: task=NAME [data=2MB] [flops=1e13] [study=NAME]"),
+    ("scale", _scale, "what a study would take on many GPUs, on paper: [models=[1b]] [gpus=[64]]"),
+    (
+        "speed",
+        _speed,
+        "time our training steps against others', interleaved: [strategies=[clm]] [nanogpt=PATH]",
+    ),
+    ("status", _status, "list a study's runs, or all studies"),
+    ("export", _export, "write a run's model for transformers: run=ID [to=DIR] [experiments_dir=DIR]"),
+    ("fill", _fill, "fill in masked tokens: model=DIR text='... [MASK] ...' [k=5]"),
+)
 
 
 if __name__ == "__main__":

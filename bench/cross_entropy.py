@@ -77,8 +77,8 @@ class _Projected(torch.autograd.Function):
             logits = torch.addmm(bias, states[rows], weight.T)
             p = logits.softmax(dim=1, dtype=wide)
             # log p = z - max z + log max p: one pass of exponentials where log_softmax and exp take two.
-            largest = logits.amax(dim=1, keepdim=True).to(wide), p.amax(dim=1, keepdim=True)
-            log_p = logits.gather(1, target).to(wide) - largest[0] + largest[1].log()
+            z_max, p_max = logits.amax(dim=1, keepdim=True), p.amax(dim=1, keepdim=True)
+            log_p = logits.gather(1, target).to(wide) - z_max.to(wide) + p_max.log()
             total -= (log_p * share).sum(dtype=torch.float64)
             error = p.scatter_add_(1, target, p.new_full(target.shape, -1.0))  # p - one-hot
             of_states[rows] = (error @ weight) * share

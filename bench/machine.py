@@ -51,13 +51,13 @@ def limit_blas() -> None:
 def quiet_libraries() -> None:
     """Drop Lightning's banners and the warnings that no user can act on."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    heard = (
+    unwanted = (
         ".*does not have many workers.*",
         ".*LeafSpec.*",
         ".*non-writable tensors.*",
         ".*`srun` command.*",
     )
-    for message in heard:
+    for message in unwanted:
         warnings.filterwarnings("ignore", message=message)
 
 

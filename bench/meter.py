@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.backbones.decoder import Decoder
-from bench.backbones.huggingface import HuggingFaceHead
-from bench.backbones.transformer import PredictionHead
+from bench.backbones.heads import Head
 from bench.budget import BACKWARD_OVER_FORWARD, blocks_flops, decoder_flops, head_flops
 from bench.schema import Model
 
@@ -57,7 +56,7 @@ class Meter:
 
         with contextlib.ExitStack() as handles:
             for module in objective.modules():
-                if isinstance(module, PredictionHead | HuggingFaceHead):
+                if isinstance(module, Head):
                     handles.callback(module.register_forward_hook(count_head).remove)
                 elif isinstance(module, Decoder):
                     handles.callback(module.register_forward_hook(count_decoder).remove)

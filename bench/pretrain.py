@@ -10,7 +10,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import deterministic
 from torch.utils.checkpoint import checkpoint as checkpointed
 
@@ -22,7 +22,7 @@ from bench.energy import EnergyMeter
 from bench.errors import DataError, DivergedError
 from bench.objectives.base import Batch, Objective
 from bench.prepare import Prepared, check_epochs
-from bench.ranks import Agreement, WholeWeights, lost_ranks_named, strategy_of
+from bench.ranks import Agreement, WholeWeights, blocks_of, lost_ranks_named, strategy_of
 from bench.records import Divergence, Spent, write_atomically
 from bench.schema import Config
 from bench.spec import RunSpec
@@ -129,9 +129,8 @@ def pretrain(
 
 def recompute_activations(objective: Objective) -> None:
     """Keep of every block its input alone, and run it once more in backward (arXiv:1604.06174)."""
-    for stack in [module for module in objective.modules() if isinstance(module, nn.ModuleList)]:
-        for block in stack:
-            block.forward = partial(checkpointed, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    for block in blocks_of(objective):
+        block.forward = partial(checkpointed, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def _batches(spec: RunSpec, objective: Objective, train: Rows, cost: StepCost) -> BatchModule:

@@ -78,12 +78,17 @@ def shard(model: nn.Module, device: str, world: int) -> None:
         world: the number of ranks.
     """
     mesh = init_device_mesh(device, (world,))
-    for stack in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
-        for block in stack:
-            fully_shard(block, mesh=mesh)
+    for block in blocks_of(model):
+        fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     for method in ("loss", "training_step"):
         register_fsdp_forward_method(model, method)
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """Every block of every stack."""
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return [block for stack in stacks for block in stack]
 
 
 def whole(state: Any) -> Any:

@@ -69,7 +69,7 @@ def planned(spec: RunSpec, *, vocab_size: int, image_size: int) -> Planned:
     """A run's parameters and the cost of its steps, without weights or data."""
     import torch  # late, as all that builds a strategy: the command line answers without
 
-    from bench.backbones.transformer import PredictionHead
+    from bench.backbones.heads import PredictionHead
     from bench.objectives.combined import Combined
     from bench.train import build_objective
 

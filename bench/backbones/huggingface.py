@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.backbones.transformer import Head
+from bench.backbones.heads import Head
 from bench.errors import ConfigError
 from bench.pretrained import Checkpoint
 

@@ -7,6 +7,7 @@ from bench.analysis.stats import LEVEL
 from bench.analysis.table import BASELINE, Tables
 from bench.figures.base import GREY, is_crowded, looks
 
+SCRATCH = f"{BASELINE} (band: {100 * LEVEL:.0f} %)"  # what its line and band are called
 LONGEST_NAME = 60  # characters
 ROW_IN = 0.16
 
@@ -19,8 +20,8 @@ def legend(canvas: Canvas, tables: Tables, *extra: Line2D) -> None:
         for name, look in named.items()
     ]
     if any(arm.strategy == BASELINE for arm in tables.arms):
-        handles.append(_line("--", f"{BASELINE} (band: {100 * LEVEL:.0f} %)"))
-    handles += [_line(":", "chance"), *extra]
+        handles.append(grey_line("--", SCRATCH))
+    handles += [grey_line(":", "chance"), *extra]
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(len(handles), 110 // (longest + 8)))
     n_rows = -(-len(handles) // columns)
@@ -28,7 +29,8 @@ def legend(canvas: Canvas, tables: Tables, *extra: Line2D) -> None:
     canvas.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=3)
 
 
-def _line(dash: str, label: str) -> Line2D:
+def grey_line(dash: str, label: str) -> Line2D:
+    """The entry of a reference, which is drawn thinner than an arm."""
     return Line2D([], [], color=GREY, linestyle=dash, linewidth=1, label=label)
 
 

@@ -14,6 +14,7 @@ from bench.analysis.stats import LEVEL
 from bench.analysis.table import BASELINE, Arm, Tables
 from bench.analysis.text import with_interval, with_seeds
 from bench.figures.base import GREY, Figure, blank, bundles, looks, wrapped
+from bench.figures.legend import SCRATCH, grey_line
 
 _NOTHING = "Too few tasks that every strategy can do: nothing to draw."
 _SCRATCH = Arm(BASELINE, "")
@@ -113,9 +114,9 @@ def _line(axes: Axes, thresholds: aggregate.Array, own: aggregate.Profile, colou
 
 def _legend(canvas: Canvas) -> None:
     """The panels' titles name the strategies; this names what stands beside each."""
-    drawn = ((GREY, "--", f"{BASELINE} (band: {100 * LEVEL:.0f} %)"), (_PALE, "-", "other strategies"))
+    drawn = ((GREY, "--", SCRATCH), (_PALE, "-", "other strategies"))
     handles = [Line2D([], [], color=colour, linestyle=dash, label=label) for colour, dash, label in drawn]
-    handles.append(Line2D([], [], color=GREY, linestyle=":", linewidth=1, label="chance"))
+    handles.append(grey_line(":", "chance"))
     canvas.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=3)
 
 

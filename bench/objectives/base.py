@@ -16,7 +16,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from bench import optim
-from bench.backbones.transformer import Head, PredictionHead, Transformer
+from bench.backbones.heads import Head, PredictionHead
+from bench.backbones.transformer import Transformer
 from bench.budget import StepCost
 from bench.errors import ConfigError, DivergedError, InapplicableError
 from bench.pooling import POOLINGS, pool

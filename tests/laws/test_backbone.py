@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from toy_models import MODEL, SHAPES, make_strategy, ragged_tokens, text_rows
 
 from bench import budget
-from bench.backbones.transformer import INIT_STD, PredictionHead, Rope, Rotation, Transformer
+from bench.backbones.heads import PredictionHead
+from bench.backbones.transformer import INIT_STD, Rope, Rotation, Transformer
 from bench.backbones.vision import VisionTower, n_patches, to_float
 from bench.errors import ConfigError
 from bench.modernbert import stock_model, stock_weights

@@ -10,7 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from toy_models import N_SPECIAL, OPTIM, SHAPES, generator, make_strategy, ragged_tokens, stems, text_rows
 
-from bench.backbones.transformer import PredictionHead, Transformer
+from bench.backbones.heads import PredictionHead
+from bench.backbones.transformer import Transformer
 from bench.errors import InapplicableError
 from bench.meter import Meter
 from bench.objectives.base import Core, Objective
