@@ -6,11 +6,12 @@ A worker that dies takes its run with it and nothing else.
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import Any
 
 import psutil
 from omegaconf import MISSING
@@ -23,7 +24,7 @@ from bench.launchers.base import GRACE_S, POLL_S, QUEUED, RUNNING, Launcher, at_
 from bench.launchers.run import ask_to_stop, record_failure, run_one
 from bench.prepare import check_machine
 from bench.scale import STATE_BYTES, activation_bytes
-from bench.schema import MOST_PROCESSES, Config
+from bench.schema import MOST_PROCESSES, Model
 from bench.spec import RunSpec
 
 WORKER_BYTES = 2e9  # of a process with its libraries, data and tasks; committed records say 0.6 to 1.8
@@ -65,19 +66,20 @@ def _default_workers(specs: Sequence[RunSpec]) -> int:
 
     By all of the machine's memory, not by what is free: the number decides the threads, hence rounding.
     """
-    configs = [spec.typed() for spec in specs]
-    if any(c.trainer.accelerator == "gpu" or c.trainer.devices > 1 for c in configs):
+    trainers = [spec.config["trainer"] for spec in specs]
+    if any(t["accelerator"] == "gpu" or t["devices"] > 1 for t in trainers):
         return 1
-    n_held = int(psutil.virtual_memory().total / max(run_bytes(config) for config in configs))
+    n_held = int(psutil.virtual_memory().total / max(run_bytes(spec.config) for spec in specs))
     return max(1, min(_cores(), n_held))
 
 
-def run_bytes(config: Config) -> float:
+def run_bytes(config: Mapping[str, Any]) -> float:
     """What a run on CPU may take, estimated from above: no sweep should end for want of memory."""
-    if config.model.name is not None:  # a checkpoint, whose size is not known yet
+    model = Model(**config["model"])
+    if model.name is not None:  # a checkpoint, whose size is not known yet
         return WORKER_BYTES
-    parameters = MOST_TOWERS * text_parameters(config.model, config.tokenizer.vocab_size)
-    saved = FLOAT32 * activation_bytes(config.model, config.optim.tokens_per_step, recompute=False)
+    parameters = MOST_TOWERS * text_parameters(model, config["tokenizer"]["vocab_size"])
+    saved = FLOAT32 * activation_bytes(model, config["optim"]["tokens_per_step"], recompute=False)
     return WORKER_BYTES + STATE_BYTES * parameters + saved
 
 
