@@ -1,5 +1,7 @@
 """Strategies as conf/ ships them on a tiny backbone, and toy rows for them to train on."""
 
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,20 @@ OPTIM = schema.Optim(
     clip_norm=1.0,
     tokens_per_step=128,
 )
+
+
+@contextmanager
+def saved_tensors(besides: Container[tuple[int, ...]] = ()) -> Iterator[dict[int, Tensor]]:
+    """What autograd keeps of the passes inside, each storage once; `besides`: tensors of these shapes."""
+    kept: dict[int, Tensor] = {}  # held, so that no address comes twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tuple(tensor.shape) not in besides:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield kept
 
 
 def stems(folder: str) -> list[str]:

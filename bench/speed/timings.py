@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from bench.speed.contract import BARE, DATA, LIMIT, OURS, OWN
 from bench.speed.interleave import Disturbance, Timed
 from bench.speed.settings import Targets
@@ -37,8 +39,8 @@ class Spread:
             statistics.median(ordered),
             ordered[first],
             ordered[-1 - first],
-            quantile(ordered, 0.25),
-            quantile(ordered, 0.75),
+            float(np.quantile(ordered, 0.25)),
+            float(np.quantile(ordered, 0.75)),
             coverage(len(ordered), first) >= LEVEL,
         )
 
@@ -65,14 +67,6 @@ def coverage(n: int, left_out: int) -> float:
     0.984375
     """
     return 1 - 2 * sum(math.comb(n, i) for i in range(left_out + 1)) / 2**n
-
-
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """By linear interpolation."""
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from toy_models import saved_tensors
 
 from bench import cross_entropy
 from bench.backbones.transformer import Rope, Rotation
@@ -74,16 +75,10 @@ def test_a_target_that_is_all_but_impossible_has_its_nats():
 
 def test_nothing_as_large_as_the_logits_is_kept_for_backward():
     leaves, targets, _ = inputs()
-    kept: list[int] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept.append(tensor.numel())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with saved_tensors() as kept:
         cross_entropy.projected(*leaves, targets)
     assert kept
-    assert max(kept) < N * V
+    assert max(tensor.numel() for tensor in kept.values()) < N * V
 
 
 def test_autocast_gives_what_it_gives_the_plain_way():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
-from toy_models import make_strategy, rows_for, stems, strategy_node
+from toy_models import make_strategy, rows_for, saved_tensors, stems, strategy_node
 
 from bench.objectives.base import Objective
 from bench.pretrain import recompute_activations
@@ -14,13 +14,7 @@ TRAINED = [stem for stem in stems("strategy") if strategy_node(stem)["modality"]
 def step(model: Objective) -> tuple[Tensor, dict[str, Tensor], int]:
     """Loss, gradients and the bytes that autograd keeps for them."""
     batch = model.corrupt_at(rows_for(model, 8), torch.Generator().manual_seed(0), 0.9)
-    kept: dict[int, Tensor] = {}  # held, so that no address comes twice
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with saved_tensors() as kept:
         total = model.loss(batch).sum.sum()
     n_bytes = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     total.backward()

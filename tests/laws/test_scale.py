@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy_models import saved_tensors
 
 from bench import budget, scale
 from bench.budget import StepCost
@@ -103,15 +104,7 @@ def saved_bytes(objective: Objective, batch: Batch) -> int:
     """Of what autograd saves in a pass in bf16, each storage once, without weights or their copies."""
     weights = {tuple(p.shape) for p in objective.parameters()}
     weights |= {shape[::-1] for shape in weights}
-    found: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tuple(tensor.shape) not in weights:
-            found[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no address comes twice
-        return tensor
-
-    saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with saving, torch.autocast("cpu", torch.bfloat16):
+    with saved_tensors(besides=weights) as found, torch.autocast("cpu", torch.bfloat16):
         objective.loss(batch)
     return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
 
