@@ -6,8 +6,10 @@ it is logged and which tasks it is measured by are left out.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +142,17 @@ class RunSpec:
     def typed(self) -> schema.Config:
         """The config as checked dataclasses.
 
+        Returns:
+            The caller's own copy, to change as it likes.
+
         Raises:
             ConfigError: it is of another version, or damaged.
         """
+        return deepcopy(self._typed)
+
+    @cached_property
+    def _typed(self) -> schema.Config:
+        """Checked once: that takes some 30 ms, and a run asks twenty times."""
         try:
             config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema.Config), self.config))
         except OmegaConfBaseException as error:
@@ -153,7 +163,7 @@ class RunSpec:
 
     def record(self, status: Status, reason: str | None = None) -> RunRecord:
         """A record of this run that holds its axes and no numbers yet."""
-        axes = {key: getattr(self, key) for key in vars(self) if key != "config"}
+        axes = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "config"}
         return RunRecord(**axes, status=status, reason=reason, config=self.science, started_at=now())
 
     def evaluation(self, results: Sequence[TaskResult], started_at: str) -> EvaluationRecord:
