@@ -250,9 +250,10 @@ def _scale(arguments: argparse.Namespace) -> int:
 
 
 def _speed(arguments: argparse.Namespace) -> int:
-    from bench.speed import command  # torch and matplotlib, for this command only
+    from bench.speed import command, whole_study  # torch and matplotlib, for this command only
 
-    status = command.main(arguments.overrides)
+    is_study = any(word.startswith("experiment=") for word in arguments.overrides)
+    status = (whole_study if is_study else command).main(arguments.overrides)
     if status == 130:
         _complain("stopped; what was measured is kept")
     return status
@@ -312,7 +313,8 @@ COMMANDS: Sequence[tuple[str, Callable[[argparse.Namespace], int], str]] = (
     (
         "speed",
         _speed,
-        "time our training steps against others', interleaved: [strategies=[clm]] [nanogpt=PATH]",
+        "time our training steps against others', interleaved: [strategies=[clm]] [nanogpt=PATH]; "
+        "or a whole study against scripts of Trainer: experiment=NAME [rounds=2]",
     ),
     ("status", _status, "list a study's runs, or all studies"),
     ("export", _export, "write a run's model for transformers: run=ID [to=DIR] [experiments_dir=DIR]"),

@@ -101,7 +101,7 @@ def pretrain(
     config = job.spec.typed()
     cost = objective.step_cost(config.optim.tokens_per_step)
     steps = budget.n_steps(config.budget, cost)
-    train, validation = _rows(job.spec, objective, data)
+    train, validation = rows_of(job.spec, objective, data)
     epochs = budget.n_epochs(steps * cost.rows, len(train))
     if config.budget.tokens is None:  # only now known; a budget of tokens was checked before
         check_epochs(config.budget, epochs)
@@ -110,7 +110,8 @@ def pretrain(
     start = checkpoint.latest(checkpoints)
     progress = Progress(job.status, job.stop, cost, checkpoints)
     gathered = WholeWeights()
-    held_out = Validation(_held_out(config, objective, validation, cost), config.trainer.n_validations, cost)
+    measured = held_out_batches(config, objective, validation, cost)
+    held_out = Validation(measured, config.trainer.n_validations, cost)
     kept = checkpoint.Checkpoints(checkpoints, config.trainer.checkpoint_every_s)
     callbacks = [TrainingLoss(config.logger.log_every_n_steps), held_out, kept, progress, gathered]
     trunk = None if attempt else _trunk(job.spec, objective, steps, cost)
@@ -176,7 +177,7 @@ def _trunk(spec: RunSpec, objective: Objective, steps: int, cost: StepCost) -> T
     return stable_trunk(spec, steps, cost)
 
 
-def _held_out(config: Config, objective: Objective, rows: Rows, cost: StepCost) -> list[Batch]:
+def held_out_batches(config: Config, objective: Objective, rows: Rows, cost: StepCost) -> list[Batch]:
     """The batches that the objective's own loss is measured on; phases are measured by their last one."""
     return [
         make_batch(
@@ -217,7 +218,7 @@ def make_trainer(
     )
 
 
-def _rows(spec: RunSpec, objective: Objective, data: Prepared) -> tuple[Rows, Rows]:
+def rows_of(spec: RunSpec, objective: Objective, data: Prepared) -> tuple[Rows, Rows]:
     """Training and validation rows of the strategy's modality."""
     config = spec.typed()
     if objective.modality == "pairs":

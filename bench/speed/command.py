@@ -14,7 +14,7 @@ from bench.errors import printable
 from bench.figures.base import render
 from bench.machine import environment
 from bench.records import replacing, write_atomically
-from bench.spec import now
+from bench.spec import RunSpec, now
 from bench.speed import page
 from bench.speed.contract import OURS
 from bench.speed.figure import draw
@@ -40,7 +40,7 @@ def main(overrides: Sequence[str]) -> int:
     settings = settings_of(overrides)
     cells = plan(settings)
     command = shlex.join(["bench", "speed", *map(_without_path, overrides)])
-    machine, started_at = _machine(cells[0], settings), now()
+    machine, started_at = machine_of(cells[0].tasks[0].spec, settings.threads), now()
     folder = Path(settings.out)
     folder.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
@@ -101,12 +101,12 @@ def _write(folder: Path, texts: dict[str, str], images: dict[str, bytes]) -> Non
             partial_path.write_bytes(image)
 
 
-def _machine(cell: Cell, settings: Speed) -> dict[str, str]:
-    """As in every record, with the processor's name and the packages of peers."""
-    found = environment(cell.tasks[0].spec.typed().trainer)
+def machine_of(spec: RunSpec, threads: int | None) -> dict[str, str]:
+    """As in every record, with the processor's name and the packages of peers; threads: None: torch's."""
+    found = environment(spec.typed().trainer)
     found |= {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
-    if settings.threads:
-        found["threads"] = str(settings.threads)
+    if threads:
+        found["threads"] = str(threads)
     return found | {"cpu": _cpu()}
 
 

@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader
 
 from bench import optim, shards, tracking
 from bench.budget import StepCost
-from bench.data import PairRows, Rows, Stream, TextRows
+from bench.data import Stream
 from bench.energy import EnergyMeter
 from bench.objectives.base import Batch, Objective
 from bench.pairs import PairData
 from bench.prepare import Prepared
-from bench.pretrain import Job, pretrain
+from bench.pretrain import Job, held_out_batches, pretrain, rows_of
 from bench.schema import Config
 from bench.spec import RunSpec
 from bench.speed.contract import Facts, Pace, Task
@@ -46,16 +46,11 @@ class Setup:
     data: Prepared
     n_steps: int
 
-    def rows(self) -> Rows:
-        """Those that it trains on."""
-        if self.objective.modality == "pairs":
-            return PairRows(self.data.pairs.train())
-        return TextRows(self.data.text.train(), self.config.sequence_length)
-
     def batches(self) -> "DataLoader[Batch]":
         """Its steps, made as `bench.data.BatchModule` makes them."""
+        train, _ = rows_of(self.spec, self.objective, self.data)
         stream = Stream(
-            rows=self.rows(),
+            rows=train,
             corrupt=self.objective.corrupt_at,
             seed=self.spec.seed,
             rows_per_step=self.cost.rows,
@@ -65,6 +60,11 @@ class Setup:
             world=1,
         )
         return DataLoader(stream, batch_size=None)
+
+    def held_out(self) -> list[Batch]:
+        """What its validation losses are of."""
+        _, validation = rows_of(self.spec, self.objective, self.data)
+        return held_out_batches(self.config, self.objective, validation, self.cost)
 
     def facts(self, what: str) -> Facts:
         """What a step of it is."""

@@ -5,6 +5,7 @@ and the schedule are each peer's own; all clip gradients to the same norm and lo
 """
 
 import importlib.util
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,34 +27,54 @@ NANOGPT_RATE, NANOGPT_BETAS = 6e-4, (0.9, 0.95)  # its train.py's
 
 def train_stock(stock: Stock, task: Task, folder: Path, pace: Pace) -> nn.Module:
     """A stock class under Hugging Face's Trainer."""
+    ready = set_up(task, folder)
+    trainer = stock_trainer(stock, ready, folder / "trainer", callbacks=[_hand_over(pace)])
+    model, first = trainer.model, trainer.train_dataset[0]
+    pace.start(_facts(f"{stock.name} under Trainer", model, ready, _stock_loss(first)))
+    trainer.train()
+    return model  # type: ignore[no-any-return]
+
+
+def stock_trainer(
+    stock: Stock, ready: Setup, folder: Path, *, held_out: Sequence[Batch] = (), callbacks: Sequence[Any] = ()
+) -> Any:
+    """Hugging Face's Trainer, ready to train a stock class on the batches of a run of ours.
+
+    Args:
+        stock: the class.
+        ready: the run.
+        folder: to write into.
+        held_out: batches to measure the loss on, as often as the run does.
+        callbacks: of transformers.
+    """
     import transformers  # late: it takes seconds
 
-    ready = set_up(task, folder)
-    batches = [stock.fields(batch, ready) for batch in ready.batches()]
-    model = getattr(transformers, stock.name)(stock.config(ready))
-    trainer = transformers.Trainer(
-        model=model,
+    transformers.set_seed(ready.config.seed)
+    return transformers.Trainer(
+        model=getattr(transformers, stock.name)(stock.config(ready)),
         args=transformers.TrainingArguments(
-            output_dir=str(folder / "trainer"),
-            max_steps=task.n_steps,
+            output_dir=str(folder),
+            max_steps=ready.n_steps,
             per_device_train_batch_size=1,  # an item is a whole step
+            per_device_eval_batch_size=1,
             max_grad_norm=ready.config.optim.clip_norm,
             weight_decay=ready.config.optim.weight_decay,
             logging_steps=ready.config.logger.log_every_n_steps,
+            eval_strategy="steps" if held_out else "no",
+            eval_steps=math.ceil(ready.n_steps / ready.config.trainer.n_validations),
+            prediction_loss_only=True,
             save_strategy="no",
             remove_unused_columns=False,
             use_cpu=True,
             report_to=[],
             disable_tqdm=True,
-            seed=task.spec.seed,
+            seed=ready.config.seed,
         ),
-        train_dataset=_Steps(batches),
+        train_dataset=_Steps([stock.fields(batch, ready) for batch in ready.batches()]),
+        eval_dataset=_Steps([stock.fields(batch, ready) for batch in held_out]) if held_out else None,
         data_collator=_the_only_one,
-        callbacks=[_hand_over(pace)],
+        callbacks=list(callbacks),
     )
-    pace.start(_facts(f"{stock.name} under Trainer", model, ready, _stock_loss(batches[0])))
-    trainer.train()
-    return model
 
 
 def train_nanogpt(task: Task, folder: Path, pace: Pace) -> nn.Module:

@@ -1,0 +1,70 @@
+"""What a user without this harness runs for one cell: a script around Hugging Face's Trainer.
+
+`python -m bench.speed.script SPEC FOLDER CLASS`. Its data are prepared, its batches ready-made and its energy
+not metered, and the tasks measure our backbone of the same size, which is no slower than the stock one: what
+is not Trainer's own favours the script.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from bench import budget, tracking
+from bench.energy import EnergyMeter
+from bench.evaluate import Evaluation
+from bench.machine import limit_blas, quiet_libraries, quiet_transformers
+from bench.objectives.base import Objective
+from bench.prepare import Prepared, prepare
+from bench.spec import RunSpec
+from bench.speed.ours import Setup
+from bench.speed.peers import stock_trainer
+from bench.speed.stock import STOCK
+from bench.stopping import Stop
+from bench.train import build_objective
+
+
+def main(path: Path, folder: Path, peer: str | None) -> int:
+    """Train and evaluate a cell from a fresh process.
+
+    Args:
+        path: the run, as `RunSpec.to_json` writes it.
+        folder: to write into.
+        peer: of `STOCK`; None: nothing is trained.
+
+    Returns:
+        0; 1 if a task has failed.
+    """
+    limit_blas()
+    quiet_libraries()
+    spec = RunSpec(**json.loads(path.read_text(encoding="utf-8")))
+    paths = spec.config["paths"] | {"experiments": str(folder)}
+    spec = replace(
+        spec, config=spec.config | {"paths": paths, "energy": {"metered": False, "country": "USA"}}
+    )
+    data = prepare(spec)
+    sizes = {"vocab_size": data.text.vocab_size, "image_size": data.pairs.image_size}
+    objective = build_objective(spec, **sizes)
+    if peer is not None:
+        _train(spec, objective, data, folder, peer)
+    spec.folder.mkdir(parents=True)
+    status = tracking.StatusFile(spec.folder, spec.label)
+    evaluation = Evaluation(spec, status, Stop([]), EnergyMeter(spec.typed().energy))
+    failed = [result.reason for result in evaluation.do(objective, data) if result.status == "failed"]
+    print("\n".join(map(str, failed)), file=sys.stderr)
+    return min(1, len(failed))
+
+
+def _train(spec: RunSpec, objective: Objective, data: Prepared, folder: Path, peer: str) -> None:
+    """The steps and the validations of the run, with the stock class; its weights are kept."""
+    quiet_transformers()
+    config = spec.typed()
+    cost = objective.step_cost(config.optim.tokens_per_step)
+    ready = Setup(spec, config, objective, cost, data, budget.n_steps(config.budget, cost))
+    trainer = stock_trainer(STOCK[peer], ready, folder / "trainer", held_out=ready.held_out())
+    trainer.train()
+    trainer.save_model()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), next(iter(sys.argv[3:]), None)))

@@ -1,0 +1,229 @@
+"""`bench speed experiment=NAME`: our sweep against a script of Hugging Face's Trainer per cell.
+
+All do the same steps of the same batches, the same validations and the same tasks, from prepared data on.
+"""
+
+import json
+import os
+import random
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench.analysis.text import EMPTY, View, markdown_escape, markdown_table
+from bench.compose import compose_runs
+from bench.errors import ConfigError
+from bench.prepare import prepare
+from bench.records import write_atomically
+from bench.spec import RunSpec, now
+from bench.speed.command import machine_of
+from bench.speed.interleave import WORK
+from bench.speed.page import QUIET
+from bench.speed.settings import settings_of
+from bench.stopping import at_once
+from bench.templates import template
+
+OURS, SCRIPTS, PACKED = "ours", "scripts", "scripts_per_core"
+WHAT = {
+    OURS: "bench train -m, one worker per core",
+    SCRIPTS: "a script per cell, one after another, each with all cores",
+    PACKED: "a script per cell, one per core, each with one thread",
+}
+TARGET = 1 / 3  # of the scripts' time, at most
+FEW = "rounds=3"  # unless the user asks for more: a round takes half an hour
+POLL_S = 0.02
+OWN = ("rounds", "seed", "out")  # settings of the measurement; all else is the sweep's
+
+
+@dataclass(frozen=True)
+class Round:
+    """The wall time of each contender in s, and what all else took of the processors meanwhile."""
+
+    seconds: Mapping[str, float]
+    others_share: float
+
+
+def main(overrides: Sequence[str]) -> int:
+    """Measure in rounds, and write after each.
+
+    Returns:
+        0; 130 if stopped: the rounds that were done are kept.
+
+    Raises:
+        ConfigError: a sweep that cannot be run, or a strategy that no stock class is like.
+    """
+    own = [word for word in overrides if word.partition("=")[0] in OWN]
+    sweep = [word for word in overrides if word not in own]
+    has_rounds = any(word.startswith("rounds=") for word in own)
+    settings = settings_of(own if has_rounds else [*own, FEW])
+    specs = compose_runs(sweep, multirun=True)
+    peers = {spec.strategy: _peer(spec, settings.peers) for spec in specs}
+    for spec in specs:
+        prepare(spec)
+    draw = random.Random(settings.seed)  # noqa: S311 -- no secret
+    command = shlex.join(["bench", "speed", *(word for word in overrides if not word.startswith("out="))])
+    machine, started_at, rounds = machine_of(specs[0], None), now(), list[Round]()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True, highlight=False)
+    with (
+        at_once(),
+        suppress(KeyboardInterrupt),
+        Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as shown,
+    ):
+        bar = shown.add_task("", total=settings.rounds * (1 + 2 * len(specs)))
+        done = partial(shown.advance, bar)
+        contenders: dict[str, Callable[[Path], None]] = {
+            OURS: lambda folder: _sweep(sweep, folder, done),
+            SCRIPTS: lambda folder: _scripts(specs, peers, folder, done, side_by_side=1),
+            PACKED: lambda folder: _scripts(specs, peers, folder, done, side_by_side=os.cpu_count() or 1),
+        }
+        for _ in range(settings.rounds):
+            rounds.append(_round(contenders, draw.sample(list(contenders), len(contenders))))
+            record = {"command": command, "started_at": started_at, "machine": machine, "runs": len(specs)}
+            folder = Path(settings.out)
+            folder.mkdir(parents=True, exist_ok=True)
+            rows = [vars(one) for one in rounds]
+            write_atomically(folder / "study.json", json.dumps(record | {"rounds": rows}, indent=1) + "\n")
+            write_atomically(folder / "study.md", markdown(rounds, record))
+            told = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in rounds[-1].seconds.items())
+            print(f"round {len(rounds)}: {told}", flush=True)
+        print(Path(settings.out) / "study.md")
+        return 0
+    return 130
+
+
+def _peer(spec: RunSpec, peers: Mapping[str, Sequence[str]]) -> str | None:
+    """The stock class that trains as the run does, under Trainer; None where nothing is trained."""
+    if spec.config["strategy"]["modality"] == "none":
+        return None
+    strategy = spec.strategy.partition("[")[0]
+    named = [name for name in peers.get(strategy, ()) if name != "nanogpt"]
+    if not named:
+        known = ", ".join(sorted(peers))
+        raise ConfigError(f"strategy={strategy}: no stock class trains like it; choose of {known}")
+    return named[0]
+
+
+def _round(contenders: Mapping[str, Callable[[Path], None]], order: Sequence[str]) -> Round:
+    seconds = {}
+    began, busy_s = time.monotonic(), _others_s()
+    for name in order:
+        with TemporaryDirectory(prefix="bench-speed-") as folder:
+            started = time.monotonic()
+            contenders[name](Path(folder))
+            seconds[name] = time.monotonic() - started
+    there_were_s = (time.monotonic() - began) * (os.cpu_count() or 1)
+    return Round(seconds, max(0.0, _others_s() - busy_s) / there_were_s)
+
+
+def _others_s() -> float:
+    """Processor seconds since the machine started that were not those of processes that ended here."""
+    times, own = psutil.cpu_times(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return sum(getattr(times, kind, 0.0) for kind in WORK) - own.ru_utime - own.ru_stime
+
+
+def _sweep(overrides: Sequence[str], folder: Path, done: Callable[[], None]) -> None:
+    command = [sys.executable, "-m", "bench.cli", "train", "-m", *overrides, f"paths.experiments={folder}"]
+    _run([command], folder, dict(os.environ), 1)
+    done()
+
+
+def _scripts(
+    specs: Sequence[RunSpec],
+    peers: Mapping[str, str | None],
+    folder: Path,
+    done: Callable[[], None],
+    *,
+    side_by_side: int,
+) -> None:
+    commands = []
+    for spec in specs:
+        path = folder / f"{spec.run_id}.json"
+        path.write_text(spec.to_json(), encoding="utf-8")
+        words = [str(path), str(folder / spec.run_id), *filter(None, [peers[spec.strategy]])]
+        commands.append([sys.executable, "-m", "bench.speed.script", *words])
+    environment = dict(os.environ)
+    if side_by_side > 1:
+        environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    _run(commands, folder, environment, side_by_side, done)
+
+
+def _run(
+    commands: Sequence[Sequence[str]],
+    folder: Path,
+    environment: Mapping[str, str],
+    side_by_side: int,
+    done: Callable[[], None] = lambda: None,
+) -> None:
+    """Each to its end, so many at a time.
+
+    Raises:
+        ConfigError: one has failed; with the last that it said.
+    """
+    waiting, running = list(commands), list[subprocess.Popen[bytes]]()
+    log = folder / "log.txt"
+    with log.open("wb") as file:
+        try:
+            while waiting or running:
+                while waiting and len(running) < side_by_side:
+                    process = subprocess.Popen(waiting.pop(0), stdout=file, stderr=file, env=environment)
+                    running.append(process)
+                time.sleep(POLL_S)
+                for process in [process for process in running if process.poll() is not None]:
+                    running.remove(process)
+                    done()
+                    if process.returncode:
+                        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                        raise ConfigError(
+                            f"experiment: {' '.join(said[-1:])}; run it by bench train -m first"
+                        )
+        finally:
+            for process in running:
+                process.kill()
+
+
+# What is shown
+
+
+def comparison(rounds: Sequence[Round]) -> View:
+    """A row per contender."""
+    header = ["contender", "wall time of each round, s", "ours over it"]
+    rows: list[list[Any]] = []
+    for name, what in WHAT.items():
+        seconds = ", ".join(f"{one.seconds[name]:.0f}" for one in rounds)
+        ratios = ", ".join(f"{ratio:.2f}" for ratio in ratios_over(name, rounds))
+        rows.append([what, seconds, EMPTY if name == OURS else ratios])
+    return View("study", "A whole study", "", header, "lrr", rows)
+
+
+def ratios_over(name: str, rounds: Sequence[Round]) -> list[float]:
+    """Our time over another's, round by round."""
+    return [one.seconds[OURS] / one.seconds[name] for one in rounds]
+
+
+def verdict(rounds: Sequence[Round]) -> str:
+    """Is ours at most a third of the scripts one after another? By all rounds: they are few."""
+    within = [ratio <= TARGET for ratio in ratios_over(SCRIPTS, rounds)]
+    return "met" if all(within) else "open" if any(within) else "missed"
+
+
+def markdown(rounds: Sequence[Round], record: Mapping[str, Any]) -> str:
+    """The page."""
+    opened = template("speed_study.md.j2", is_html=False, plain=markdown_escape, table=markdown_table)
+    noisy = [one for one in rounds if one.others_share > QUIET]
+    return opened.render(
+        **record, view=comparison(rounds), verdict=verdict(rounds), noisy=len(noisy), n_rounds=len(rounds)
+    )
