@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from torch.utils import deterministic
-from torch.utils.checkpoint import checkpoint as checkpointed
 
 from bench import budget, checkpoint, tracking
 from bench.budget import StepCost
@@ -22,10 +20,11 @@ from bench.energy import EnergyMeter
 from bench.errors import DataError, DivergedError
 from bench.objectives.base import Batch, Objective
 from bench.prepare import Prepared, check_epochs
-from bench.ranks import Agreement, WholeWeights, blocks_of, lost_ranks_named, strategy_of
+from bench.ranks import Agreement, WholeWeights, lost_ranks_named, strategy_of
 from bench.records import Divergence, Spent, write_atomically
 from bench.schema import Config
 from bench.spec import RunSpec
+from bench.step import computed_as
 from bench.stopping import Stop
 from bench.trunk import ENTERED, Trunk, phase_trunk, stable_trunk
 
@@ -119,19 +118,11 @@ def pretrain(
         callbacks.append(trunk)
         start = start or trunk.enter(cost)
     callbacks.append(Agreement(_input(job.spec, data, start)))
-    if config.trainer.recompute:
-        recompute_activations(objective)
     trainer = make_trainer(config, steps, callbacks, job.loggers, has_idle_weights=objective.has_idle_weights)
-    with lost_ranks_named(config.trainer):
+    with lost_ranks_named(config.trainer), computed_as(objective, config.trainer):
         trainer.fit(objective, batches, ckpt_path=start, weights_only=True)
     unique: dict[str, Any] = data.unique(config.budget, objective.modality)
     return _spent(steps, cost, epochs=epochs, pretrain_s=progress.elapsed_s, **unique), gathered.weights
-
-
-def recompute_activations(objective: Objective) -> None:
-    """Keep of every block its input alone, and run it once more in backward (arXiv:1604.06174)."""
-    for block in blocks_of(objective):
-        block.forward = partial(checkpointed, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def _batches(spec: RunSpec, objective: Objective, train: Rows, cost: StepCost) -> BatchModule:

@@ -98,6 +98,8 @@ class Trainer:
     timeout_s: float = MISSING  # a rank that is silent for so long fails the run
     precision: str = MISSING
     recompute: bool = False  # blocks' activations, in backward: less memory, a third more time
+    accumulate_grad_batches: int = 1  # parts of a step's rows, one at a time: less memory
+    compile: bool = False  # the blocks, by torch.compile; it pays on GPUs and takes a minute to start
     loader_workers: int = MISSING
     checkpoint_every_s: float = MISSING
     n_validations: int = MISSING  # validation losses along the run, the last one included
@@ -207,6 +209,16 @@ def _validate_ranks(trainer: Trainer) -> None:
     _require(
         is_whole or trainer.n_ranks > 1, "trainer.sharding=full needs trainer.devices=2 or more; or use none"
     )
+    parts = trainer.accumulate_grad_batches
+    alone = f"trainer.accumulate_grad_batches={parts} does not go with trainer.sharding=full; use trainer=ddp"
+    _require(is_whole or parts == 1, alone)
+    _require(
+        is_whole or not trainer.compile, "trainer.compile does not go with trainer.sharding=full; set one"
+    )
+    small = "its gradients are too small for trainer.precision=16-mixed; use bf16-mixed"
+    _require(
+        parts == 1 or trainer.precision != "16-mixed", f"trainer.accumulate_grad_batches={parts}: {small}"
+    )
     mixed = "trainer.precision=16-mixed does not go with trainer.sharding=full; use bf16-mixed"
     _require(is_whole or trainer.precision != "16-mixed", mixed)
 
@@ -217,6 +229,7 @@ def _validate_place(config: Config) -> None:
     _one_of("trainer.precision", trainer.precision, ("32-true", "64-true", "16-mixed", "bf16-mixed"))
     counts = {
         "trainer.devices": (1, trainer.devices, MOST_PROCESSES),
+        "trainer.accumulate_grad_batches": (1, trainer.accumulate_grad_batches, MOST_PROCESSES),
         "trainer.loader_workers": (0, trainer.loader_workers, MOST_PROCESSES),
         "trainer.n_validations": (1, trainer.n_validations, MOST_VALIDATIONS),
         "trainer.validation_batches": (1, trainer.validation_batches, MOST_VALIDATIONS),

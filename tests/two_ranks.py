@@ -1,9 +1,10 @@
 """Toy strategies, trained as a run trains them; as a script, one of two ranks that do so.
 
-torchrun --nproc-per-node 2 two_ranks.py FOLDER SHARDING,... STEM,...
+torchrun --nproc-per-node 2 two_ranks.py FOLDER LAYOUT,... STEM,...
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from bench.machine import quiet_libraries
 from bench.objectives.base import Batch, Objective
 from bench.pretrain import make_trainer
 from bench.ranks import WholeWeights
+from bench.step import computed_as
 
 N_ROWS, PER_STEP, N_STEPS = 24, 8, 8
 
@@ -49,10 +51,12 @@ class Halfway(Callback):
             checkpoint.write(trainer, self.path, self.path.with_suffix(".partial"))
 
 
-def ranks(devices: int, sharding: str = "none") -> schema.Trainer:
-    return schema.Trainer(
-        accelerator="cpu", devices=devices, nodes=1, sharding=sharding, timeout_s=60, precision="64-true"
-    )
+def ranks(devices: int, layout: str = "none") -> schema.Trainer:
+    """Of a layout: none, full (sharded), or parts (gradients accumulated, activations computed again)."""
+    place = schema.Trainer(accelerator="cpu", devices=devices, nodes=1, timeout_s=60, precision="64-true")
+    if layout == "parts":
+        return replace(place, sharding="none", accumulate_grad_batches=2, recompute=True)
+    return replace(place, sharding=layout)
 
 
 def trained(
@@ -74,23 +78,26 @@ def trained(
     config, gathered = schema.Config(trainer=trainer, optim=OPTIM), WholeWeights()
     callbacks: list[Callback] = [gathered, *([Halfway(keep)] if keep else [])]
     fit = make_trainer(config, N_STEPS, callbacks, [], has_idle_weights=model.has_idle_weights).fit
-    fit(model, batches, ckpt_path=start, weights_only=True)
+    with computed_as(model, trainer):
+        fit(model, batches, ckpt_path=start, weights_only=True)
     return gathered.weights or model.state_dict()
 
 
-def main(folder: Path, shardings: str, stems: str) -> None:
-    """Save each strategy's weights as FOLDER/SHARDING-STEM.safetensors, and its checkpoint beside them.
+def main(folder: Path, layouts: str, stems: str) -> None:
+    """Save each strategy's weights as FOLDER/LAYOUT-STEM.safetensors, and its checkpoint beside them.
 
-    From FOLDER/start-STEM.ckpt, where there is one.
+    From FOLDER/start-STEM.ckpt, where there is one; not in parts where they cannot be.
     """
     quiet_libraries()
     torch.set_num_threads(1)
-    for sharding in shardings.split(","):
+    for layout in layouts.split(","):
         for stem in stems.split(","):
-            path, start = folder / f"{sharding}-{stem}.safetensors", folder / f"start-{stem}.ckpt"
+            if layout == "parts" and make_strategy(stem).couples_rows:
+                continue
+            path, start = folder / f"{layout}-{stem}.safetensors", folder / f"start-{stem}.ckpt"
             keep = path.with_suffix(".ckpt")
             given = start if start.exists() else None
-            weights = trained(stem, ranks(2, sharding), keep=keep, start=given)
+            weights = trained(stem, ranks(2, layout), keep=keep, start=given)
             if torch.distributed.get_rank() == 0:
                 save_file({name: tensor.clone() for name, tensor in weights.items()}, path)
 

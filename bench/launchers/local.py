@@ -79,7 +79,9 @@ def run_bytes(config: Mapping[str, Any]) -> float:
     if model.name is not None:  # a checkpoint, whose size is not known yet
         return WORKER_BYTES
     parameters = MOST_TOWERS * text_parameters(model, config["tokenizer"]["vocab_size"])
-    saved = FLOAT32 * activation_bytes(model, config["optim"]["tokens_per_step"], recompute=False)
+    trainer = config["trainer"]
+    held = config["optim"]["tokens_per_step"] / trainer["accumulate_grad_batches"]
+    saved = FLOAT32 * activation_bytes(model, held, recompute=trainer["recompute"])
     return WORKER_BYTES + STATE_BYTES * parameters + saved
 
 

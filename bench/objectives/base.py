@@ -106,6 +106,7 @@ class Objective(LightningModule):
     Options: ClassVar[type[Any]]
     likelihoods: frozenset[Likelihood] = frozenset()  # what `token_nats` can give
     has_idle_weights = False  # some steps train only a part of the weights
+    couples_rows = False  # its loss holds the rows of a step against each other
     has_weights = True  # False: they lie elsewhere; texts go to `text_nll`, and there are no features
     mask_shift: int = 0  # a hidden token is predicted this many positions to its left
     writes: str | None = None  # how it continues a text; None: it does not

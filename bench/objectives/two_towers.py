@@ -20,6 +20,7 @@ class TwoTowers(Objective):
     """
 
     modality: ClassVar[Modality] = "pairs"
+    couples_rows = True
     n_directions: ClassVar[int]  # products of all images with all texts that the loss takes
 
     def __init__(self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim) -> None:

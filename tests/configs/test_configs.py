@@ -119,6 +119,8 @@ def other_choices(group: str) -> Iterator[str]:
         "paths.experiments=elsewhere",
         "trainer.devices=4",
         "trainer.checkpoint_every_s=1",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.compile=true",
         "logger.log_every_n_steps=1",
         "launcher.workers=7",
     ],
@@ -296,6 +298,7 @@ def test_a_mistake_is_one_line_that_names_it(override: str, parts: list[str]):
         ("seed=-1", "seed"),
         ("trainer.accelerator=tpu", "trainer.accelerator"),
         ("trainer.devices=0", "trainer.devices"),
+        ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches"),
         ("logger.wandb_mode=loud", "logger.wandb_mode"),
         ("strategy.modality=sound", "strategy.modality"),
     ],
@@ -304,6 +307,19 @@ def test_settings_that_cannot_work_together_name_a_key(override: str, key: str):
     with pytest.raises(ConfigError, match=re.escape(key)) as caught:
         schema.validate(one(override).typed())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("trainer=fsdp", "trainer.accumulate_grad_batches=2"),
+        ("trainer=fsdp", "trainer.compile=true"),
+        ("trainer.precision=16-mixed", "trainer.accumulate_grad_batches=2"),
+    ],
+)
+def test_ways_to_compute_a_step_that_do_not_go_together_are_refused(words: tuple[str, str]):
+    with pytest.raises(ConfigError, match=r"trainer\.(accumulate_grad_batches|compile)"):
+        schema.validate(one(*words).typed())
 
 
 def test_a_run_survives_the_way_to_its_worker(plain: RunSpec):

@@ -14,6 +14,7 @@ from bench.launchers.base import Launcher
 from bench.records import read_record
 
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "experiments").glob("*/records/*.json"))
+PLAIN = {"accumulate_grad_batches": 1, "recompute": False}
 
 
 def shared(monkeypatch: pytest.MonkeyPatch, memory: float, cores: int, *words: str) -> tuple[int, int]:
@@ -44,11 +45,21 @@ def test_where_memory_is_short_fewer_runs_have_more_threads_each(monkeypatch: py
     assert shared(monkeypatch, 5e9, 8, "launcher.workers=6") == (6, 1)  # as it was asked for
 
 
+def test_a_step_in_parts_or_recomputed_needs_less_memory(monkeypatch: pytest.MonkeyPatch):
+    larger = ("model=150m", "optim.tokens_per_step=1_000_000")
+    assert shared(monkeypatch, 600e9, 8, *larger) == (1, 8)
+    in_parts, _ = shared(monkeypatch, 600e9, 8, *larger, "trainer.accumulate_grad_batches=32")
+    recomputed, _ = shared(monkeypatch, 600e9, 8, *larger, "trainer.recompute=true")
+    assert in_parts > recomputed > 1
+
+
 def test_no_committed_run_took_more_than_is_reckoned():
     peaks = []
     for record in map(read_record, RECORDS):
         if record.spent.peak_memory_bytes and record.config["model"].get("name") is None:
-            config = {"optim": {"tokens_per_step": 1}} | record.config  # scratch takes no step
+            config = (
+                {"optim": {"tokens_per_step": 1}} | record.config | {"trainer": PLAIN}
+            )  # scratch: no step
             peaks.append(record.spent.peak_memory_bytes / local.run_bytes(config))
     assert len(peaks) > 100
     assert 0.5 < max(peaks) <= 1

@@ -1,4 +1,4 @@
-"""Two ranks give the weights of one process for every strategy, sharded or not, and go on from each other."""
+"""Two ranks give the weights of one process for every strategy and layout, and go on from each other."""
 
 import os
 import subprocess
@@ -22,10 +22,10 @@ TRAINED = [stem for stem in stems("strategy") if strategy_node(stem)["modality"]
 LIMIT_S = 300
 
 
-def on_two_ranks(folder: Path, shardings: Sequence[str], strategies: Sequence[str]) -> None:
+def on_two_ranks(folder: Path, layouts: Sequence[str], strategies: Sequence[str]) -> None:
     """Run the script; its files are the result."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [two_ranks.__file__, str(folder), ",".join(shardings), ",".join(strategies)]
+    command += [two_ranks.__file__, str(folder), ",".join(layouts), ",".join(strategies)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stderr
@@ -38,16 +38,17 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 
 def test_two_ranks_give_the_weights_of_one_process_for_every_strategy(tmp_path: Path):
-    on_two_ranks(tmp_path, ("none", "full"), TRAINED)
+    layouts = ("none", "full", "parts")
+    on_two_ranks(tmp_path, layouts, TRAINED)
     far = {}
     for stem in TRAINED:
         alone = trained(stem, ranks(1))
         untrained = {name: weight.double() for name, weight in make_strategy(stem).state_dict().items()}
         assert difference(alone, untrained) > 1e-2
-        for sharding in ("none", "full"):
-            apart = difference(alone, load_file(tmp_path / f"{sharding}-{stem}.safetensors"))
+        for layout in layouts[:2] if make_strategy(stem).couples_rows else layouts:
+            apart = difference(alone, load_file(tmp_path / f"{layout}-{stem}.safetensors"))
             if not apart < 1e-11:
-                far[stem, sharding] = apart
+                far[stem, layout] = apart
     assert far == {}
 
 
