@@ -19,9 +19,10 @@ from pebble import ProcessExpired, ProcessPool
 
 from bench.budget import text_parameters
 from bench.display import Display
-from bench.errors import in_one_line
+from bench.errors import ConfigError, in_one_line
 from bench.launchers.base import GRACE_S, POLL_S, QUEUED, RUNNING, Launcher, at_least, at_most, watch
 from bench.launchers.run import ask_to_stop, record_failure, run_one
+from bench.launchers.throughput import fastest
 from bench.prepare import check_machine
 from bench.scale import STATE_BYTES, activation_bytes
 from bench.schema import MOST_PROCESSES, Model
@@ -41,6 +42,11 @@ class Local(Launcher):
 
         workers: int | None = MISSING  # side by side; null: one per core, fewer if memory or a GPU is short
         threads_per_worker: int | None = MISSING  # null: the cores divided among the workers
+        workers_by: str = "cores"  # what workers=null stands for: cores, or throughput, which is measured
+
+        def __post_init__(self) -> None:
+            if self.workers_by not in ("cores", "throughput"):
+                raise ConfigError(f"launcher.workers_by={self.workers_by!r}: choose cores or throughput")
 
     options: Options
 
@@ -56,12 +62,22 @@ class Local(Launcher):
         if self.options.workers == 0 or not todo:
             return _run_here(todo, self.options.threads_per_worker, display)
         # By all runs, not by those left: with another number of threads, a run rounds otherwise.
-        workers = min(self.options.workers or _default_workers(specs), len(specs))
+        workers = min(self.options.workers or self._default_workers(specs, display), len(specs))
         threads = self.options.threads_per_worker or max(1, _cores() // workers)
         return _run_in_pool(todo, min(workers, len(todo)), threads, display)
 
+    def _default_workers(self, specs: Sequence[RunSpec], display: Display) -> int:
+        """As `_most_workers`; by throughput, what is fastest for the run that takes longest."""
+        most = _most_workers(specs)
+        trained = [s for s in specs if s.config["strategy"]["modality"] != "none"]
+        own = [spec for spec in trained if spec.config["model"]["name"] is None]
+        if self.options.workers_by == "cores" or not own:
+            return most
+        display.say("measuring how many runs side by side train fastest")
+        return fastest(max(own, key=lambda spec: run_bytes(spec.config)), _cores(), most)
 
-def _default_workers(specs: Sequence[RunSpec]) -> int:
+
+def _most_workers(specs: Sequence[RunSpec]) -> int:
     """One run per core, as many as memory holds; one where a run wants a GPU or several ranks for itself.
 
     By all of the machine's memory, not by what is free: the number decides the threads, hence rounding.

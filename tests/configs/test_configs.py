@@ -123,6 +123,7 @@ def other_choices(group: str) -> Iterator[str]:
         "trainer.compile=true",
         "logger.log_every_n_steps=1",
         "launcher.workers=7",
+        "launcher.workers_by=throughput",
     ],
 )
 def test_where_and_how_a_run_happens_is_not_its_identity(override: str, plain: RunSpec):

@@ -12,6 +12,7 @@ from bench.display import Display
 from bench.launchers import local
 from bench.launchers.base import Launcher
 from bench.records import read_record
+from bench.spec import RunSpec
 
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "experiments").glob("*/records/*.json"))
 PLAIN = {"accumulate_grad_batches": 1, "recompute": False}
@@ -28,7 +29,8 @@ def shared(monkeypatch: pytest.MonkeyPatch, memory: float, cores: int, *words: s
     monkeypatch.setattr(local, "_run_in_pool", run)
     monkeypatch.setattr(local, "_cores", lambda: cores)
     monkeypatch.setattr(local.psutil, "virtual_memory", lambda: SimpleNamespace(total=memory))
-    specs = compose_runs(["strategy=clm", "model=0.2m", "seed=range(12)", *words], multirun=True)
+    first = ("strategy=clm", "model=0.2m")
+    specs = compose_runs([*first, "seed=range(12)", *words], multirun=True)
     launcher = build(specs[0].config["launcher"], Launcher, "launcher")
     with Display(len(specs), 0) as display:
         launcher.launch(specs, specs, display)
@@ -43,6 +45,21 @@ def test_where_memory_is_short_fewer_runs_have_more_threads_each(monkeypatch: py
     assert shared(monkeypatch, 5e9, 8) == (2, 4)
     assert shared(monkeypatch, 5e9, 8, "model=150m") == (1, 8)  # too large even alone: still tried
     assert shared(monkeypatch, 5e9, 8, "launcher.workers=6") == (6, 1)  # as it was asked for
+
+
+def test_by_throughput_the_largest_run_that_is_trained_stands_for_all(monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[str, int, int]] = []
+
+    def fastest(spec: RunSpec, cores: int, most: int) -> int:
+        asked.append((spec.model, cores, most))
+        return 2
+
+    monkeypatch.setattr(local, "fastest", fastest)
+    words = ("launcher.workers_by=throughput", "model=0.2m,1m,0.5m")
+    assert shared(monkeypatch, 64e9, 8, *words) == (2, 4)
+    assert shared(monkeypatch, 64e9, 8, *words, "strategy=scratch") == (8, 1)
+    assert shared(monkeypatch, 64e9, 8, *words, "launcher.workers=3") == (3, 2)
+    assert asked == [("1m", 8, 8)]
 
 
 def test_a_step_in_parts_or_recomputed_needs_less_memory(monkeypatch: pytest.MonkeyPatch):
