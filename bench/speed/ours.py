@@ -5,7 +5,7 @@ Data are random ids and pixels in the files that real data are prepared into: th
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from bench.objectives.base import Batch, Objective
 from bench.pairs import PairData
 from bench.prepare import Prepared
 from bench.pretrain import Job, held_out_batches, pretrain, rows_of
-from bench.schema import Config
+from bench.schema import Budget, Config
 from bench.spec import RunSpec
 from bench.speed.contract import Facts, Pace, Task
 from bench.stopping import Stop
@@ -78,7 +78,7 @@ def set_up(task: Task, folder: Path) -> Setup:
     objective = build_objective(task.spec, vocab_size=config.tokenizer.vocab_size, image_size=task.image_size)
     cost = objective.step_cost(config.optim.tokens_per_step)
     plain = task.spec.config
-    budget = plain["budget"] | {"tokens": task.n_steps * cost.forward_tokens}
+    budget = asdict(Budget(tokens=task.n_steps * cost.forward_tokens, repeat=True))
     paths = {name: str(folder / name) for name in plain["paths"]}
     spec = replace(task.spec, config=plain | {"budget": budget, "paths": paths})
     data = random_data(config, folder, cost.rows, task)
