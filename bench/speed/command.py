@@ -19,6 +19,7 @@ from bench.speed import page
 from bench.speed.contract import OURS
 from bench.speed.figure import draw
 from bench.speed.interleave import Contest
+from bench.speed.profiled import shares
 from bench.speed.settings import Cell, Speed, plan, settings_of
 from bench.speed.timings import Result
 from bench.stopping import at_once, unheard
@@ -75,7 +76,9 @@ def _measure(cells: Sequence[Cell], settings: Speed, keep: Callable[[Result], No
             try:
                 with at_once(), Contest(cell.tasks, settings.seed) as contest:
                     is_nearest = cell.strategy in settings.nearest
-                    result = Result(cell.strategy, cell.model, is_nearest, contest.timed, contest.disturbance)
+                    profile = shares(cell.tasks[0])
+                    measured = (contest.timed, contest.disturbance, profile)
+                    result = Result(cell.strategy, cell.model, is_nearest, *measured)
                     try:
                         contest.run(settings.rounds, say)
                     finally:

@@ -9,11 +9,13 @@ from typing import Any
 
 from bench.analysis.text import EMPTY, View, amount, markdown_escape, markdown_table, plain, power
 from bench.speed.contract import LIMIT, OURS
+from bench.speed.profiled import ATTENTION, OTHER, PRODUCTS, REST
 from bench.speed.settings import Speed, Targets
 from bench.speed.timings import LEVEL, Result, Spread, Verdict, coverage, interval_rank, verdicts
 from bench.templates import template
 
 QUIET = 0.05  # of the processors, for all else on the machine
+SHARES = (PRODUCTS, ATTENTION, OTHER, REST)
 SIGNS = {True: "≥", False: "<"}
 COLUMNS = [
     *("model", "strategy", "contender", "what", "parameters", "flops_per_position", "rounds", "step_ms"),
@@ -80,6 +82,18 @@ def contenders(results: Sequence[Result]) -> View:
     return View("contenders", "All contenders", "", header, "lllrrrrrr", rows)
 
 
+def profiles(results: Sequence[Result]) -> View:
+    """Where a step of ours spends its time, and what is left to win: a row per cell."""
+    header = ["size", "strategy", *SHARES, "over the fastest peer, were all but products free"]
+    rows: list[list[Any]] = []
+    for result in (result for result in results if result.profile):
+        over = result.over_best_peer()
+        bound = EMPTY if over is None else f"{over.median / result.profile[PRODUCTS]:.2f}"
+        shares = [f"{result.profile[share]:.0%}" for share in SHARES]
+        rows.append([result.model, result.strategy, *shares, bound])
+    return View("profiles", "Where a step spends its time", "", header, "ll" + "r" * (len(SHARES) + 1), rows)
+
+
 def limits(results: Sequence[Result]) -> View:
     """The largest rate of products beside each cell, and what else the machine did."""
     rows: list[list[Any]] = []
@@ -133,7 +147,7 @@ def markdown(
 ) -> str:
     """The page, with links to the files beside it."""
     n_rounds = min((len(result.seconds(OURS)) for result in results), default=0)
-    views = [comparison(results, settings), contenders(results), limits(results)]
+    views = [comparison(results, settings), contenders(results), limits(results), profiles(results)]
     return template("speed.md.j2", is_html=False, plain=markdown_escape, table=markdown_table).render(
         s=settings,
         machine=machine,
@@ -195,6 +209,7 @@ def record_json(
             "model": result.model,
             "strategy": result.strategy,
             "others_share": result.disturbance.share,
+            "profile": result.profile,
             "contenders": {name: asdict(timed) for name, timed in result.timed.items()},
         }
         for result in results

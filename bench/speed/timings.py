@@ -6,7 +6,7 @@ Round r of one contender is compared with round r of another: what slows the mac
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -78,6 +78,9 @@ class Result:
     is_nearest: bool  # its peers train in another way
     timed: dict[str, Timed]
     disturbance: Disturbance
+    profile: dict[str, float] = field(
+        default_factory=dict
+    )  # shares of a step of ours, see `bench.speed.profiled`
 
     @property
     def peers(self) -> list[str]:

@@ -248,6 +248,8 @@ def test_a_run_writes_what_it_measured_and_says_who_failed(
     assert all(row["rounds"] == "2" and float(row["step_ms"]) > 0 for row in rows.values())
     (cell,) = json.loads((out / "speed.json").read_text())["cells"]
     assert all(len(timed["seconds"]) == 2 for timed in cell["contenders"].values())
+    assert sum(cell["profile"].values()) == pytest.approx(1)
+    assert all(0 < share < 1 for share in cell["profile"].values())
     assert str(tmp_path) not in "".join((out / f"speed.{s}").read_text() for s in ("md", "json", "csv"))
 
     model_py.write_text("GPT = None")

@@ -1,0 +1,64 @@
+"""Where a step of ours spends its time, by torch's profiler over the bare loop: task -> shares."""
+
+import logging
+import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.speed.contract import Task
+from bench.speed.interleave import PRELOADED
+
+PRODUCTS, ATTENTION, OTHER, REST = "matrix products", "attention", "other operations", "Python and the rest"
+N_STEPS = 5
+_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_addmm_activation")
+_ATTENTION = "aten::_scaled_dot_product"
+
+
+def shares(task: Task) -> dict[str, float]:
+    """Of a step's time, by what it is spent on, in a process of its own; empty if it fails.
+
+    What fails here fails as a contender as well, and is named there.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    with (
+        TemporaryDirectory(prefix="bench-speed-") as folder,
+        ProcessPoolExecutor(1, mp_context=context) as pool,
+    ):
+        future = pool.submit(shares_here, task, Path(folder))
+        return {} if future.exception() else future.result()
+
+
+def shares_here(task: Task, folder: Path) -> dict[str, float]:
+    """As `shares`, in this process."""
+    import torch  # in a contender's process only
+    from torch.profiler import ProfilerActivity, profile
+
+    from bench.machine import limit_blas
+    from bench.speed.ours import plain_steps, set_up
+
+    limit_blas()
+    logging.disable(logging.CRITICAL)
+    torch.set_flush_denormal(True)
+    if task.threads:
+        torch.set_num_threads(task.threads)
+    steps = plain_steps(set_up(task, folder))
+    list(islice(steps, task.warmup_steps))
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        began = time.perf_counter()
+        list(islice(steps, N_STEPS))
+        whole_us = 1e6 * (time.perf_counter() - began)
+    found = dict.fromkeys((PRODUCTS, ATTENTION, OTHER), 0.0)
+    for event in profiler.key_averages():
+        if event.key.startswith("aten::"):
+            found[_part(event.key)] += event.self_cpu_time_total / whole_us
+    return found | {REST: 1 - sum(found.values())}
+
+
+def _part(operation: str) -> str:
+    if operation in _PRODUCTS:
+        return PRODUCTS
+    return ATTENTION if operation.startswith(_ATTENTION) else OTHER
