@@ -1,6 +1,7 @@
 """Where a step of ours spends its time, by torch's profiler over the bare loop: task -> shares."""
 
 import logging
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
@@ -34,6 +35,7 @@ def shares(task: Task) -> dict[str, float]:
 
 def shares_here(task: Task, folder: Path) -> dict[str, float]:
     """As `shares`, in this process."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would tell when it starts
     import torch  # in a contender's process only
     from torch.profiler import ProfilerActivity, profile
 
