@@ -23,6 +23,7 @@ from bench.errors import ConfigError
 from bench.overrides import CONF, MOST_RUNS, elements, is_choice, is_value, parse
 from bench.records import STUDY_NAME, finished, read_records
 from bench.spec import NOT_SCIENCE, RunSpec, read_spec, science_of
+from bench.validation import validate
 
 LABELLED = ("strategy", "model", "budget")  # axes whose changes show in their own name
 PLUGGABLE = ("strategy", "task", "corpus", "launcher")  # whose options their class checks
@@ -144,7 +145,7 @@ def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
         names = {field.name for field in fields(RunSpec)} - {"config", "command"}
         axes = {name: getattr(record, name) for name in names} | {"study": folder.name}
         spec = RunSpec(**axes, command=command, config=plain | science)
-        schema.validate(spec.typed())
+        validate(spec.typed())
         specs.append(spec)
     if not specs:
         raise ConfigError(f"study={plain['study']}: no finished run in {folder}; run it with `bench train`")
@@ -182,7 +183,7 @@ def _spec(composed: DictConfig, overrides: Sequence[str], command: str) -> RunSp
 
 
 def _check_shape(config: Mapping[str, Any]) -> None:
-    """Refuse what would break before `schema.validate` or `bench.build` could name it."""
+    """Refuse what would break before `bench.validation` or `bench.build` could name it."""
     check_values(config)
     if not STUDY_NAME.fullmatch(config["study"]):
         raise ConfigError(

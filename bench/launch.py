@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import branching, budget, schema, sharing
+from bench import branching, budget, sharing
 from bench.analysis.claims import read_claims
 from bench.build import build
 from bench.display import Display
@@ -19,6 +19,7 @@ from bench.prepare import prepare
 from bench.pretrained import CheckpointError
 from bench.records import write_atomically
 from bench.spec import RunSpec
+from bench.validation import validate
 
 
 def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
@@ -32,7 +33,7 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
         BenchError: a config or corpus that cannot work, before any run is started.
     """
     for spec in specs:
-        schema.validate(spec.typed())
+        validate(spec.typed())
         refuse_nodes(spec)
     launcher = build(specs[0].config["launcher"], Launcher, "launcher")
     launcher.check(specs)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from bench import scale, schema
+from bench import scale
 from bench.analysis.text import amount, power
 from bench.budget import text_parameters
 from bench.compose import compose_config, compose_runs
@@ -19,6 +19,7 @@ from bench.errors import ConfigError
 from bench.scale import Planned, Scale
 from bench.spec import RunSpec
 from bench.templates import template
+from bench.validation import validate
 
 GIGA = 1e9
 DOES_NOT_FIT = "does not fit"
@@ -74,7 +75,7 @@ def planned(spec: RunSpec, *, vocab_size: int, image_size: int) -> Planned:
     from bench.train import build_objective
 
     config = spec.typed()
-    schema.validate(config)
+    validate(config)
     if config.strategy["modality"] == "none":
         raise ConfigError(f"strategies: {spec.strategy} is not trained, so it costs nothing; leave it out")
     with torch.device("meta"):

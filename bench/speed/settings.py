@@ -9,13 +9,13 @@ from typing import get_args
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from bench import schema
 from bench.compose import compose_config, compose_runs
 from bench.errors import ConfigError
 from bench.overrides import CONF
 from bench.schema import MOST_PROCESSES
 from bench.spec import RunSpec
 from bench.speed.contract import HUGGING_FACE, NANOGPT, OWN, PeerName, Task
+from bench.validation import validate
 from bench.vocabulary import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
 
 NEVER_S = 1e9  # seconds between checkpoints: longer than any run
@@ -140,7 +140,7 @@ def _spec(strategy: str, model: str, settings: Speed) -> RunSpec:
     ]
     (spec,) = compose_runs(line, multirun=False)
     try:
-        schema.validate(spec.typed())
+        validate(spec.typed())
     except ConfigError as error:
         raise ConfigError(f"models={model}: {error}") from error
     if spec.config["strategy"]["modality"] == "none":

@@ -16,6 +16,7 @@ from bench import budget, schema
 from bench.compose import compose_config, compose_runs
 from bench.errors import ConfigError
 from bench.spec import RunSpec
+from bench.validation import validate
 
 GROUPS = sorted(
     path.relative_to(CONF).as_posix()
@@ -56,7 +57,7 @@ def runs_of(experiment: str) -> list[RunSpec]:
 def test_every_choice_composes_and_passes_the_checks(group: str, stem: str):
     choice = f"[{stem}]" if group == "task" else stem
     spec = one(*filled(f"{group}={choice}"))
-    schema.validate(spec.typed())
+    validate(spec.typed())
 
 
 @pytest.mark.parametrize("stem", stems("figure"))
@@ -69,7 +70,7 @@ def test_every_experiment_is_a_sweep_of_checked_runs_under_its_own_name(stem: st
     specs = runs_of(stem)
     assert len(specs) > 1
     for spec in specs:
-        schema.validate(spec.typed())
+        validate(spec.typed())
         assert spec.study == stem
     assert len({spec.label for spec in specs}) == len(specs)
 
@@ -306,7 +307,7 @@ def test_a_mistake_is_one_line_that_names_it(override: str, parts: list[str]):
 )
 def test_settings_that_cannot_work_together_name_a_key(override: str, key: str):
     with pytest.raises(ConfigError, match=re.escape(key)) as caught:
-        schema.validate(one(override).typed())
+        validate(one(override).typed())
     assert "\n" not in str(caught.value)
 
 
@@ -320,7 +321,7 @@ def test_settings_that_cannot_work_together_name_a_key(override: str, key: str):
 )
 def test_ways_to_compute_a_step_that_do_not_go_together_are_refused(words: tuple[str, str]):
     with pytest.raises(ConfigError, match=r"trainer\.(accumulate_grad_batches|compile)"):
-        schema.validate(one(*words).typed())
+        validate(one(*words).typed())
 
 
 def test_a_run_survives_the_way_to_its_worker(plain: RunSpec):

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from bench import schema
 from bench.compose import compose_runs
 from bench.echo import Scored, scored
 from bench.endpoint import Access, Endpoint, Served
 from bench.errors import ConfigError, DataError
+from bench.validation import validate
 
 FREE = Access(
     key_variable=None,
@@ -121,7 +121,7 @@ def test_a_setting_that_cannot_work_is_named_and_a_secret_is_not_repeated(change
 def test_a_secret_is_refused_before_anything_of_a_run_is_written(setting: str):
     (spec,) = compose_runs(["strategy=endpoint", f"strategy.{setting}"], multirun=False)
     with pytest.raises(ConfigError, match=r"^strategy\.") as raised:
-        schema.validate(spec.typed())
+        validate(spec.typed())
     assert "secret" not in str(raised.value)
 
 
