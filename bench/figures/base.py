@@ -9,11 +9,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
 import matplotlib as mpl
-import resvg_py
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure as Canvas
 
@@ -29,7 +31,6 @@ N_COLUMNS = 3  # panels side by side
 LONG_TITLE = 34  # characters; a longer one would reach into the next panel
 MOST_LOOKS = 16  # arms that marker, colour and dash together tell apart
 DPI = 200  # of the PNG
-POINTS_PER_INCH = 72
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
@@ -58,10 +59,6 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
     "path.simplify": False,
-}
-_METADATA = {
-    "svg": {"Date": None},
-    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
 }
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
@@ -136,13 +133,28 @@ def render(draw: Callable[[], Canvas], name: str) -> dict[str, bytes]:
         if layout := canvas.get_layout_engine():
             layout.execute(canvas)
         canvas.set_layout_engine("none")  # laid out once, so that all formats agree
-        for suffix, metadata in _METADATA.items():
+        for suffix, write in _WRITERS.items():
             file = io.BytesIO()
-            canvas.savefig(file, format=suffix, metadata=metadata)
+            write(canvas, file)
             images[suffix] = file.getvalue()
-    svg, width = images["svg"].decode(), round(canvas.get_figwidth() * DPI)
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=width, dpi=POINTS_PER_INCH, skip_system_fonts=True)
-    return images | {"png": bytes(png)}
+    return images
+
+
+def _svg(canvas: Canvas, file: IO[bytes]) -> None:
+    FigureCanvasSVG(canvas).print_svg(file, metadata={"Date": None})
+
+
+def _pdf(canvas: Canvas, file: IO[bytes]) -> None:
+    FigureCanvasPdf(canvas).print_pdf(file, metadata={"Creator": None, "Producer": None, "CreationDate": None})
+
+
+def _png(canvas: Canvas, file: IO[bytes]) -> None:
+    canvas.set_dpi(DPI)
+    FigureCanvasAgg(canvas).print_png(file, metadata={"Software": None})
+
+
+# Straight to each backend: `savefig` draws everything once more, in vain, for a layout that is done.
+_WRITERS: dict[str, Callable[[Canvas, IO[bytes]], None]] = {"svg": _svg, "pdf": _pdf, "png": _png}
 
 
 def looks(tables: Tables) -> dict[Arm, Look]:
