@@ -1,25 +1,17 @@
-"""Run records -> rows of data frames. What a run does not have is absent (None), never 0."""
+"""Run records -> rows of tables. What a run does not have is absent (None), never 0."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pandas as pd
-
 from bench.records import RunRecord, Score, TaskResult
 
+Row = dict[str, Any]  # by column
 Results = Mapping[str, Mapping[str, TaskResult]]  # by run id and task
 
-_INTEGERS = ["seed", "n_items", "n_labels", "parameters", "steps", "step"]
-_INTEGERS += ["forward_tokens", "supervised_tokens"]
-_INTEGERS += ["unique_bytes", "unique_tokens", "unique_pairs", "peak_memory_bytes"]
-_REALS = ["value", "chance", "flops", "epochs", "pretrain_s", "evaluate_s", "train_loss_nats"]
-_REALS += ["validation_loss_nats"]
-_REALS += ["evaluate_flops", "pretrain_joules_measured", "pretrain_joules_estimated"]
-_REALS += ["evaluate_joules_measured", "evaluate_joules_estimated"]
 _ABSENT_WHEN_ZERO = {"unique_bytes", "unique_tokens", "unique_pairs", "peak_memory_bytes"}
 
 
-def axes(record: RunRecord) -> dict[str, Any]:
+def axes(record: RunRecord) -> Row:
     """The science axes of a run, as columns."""
     return {
         "run_id": record.run_id,
@@ -38,13 +30,13 @@ def scores_of(record: RunRecord, results: Results) -> list[Score]:
     return [score for name in sorted(own) for score in own[name].scores]
 
 
-def score_rows(record: RunRecord, results: Results) -> list[dict[str, Any]]:
+def score_rows(record: RunRecord, results: Results) -> list[Row]:
     """One row per score of a run, with what the run used."""
     shared = axes(record), spent_columns(record, results)
     return [shared[0] | vars(score) | shared[1] for score in scores_of(record, results)]
 
 
-def spent_columns(record: RunRecord, results: Results) -> dict[str, Any]:
+def spent_columns(record: RunRecord, results: Results) -> Row:
     """What the run used; a zero that means "has none" or "never started" is absent.
 
     Energy is in a column of its own for each way to know it: measured and estimated are never added up.
@@ -73,19 +65,12 @@ def total(parts: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def run_row(record: RunRecord, results: Results) -> dict[str, Any]:
+def run_row(record: RunRecord, results: Results) -> Row:
     """One run, whatever became of it."""
     extra = {"reason": record.reason, "started_at": record.started_at or None}
     return axes(record) | extra | spent_columns(record, results)
 
 
-def curve_rows(record: RunRecord) -> list[dict[str, Any]]:
+def curve_rows(record: RunRecord) -> list[Row]:
     """One row per point of the pretraining curve."""
     return [axes(record) | vars(point) for point in record.curve]
-
-
-def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a frame with typed columns; absent is NA."""
-    untyped = pd.DataFrame(rows, dtype=object)
-    integers = {name: "Int64" for name in _INTEGERS if name in untyped}
-    return untyped.astype(integers | {name: "float64" for name in _REALS if name in untyped})

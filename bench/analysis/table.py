@@ -10,10 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from bench.analysis.items import Items, paths_of, read_items
-from bench.analysis.rows import Results, curve_rows, frame, run_row, score_rows, scores_of
+from bench.analysis.rows import Results, scores_of
 from bench.errors import ConfigError, DataError
 from bench.records import (
     STUDY_NAME,
@@ -96,9 +94,6 @@ class Tables:
     study: str
     records: tuple[RunRecord, ...]
     results: Results
-    runs: pd.DataFrame
-    scores: pd.DataFrame
-    curves: pd.DataFrame
     arms: tuple[Arm, ...]  # the baseline first, then by name; external ones last
     models: tuple[str, ...]  # by number of parameters; without those of external arms alone
     budgets: tuple[str, ...]  # by unique data
@@ -152,17 +147,11 @@ def tabulate(study: str, records: Sequence[RunRecord], results: Results) -> Tabl
     rank = {cell: i for i, cell in enumerate(cells)}
     ordered = sorted(records, key=lambda r: (rank[cell_of(r)], r.seed, r.run_id))
     scored = [(record, score) for record in finished(ordered) for score in scores_of(record, results)]
-    runs = frame([run_row(record, results) for record in ordered])
-    scores = frame([row for record in finished(ordered) for row in score_rows(record, results)])
-    curves = frame([row for record in finished(ordered) for row in curve_rows(record)])
     arms = sorted({cell.arm for cell in cells}, key=_arm_order)
     return Tables(
         study=study,
         records=tuple(ordered),
         results=results,
-        runs=runs,
-        scores=scores,
-        curves=curves,
         arms=tuple(arms),
         models=tuple(model for model in models if model in own or not own),
         budgets=budgets,

@@ -145,7 +145,8 @@ def _svg(canvas: Canvas, file: IO[bytes]) -> None:
 
 
 def _pdf(canvas: Canvas, file: IO[bytes]) -> None:
-    FigureCanvasPdf(canvas).print_pdf(file, metadata={"Creator": None, "Producer": None, "CreationDate": None})
+    undated = dict.fromkeys(("Creator", "Producer", "CreationDate"))
+    FigureCanvasPdf(canvas).print_pdf(file, metadata=undated)
 
 
 def _png(canvas: Canvas, file: IO[bytes]) -> None:
