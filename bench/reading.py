@@ -1,8 +1,8 @@
-"""JSON -> dataclasses, held against their annotations: nothing is converted, nothing unknown is let in.
+"""JSON -> dataclasses, held against their annotations: nothing is guessed, nothing unknown is let in.
 
 Records come from other machines and other people. What is not of the type that a field states would turn up
-as a traceback, or a wrong number, far from its file. pydantic-core checks, which large studies wait for; what
-a field may hold is stated here.
+as a traceback, or a wrong number, far from its file. pydantic-core checks, since large studies wait for it;
+what a field may hold is stated here. All that is converted is a whole number where a float is asked for.
 """
 
 import math
@@ -137,11 +137,13 @@ def _misfit(error: ErrorDetails) -> MisfitError:
     return misfit
 
 
-def _real(value: Any) -> Any:
-    """A float; a whole number is one as well and stays what it is."""
+def _real(value: Any) -> float:
+    """A float; a whole number is one as well."""
+    if type(value) is float and math.isfinite(value):
+        return value
     if type(value) not in (float, int):
         raise MisfitError(f"{value!r:.40} is no float")
-    return _number(value)
+    return float(_number(value))
 
 
 def _any(value: Any) -> Any:
