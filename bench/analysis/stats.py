@@ -72,7 +72,7 @@ def _interval(values: tuple[float, ...]) -> Interval | None:
 @lru_cache(maxsize=64)
 def t_bound(n: int) -> float:
     """How many standard errors a t interval over n values goes to either side."""
-    return float(scipy.stats.t.ppf((1 + LEVEL) / 2, n - 1))
+    return float(scipy.special.stdtrit(n - 1, (1 + LEVEL) / 2))
 
 
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:

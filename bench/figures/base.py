@@ -133,7 +133,9 @@ def render(draw: Callable[[], Canvas], name: str) -> dict[str, bytes]:
         if layout := canvas.get_layout_engine():
             layout.execute(canvas)
         canvas.set_layout_engine("none")  # laid out once, so that all formats agree
+        dpi = canvas.get_dpi()
         for suffix, write in _WRITERS.items():
+            canvas.set_dpi(dpi)  # writers leave their own
             file = io.BytesIO()
             write(canvas, file)
             images[suffix] = file.getvalue()

@@ -7,11 +7,11 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from scipy.optimize import isotonic_regression
 
 from bench.analysis.compare import Summary, summaries
 from bench.analysis.most_spread import left_out_note, most_spread
@@ -145,7 +145,7 @@ def places_of(tables: Tables, costs: Costs) -> dict[Cell, float]:
     width = max(math.log10(max(costs.values()) / min(costs.values())), 0.3)
     gaps = min(_APART, _MOST_MOVED / max(len(cells), 1)) * width * np.arange(len(cells))
     logs = np.log10([costs[cell] for cell in cells])
-    placed = isotonic_regression(logs - gaps).x + gaps if cells else gaps
+    placed = scipy.optimize.isotonic_regression(logs - gaps).x + gaps if cells else gaps
     return dict(zip(cells, (10.0**placed).tolist(), strict=True))
 
 
