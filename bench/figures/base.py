@@ -7,16 +7,18 @@ Same tables, same bytes: no dates, no random ids, and the style is set only whil
 import io
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, ClassVar, NamedTuple
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
 
 from bench.analysis.compare import is_compared
@@ -72,6 +74,15 @@ class Look(NamedTuple):
     colour: str
     marker: str
     dash: Any
+
+
+class Stroke(NamedTuple):
+    """A line through points (x, y)."""
+
+    points: Iterable[tuple[float, float]]
+    colour: Any
+    dash: Any
+    width: float  # in points
 
 
 class Figure(ABC):
@@ -190,15 +201,28 @@ def bundles(tables: Tables, arms: Sequence[Arm]) -> dict[str, list[Arm]]:
     return found
 
 
-def draw_line(axes: Axes, places: Sequence[float], spreads: Sequence[Interval | None], look: Look) -> None:
-    """An arm's means with their intervals; of a bundle, the means alone."""
-    style: dict[str, Any] = {"color": look.colour, "linestyle": look.dash}
-    means = [math.nan if spread is None else spread.mean for spread in spreads]
-    if not look.marker:
-        axes.plot(places, means, linewidth=0.6, alpha=0.8, **style)
-    else:
-        draw_bars(axes, places, spreads, [look.colour] * len(places))
-        axes.plot(places, means, marker=look.marker, **style)
+def draw_lines(axes: Axes, lines: Iterable[tuple[Sequence[float], Sequence[Interval | None], Look]]) -> None:
+    """Arms' means at their places with their intervals; of bundles, the means alone."""
+    thin: list[Stroke] = []
+    for places, spreads, look in lines:
+        means = [math.nan if spread is None else spread.mean for spread in spreads]
+        if look.marker:
+            draw_bars(axes, places, spreads, [look.colour] * len(places))
+            axes.plot(places, means, marker=look.marker, color=look.colour, linestyle=look.dash)
+        else:
+            points = zip(places, means, strict=True)
+            thin.append(Stroke(points, to_rgba(look.colour, 0.8), look.dash, 0.6))
+    draw_strokes(axes, thin)
+
+
+def draw_strokes(axes: Axes, strokes: Sequence[Stroke]) -> None:
+    """Lines, each with its look: one artist however many they are."""
+    if strokes:
+        points, colours, dashes, widths = map(list, zip(*strokes, strict=True))
+        lines = [np.array([*line], dtype=np.float64) for line in points]  # (n, 2) each
+        drawn = LineCollection(lines, colors=colours, linestyles=dashes, linewidths=widths, zorder=2)
+        axes.add_collection(drawn)
+        axes.autoscale_view()
 
 
 def draw_bars(
@@ -235,6 +259,12 @@ def wrapped(n: int, height_in: float = 1.9) -> tuple[Canvas, list[Axes]]:
     return canvas, flat[:n]
 
 
+def n_columns(axes: Axes) -> int:
+    """How many panels stand side by side where these axes are one."""
+    place = axes.get_subplotspec()
+    return place.get_gridspec().ncols if place else 1
+
+
 def blank(message: str) -> Canvas:
     """A figure that says why there is nothing to see."""
     canvas = Canvas(figsize=(WIDTH_IN, 1.2))
@@ -253,7 +283,8 @@ def references(axes: Axes, scratch: Interval | None) -> None:
 def finish(axes: Axes, tables: Tables, measure: Measure, second_line: str = "") -> None:
     """Title and chance line; a chance that would squeeze all else into a corner is said in the title."""
     label = measure_label(tables, measure)
-    lines = [*(label.split(": ", 1) if len(label) > LONG_TITLE else [label]), second_line]
+    is_long = len(label) > LONG_TITLE * N_COLUMNS / max(n_columns(axes), N_COLUMNS)
+    lines = [*(label.split(": ", 1) if is_long else [label]), second_line]
     for level in tables.measures[measure].chance[:1]:
         if is_near(axes, level):
             axes.axhline(level, color=GREY, linestyle=":", linewidth=1)
