@@ -99,9 +99,9 @@ def make(
     with threadpool_limits(limits=1, user_api="blas"), drawing(figures, tables) as drawn:
         csv = csv_tables(tables, experiments_dir / study)
         page = assemble(tables, damaged, sorted(csv), records_href=records, study=experiments_dir / study)
+        texts = {f"tables/{name}.csv": csv_text(rows) for name, rows in csv.items()}
+        texts |= {f"tables/{view.name}.tex": latex_table(view) for view in latex_views(tables, page)}
         page = page.with_figures(*drawn())
-    texts = {f"tables/{name}.csv": csv_text(rows) for name, rows in csv.items()}
-    texts |= {f"tables/{view.name}.tex": latex_table(view) for view in latex_views(tables, page)}
     texts |= {"report.md": _render("report.md.j2", is_html=False, page=page), SUMMARY: summary(page)}
     texts |= {"report.html": _render("report.html.j2", is_html=True, page=page)}
     images = {f"figures/{f.name}.{suffix}": image for f in page.figures for suffix, image in f.images.items()}

@@ -4,7 +4,7 @@ import base64
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,7 @@ class Drawn:
         return f"data:image/svg+xml;base64,{base64.b64encode(self.images['svg']).decode()}"
 
 
+Result = Drawn | str | None  # a figure, the warning that stands for it, or nothing where it does not apply
 Found = tuple[list[Drawn], list[str]]
 
 
@@ -56,16 +57,24 @@ def drawing(nodes: Mapping[str, Any], tables: Tables) -> Iterator[Callable[[], F
         if not name.isidentifier():
             raise ConfigError(f"figure.{name}: a figure's name is a file name; use letters, digits and '_'")
         figures[name] = build(node, Figure, f"figure.{name}")  # type: ignore[type-abstract]
-    workers = min(_MOST_WORKERS, os.cpu_count() or 1, len(figures))
-    if workers < 2 or threading.active_count() > 1:  # a lock of another thread would stay locked in a fork
+    workers = min(_MOST_WORKERS, (os.cpu_count() or 1) - 1, len(figures))
+    if workers < 1 or threading.active_count() > 1:  # a lock of another thread would stay locked in a fork
         yield lambda: _sorted(_draw(name, figure, tables) for name, figure in figures.items())
     else:
         with ProcessPoolExecutor(workers, initializer=_share, initargs=(tables,)) as pool:
-            found = pool.map(_draw, figures, figures.values())
-            yield lambda: _sorted(found)
+            futures = {name: pool.submit(_draw, name, figure) for name, figure in figures.items()}
+            yield lambda: _sorted(_awaited(figures, tables, futures))
 
 
-def _sorted(results: Iterable[Drawn | str | None]) -> Found:
+def _awaited(
+    figures: Mapping[str, Figure], tables: Tables, futures: Mapping[str, Future[Result]]
+) -> list[Result]:
+    """What workers draw; this process draws, from the end, what none has begun."""
+    own = {name: _draw(name, figures[name], tables) for name in reversed(figures) if futures[name].cancel()}
+    return [own[name] if name in own else future.result() for name, future in futures.items()]
+
+
+def _sorted(results: Iterable[Result]) -> Found:
     found = list(results)
     return [d for d in found if isinstance(d, Drawn)], [w for w in found if isinstance(w, str)]
 
@@ -75,8 +84,7 @@ def _share(tables: Tables) -> None:
     _shared.append(tables)
 
 
-def _draw(name: str, figure: Figure, tables: Tables | None = None) -> Drawn | str | None:
-    """The figure, or the warning that stands for it; None where it does not apply."""
+def _draw(name: str, figure: Figure, tables: Tables | None = None) -> Result:
     tables = tables or _shared[0]
     try:
         if not figure.applies(tables):
