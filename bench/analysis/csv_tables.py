@@ -3,8 +3,8 @@
 import csv
 import io
 import re
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,25 @@ from bench.analysis.decision import all_decisions
 from bench.analysis.naming import cell_label
 from bench.analysis.rows import Row, curve_rows, run_row, score_rows
 from bench.analysis.stats import Interval, Paired
-from bench.analysis.table import Cell, Measure, Tables
+from bench.analysis.table import Cell, Measure, Tables, used_by_run
 from bench.records import finished
 
 _FORMULA = {"=", "+", "-", "@", "\t", "\r"}  # first characters
+_AT_ONCE = 10_000  # rows
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def csv_tables(tables: Tables, study: Path) -> dict[str, Iterable[Row]]:
     """Every table of a report by its file name, without the suffix; claims for a study that has them."""
-    judged, done, results = claim_rows(tables, study), finished(tables.records), tables.results
+    judged, done = claim_rows(tables, study), finished(tables.records)
+    results, used = tables.results, used_by_run(tables)
     return ({"claims": judged} if judged else {}) | {
         "headline": headline(tables),
         "cells": cells(tables),
         "differences": differences(tables),
         "decisions": decision_rows(tables),
-        "runs": (run_row(record, results) for record in tables.records),
-        "scores": (row for record in done for row in score_rows(record, results)),
+        "runs": (run_row(record, used[record.run_id]) for record in tables.records),
+        "scores": (row for record in done for row in score_rows(record, results, used[record.run_id])),
         "curves": (row for record in done for row in curve_rows(record)),
     }
 
@@ -43,13 +45,27 @@ def csv_text(rows: Iterable[Row]) -> str:
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    rest = iter(rows)
-    first = next(rest, {})
+    every = iter(rows)
+    first = next(every, {})
     writer.writerow(first)
-    writer.writerows(
-        [_text(value) for value in row.values()] for row in chain([first] if first else [], rest)
-    )
+    every = chain([first] if first else [], every)
+    while some := list(islice(every, _AT_ONCE)):
+        columns = zip(*(row.values() for row in some), strict=True)
+        writer.writerows(zip(*map(_texts, columns), strict=True))
     return file.getvalue()
+
+
+def _texts(column: Sequence[Any]) -> Iterable[str]:
+    """The texts of a column; most are of one kind, for which there are short cuts."""
+    kinds = set(map(type, column))
+    if kinds == {int}:
+        return map(str, column)
+    if kinds == {float}:
+        return ["" if value != value else f"{value:.12g}" for value in column]
+    if kinds in ({str}, {type(None)}):
+        texts = {value: _text(value) for value in set(column)}
+        return map(texts.__getitem__, column)
+    return map(_text, column)
 
 
 def _text(value: Any) -> str:

@@ -158,6 +158,7 @@ def _decide(tables: Tables, measure: Measure, caps: Caps, grid: _Grid) -> Decisi
     gains = values - (np.nan if scratch is None else values[scratch])
     tested = np.flatnonzero(~is_scratch & ~np.isnan(gains).all(axis=1))  # those that share a seed with it
     p_holm = dict(zip(tested.tolist(), holm(t_tests_p(gains[tested])), strict=True))
+    is_above = np.nansum(gains, axis=1) > 0
     gaps = values[best] - values
     is_behind = (np.array(t_tests_p(gaps)) <= 1 - LEVEL) & (np.nansum(gaps, axis=1) > 0)
     return Decision(
@@ -171,7 +172,7 @@ def _decide(tables: Tables, measure: Measure, caps: Caps, grid: _Grid) -> Decisi
         if scratch in (None, best)
         else paired(difference(tables, measure, cells[best], cells[scratch])),
         p_holm=p_holm.get(best, 1.0),
-        ahead=tuple(cells[i] for i, p in p_holm.items() if p <= 1 - LEVEL and np.nansum(gains[i]) > 0),
+        ahead=tuple(cells[i] for i, p in p_holm.items() if p <= 1 - LEVEL and is_above[i]),
         tied=tuple(cell for i, cell in enumerate(cells) if not is_behind[i] and i != best),
         missing=_missing(grid, caps),
         n_candidates=len(cells),

@@ -30,10 +30,10 @@ def scores_of(record: RunRecord, results: Results) -> list[Score]:
     return [score for name in sorted(own) for score in own[name].scores]
 
 
-def score_rows(record: RunRecord, results: Results) -> list[Row]:
-    """One row per score of a run, with what the run used."""
-    shared = axes(record), spent_columns(record, results)
-    return [shared[0] | vars(score) | shared[1] for score in scores_of(record, results)]
+def score_rows(record: RunRecord, results: Results, spent: Row) -> list[Row]:
+    """One row per score of a run, with what the run used: `spent_columns`."""
+    shared = axes(record)
+    return [shared | vars(score) | spent for score in scores_of(record, results)]
 
 
 def spent_columns(record: RunRecord, results: Results) -> Row:
@@ -42,12 +42,12 @@ def spent_columns(record: RunRecord, results: Results) -> Row:
     Energy is in a column of its own for each way to know it: measured and estimated are never added up.
     """
     spent = {name: value for name, value in vars(record.spent).items() if name != "energy"}
-    tasks = list(results.get(record.run_id, {}).values())
+    costs = [task.cost for task in results.get(record.run_id, {}).values()]
     evaluated = {
-        "evaluate_s": total(task.cost.seconds for task in tasks),
-        "evaluate_flops": total(task.cost.flops for task in tasks),
+        "evaluate_s": total([cost.seconds for cost in costs]),
+        "evaluate_flops": total([cost.flops for cost in costs]),
     }
-    energies = {"pretrain": [record.spent.energy], "evaluate": [task.cost.energy for task in tasks]}
+    energies = {"pretrain": [record.spent.energy], "evaluate": [cost.energy for cost in costs]}
     drawn = {
         f"{stage}_joules_{source}": total(e.joules for e in found if e is not None and e.source == source)
         for stage, found in energies.items()
@@ -65,12 +65,13 @@ def total(parts: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def run_row(record: RunRecord, results: Results) -> Row:
-    """One run, whatever became of it."""
+def run_row(record: RunRecord, spent: Row) -> Row:
+    """One run, whatever became of it, with what it used: `spent_columns`."""
     extra = {"reason": record.reason, "started_at": record.started_at or None}
-    return axes(record) | extra | spent_columns(record, results)
+    return axes(record) | extra | spent
 
 
 def curve_rows(record: RunRecord) -> list[Row]:
     """One row per point of the pretraining curve."""
-    return [axes(record) | vars(point) for point in record.curve]
+    shared = axes(record)
+    return [shared | vars(point) for point in record.curve]

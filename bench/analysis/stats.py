@@ -120,12 +120,11 @@ def t_tests_p(samples: Floats) -> list[float]:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction: p values that hold the familywise error rate."""
-    corrected = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = highest
-    return corrected
+    found, order = np.asarray(p_values, dtype=np.float64), np.argsort(p_values, kind="stable")
+    steps = np.minimum(1.0, np.arange(len(found), 0, -1) * found[order])
+    corrected = np.empty_like(found)
+    corrected[order] = np.maximum.accumulate(steps)
+    return corrected.tolist()
 
 
 def paired(differences: Mapping[int, float], seed: int = 0) -> Paired | None:

@@ -67,7 +67,7 @@ def drawing(nodes: Mapping[str, Any], tables: Tables) -> Iterator[Callable[[], F
 
 
 def _awaited(
-    figures: Mapping[str, Figure], tables: Tables, futures: Mapping[str, Future[Result]]
+    figures: dict[str, Figure], tables: Tables, futures: Mapping[str, Future[Result]]
 ) -> list[Result]:
     """What workers draw; this process draws, from the end, what none has begun."""
     own = {name: _draw(name, figures[name], tables) for name in reversed(figures) if futures[name].cancel()}
