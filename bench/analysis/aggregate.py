@@ -65,9 +65,10 @@ def profile(scores: Array, thresholds: Array) -> Profile:
     share = above.sum(axis=0) / scores.size
     if len(scores) == 1:
         return Profile(share, None, None)
+    some, which = np.unique(above, axis=1, return_inverse=True)  # thresholds between two scores are alike
     counts, times = distinct_draws(len(scores))
-    drawn = (counts @ above).astype(np.int64)  # (D, K) scores above, of a resample
-    low, high = (found / scores.size for found in _quantiles(drawn, times, scores.size))
+    drawn = (counts @ some).astype(np.int64)  # (D, K') scores above, of a resample
+    low, high = (found[which] / scores.size for found in _quantiles(drawn, times, scores.size))
     return Profile(share, low, high)
 
 

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure as Canvas
 
 from bench.analysis.compare import is_compared
 from bench.analysis.naming import measure_label
-from bench.analysis.stats import Interval
+from bench.analysis.stats import Floats, Interval
 from bench.analysis.table import Arm, Measure, Tables
 from bench.analysis.text import number
 from bench.errors import ConfigError
@@ -79,7 +79,7 @@ class Look(NamedTuple):
 class Stroke(NamedTuple):
     """A line through points (x, y)."""
 
-    points: Iterable[tuple[float, float]]
+    points: Floats | Sequence[tuple[float, float]]  # (n, 2)
     colour: Any
     dash: Any
     width: float  # in points
@@ -210,7 +210,7 @@ def draw_lines(axes: Axes, lines: Iterable[tuple[Sequence[float], Sequence[Inter
             draw_bars(axes, places, spreads, [look.colour] * len(places))
             axes.plot(places, means, marker=look.marker, color=look.colour, linestyle=look.dash)
         else:
-            points = zip(places, means, strict=True)
+            points = list(zip(places, means, strict=True))
             thin.append(Stroke(points, to_rgba(look.colour, 0.8), look.dash, 0.6))
     draw_strokes(axes, thin)
 
@@ -219,7 +219,7 @@ def draw_strokes(axes: Axes, strokes: Sequence[Stroke]) -> None:
     """Lines, each with its look: one artist however many they are."""
     if strokes:
         points, colours, dashes, widths = map(list, zip(*strokes, strict=True))
-        lines = [np.array([*line], dtype=np.float64) for line in points]  # (n, 2) each
+        lines = [np.asarray(line, dtype=np.float64) for line in points]
         drawn = LineCollection(lines, colors=colours, linestyles=dashes, linewidths=widths, zorder=2)
         axes.add_collection(drawn)
         axes.autoscale_view()

@@ -116,8 +116,8 @@ def _draw_curves(axes: Axes, tables: Tables, curves: dict[Cell, list[Curve]], *,
     lines: list[Stroke] = []
     for cell, runs in curves.items():
         colour, dash = colours[cell.budget], _dash(tables, cell.model)
-        lines += [Stroke(run.items(), to_rgba(colour, 0.45), dash, 0.5) for run in runs if seeds]
-        lines.append(Stroke(mean_curve(runs).items(), colour, dash, 1.6))
+        lines += [Stroke([*run.items()], to_rgba(colour, 0.45), dash, 0.5) for run in runs if seeds]
+        lines.append(Stroke([*mean_curve(runs).items()], colour, dash, 1.6))
     draw_strokes(axes, lines)
 
 
