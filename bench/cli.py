@@ -204,6 +204,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     gc.disable()  # records and tables live to the end, and looking for garbage among them takes long
     print(report.main(compose_config("report", arguments.overrides)))
+    gc.freeze()  # nor is any looked for at the exit
     return 0
 
 
