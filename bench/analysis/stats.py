@@ -125,7 +125,7 @@ def t_tests_p(samples: Floats) -> list[float]:
     return found.tolist()
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float] | Floats) -> list[float]:
     """Holm's step-down correction: p values that hold the familywise error rate."""
     found, order = np.asarray(p_values, dtype=np.float64), np.argsort(p_values, kind="stable")
     steps = np.minimum(1.0, np.arange(len(found), 0, -1) * found[order])
