@@ -5,11 +5,11 @@ and energies that were estimated. CO2 is the energy times the mean intensity of 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from bench.analysis.rows import total
+from bench.analysis.rows import Row, spent_columns, total
 from bench.analysis.table import Cell, Tables, cell_of
 from bench.analysis.text import EMPTY, Entry, View, amount, power
 from bench.records import Energy, RunRecord, Spent, finished
@@ -24,6 +24,12 @@ class Cost(NamedTuple):
     flops: float | None
     seconds: float | None
     energies: tuple[Energy, ...]
+
+
+@lru_cache(maxsize=1)  # for the page and for two of its CSV files
+def used_by_run(tables: Tables) -> Mapping[str, Row]:
+    """What each run used, by its id, as columns."""
+    return {record.run_id: spent_columns(record, tables.results) for record in tables.records}
 
 
 def cell_costs(tables: Tables, amount_of: Callable[[Spent], float | None]) -> dict[Cell, float]:

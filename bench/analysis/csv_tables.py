@@ -10,11 +10,12 @@ from typing import Any
 
 from bench.analysis.claim_views import claim_rows
 from bench.analysis.compare import is_compared, pooled, summaries
+from bench.analysis.cost import used_by_run
 from bench.analysis.decision import all_decisions
 from bench.analysis.naming import cell_label
 from bench.analysis.rows import Row, curve_rows, run_row, score_rows
 from bench.analysis.stats import Interval, Paired
-from bench.analysis.table import Cell, Measure, Tables, used_by_run
+from bench.analysis.table import Cell, Measure, Tables
 from bench.records import finished
 
 _FORMULA = {"=", "+", "-", "@", "\t", "\r"}  # first characters

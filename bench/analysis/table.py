@@ -6,12 +6,12 @@ row of `runs` with its reason. What a run does not have is absent (None), never 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.analysis.items import Items, paths_of, read_items
-from bench.analysis.rows import Results, Row, scores_of, spent_columns
+from bench.analysis.rows import Results, scores_of
 from bench.errors import ConfigError, DataError
 from bench.records import (
     STUDY_NAME,
@@ -161,12 +161,6 @@ def tabulate(study: str, records: Sequence[RunRecord], results: Results) -> Tabl
         measures=_measures(scored),
         values=_values(scored),
     )
-
-
-@lru_cache(maxsize=1)  # for the page and for two of its CSV files
-def used_by_run(tables: Tables) -> Mapping[str, Row]:
-    """What each run used, by its id, as columns."""
-    return {record.run_id: spent_columns(record, tables.results) for record in tables.records}
 
 
 def lost(tables: Tables, record: RunRecord, task: str) -> str | None:

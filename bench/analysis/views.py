@@ -14,10 +14,11 @@ from bench.analysis.compare import (
     pooled,
     summaries,
 )
+from bench.analysis.cost import used_by_run
 from bench.analysis.naming import cells_anchor, measure_label, measure_link, run_anchor, seeds_note
 from bench.analysis.rows import run_row
 from bench.analysis.stats import AHEAD, BEHIND, LEANS_AHEAD, LEANS_BEHIND, paired, subtract
-from bench.analysis.table import BASELINE, Arm, Measure, Tables, lost, used_by_run
+from bench.analysis.table import BASELINE, Arm, Measure, Tables, lost
 from bench.analysis.text import EMPTY, Entry, Link, View, amount, number, p_value, with_interval, with_p
 
 _MARK = {AHEAD: " ▲", BEHIND: " ▼", LEANS_AHEAD: " △", LEANS_BEHIND: " ▽"}

@@ -5,25 +5,21 @@ Same tables, same bytes: no dates, no random ids, and the style is set only whil
 """
 
 import io
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, ClassVar, NamedTuple
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
 
 from bench.analysis.compare import is_compared
 from bench.analysis.naming import measure_label
-from bench.analysis.stats import Floats, Interval
+from bench.analysis.stats import Interval
 from bench.analysis.table import Arm, Measure, Tables
 from bench.analysis.text import number
 from bench.errors import ConfigError
@@ -74,15 +70,6 @@ class Look(NamedTuple):
     colour: str
     marker: str
     dash: Any
-
-
-class Stroke(NamedTuple):
-    """A line through points (x, y)."""
-
-    points: Floats | Sequence[tuple[float, float]]  # (n, 2)
-    colour: Any
-    dash: Any
-    width: float  # in points
 
 
 class Figure(ABC):
@@ -208,47 +195,6 @@ def bundles(tables: Tables, arms: Sequence[Arm]) -> dict[str, list[Arm]]:
     for arm in arms:
         found.setdefault(arm.strategy if is_crowded(tables) else arm.label, []).append(arm)
     return found
-
-
-def draw_lines(axes: Axes, lines: Iterable[tuple[Sequence[float], Sequence[Interval | None], Look]]) -> None:
-    """Arms' means at their places with their intervals; of bundles, the means alone."""
-    thin: list[Stroke] = []
-    for places, spreads, look in lines:
-        means = [math.nan if spread is None else spread.mean for spread in spreads]
-        if look.marker:
-            draw_bars(axes, places, spreads, [look.colour] * len(places))
-            axes.plot(places, means, marker=look.marker, color=look.colour, linestyle=look.dash)
-        else:
-            points = list(zip(places, means, strict=True))
-            thin.append(Stroke(points, to_rgba(look.colour, 0.8), look.dash, 0.6))
-    draw_strokes(axes, thin)
-
-
-def draw_strokes(axes: Axes, strokes: Sequence[Stroke]) -> None:
-    """Lines, each with its look: one artist however many they are."""
-    if strokes:
-        points, colours, dashes, widths = map(list, zip(*strokes, strict=True))
-        lines = [np.asarray(line, dtype=np.float64) for line in points]
-        drawn = LineCollection(lines, colors=colours, linestyles=dashes, linewidths=widths, zorder=2)
-        axes.add_collection(drawn)
-        axes.autoscale_view()
-
-
-def draw_bars(
-    axes: Axes, places: Sequence[float], spreads: Sequence[Interval | None], colours: Sequence[Any]
-) -> None:
-    """Intervals as bars, each of its colour: one artist however many they are.
-
-    To be drawn before their points, which then set the limits of the axes for both.
-    """
-    bars = [
-        ([(x, spread.low), (x, spread.high)], colour)
-        for x, spread, colour in zip(places, spreads, colours, strict=True)
-        if spread is not None and spread.low is not None and spread.high is not None
-    ]
-    if bars:
-        lines, of_lines = zip(*bars, strict=True)
-        axes.add_collection(LineCollection(lines, colors=of_lines, linewidths=0.9))
 
 
 def panels(rows: int, columns: int, height_in: float, *, sharey: bool) -> tuple[Canvas, list[list[Axes]]]:

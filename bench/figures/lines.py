@@ -16,8 +16,9 @@ from bench.analysis.stats import Interval, interval
 from bench.analysis.table import BASELINE, Arm, Tables
 from bench.analysis.text import number
 from bench.errors import ConfigError
-from bench.figures.base import GREY, Figure, blank, draw_lines, is_near, looks, wrapped
+from bench.figures.base import GREY, Figure, blank, is_near, looks, wrapped
 from bench.figures.legend import legend
+from bench.figures.marks import draw_lines
 
 
 class LineFigure(Figure):

@@ -13,17 +13,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from bench.analysis.stats import interval
 from bench.analysis.table import Arm, Cell, Tables, cell_of
 from bench.analysis.text import with_seeds
-from bench.figures.base import (
-    GREY,
-    Figure,
-    Stroke,
-    blank,
-    bundles,
-    draw_strokes,
-    is_crowded,
-    lost_note,
-    wrapped,
-)
+from bench.figures.base import GREY, Figure, blank, bundles, is_crowded, lost_note, wrapped
+from bench.figures.marks import Stroke, draw_strokes
 
 _NOTHING = "No finished run has a validation loss: nothing to draw."
 _BUNDLED = " All variants of a strategy are in one panel."

@@ -13,8 +13,9 @@ from bench.analysis.compare import is_compared
 from bench.analysis.stats import LEVEL
 from bench.analysis.table import BASELINE, Arm, Tables
 from bench.analysis.text import with_interval, with_seeds
-from bench.figures.base import GREY, Figure, Stroke, blank, bundles, draw_strokes, looks, wrapped
+from bench.figures.base import GREY, Figure, blank, bundles, looks, wrapped
 from bench.figures.legend import SCRATCH, grey_line
+from bench.figures.marks import Stroke, draw_strokes
 
 _NOTHING = "Too few tasks that every strategy can do: nothing to draw."
 _SCRATCH = Arm(BASELINE, "")

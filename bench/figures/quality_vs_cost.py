@@ -22,12 +22,9 @@ from bench.analysis.text import amount, with_p
 from bench.figures.base import (
     GREY,
     Look,
-    Stroke,
     TaskFigure,
     blank,
     crowd_note,
-    draw_bars,
-    draw_strokes,
     finish,
     is_crowded,
     looks,
@@ -36,6 +33,7 @@ from bench.figures.base import (
     wrapped,
 )
 from bench.figures.legend import legend
+from bench.figures.marks import Stroke, draw_bars, draw_strokes
 
 MOST_TASKS = 9  # more panels than a page holds tell nobody anything
 _SAME = 1.05  # cells within 5 % of a cost are matched, and no line joins them

@@ -18,7 +18,6 @@ from bench.figures.base import (
     blank,
     crosses,
     crowd_note,
-    draw_lines,
     finish,
     looks,
     lost_note,
@@ -28,6 +27,7 @@ from bench.figures.base import (
     wrapped,
 )
 from bench.figures.legend import legend
+from bench.figures.marks import draw_lines
 
 MOST_PANELS = 15  # that a page holds
 _CHARACTER_IN, _GAP_IN = 0.06, 0.05  # of a tick's label, and between two
