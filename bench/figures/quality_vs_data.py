@@ -98,13 +98,13 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:
             crosses(axes, lost, look.colour)
     draw_lines(axes, lines)
     labels = [tick_label(name) for name in tables.budgets]
-    shown = _with_room(labels, WIDTH_IN / n_columns(axes) - _BESIDE_IN)
+    shown = with_room(labels, WIDTH_IN / n_columns(axes) - _BESIDE_IN)
     axes.set_xticks(shown, [labels[i] for i in shown])
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.grid(visible=False, axis="x")
 
 
-def _with_room(labels: Sequence[str], width_in: float) -> range:
+def with_room(labels: Sequence[str], width_in: float) -> range:
     """Which labels to show, so that none hides another; the last always."""
     longest = max(len(line) for label in labels for line in label.split("\n"))
     step = math.ceil((longest * _CHARACTER_IN + _GAP_IN) * len(labels) / width_in)

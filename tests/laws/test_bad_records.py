@@ -24,7 +24,8 @@ from bench.analysis.items import read_items
 from bench.analysis.table import load
 from bench.audits import AuditCheck, AuditRecord, read_audit, write_audit
 from bench.errors import printable
-from bench.records import read_evaluation, read_record
+from bench.reading import MisfitError, typed
+from bench.records import Score, read_evaluation, read_record
 from bench.spec import read_spec
 
 MARK = "touched"
@@ -122,6 +123,15 @@ def test_a_field_that_there_is_not_and_one_that_is_missing_are_named(name: str, 
     for change in (tree | {"zzz": 1}, {k: v for k, v in tree.items() if k != "study"}):
         path.write_text(json.dumps(change))
         assert "zzz" in (line := refusal(lambda: READERS[name](path))) or "study" in line
+
+
+def test_a_whole_number_is_a_float_where_one_is_asked_for_and_nothing_else_is_converted():
+    given = {"task": "probe", "metric": "accuracy", "value": 1, "chance": 0.25, "n_items": 4}
+    made = typed(Score, given)
+    assert (type(made.value), made) == (float, Score("probe", "accuracy", 1.0, 0.25, 4))
+    for wrong in ({"n_items": 4.0}, {"value": True}, {"value": "1"}, {"task": 1}, {"higher_is_better": 1}):
+        with pytest.raises(MisfitError, match=next(iter(wrong))):
+            typed(Score, given | wrong)
 
 
 LIES = [
