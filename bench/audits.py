@@ -1,4 +1,4 @@
-"""What an audit of tasks has found, as a file that the report reads. Standard library only."""
+"""What an audit of tasks has found, as a file that the report reads. Light to import."""
 
 from dataclasses import dataclass
 from pathlib import Path

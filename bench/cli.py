@@ -200,10 +200,11 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from bench import report  # pandas and matplotlib, for this command only
+    from bench import report  # scipy and matplotlib, for this command only
 
     gc.disable()  # records and tables live to the end, and looking for garbage among them takes long
     print(report.main(compose_config("report", arguments.overrides)))
+    gc.freeze()  # nor is any looked for at the exit
     return 0
 
 
@@ -221,7 +222,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             f"compare takes two studies, not {len(sides)}; each NAME or NAME@REVISION: "
             "bench compare quickstart@HEAD~5 quickstart"
         )
-    from bench import side_by_side  # pandas, for this command only
+    from bench import side_by_side  # scipy, for this command only
 
     to = Path(given["to"]) if given["to"] else None
     side_by_side.main(sides[0], sides[1], Path(given["experiments_dir"]), to=to, every=arguments.all)
@@ -231,7 +232,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _advise(arguments: argparse.Namespace) -> int:
     names = {"data": "", "flops": "", "study": "", "experiments_dir": "experiments"}
     given = _settings(arguments.overrides, task=None, **names)
-    from bench.advise import advise  # pandas, for this command only
+    from bench.advise import advise  # scipy, for this command only
 
     folder = Path(given["experiments_dir"])
     found = advise(given["task"], given["data"], given["flops"], given["study"], folder)

@@ -1,4 +1,4 @@
-"""Run and evaluation records: the only thing that training hands to analysis. Standard library only.
+"""Run and evaluation records: the only thing that training hands to analysis. Light to import.
 
 A run's record says how it was pretrained, an evaluation's what tasks found of it: tasks can be added to a run
 without touching its record. Each is one JSON file, written once, atomically, after everything else has
@@ -218,7 +218,7 @@ def read_evaluations(
     """Evaluations by run id, a run's from oldest to newest, and an error for each that is not readable."""
     found: dict[str, list[EvaluationRecord]] = {}
     damaged: list[DataError] = []
-    for path in sorted(folder.glob(f"{run_id}.*.json")):
+    for path in sorted(folder.glob(f"{run_id}.*.json"), key=_name):
         try:
             record = read_evaluation(path)
         except DataError as error:
@@ -292,12 +292,16 @@ def read_records(folder: Path) -> tuple[list[RunRecord], list[DataError]]:
     """All readable records of a study, sorted by run id, and one error for each that is not readable."""
     records: list[RunRecord] = []
     damaged: list[DataError] = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("*.json"), key=_name):
         try:
             records.append(read_record(path))
         except DataError as error:
             damaged.append(error)
     return records, damaged
+
+
+def _name(path: Path) -> str:
+    return path.name
 
 
 def _named(path: Path, stem: str, record: R) -> R:
@@ -314,7 +318,7 @@ def _named(path: Path, stem: str, record: R) -> R:
 def readable(path: Path, kind: str, fix: str = "run the study again") -> Iterator[dict[str, Any]]:
     """The file's JSON of this schema version; whatever is wrong with it or its use becomes one line."""
     try:
-        raw = parse(path.read_text(encoding="utf-8"))
+        raw = parse(path.read_bytes())
         if raw["schema_version"] != SCHEMA_VERSION:
             raise DataError(
                 f"{path}: record schema {raw['schema_version']!r}, this version reads {SCHEMA_VERSION}; "

@@ -12,9 +12,11 @@ from typing import Any
 from urllib.parse import quote
 
 from omegaconf import DictConfig, OmegaConf
+from threadpoolctl import threadpool_limits
 
-from bench.analysis import frames, views
+from bench.analysis import views
 from bench.analysis.claim_views import claims
+from bench.analysis.csv_tables import csv_tables, csv_text
 from bench.analysis.table import load
 from bench.analysis.text import View, html_table, latex_table, markdown_escape, markdown_table
 from bench.errors import ConfigError
@@ -94,14 +96,12 @@ def make(
     """The files of a report by their path in its folder; as `write`, which puts them there."""
     tables, damaged = load(study, experiments_dir)
     records = quote(os.path.relpath(experiments_dir / study / "records", reports_dir / study))
-    with drawing(figures, tables) as drawn:
-        csv = frames.csv_tables(tables, experiments_dir / study)
+    with threadpool_limits(limits=1, user_api="blas"), drawing(figures, tables) as drawn:
+        csv = csv_tables(tables, experiments_dir / study)
         page = assemble(tables, damaged, sorted(csv), records_href=records, study=experiments_dir / study)
+        texts = {f"tables/{name}.csv": csv_text(rows) for name, rows in csv.items()}
+        texts |= {f"tables/{view.name}.tex": latex_table(view) for view in latex_views(tables, page)}
         page = page.with_figures(*drawn())
-    texts = {
-        f"tables/{name}.csv": frames.csv_text(frame, float_format="%.12g") for name, frame in csv.items()
-    }
-    texts |= {f"tables/{view.name}.tex": latex_table(view) for view in latex_views(tables, page)}
     texts |= {"report.md": _render("report.md.j2", is_html=False, page=page), SUMMARY: summary(page)}
     texts |= {"report.html": _render("report.html.j2", is_html=True, page=page)}
     images = {f"figures/{f.name}.{suffix}": image for f in page.figures for suffix, image in f.images.items()}

@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from bench.analysis.frames import csv_text
-from bench.analysis.matching_views import Side, frame, views
+from bench.analysis.csv_tables import csv_text
+from bench.analysis.matching_views import Side, numbers, views
 from bench.analysis.table import load
 from bench.analysis.text import View, html_table, markdown_escape, markdown_table, plain
 from bench.errors import ConfigError, DataError, in_brief, printable
@@ -116,7 +116,7 @@ def _text(ending: str, sides: tuple[Side, ...], lines: list[str], tables: list[V
     """The comparison as a page, as Markdown, or its numbers as CSV."""
     left, right = sides
     if ending == ".csv":
-        return csv_text(frame(left, right, every=every))
+        return csv_text(numbers(left, right, every=every))
     title = f"{left.name} and {right.name}"
     if ending == ".md":
         parts = [f"# {markdown_escape(title)}\n", *(f"- {markdown_escape(line)}" for line in lines)]

@@ -201,7 +201,7 @@ def read_spec(folder: Path) -> RunSpec:
     """
     path = folder / "config.json"
     try:
-        spec: RunSpec = typed(RunSpec, parse(path.read_text(encoding="utf-8")))
+        spec: RunSpec = typed(RunSpec, parse(path.read_bytes()))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not the config of a run ({error})") from error
     return spec

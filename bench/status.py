@@ -1,6 +1,6 @@
 """`bench status`: where the runs of a study stand. Records and status files -> a table in the terminal.
 
-No torch and no pandas, so that it answers at once.
+No torch and no matplotlib, so that it answers at once.
 """
 
 import json

@@ -83,7 +83,7 @@ def studies_view(experiments_dir: Path, reports_dir: Path) -> View:
 
 def _read(path: Path) -> Summary:
     try:
-        found: Summary = typed(Summary, parse(path.read_text(encoding="utf-8")))
+        found: Summary = typed(Summary, parse(path.read_bytes()))
         return found
     except ValueError as error:
         raise DataError(f"{path}: not a report's summary ({error}); run `bench report` again") from error

@@ -3,9 +3,6 @@
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from bench.analysis.claims import CROSSOVER, EQUIVALENCE, VARIANCE_RATIO, Claims, read_claims
 from bench.analysis.crossover import BEFORE, BEYOND, Crossover
@@ -21,6 +18,7 @@ from bench.analysis.inference import (
 from bench.analysis.judging import Judged, judge
 from bench.analysis.naming import measure_link, run_anchor, short_label
 from bench.analysis.planning import flip_note
+from bench.analysis.rows import Row
 from bench.analysis.stats import LEVEL
 from bench.analysis.table import Cell, Tables
 from bench.analysis.text import EMPTY, Entry, Link, View, number, p_value
@@ -182,12 +180,12 @@ def _counts(judged: list[Judged]) -> str:
     return f"Of {len(judged)} claims: {', '.join(counts)}."
 
 
-def claim_rows(tables: Tables, study: Path) -> pd.DataFrame:
+def claim_rows(tables: Tables, study: Path) -> list[Row]:
     """One row per claim with full precision; empty where the study has none."""
-    return pd.DataFrame([_record(tables, one) for one in _judged(tables, study)[1]])
+    return [_record(tables, one) for one in _judged(tables, study)[1]]
 
 
-def _record(tables: Tables, one: Judged) -> dict[str, Any]:
+def _record(tables: Tables, one: Judged) -> Row:
     estimate, ratio, crossing = one.evidence.estimate, one.evidence.ratio, one.evidence.crossing
     spread: tuple[float | None, float | None, float | None, int | None] = (None, None, None, None)
     if estimate is not None:

@@ -14,6 +14,7 @@ from bench.analysis.stats import (
     Paired,
     holm,
     interval,
+    intervals,
     paired,
     pool,
     subtract,
@@ -117,10 +118,10 @@ def is_compared(arm: Arm) -> bool:
 @lru_cache(maxsize=2**8)
 def summaries(tables: Tables, measure: Measure) -> tuple[Summary, ...]:
     """Every cell that was tried, on one measure."""
+    values = tables.values[measure]
+    spreads = intervals([[*values.get(cell, _NONE).values()] for cell in tables.cells])
     found = []
-    for cell in tables.cells:
-        values = tables.values[measure].get(cell, _NONE)
-        spread = interval(list(values.values()))
+    for cell, spread in zip(tables.cells, spreads, strict=True):
         gap: Seeds = _NONE
         if is_compared(cell.arm):
             gap = difference(tables, measure, cell, baseline_cell(tables, cell))

@@ -5,10 +5,11 @@ and energies that were estimated. CO2 is the energy times the mean intensity of 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
-from bench.analysis.rows import total
+from bench.analysis.rows import Row, spent_columns, total
 from bench.analysis.table import Cell, Tables, cell_of
 from bench.analysis.text import EMPTY, Entry, View, amount, power
 from bench.records import Energy, RunRecord, Spent, finished
@@ -23,6 +24,12 @@ class Cost(NamedTuple):
     flops: float | None
     seconds: float | None
     energies: tuple[Energy, ...]
+
+
+@lru_cache(maxsize=1)  # for the page and for two of its CSV files
+def used_by_run(tables: Tables) -> Mapping[str, Row]:
+    """What each run used, by its id, as columns."""
+    return {record.run_id: spent_columns(record, tables.results) for record in tables.records}
 
 
 def cell_costs(tables: Tables, amount_of: Callable[[Spent], float | None]) -> dict[Cell, float]:
@@ -62,9 +69,8 @@ def _joules(spent: Spent, source: str) -> float | None:
 
 def energies(tables: Tables) -> list[Energy]:
     """All that were recorded, of pretraining and of evaluation."""
-    stages = (
-        stage for record in tables.records for stage in (pretraining(record), _evaluation(tables, record))
-    )
+    evaluated = _evaluations(tables)
+    stages = (stage for r in tables.records for stage in (pretraining(r), evaluated[r.run_id]))
     return [energy for stage in stages for energy in stage.energies]
 
 
@@ -76,10 +82,16 @@ def pretraining(record: RunRecord) -> Cost:
     return Cost(spent.flops, spent.pretrain_s, (spent.energy,) if spent.energy else ())
 
 
-def _evaluation(tables: Tables, record: RunRecord) -> Cost:
-    costs = [result.cost for result in tables.results.get(record.run_id, {}).values()]
-    known = tuple(cost.energy for cost in costs if cost.energy is not None)
-    return Cost(total(cost.flops for cost in costs), total(cost.seconds for cost in costs), known)
+@lru_cache(maxsize=1)  # for each cell, the study in total and its energies
+def _evaluations(tables: Tables) -> dict[str, Cost]:
+    """What evaluation took, by run."""
+    found = {}
+    for record in tables.records:
+        costs = [result.cost for result in tables.results.get(record.run_id, {}).values()]
+        known = tuple(cost.energy for cost in costs if cost.energy is not None)
+        flops, seconds = total([cost.flops for cost in costs]), total([cost.seconds for cost in costs])
+        found[record.run_id] = Cost(flops, seconds, known)
+    return found
 
 
 def cost(tables: Tables) -> View:
@@ -100,7 +112,7 @@ def cost(tables: Tables) -> View:
 
 
 def _entries(tables: Tables, records: Sequence[RunRecord], *, is_mean: bool) -> list[Entry]:
-    stages = [pretraining(record) for record in records], [_evaluation(tables, r) for r in records]
+    stages = [pretraining(record) for record in records], [_evaluations(tables)[r.run_id] for r in records]
     return [entry for stage in stages for entry in _stage(stage, is_mean=is_mean)]
 
 
@@ -109,6 +121,8 @@ def _stage(costs: Sequence[Cost], *, is_mean: bool) -> list[Entry]:
         amount(_summary([c.flops for c in costs], is_mean)),
         amount(_summary([c.seconds for c in costs], is_mean)),
     ]
+    if not any(c.energies for c in costs):
+        return [*found, EMPTY, EMPTY]
     for unit in ("kwh", "co2_kg"):
         parts = []
         for source in SOURCES:

@@ -114,7 +114,7 @@ def decide(tables: Tables, measure: Measure, caps: Caps, takes: Mapping[Cell, Ne
     return _decide(tables, measure, caps, _grid(tables, measure, takes))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is its own, so that its tests can be kept
 class _Grid:
     """C cells with numbers and all their S seeds, and the cells that should have numbers and do not."""
 
@@ -128,6 +128,12 @@ class _Grid:
         """(C,): what is not known is not within a cap."""
         limits = np.array([np.inf if cap is None else cap for cap in caps])
         return ((self.takes <= limits) | np.isinf(limits)).all(axis=1)
+
+
+@lru_cache(maxsize=2**10)  # the best cell and the best of scratch are the same at many levels
+def _p_against(grid: _Grid, i: int) -> Floats:
+    """The t tests' p (C,) of each cell's difference to the i-th, over the seeds of both."""
+    return np.array(t_tests_p(grid.values - grid.values[i]))
 
 
 def _grid(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> _Grid:
@@ -157,9 +163,11 @@ def _decide(tables: Tables, measure: Measure, caps: Caps, grid: _Grid) -> Decisi
     assert spread is not None
     gains = values - (np.nan if scratch is None else values[scratch])
     tested = np.flatnonzero(~is_scratch & ~np.isnan(gains).all(axis=1))  # those that share a seed with it
-    p_holm = dict(zip(tested.tolist(), holm(t_tests_p(gains[tested])), strict=True))
+    p_scratch = np.ones(len(own)) if scratch is None else _p_against(grid, int(own[scratch]))[own]
+    p_holm = dict(zip(tested.tolist(), holm(p_scratch[tested]), strict=True))
+    is_above = np.nansum(gains, axis=1) > 0
     gaps = values[best] - values
-    is_behind = (np.array(t_tests_p(gaps)) <= 1 - LEVEL) & (np.nansum(gaps, axis=1) > 0)
+    is_behind = (_p_against(grid, int(own[best]))[own] <= 1 - LEVEL) & (np.nansum(gaps, axis=1) > 0)
     return Decision(
         measure,
         caps,
@@ -171,7 +179,7 @@ def _decide(tables: Tables, measure: Measure, caps: Caps, grid: _Grid) -> Decisi
         if scratch in (None, best)
         else paired(difference(tables, measure, cells[best], cells[scratch])),
         p_holm=p_holm.get(best, 1.0),
-        ahead=tuple(cells[i] for i, p in p_holm.items() if p <= 1 - LEVEL and np.nansum(gains[i]) > 0),
+        ahead=tuple(cells[i] for i, p in p_holm.items() if p <= 1 - LEVEL and is_above[i]),
         tied=tuple(cell for i, cell in enumerate(cells) if not is_behind[i] and i != best),
         missing=_missing(grid, caps),
         n_candidates=len(cells),

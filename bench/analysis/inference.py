@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-import scipy.optimize
-import scipy.stats
+import scipy  # of it, `stats` and `optimize` are loaded where they are used: they take a second
+import scipy.special
 from numpy.typing import NDArray
 
 from bench.analysis.stats import LEVEL, resamples
@@ -45,7 +45,7 @@ class Estimate:
 
     def bounds(self, level: float = LEVEL) -> tuple[float, float]:
         """The t interval."""
-        half = float(scipy.stats.t.ppf((1 + level) / 2, self.df)) * self.se
+        half = float(scipy.special.stdtrit(self.df, (1 + level) / 2)) * self.se
         return self.mean - half, self.mean + half
 
     def p_above(self, bound: float) -> float:
@@ -54,7 +54,7 @@ class Estimate:
         Seeds that all agree tell nothing of their spread: there only their number counts, as in a sign test.
         """
         if self.se > 1e-9 * max(abs(self.mean), abs(bound)):
-            return float(scipy.stats.t.sf((self.mean - bound) / self.se, self.df))
+            return float(scipy.special.stdtr(self.df, (bound - self.mean) / self.se))
         return 0.5**self.n_seeds if self.mean > bound else 1.0
 
     def p_below(self, bound: float) -> float:
@@ -92,7 +92,7 @@ Reach = Callable[[float, float], float]
 @lru_cache(maxsize=2**12)
 def t_reach(alpha: float, df: float) -> float:
     """The difference, in standard errors, that a two-sided t test at `alpha` sees with 80 % power."""
-    bound = float(scipy.stats.t.isf(alpha / 2, df))
+    bound = -float(scipy.special.stdtrit(df, alpha / 2))
 
     def lacking(shift: float) -> float:
         return float(scipy.stats.nct.sf(bound, df, shift)) - POWER
@@ -102,8 +102,7 @@ def t_reach(alpha: float, df: float) -> float:
 
 def tost_reach(alpha: float, df: float) -> float:
     """The margin, in standard errors, within which a true difference of 0 is shown with 80 % power."""
-    t = scipy.stats.t(df)
-    return float(t.isf(alpha) + t.isf((1 - POWER) / 2))
+    return -float(scipy.special.stdtrit(df, alpha) + scipy.special.stdtrit(df, (1 - POWER) / 2))
 
 
 def seeds_alone(differences: Mapping[int, float]) -> Estimate:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy
 
 from bench.analysis.compare import Seeds
 from bench.analysis.provenance import flatten

@@ -1,13 +1,11 @@
-"""What two studies share and where they differ -> tables, sentences and a frame of numbers."""
+"""What two studies share and where they differ -> tables, sentences and rows of numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
 
 from bench.analysis.matching import Matched, cells, changes, matches, measures, run_pairs, twins
 from bench.analysis.naming import cell_label, measure_label, seeds_note
+from bench.analysis.rows import Row
 from bench.analysis.stats import LEVEL, Interval
 from bench.analysis.table import Cell, Measure, Tables
 from bench.analysis.text import EMPTY, Entry, View, p_value, with_interval
@@ -120,13 +118,13 @@ def views(left: Side, right: Side, *, every: bool) -> tuple[list[str], list[View
     return summary(left, right, rows), [view for view in tables if view.rows]
 
 
-def frame(left: Side, right: Side, *, every: bool) -> pd.DataFrame:
+def numbers(left: Side, right: Side, *, every: bool) -> list[Row]:
     """The comparison as numbers, a row per cell and measure; absent is empty."""
     rows = matches(left.tables, right.tables, measures(left.tables, right.tables, every=every))
-    return pd.DataFrame([_numbers(row) for row in rows], dtype=object)
+    return [_numbers(row) for row in rows]
 
 
-def _numbers(row: Matched) -> dict[str, Any]:
+def _numbers(row: Matched) -> Row:
     cell, measure = row.cell, row.measure
     axes = {"task": measure.task, "metric": measure.metric, "n_labels": measure.n_labels}
     axes |= {"strategy": cell.arm.strategy, "variant": cell.arm.variant}

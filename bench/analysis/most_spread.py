@@ -1,7 +1,8 @@
 """Which tasks a figure has room for: those whose cells differ most for their spread over seeds."""
 
 from collections.abc import Sequence
-from statistics import mean, variance
+
+import numpy as np
 
 from bench.analysis.table import Measure, Tables
 
@@ -30,7 +31,7 @@ def left_out_note(measures: Sequence[Measure], drawn: Sequence[Measure]) -> str:
 
 def _f_ratio(tables: Tables, measure: Measure) -> float:
     cells = [cell for cell in tables.values[measure] if not cell.arm.is_external]
-    values = [list(tables.values[measure][cell].values()) for cell in cells]
-    within = mean([variance(own) for own in values if len(own) > 1] or [0.0])
-    between = variance([mean(own) for own in values]) if len(values) > 1 else 0.0
-    return between / within if within else 0.0
+    values = [np.array(list(tables.values[measure][cell].values())) for cell in cells]
+    within = np.mean([own.var(ddof=1) for own in values if len(own) > 1] or [0.0])
+    between = np.var([own.mean() for own in values], ddof=1) if len(values) > 1 else 0.0
+    return float(between / within) if within else 0.0

@@ -1,6 +1,7 @@
 """What measures, cells and runs are called in tables and figures, and where a link to them leads."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import quote
 
 from bench.analysis.stats import LEVEL
@@ -47,6 +48,7 @@ def short_label(tables: Tables, cell: Cell) -> str:
     return cell_label(Cell(cell.arm, model, budget))
 
 
+@lru_cache(maxsize=2**16)  # asked for at every score of every run
 def run_anchor(run_id: str) -> str:
     """The id of a run's row."""
     return f"run-{quote(run_id, safe='')}"

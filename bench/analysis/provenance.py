@@ -39,7 +39,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def distinct(trees: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Every flattened key with its distinct values, both in order."""
     found: dict[str, set[str]] = {}
-    for tree in trees:
+    for tree in {repr(tree): tree for tree in trees}.values():  # most are alike
         for key, value in flatten(tree).items():
             found.setdefault(key, set()).add(value)
     return {key: sorted(found[key]) for key in sorted(found)}
@@ -124,8 +124,8 @@ def _disputed_chance(records: Sequence[RunRecord], tables: Tables) -> list[str]:
     for record in finished(records):
         for score in scores_of(record, tables.results):
             if score.chance is not None:
-                levels.setdefault((Measure.of(score), record.seed), set()).add(round(score.chance, 9))
-    disputed = {measure for (measure, _), found in levels.items() if len(found) > 1}
+                levels.setdefault((Measure.of(score), record.seed), set()).add(score.chance)
+    disputed = {m for (m, _), found in levels.items() if len({round(chance, 9) for chance in found}) > 1}
     return list(dict.fromkeys(f"{m.task}: {m.metric}" for m in tables.measures if m in disputed))
 
 

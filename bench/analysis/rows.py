@@ -1,25 +1,17 @@
-"""Run records -> rows of data frames. What a run does not have is absent (None), never 0."""
+"""Run records -> rows of tables. What a run does not have is absent (None), never 0."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pandas as pd
-
 from bench.records import RunRecord, Score, TaskResult
 
+Row = dict[str, Any]  # by column
 Results = Mapping[str, Mapping[str, TaskResult]]  # by run id and task
 
-_INTEGERS = ["seed", "n_items", "n_labels", "parameters", "steps", "step"]
-_INTEGERS += ["forward_tokens", "supervised_tokens"]
-_INTEGERS += ["unique_bytes", "unique_tokens", "unique_pairs", "peak_memory_bytes"]
-_REALS = ["value", "chance", "flops", "epochs", "pretrain_s", "evaluate_s", "train_loss_nats"]
-_REALS += ["validation_loss_nats"]
-_REALS += ["evaluate_flops", "pretrain_joules_measured", "pretrain_joules_estimated"]
-_REALS += ["evaluate_joules_measured", "evaluate_joules_estimated"]
 _ABSENT_WHEN_ZERO = {"unique_bytes", "unique_tokens", "unique_pairs", "peak_memory_bytes"}
 
 
-def axes(record: RunRecord) -> dict[str, Any]:
+def axes(record: RunRecord) -> Row:
     """The science axes of a run, as columns."""
     return {
         "run_id": record.run_id,
@@ -38,24 +30,24 @@ def scores_of(record: RunRecord, results: Results) -> list[Score]:
     return [score for name in sorted(own) for score in own[name].scores]
 
 
-def score_rows(record: RunRecord, results: Results) -> list[dict[str, Any]]:
-    """One row per score of a run, with what the run used."""
-    shared = axes(record), spent_columns(record, results)
-    return [shared[0] | vars(score) | shared[1] for score in scores_of(record, results)]
+def score_rows(record: RunRecord, results: Results, spent: Row) -> list[Row]:
+    """One row per score of a run, with what the run used: `spent_columns`."""
+    shared = axes(record)
+    return [shared | vars(score) | spent for score in scores_of(record, results)]
 
 
-def spent_columns(record: RunRecord, results: Results) -> dict[str, Any]:
+def spent_columns(record: RunRecord, results: Results) -> Row:
     """What the run used; a zero that means "has none" or "never started" is absent.
 
     Energy is in a column of its own for each way to know it: measured and estimated are never added up.
     """
     spent = {name: value for name, value in vars(record.spent).items() if name != "energy"}
-    tasks = list(results.get(record.run_id, {}).values())
+    costs = [task.cost for task in results.get(record.run_id, {}).values()]
     evaluated = {
-        "evaluate_s": total(task.cost.seconds for task in tasks),
-        "evaluate_flops": total(task.cost.flops for task in tasks),
+        "evaluate_s": total([cost.seconds for cost in costs]),
+        "evaluate_flops": total([cost.flops for cost in costs]),
     }
-    energies = {"pretrain": [record.spent.energy], "evaluate": [task.cost.energy for task in tasks]}
+    energies = {"pretrain": [record.spent.energy], "evaluate": [cost.energy for cost in costs]}
     drawn = {
         f"{stage}_joules_{source}": total(e.joules for e in found if e is not None and e.source == source)
         for stage, found in energies.items()
@@ -73,19 +65,13 @@ def total(parts: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def run_row(record: RunRecord, results: Results) -> dict[str, Any]:
-    """One run, whatever became of it."""
+def run_row(record: RunRecord, spent: Row) -> Row:
+    """One run, whatever became of it, with what it used: `spent_columns`."""
     extra = {"reason": record.reason, "started_at": record.started_at or None}
-    return axes(record) | extra | spent_columns(record, results)
+    return axes(record) | extra | spent
 
 
-def curve_rows(record: RunRecord) -> list[dict[str, Any]]:
+def curve_rows(record: RunRecord) -> list[Row]:
     """One row per point of the pretraining curve."""
-    return [axes(record) | vars(point) for point in record.curve]
-
-
-def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a frame with typed columns; absent is NA."""
-    untyped = pd.DataFrame(rows, dtype=object)
-    integers = {name: "Int64" for name in _INTEGERS if name in untyped}
-    return untyped.astype(integers | {name: "float64" for name in _REALS if name in untyped})
+    shared = axes(record)
+    return [shared | vars(point) for point in record.curve]

@@ -58,21 +58,28 @@ def interval(values: Sequence[float]) -> Interval | None:
 
 @lru_cache(maxsize=2**16)  # tables, views and figures ask for the same cells again and again
 def _interval(values: tuple[float, ...]) -> Interval | None:
-    sample = np.asarray(values, dtype=np.float64)
-    if sample.size == 0:
-        return None
-    if not np.isfinite(sample).all():
-        raise ValueError("a value is not finite; a failed run must not reach the statistics")
-    if sample.size == 1:
-        return Interval(float(sample[0]), None, None, 1)
-    mean, half = float(sample.mean()), t_bound(sample.size) * float(sample.std(ddof=1)) / sample.size**0.5
-    return Interval(mean, mean - half, mean + half, int(sample.size))
+    return intervals([values])[0]
+
+
+def intervals(samples: Sequence[Sequence[float]]) -> list[Interval | None]:
+    """`interval` of each: of many samples in a fraction of the time."""
+    found: list[Interval | None] = [None] * len(samples)
+    for n in sorted({len(sample) for sample in samples} - {0}):
+        own = [i for i, sample in enumerate(samples) if len(sample) == n]
+        table = np.sort(np.array([samples[i] for i in own], dtype=np.float64), axis=1)  # (K, n)
+        if not np.isfinite(table).all():
+            raise ValueError("a value is not finite; a failed run must not reach the statistics")
+        means = table.mean(axis=1)
+        halves = t_bound(n) * table.std(axis=1, ddof=1) / n**0.5 if n > 1 else np.zeros_like(means)
+        for i, mean, half in zip(own, means.tolist(), halves.tolist(), strict=True):
+            found[i] = Interval(mean, mean - half, mean + half, n) if n > 1 else Interval(mean, None, None, 1)
+    return found
 
 
 @lru_cache(maxsize=64)
 def t_bound(n: int) -> float:
     """How many standard errors a t interval over n values goes to either side."""
-    return float(scipy.stats.t.ppf((1 + LEVEL) / 2, n - 1))
+    return float(scipy.special.stdtrit(n - 1, (1 + LEVEL) / 2))
 
 
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
@@ -118,14 +125,13 @@ def t_tests_p(samples: Floats) -> list[float]:
     return found.tolist()
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float] | Floats) -> list[float]:
     """Holm's step-down correction: p values that hold the familywise error rate."""
-    corrected = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = highest
-    return corrected
+    found, order = np.asarray(p_values, dtype=np.float64), np.argsort(p_values, kind="stable")
+    steps = np.minimum(1.0, np.arange(len(found), 0, -1) * found[order])
+    corrected = np.empty_like(found)
+    corrected[order] = np.maximum.accumulate(steps)
+    return corrected.tolist()
 
 
 def paired(differences: Mapping[int, float], seed: int = 0) -> Paired | None:

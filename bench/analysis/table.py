@@ -10,10 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from bench.analysis.items import Items, paths_of, read_items
-from bench.analysis.rows import Results, curve_rows, frame, run_row, score_rows, scores_of
+from bench.analysis.rows import Results, scores_of
 from bench.errors import ConfigError, DataError
 from bench.records import (
     STUDY_NAME,
@@ -25,7 +23,7 @@ from bench.records import (
     results_of,
 )
 
-Scored = Sequence[tuple[RunRecord, Score]]
+Scored = Mapping["Measure", Sequence[tuple[RunRecord, Score]]]  # in the order of the runs
 
 BASELINE = "scratch"  # the strategy without pretraining, see DESIGN's vocabulary
 EXTERNAL = ("reference", "endpoint")  # strategies that measure a model which was trained elsewhere
@@ -96,9 +94,6 @@ class Tables:
     study: str
     records: tuple[RunRecord, ...]
     results: Results
-    runs: pd.DataFrame
-    scores: pd.DataFrame
-    curves: pd.DataFrame
     arms: tuple[Arm, ...]  # the baseline first, then by name; external ones last
     models: tuple[str, ...]  # by number of parameters; without those of external arms alone
     budgets: tuple[str, ...]  # by unique data
@@ -151,18 +146,12 @@ def tabulate(study: str, records: Sequence[RunRecord], results: Results) -> Tabl
     own = {cell.model for cell in cells if not cell.arm.is_external}
     rank = {cell: i for i, cell in enumerate(cells)}
     ordered = sorted(records, key=lambda r: (rank[cell_of(r)], r.seed, r.run_id))
-    scored = [(record, score) for record in finished(ordered) for score in scores_of(record, results)]
-    runs = frame([run_row(record, results) for record in ordered])
-    scores = frame([row for record in finished(ordered) for row in score_rows(record, results)])
-    curves = frame([row for record in finished(ordered) for row in curve_rows(record)])
+    scored = _scored(ordered, results)
     arms = sorted({cell.arm for cell in cells}, key=_arm_order)
     return Tables(
         study=study,
         records=tuple(ordered),
         results=results,
-        runs=runs,
-        scores=scores,
-        curves=curves,
         arms=tuple(arms),
         models=tuple(model for model in models if model in own or not own),
         budgets=budgets,
@@ -254,11 +243,11 @@ def _inapplicable(records: Sequence[RunRecord], results: Results) -> dict[tuple[
 def _headlines(scored: Scored) -> set[Measure]:
     """Of each task: the first metric that has a better, of the first arm with one; with the most labels."""
     first: dict[str, Measure] = {}
-    for _, score in scored:
-        if score.higher_is_better is not None:
-            first.setdefault(score.task, Measure.of(score))
+    for measure, own in scored.items():
+        if own[0][1].higher_is_better is not None:
+            first.setdefault(measure.task, measure)
     found = dict(first)
-    for measure in {Measure.of(score) for _, score in scored}:
+    for measure in scored:
         best = found.get(measure.task)
         if best and measure.metric == best.metric and (measure.n_labels or 0) > (best.n_labels or 0):
             found[measure.task] = measure
@@ -266,21 +255,17 @@ def _headlines(scored: Scored) -> set[Measure]:
 
 
 def _measures(scored: Scored) -> dict[Measure, MeasureInfo]:
-    """External arms come last: what holds for a measure is what holds for those that are compared."""
-    ordered = sorted(scored, key=lambda pair: cell_of(pair[0]).arm.is_external)
-    headlines = _headlines(ordered)
+    """What holds for a measure is what holds for the arms that are compared, which come first."""
+    headlines = _headlines(scored)
     found: dict[Measure, MeasureInfo] = {}
-    for record, score in ordered:
-        measure = Measure.of(score)
-        old = found.get(measure)
-        chance = set(old.chance) if old else set()
-        if score.chance is not None and (old is None or not cell_of(record).arm.is_external):
-            chance.add(score.chance)  # an external model may have another vocabulary, so another chance
+    for measure, own in scored.items():
+        # an external model may have another vocabulary, so another chance
+        compared = [score for record, score in own if not cell_of(record).arm.is_external] or [own[0][1]]
         found[measure] = MeasureInfo(
-            chance=tuple(sorted(chance)),
-            higher_is_better=old.higher_is_better if old else score.higher_is_better,
+            chance=tuple(sorted({score.chance for score in compared if score.chance is not None})),
+            higher_is_better=own[0][1].higher_is_better,
             is_headline=measure in headlines,
-            n_items=tuple(sorted({score.n_items, *(old.n_items if old else ())})),
+            n_items=tuple(sorted({score.n_items for _, score in own})),
         )
     return {measure: found[measure] for measure in sorted(found, key=lambda m: _measure_order(m, found[m]))}
 
@@ -290,10 +275,24 @@ def _measure_order(measure: Measure, info: MeasureInfo) -> tuple[Any, ...]:
 
 
 def _values(scored: Scored) -> dict[Measure, dict[Cell, dict[int, float]]]:
-    repeats: dict[tuple[Measure, Cell, int], list[float]] = {}
-    for record, score in scored:
-        repeats.setdefault((Measure.of(score), cell_of(record), record.seed), []).append(score.value)
+    """By seed; the mean of runs that repeat a cell and seed."""
     values: dict[Measure, dict[Cell, dict[int, float]]] = {}
-    for (measure, cell, seed), same in repeats.items():
-        values.setdefault(measure, {}).setdefault(cell, {})[seed] = sum(same) / len(same)
+    for measure, own in scored.items():
+        repeats: dict[Cell, dict[int, list[float]]] = {}
+        for record, score in own:
+            repeats.setdefault(cell_of(record), {}).setdefault(record.seed, []).append(score.value)
+        values[measure] = {
+            cell: {seed: sum(same) / len(same) for seed, same in by_seed.items()}
+            for cell, by_seed in repeats.items()
+        }
     return values
+
+
+def _scored(records: Sequence[RunRecord], results: Results) -> dict[Measure, list[tuple[RunRecord, Score]]]:
+    """All scores by measure, in the order of the runs."""
+    found: dict[tuple[str, str, int | None], list[tuple[RunRecord, Score]]] = {}
+    for record in finished(records):
+        for score in scores_of(record, results):
+            place = score.task, score.metric, score.n_labels
+            found.setdefault(place, []).append((record, score))
+    return {Measure(*place): own for place, own in found.items()}

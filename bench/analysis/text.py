@@ -38,6 +38,8 @@ _LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "\n": " ",
 }
 _LATEX |= {sup: f"$^{{{sign}}}$" for sign, sup in zip("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)}
+_LATEX_SIGNS = str.maketrans(_LATEX)
+_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_[]|#~$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 class Link(NamedTuple):
@@ -177,10 +179,7 @@ def _html_link(link: Link) -> str:
 
 def markdown_escape(text: str) -> str:
     """Text that no Markdown renderer takes for markup, on one line."""
-    flat = " ".join(text.split())
-    for char in "\\`*_[]|#~$":
-        flat = flat.replace(char, f"\\{char}")
-    return flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return " ".join(text.split()).translate(_MARKDOWN)
 
 
 def markdown_table(view: View) -> str:
@@ -194,7 +193,9 @@ def markdown_table(view: View) -> str:
 
 def latex_escape(text: str) -> str:
     """Text that LaTeX sets as it is; what cannot be printed, marks of direction too, is a `?`."""
-    return "".join(_LATEX.get(c, c if c.isprintable() or c.isspace() else "?") for c in text)
+    if not text.replace("\N{NO-BREAK SPACE}", " ").isprintable():
+        text = "".join(c if c.isprintable() or c.isspace() else "?" for c in text)
+    return text.translate(_LATEX_SIGNS)
 
 
 def latex_table(view: View) -> str:

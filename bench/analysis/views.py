@@ -14,6 +14,7 @@ from bench.analysis.compare import (
     pooled,
     summaries,
 )
+from bench.analysis.cost import used_by_run
 from bench.analysis.naming import cells_anchor, measure_label, measure_link, run_anchor, seeds_note
 from bench.analysis.rows import run_row
 from bench.analysis.stats import AHEAD, BEHIND, LEANS_AHEAD, LEANS_BEHIND, paired, subtract
@@ -211,8 +212,9 @@ def _pairs_over_grid(tables: Tables, couples: Sequence[tuple[Arm, Arm]]) -> View
 def runs(tables: Tables, records_href: str) -> View:
     """Every run with its status, reason and cost; the id leads to the record."""
     rows: list[list[Entry]] = []
+    used = used_by_run(tables)
     for record in tables.records:
-        run = run_row(record, tables.results)
+        run = run_row(record, used[record.run_id])
         run_id = str(run["run_id"])
         link = Link(run_id, f"{records_href}/{quote(run_id, safe='')}.json")
         axes = [run["strategy"], run["variant"], run["model"], run["budget"]]

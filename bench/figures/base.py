@@ -5,16 +5,16 @@ Same tables, same bytes: no dates, no random ids, and the style is set only whil
 """
 
 import io
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
 import matplotlib as mpl
-import resvg_py
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
 from bench.analysis.compare import is_compared
@@ -29,7 +29,6 @@ N_COLUMNS = 3  # panels side by side
 LONG_TITLE = 34  # characters; a longer one would reach into the next panel
 MOST_LOOKS = 16  # arms that marker, colour and dash together tell apart
 DPI = 200  # of the PNG
-POINTS_PER_INCH = 72
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
@@ -58,10 +57,6 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
     "path.simplify": False,
-}
-_METADATA = {
-    "svg": {"Date": None},
-    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
 }
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
@@ -133,16 +128,43 @@ def render(draw: Callable[[], Canvas], name: str) -> dict[str, bytes]:
     images: dict[str, bytes] = {}
     with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
         canvas = draw()
+        _settle_labels(canvas)
         if layout := canvas.get_layout_engine():
             layout.execute(canvas)
         canvas.set_layout_engine("none")  # laid out once, so that all formats agree
-        for suffix, metadata in _METADATA.items():
+        dpi = canvas.get_dpi()
+        for suffix, write in _WRITERS.items():
+            canvas.set_dpi(dpi)  # writers leave their own
             file = io.BytesIO()
-            canvas.savefig(file, format=suffix, metadata=metadata)
+            write(canvas, file)
             images[suffix] = file.getvalue()
-    svg, width = images["svg"].decode(), round(canvas.get_figwidth() * DPI)
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=width, dpi=POINTS_PER_INCH, skip_system_fonts=True)
-    return images | {"png": bytes(png)}
+    return images
+
+
+def _settle_labels(canvas: Canvas) -> None:
+    """Labels that say nothing stay where they are: their place would be sought anew at every drawing."""
+    for axes in canvas.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if not axis.get_label_text():
+                axis.set_label_coords(0, 0)
+
+
+def _svg(canvas: Canvas, file: IO[bytes]) -> None:
+    FigureCanvasSVG(canvas).print_svg(file, metadata={"Date": None})
+
+
+def _pdf(canvas: Canvas, file: IO[bytes]) -> None:
+    undated = dict.fromkeys(("Creator", "Producer", "CreationDate"))
+    FigureCanvasPdf(canvas).print_pdf(file, metadata=undated)
+
+
+def _png(canvas: Canvas, file: IO[bytes]) -> None:
+    canvas.set_dpi(DPI)
+    FigureCanvasAgg(canvas).print_png(file, metadata={"Software": None})
+
+
+# Straight to each backend: `savefig` draws everything once more, in vain, for a layout that is done.
+_WRITERS: dict[str, Callable[[Canvas, IO[bytes]], None]] = {"svg": _svg, "pdf": _pdf, "png": _png}
 
 
 def looks(tables: Tables) -> dict[Arm, Look]:
@@ -175,34 +197,6 @@ def bundles(tables: Tables, arms: Sequence[Arm]) -> dict[str, list[Arm]]:
     return found
 
 
-def draw_line(axes: Axes, places: Sequence[float], spreads: Sequence[Interval | None], look: Look) -> None:
-    """An arm's means with their intervals; of a bundle, the means alone."""
-    style: dict[str, Any] = {"color": look.colour, "linestyle": look.dash}
-    means = [math.nan if spread is None else spread.mean for spread in spreads]
-    if not look.marker:
-        axes.plot(places, means, linewidth=0.6, alpha=0.8, **style)
-    else:
-        draw_bars(axes, places, spreads, [look.colour] * len(places))
-        axes.plot(places, means, marker=look.marker, **style)
-
-
-def draw_bars(
-    axes: Axes, places: Sequence[float], spreads: Sequence[Interval | None], colours: Sequence[Any]
-) -> None:
-    """Intervals as bars, each of its colour: one artist however many they are.
-
-    To be drawn before their points, which then set the limits of the axes for both.
-    """
-    bars = [
-        ([(x, spread.low), (x, spread.high)], colour)
-        for x, spread, colour in zip(places, spreads, colours, strict=True)
-        if spread is not None and spread.low is not None and spread.high is not None
-    ]
-    if bars:
-        lines, of_lines = zip(*bars, strict=True)
-        axes.add_collection(LineCollection(lines, colors=of_lines, linewidths=0.9))
-
-
 def panels(rows: int, columns: int, height_in: float, *, sharey: bool) -> tuple[Canvas, list[list[Axes]]]:
     """A grid of panels of a page's width; `sharey` within a row."""
     canvas = Canvas(figsize=(WIDTH_IN, rows * height_in + 0.6), layout="constrained")
@@ -218,6 +212,12 @@ def wrapped(n: int, height_in: float = 1.9) -> tuple[Canvas, list[Axes]]:
     for axes in flat[n:]:
         axes.set_axis_off()
     return canvas, flat[:n]
+
+
+def n_columns(axes: Axes) -> int:
+    """How many panels stand side by side where these axes are one."""
+    place = axes.get_subplotspec()
+    return place.get_gridspec().ncols if place else 1
 
 
 def blank(message: str) -> Canvas:
@@ -238,7 +238,8 @@ def references(axes: Axes, scratch: Interval | None) -> None:
 def finish(axes: Axes, tables: Tables, measure: Measure, second_line: str = "") -> None:
     """Title and chance line; a chance that would squeeze all else into a corner is said in the title."""
     label = measure_label(tables, measure)
-    lines = [*(label.split(": ", 1) if len(label) > LONG_TITLE else [label]), second_line]
+    is_long = len(label) > LONG_TITLE * N_COLUMNS / max(n_columns(axes), N_COLUMNS)
+    lines = [*(label.split(": ", 1) if is_long else [label]), second_line]
     for level in tables.measures[measure].chance[:1]:
         if is_near(axes, level):
             axes.axhline(level, color=GREY, linestyle=":", linewidth=1)

@@ -4,10 +4,11 @@ import base64
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import Value
 from typing import Any
 
 from bench.analysis.table import Tables
@@ -16,7 +17,7 @@ from bench.errors import ConfigError, DataError, in_brief
 from bench.figures.base import Figure, render
 
 _MOST_WORKERS = 4
-_shared: list[Tables] = []  # of a worker: the study that it draws
+_shared: list["_Work"] = []  # of a worker: what it takes part in
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Drawn:
         return f"data:image/svg+xml;base64,{base64.b64encode(self.images['svg']).decode()}"
 
 
+Result = Drawn | str | None  # a figure, the warning that stands for it, or nothing where it does not apply
 Found = tuple[list[Drawn], list[str]]
 
 
@@ -56,28 +58,57 @@ def drawing(nodes: Mapping[str, Any], tables: Tables) -> Iterator[Callable[[], F
         if not name.isidentifier():
             raise ConfigError(f"figure.{name}: a figure's name is a file name; use letters, digits and '_'")
         figures[name] = build(node, Figure, f"figure.{name}")  # type: ignore[type-abstract]
-    workers = min(_MOST_WORKERS, os.cpu_count() or 1, len(figures))
-    if workers < 2 or threading.active_count() > 1:  # a lock of another thread would stay locked in a fork
-        yield lambda: _sorted(_draw(name, figure, tables) for name, figure in figures.items())
+    work = _Work(figures, tables, Value("i", 0))
+    workers = min(_MOST_WORKERS, (os.cpu_count() or 1) - 1, len(figures))
+    if workers < 1 or threading.active_count() > 1:  # a lock of another thread would stay locked in a fork
+        yield lambda: _sorted(work, [])
     else:
-        with ProcessPoolExecutor(workers, initializer=_share, initargs=(tables,)) as pool:
-            found = pool.map(_draw, figures, figures.values())
-            yield lambda: _sorted(found)
+        with ProcessPoolExecutor(workers, initializer=_share, initargs=(work,)) as pool:
+            futures = [pool.submit(_rest) for _ in range(workers)]
+            yield lambda: _sorted(work, futures)
 
 
-def _sorted(results: Iterable[Drawn | str | None]) -> Found:
-    found = list(results)
-    return [d for d in found if isinstance(d, Drawn)], [w for w in found if isinstance(w, str)]
+@dataclass(frozen=True)
+class _Work:
+    """The figures that processes share out among them; `begun` counts, in all of them."""
+
+    figures: Mapping[str, Figure]
+    tables: Tables
+    begun: Any
+
+    def rest(self) -> dict[str, Result]:
+        """Draw the next figure that no process has begun, until there is none."""
+        found: dict[str, Result] = {}
+        while (name := self._next()) is not None:
+            found[name] = _draw(name, self.figures[name], self.tables)
+        return found
+
+    def _next(self) -> str | None:
+        with self.begun.get_lock():
+            i = self.begun.value
+            self.begun.value = i + 1
+        return list(self.figures)[i] if i < len(self.figures) else None
 
 
-def _share(tables: Tables) -> None:
+def _sorted(work: _Work, others: Iterable[Future[dict[str, Result]]]) -> Found:
+    """All figures in their order; this process helps to draw them."""
+    found = work.rest()
+    for other in others:
+        found |= other.result()
+    results = [found[name] for name in work.figures]
+    return [d for d in results if isinstance(d, Drawn)], [w for w in results if isinstance(w, str)]
+
+
+def _share(work: _Work) -> None:
     """By name: where workers are not forked, a list's own method would fill a copy of it."""
-    _shared.append(tables)
+    _shared.append(work)
 
 
-def _draw(name: str, figure: Figure, tables: Tables | None = None) -> Drawn | str | None:
-    """The figure, or the warning that stands for it; None where it does not apply."""
-    tables = tables or _shared[0]
+def _rest() -> dict[str, Result]:
+    return _shared[0].rest()
+
+
+def _draw(name: str, figure: Figure, tables: Tables) -> Result:
     try:
         if not figure.applies(tables):
             return None

@@ -16,8 +16,9 @@ from bench.analysis.stats import Interval, interval
 from bench.analysis.table import BASELINE, Arm, Tables
 from bench.analysis.text import number
 from bench.errors import ConfigError
-from bench.figures.base import GREY, Figure, blank, draw_line, is_near, looks, wrapped
+from bench.figures.base import GREY, Figure, blank, is_near, looks, wrapped
 from bench.figures.legend import legend
+from bench.figures.marks import draw_lines
 
 
 class LineFigure(Figure):
@@ -88,9 +89,18 @@ class LineFigure(Figure):
         places = self.scale(axes, series.xs)
         _band(axes, places, spreads(tables, series, Arm(BASELINE, ""), model))
         style = looks(tables)
-        for i, (arm, look) in enumerate(style.items()):
-            own = [self.moved(place, (i + 0.5) / len(style) - 0.5) for place in places]
-            draw_line(axes, own, spreads(tables, series, arm, model), look)
+        shares = {arm: (i + 0.5) / len(style) - 0.5 for i, arm in enumerate(style)}
+        draw_lines(
+            axes,
+            [
+                (
+                    [self.moved(place, shares[arm]) for place in places],
+                    spreads(tables, series, arm, model),
+                    look,
+                )
+                for arm, look in style.items()
+            ],
+        )
         lines = [series_label(tables, series.measures[0], series.name)]
         lines += [f"model {model}"] if model is not None and len(tables.models) > 1 else []
         axes.set_title("\n".join([*lines, *_chance(axes, tables, series, places)]))

@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -13,6 +14,7 @@ from bench.analysis.stats import interval
 from bench.analysis.table import Arm, Cell, Tables, cell_of
 from bench.analysis.text import with_seeds
 from bench.figures.base import GREY, Figure, blank, bundles, is_crowded, lost_note, wrapped
+from bench.figures.marks import Stroke, draw_strokes
 
 _NOTHING = "No finished run has a validation loss: nothing to draw."
 _BUNDLED = " All variants of a strategy are in one panel."
@@ -52,8 +54,8 @@ class LossCurves(Figure):
         panels = bundles(tables, arms)
         canvas, grid = wrapped(len(panels), height_in=1.8)
         for axes, (title, own) in zip(grid, panels.items(), strict=True):
-            for arm in own:
-                _draw_curves(axes, tables, arm, curves)
+            shown = {cell: list(runs.values()) for cell, runs in curves.items() if cell.arm in own}
+            _draw_curves(axes, tables, shown, seeds=shows_seeds(curves))
             _finish(axes, title)
         canvas.supxlabel("tokens processed", fontsize=8)
         canvas.supylabel("validation loss (nats per target)", fontsize=8)
@@ -100,16 +102,14 @@ def mean_curve(runs: list[Curve]) -> Curve:
     return {tokens: sum(run[tokens] for run in runs) / len(runs) for tokens in shared}
 
 
-def _draw_curves(axes: Axes, tables: Tables, arm: Arm, curves: dict[Cell, dict[str, Curve]]) -> None:
-    for cell in tables.cells:
-        if cell.arm != arm or cell not in curves:
-            continue
-        runs = list(curves[cell].values())
-        look = {"color": _colour(tables, cell.budget), "linestyle": _dash(tables, cell.model)}
-        for run in runs if shows_seeds(curves) else []:
-            axes.plot(list(run), list(run.values()), linewidth=0.5, alpha=0.45, **look)
-        mean = mean_curve(runs)
-        axes.plot(list(mean), list(mean.values()), linewidth=1.6, **look)
+def _draw_curves(axes: Axes, tables: Tables, curves: dict[Cell, list[Curve]], *, seeds: bool) -> None:
+    colours = {budget: _colour(tables, budget) for budget in (None, *tables.budgets)}
+    lines: list[Stroke] = []
+    for cell, runs in curves.items():
+        colour, dash = colours[cell.budget], _dash(tables, cell.model)
+        lines += [Stroke([*run.items()], to_rgba(colour, 0.45), dash, 0.5) for run in runs if seeds]
+        lines.append(Stroke([*mean_curve(runs).items()], colour, dash, 1.6))
+    draw_strokes(axes, lines)
 
 
 def _finish(axes: Axes, title: str) -> None:

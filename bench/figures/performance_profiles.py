@@ -15,6 +15,7 @@ from bench.analysis.table import BASELINE, Arm, Tables
 from bench.analysis.text import with_interval, with_seeds
 from bench.figures.base import GREY, Figure, blank, bundles, looks, wrapped
 from bench.figures.legend import SCRATCH, grey_line
+from bench.figures.marks import Stroke, draw_strokes
 
 _NOTHING = "Too few tasks that every strategy can do: nothing to draw."
 _SCRATCH = Arm(BASELINE, "")
@@ -50,9 +51,9 @@ class PerformanceProfiles(Figure):
         arms, style = _compared(found), looks(tables)
         panels = bundles(tables, arms)
         canvas, flat = wrapped(len(panels))
+        pale = [Stroke(np.column_stack([thresholds, profiles[arm].share]), _PALE, "-", 0.7) for arm in arms]
         for axes, (title, own) in zip(flat, panels.items(), strict=True):
-            for other in arms:
-                axes.plot(thresholds, profiles[other].share, color=_PALE, linewidth=0.7)
+            draw_strokes(axes, pale)
             if _SCRATCH in profiles:
                 _line(axes, thresholds, profiles[_SCRATCH], GREY, "--")
             for arm in own:

@@ -7,24 +7,24 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from scipy.optimize import isotonic_regression
 
 from bench.analysis.compare import Summary, summaries
 from bench.analysis.most_spread import left_out_note, most_spread
 from bench.analysis.naming import cell_label
 from bench.analysis.pareto import Member, front
-from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables
+from bench.analysis.table import BASELINE, Cell, Measure, Tables
 from bench.analysis.text import amount, with_p
 from bench.figures.base import (
     GREY,
+    Look,
     TaskFigure,
     blank,
     crowd_note,
-    draw_bars,
     finish,
     is_crowded,
     looks,
@@ -33,6 +33,7 @@ from bench.figures.base import (
     wrapped,
 )
 from bench.figures.legend import legend
+from bench.figures.marks import Stroke, draw_bars, draw_strokes
 
 MOST_TASKS = 9  # more panels than a page holds tell nobody anything
 _SAME = 1.05  # cells within 5 % of a cost are matched, and no line joins them
@@ -118,19 +119,18 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, costs: Costs) -> None:
             references(axes, row.interval)
     low, high = min(costs.values()), max(costs.values())
     places = places_of(tables, costs)
-    for arm in looks(tables):
+    lines: list[Stroke] = []
+    for arm, look in looks(tables).items():
         own = [cell for cell in found if cell.arm == arm and cell in costs and found[cell].interval]
-        _points(axes, tables, arm, [(places[cell], found[cell]) for cell in own])
+        _points(axes, tables, look, [(places[cell], found[cell]) for cell in own])
         for budget in tables.budgets:
             line = sorted(
                 (costs[cell], places[cell], _mean(found[cell])) for cell in own if cell.budget == budget
             )
             if len(line) > 1 and all(b[0] > a[0] * _SAME for a, b in pairwise(line)):
-                look: dict[str, Any] = {
-                    "color": looks(tables)[arm].colour,
-                    "alpha": 0.6 * _alpha(tables, budget),
-                }
-                axes.plot([x for _, x, _ in line], [y for *_, y in line], linewidth=0.7, **look)
+                colour = to_rgba(look.colour, 0.6 * _alpha(tables, budget))
+                lines.append(Stroke([(x, y) for _, x, y in line], colour, "-", 0.7))
+    draw_strokes(axes, lines)
     _log_axis(axes, low, high)
     _front(axes, tables, front(tables, measure, costs), places)
 
@@ -145,13 +145,13 @@ def places_of(tables: Tables, costs: Costs) -> dict[Cell, float]:
     width = max(math.log10(max(costs.values()) / min(costs.values())), 0.3)
     gaps = min(_APART, _MOST_MOVED / max(len(cells), 1)) * width * np.arange(len(cells))
     logs = np.log10([costs[cell] for cell in cells])
-    placed = isotonic_regression(logs - gaps).x + gaps if cells else gaps
+    placed = scipy.optimize.isotonic_regression(logs - gaps).x + gaps if cells else gaps
     return dict(zip(cells, (10.0**placed).tolist(), strict=True))
 
 
-def _points(axes: Axes, tables: Tables, arm: Arm, points: Sequence[tuple[float, Summary]]) -> None:
+def _points(axes: Axes, tables: Tables, look: Look, points: Sequence[tuple[float, Summary]]) -> None:
     """An arm's cells at their places; in a crowd without intervals."""
-    look, xs = looks(tables)[arm], [x for x, _ in points]
+    xs = [x for x, _ in points]
     means = [_mean(row) for _, row in points]
     if is_crowded(tables):
         axes.plot(xs, means, ".", ms=2, color=look.colour, alpha=0.6)

@@ -1,5 +1,8 @@
 """Quality against unique data: a line per strategy, a row per task, a column per model."""
 
+import math
+from collections.abc import Sequence
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter
@@ -10,21 +13,25 @@ from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables
 from bench.analysis.text import number, with_p, with_seeds
 from bench.figures.base import (
     N_COLUMNS,
+    WIDTH_IN,
     TaskFigure,
     blank,
     crosses,
     crowd_note,
-    draw_line,
     finish,
     looks,
     lost_note,
+    n_columns,
     panels,
     references,
     wrapped,
 )
 from bench.figures.legend import legend
+from bench.figures.marks import draw_lines
 
 MOST_PANELS = 15  # that a page holds
+_CHARACTER_IN, _GAP_IN = 0.06, 0.05  # of a tick's label, and between two
+_BESIDE_IN = 0.3  # of a panel's place, for what stands left of it
 _SHORT = EngFormatter(sep="")
 _NOTHING = "No finished pretrained run: nothing to draw."
 
@@ -80,18 +87,28 @@ class QualityVsData(TaskFigure):
 def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:
     found = {row.cell: row.interval for row in summaries(tables, measure)}
     references(axes, found.get(Cell(Arm(BASELINE, ""), model, None)))
-    style = looks(tables)
+    style, lines = looks(tables), []
     for index, (arm, look) in enumerate(style.items()):
         offset = (index - (len(style) - 1) / 2) * min(0.06, 0.5 / len(style))
         spreads = [found.get(Cell(arm, model, budget)) for budget in tables.budgets]
-        draw_line(axes, [i + offset for i in range(len(spreads))], spreads, look)
+        lines.append(([i + offset for i in range(len(spreads))], spreads, look))
         tried = [Cell(arm, model, budget) in found for budget in tables.budgets]
         lost = [i + offset for i, spread in enumerate(spreads) if spread is None and tried[i]]
         if len(lost) < len(spreads):
             crosses(axes, lost, look.colour)
-    axes.set_xticks(range(len(tables.budgets)), [tick_label(name) for name in tables.budgets])
-    axes.set_xlim(-0.5, len(tables.budgets) - 0.5)
+    draw_lines(axes, lines)
+    labels = [tick_label(name) for name in tables.budgets]
+    shown = with_room(labels, WIDTH_IN / n_columns(axes) - _BESIDE_IN)
+    axes.set_xticks(shown, [labels[i] for i in shown])
+    axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.grid(visible=False, axis="x")
+
+
+def with_room(labels: Sequence[str], width_in: float) -> range:
+    """Which labels to show, so that none hides another; the last always."""
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    step = math.ceil((longest * _CHARACTER_IN + _GAP_IN) * len(labels) / width_in)
+    return range((len(labels) - 1) % step, len(labels), step)
 
 
 def tick_label(budget: str) -> str:

@@ -17,8 +17,9 @@ from bench.analysis.scaling_views import Row, check, exponent, fits
 from bench.analysis.stats import interval
 from bench.analysis.table import Arm, Tables
 from bench.errors import ConfigError
-from bench.figures.base import GREY, LONG_TITLE, Figure, Look, blank, draw_bars, looks, wrapped
+from bench.figures.base import GREY, LONG_TITLE, Figure, Look, blank, looks, wrapped
 from bench.figures.legend import ROW_IN
+from bench.figures.marks import draw_bars
 
 _NOTHING = "No strategy was trained for two amounts of training: nothing to draw."
 _DASHES: list[Any] = ["-", "--", ":", "-."]

@@ -19,12 +19,13 @@ from toy_runs import toy_runs, write_study
 
 from bench import side_by_side
 from bench.analysis.claims import read_claims
-from bench.analysis.frames import csv_text
+from bench.analysis.csv_tables import csv_tables, csv_text
 from bench.analysis.items import read_items
 from bench.analysis.table import load
 from bench.audits import AuditCheck, AuditRecord, read_audit, write_audit
 from bench.errors import printable
-from bench.records import read_evaluation, read_record
+from bench.reading import MisfitError, typed
+from bench.records import Score, read_evaluation, read_record
 from bench.spec import read_spec
 
 MARK = "touched"
@@ -124,6 +125,15 @@ def test_a_field_that_there_is_not_and_one_that_is_missing_are_named(name: str, 
         assert "zzz" in (line := refusal(lambda: READERS[name](path))) or "study" in line
 
 
+def test_a_whole_number_is_a_float_where_one_is_asked_for_and_nothing_else_is_converted():
+    given = {"task": "probe", "metric": "accuracy", "value": 1, "chance": 0.25, "n_items": 4}
+    made = typed(Score, given)
+    assert (type(made.value), made) == (float, Score("probe", "accuracy", 1.0, 0.25, 4))
+    for wrong in ({"n_items": 4.0}, {"value": True}, {"value": "1"}, {"task": 1}, {"higher_is_better": 1}):
+        with pytest.raises(MisfitError, match=next(iter(wrong))):
+            typed(Score, given | wrong)
+
+
 LIES = [
     ("records/clm-1kb-0.json", ("run_id",), "../../x", "holds run"),
     ("records/clm-1kb-0.json", ("study",), "../../x", "names no folder"),
@@ -147,7 +157,7 @@ def test_a_record_that_says_what_it_is_not_gives_no_number(
     (study / name).write_text(json.dumps(changed(tree, place, value)))
     tables, damaged = load("toy", tmp_path / "experiments")
     assert [told in str(error) for error in damaged] == [True]
-    scored = set(tables.scores["run_id"])
+    scored = {row["run_id"] for row in csv_tables(tables, study)["scores"]}
     assert "clm-1kb-0" not in scored
     assert "clm-1kb-1" in scored
 
@@ -305,10 +315,8 @@ def test_a_claim_with_a_wrong_value_is_named_by_its_key(key: str, tmp_path: Path
 
 
 def test_a_spreadsheet_computes_nothing_of_a_record_and_numbers_stay_numbers():
-    import pandas as pd
-
     names = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\tx", "plain", "-1.5", "+2e-3", "−1"]
-    lines = csv_text(pd.DataFrame({"name": names, "value": [-1.5] * len(names)})).splitlines()[1:]
+    lines = csv_text([{"name": name, "value": -1.5} for name in names]).splitlines()[1:]
     firsts = [line.lstrip('"')[0] for line in lines]
     assert firsts[:5] == ["'"] * 5
     assert lines[5:] == ["plain,-1.5", "-1.5,-1.5", "+2e-3,-1.5", "−1,-1.5"]

@@ -25,7 +25,7 @@ from bench.build import build
 from bench.errors import BenchError, ConfigError, DataError
 from bench.figures.base import Figure, render
 from bench.figures.quality_vs_cost import round_ticks
-from bench.figures.quality_vs_data import tick_label
+from bench.figures.quality_vs_data import tick_label, with_room
 from bench.records import Score
 from bench.sharing import lock
 
@@ -363,3 +363,9 @@ def test_all_studies_are_listed_with_their_verdicts(study: Path):
     (study / "reports/toy/summary.json").write_text("{")
     with pytest.raises(DataError, match=r"summary.json.*bench report"):
         report.write_index(study / "experiments", study / "reports")
+
+
+def test_of_many_budgets_so_many_are_labelled_as_there_is_room_for_and_the_largest_is():
+    labels = [f"{2**i}mb" for i in range(10)]
+    assert list(with_room(labels[:3], width_in=2.0)) == [0, 1, 2]
+    assert list(with_room(labels, width_in=1.2)) == [0, 3, 6, 9]  # 0.35 in for each of "512mb"

@@ -12,7 +12,7 @@ from test_analysis import PROBE, cell
 from test_report import FIGURES, Page, write_report
 from toy_runs import CLM, SCRATCH, ToyRun, make_run, tables_of, toy_runs, toy_tables, write_study
 
-from bench.analysis import frames, views
+from bench.analysis import csv_tables, views
 from bench.analysis.compare import pooled
 from bench.analysis.crossover import BEFORE, BEYOND, Crossover, crossover, stops_helping
 from bench.analysis.decision import decisions, needs
@@ -165,7 +165,7 @@ def test_a_descriptive_measure_is_shown_and_never_judged():
     assert decisions(tables, entropy, needs(tables)) == []
     assert {row.verdict for row in pooled(tables, [entropy])} == {"baseline", "descriptive"}
     assert pooled(tables, [PROBE, entropy])[:2] == pooled(tables, [PROBE])  # none of Holm's comparisons
-    assert set(frames.decision_rows(tables)["task"]) == {"probe"}
+    assert {row["task"] for row in csv_tables.decision_rows(tables)} == {"probe"}
     assert texts(views.cells(tables, entropy))[0][3].startswith("4.000")
 
 
