@@ -14,6 +14,7 @@ from bench.analysis.stats import interval
 from bench.analysis.table import Arm, Cell, Tables, cell_of
 from bench.analysis.text import with_seeds
 from bench.figures.base import GREY, Figure, blank, bundles, is_crowded, lost_note, wrapped
+from bench.figures.legend import place_legend
 from bench.figures.marks import Stroke, draw_strokes
 
 _NOTHING = "No finished run has a validation loss: nothing to draw."
@@ -59,7 +60,7 @@ class LossCurves(Figure):
             _finish(axes, title)
         canvas.supxlabel("tokens processed", fontsize=8)
         canvas.supylabel("validation loss (nats per target)", fontsize=8)
-        canvas.legend(handles=_handles(tables), loc="outside upper center", ncols=5, handlelength=3)
+        place_legend(canvas, _handles(tables), most_columns=5)
         return canvas
 
     def caption(self, tables: Tables) -> str:
@@ -108,7 +109,10 @@ def _draw_curves(axes: Axes, tables: Tables, curves: dict[Cell, list[Curve]], *,
     for cell, runs in curves.items():
         colour, dash = colours[cell.budget], _dash(tables, cell.model)
         lines += [Stroke([*run.items()], to_rgba(colour, 0.45), dash, 0.5) for run in runs if seeds]
-        lines.append(Stroke([*mean_curve(runs).items()], colour, dash, 1.6))
+        mean = mean_curve(runs)
+        lines.append(Stroke([*mean.items()], colour, dash, 1.6))
+        if len(mean) == 1:  # a branch of a trunk is measured at the trunk's steps, and at its own end
+            axes.plot([*mean], [*mean.values()], ".", color=colour)
     draw_strokes(axes, lines)
 
 

@@ -18,7 +18,7 @@ from bench.analysis.stats import interval
 from bench.analysis.table import Arm, Tables
 from bench.errors import ConfigError
 from bench.figures.base import GREY, LONG_TITLE, Figure, Look, blank, looks, wrapped
-from bench.figures.legend import ROW_IN
+from bench.figures.legend import place_legend
 from bench.figures.marks import draw_bars
 
 _NOTHING = "No strategy was trained for two amounts of training: nothing to draw."
@@ -160,8 +160,7 @@ def _legend(canvas: Canvas, tables: Tables, drawn: set[Arm]) -> None:
             Line2D([], [], color=GREY, linestyle=_DASHES[i % len(_DASHES)], label=f"model {model}")
             for i, model in enumerate(tables.models)
         ]
-    canvas.set_figheight(canvas.get_figheight() + ROW_IN * max(0, -(-len(handles) // 5) - 2))
-    canvas.legend(handles=handles, loc="outside upper center", ncols=5, handlelength=3)
+    place_legend(canvas, handles, most_columns=5)
 
 
 def _finding(quantity: Quantity, arm: Arm, result: Fit) -> str:
