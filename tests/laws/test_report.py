@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -23,7 +24,7 @@ from bench.analysis.readme import blocks
 from bench.analysis.text import latex_escape
 from bench.build import build
 from bench.errors import BenchError, ConfigError, DataError
-from bench.figures.base import Figure, render
+from bench.figures.base import STYLE, Figure, render
 from bench.figures.quality_vs_cost import round_ticks
 from bench.figures.quality_vs_data import tick_label, with_room
 from bench.records import Score
@@ -215,6 +216,18 @@ def test_captions_state_the_computed_numbers():
         assert "+0.110 [+0.085, +0.135], 3 paired seeds, p = 0.003" in captions[name]
         assert "1 failed" in captions[name]
     assert "clm (tiny, 1kb) 2.500 [2.500, 2.500], n = 3 seeds" in captions["loss_curves"]
+
+
+@pytest.mark.parametrize("name", ["loss_curves", "quality_vs_flops"])
+def test_a_legend_of_long_names_stays_within_the_page(name: str):
+    budgets = [f"4mb[tokens={2**i * 125_000}]" for i in range(5)]
+    tables = toy_tables(*(make_run("mlm", 0, 0.5, budget=budget) for budget in budgets))
+    with mpl.rc_context(STYLE):
+        canvas = build(FIGURES[name], Figure, name).draw(tables)  # type: ignore[type-abstract]
+        canvas.draw_without_rendering()
+    [legend] = canvas.legends
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= canvas.bbox.width
 
 
 @pytest.mark.parametrize("name", FIGURES)
