@@ -48,6 +48,15 @@ def limit_blas() -> None:
     threadpool_limits(limits=1, user_api="blas")
 
 
+def set_up_process(threads: int | None) -> None:
+    """Before a process trains or measures; threads: for matrix products, None: torch's choice."""
+    quiet_libraries()
+    limit_blas()
+    torch.set_flush_denormal(True)  # vanishing weights otherwise cost up to three times the CPU time
+    if threads:
+        torch.set_num_threads(threads)
+
+
 def quiet_libraries() -> None:
     """Drop Lightning's banners and the warnings that no user can act on."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

@@ -98,14 +98,10 @@ def _answer(connection: Connection) -> float:
 
 def _train(task: Task, folder: str, together: "Barrier", connection: Connection) -> None:
     """Steps a second from when all processes have done their first steps."""
-    import torch  # in this process only
-
-    from bench.machine import quiet_libraries
+    from bench.machine import set_up_process  # torch, in this process only
     from bench.speed.ours import plain_steps, set_up
 
-    quiet_libraries()
-    torch.set_flush_denormal(True)
-    torch.set_num_threads(task.threads or 1)
+    set_up_process(task.threads)
     try:
         steps = plain_steps(set_up(task, Path(folder)))
         for _ in range(task.warmup_steps):

@@ -40,7 +40,7 @@ def main(overrides: Sequence[str]) -> int:
     """
     settings = settings_of(overrides)
     cells = plan(settings)
-    command = shlex.join(["bench", "speed", *map(_without_path, overrides)])
+    command = command_of(overrides)
     machine, started_at = machine_of(cells[0].tasks[0].spec, settings.threads), now()
     folder = Path(settings.out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,10 +66,8 @@ def main(overrides: Sequence[str]) -> int:
 
 def _measure(cells: Sequence[Cell], settings: Speed, keep: Callable[[Result], None]) -> bool:
     """Time cell after cell; False if that was stopped."""
-    console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     n_blocks = sum(len(cell.tasks) for cell in cells) * (settings.rounds + 1)
-    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as shown:
+    with progress_bar() as shown:
         bar = shown.add_task("", total=n_blocks)
         for cell in cells:
             say = partial(_say, shown, bar, f"{cell.strategy} {cell.model}")
@@ -88,6 +86,13 @@ def _measure(cells: Sequence[Cell], settings: Speed, keep: Callable[[Result], No
             except KeyboardInterrupt:
                 return False
     return True
+
+
+def progress_bar() -> Progress:
+    """Of the measurement, where there is a terminal to see it."""
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
 
 
 def _say(shown: Progress, bar: TaskID, cell: str, contender: str) -> None:
@@ -126,6 +131,11 @@ def _cpu() -> str:
     lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def command_of(overrides: Sequence[str]) -> str:
+    """What was asked for, without places of this machine."""
+    return shlex.join(["bench", "speed", *map(_without_path, overrides)])
 
 
 def _without_path(word: str) -> str:

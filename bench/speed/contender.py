@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from bench.errors import in_one_line
-from bench.machine import limit_blas, quiet_libraries, quiet_transformers
+from bench.machine import quiet_transformers, set_up_process
 from bench.speed import ours, peers, stock
 from bench.speed.contract import BARE, DATA, LIMIT, NANOGPT, OURS, Facts, Failure, Pace, Task
 
@@ -72,10 +72,7 @@ def work(task: Task, folder: str, connection: Connection) -> None:
     """Be a contender until the other end of the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that times
     _be_quiet()
-    limit_blas()
-    torch.set_flush_denormal(True)  # as bench.train does, for peers too
-    if task.threads:
-        torch.set_num_threads(task.threads)
+    set_up_process(task.threads)  # as bench.train does, for peers too
     torch.manual_seed(task.spec.seed)
     try:
         contender_of(task.contender)(
@@ -97,5 +94,4 @@ def _be_quiet() -> None:
     sys.stdout = sys.stderr = io.StringIO()
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    quiet_libraries()
     quiet_transformers()

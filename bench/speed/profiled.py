@@ -36,17 +36,13 @@ def shares(task: Task) -> dict[str, float]:
 def shares_here(task: Task, folder: Path) -> dict[str, float]:
     """As `shares`, in this process."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would tell when it starts
-    import torch  # in a contender's process only
-    from torch.profiler import ProfilerActivity, profile
+    from torch.profiler import ProfilerActivity, profile  # torch, in a contender's process only
 
-    from bench.machine import limit_blas
+    from bench.machine import set_up_process
     from bench.speed.ours import plain_steps, set_up
 
-    limit_blas()
+    set_up_process(task.threads)
     logging.disable(logging.CRITICAL)
-    torch.set_flush_denormal(True)
-    if task.threads:
-        torch.set_num_threads(task.threads)
     steps = plain_steps(set_up(task, folder))
     list(islice(steps, task.warmup_steps))
     with profile(activities=[ProfilerActivity.CPU]) as profiler:

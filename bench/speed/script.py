@@ -16,6 +16,7 @@ from bench.evaluate import Evaluation
 from bench.machine import limit_blas, quiet_libraries, quiet_transformers
 from bench.objectives.base import Objective
 from bench.prepare import Prepared, prepare
+from bench.schema import EnergySettings
 from bench.spec import RunSpec
 from bench.speed.ours import Setup
 from bench.speed.peers import stock_trainer
@@ -39,9 +40,7 @@ def main(path: Path, folder: Path, peer: str | None) -> int:
     quiet_libraries()
     spec = RunSpec(**json.loads(path.read_text(encoding="utf-8")))
     paths = spec.config["paths"] | {"experiments": str(folder)}
-    spec = replace(
-        spec, config=spec.config | {"paths": paths, "energy": {"metered": False, "country": "USA"}}
-    )
+    spec = replace(spec, config=spec.config | {"paths": paths})
     data = prepare(spec)
     sizes = {"vocab_size": data.text.vocab_size, "image_size": data.pairs.image_size}
     objective = build_objective(spec, **sizes)
@@ -49,7 +48,7 @@ def main(path: Path, folder: Path, peer: str | None) -> int:
         _train(spec, objective, data, folder, peer)
     spec.folder.mkdir(parents=True)
     status = tracking.StatusFile(spec.folder, spec.label)
-    evaluation = Evaluation(spec, status, Stop([]), EnergyMeter(spec.typed().energy))
+    evaluation = Evaluation(spec, status, Stop([]), EnergyMeter(EnergySettings(metered=False)))
     failed = [result.reason for result in evaluation.do(objective, data) if result.status == "failed"]
     print("\n".join(map(str, failed)), file=sys.stderr)
     return min(1, len(failed))

@@ -78,9 +78,7 @@ class Result:
     is_nearest: bool  # its peers train in another way
     timed: dict[str, Timed]
     disturbance: Disturbance
-    profile: dict[str, float] = field(
-        default_factory=dict
-    )  # shares of a step of ours, see `bench.speed.profiled`
+    profile: dict[str, float] = field(default_factory=dict)  # as `bench.speed.profiled` gives it
 
     @property
     def peers(self) -> list[str]:

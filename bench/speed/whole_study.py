@@ -7,7 +7,6 @@ import json
 import os
 import random
 import resource
-import shlex
 import subprocess
 import sys
 import time
@@ -20,8 +19,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.analysis.text import EMPTY, View, markdown_escape, markdown_table
 from bench.compose import compose_runs
@@ -29,7 +26,8 @@ from bench.errors import ConfigError
 from bench.prepare import prepare
 from bench.records import write_atomically
 from bench.spec import RunSpec, now
-from bench.speed.command import machine_of
+from bench.speed.command import command_of, machine_of, progress_bar
+from bench.speed.contract import HUGGING_FACE
 from bench.speed.interleave import WORK
 from bench.speed.page import QUIET
 from bench.speed.settings import settings_of
@@ -74,17 +72,10 @@ def main(overrides: Sequence[str]) -> int:
     for spec in specs:
         prepare(spec)
     draw = random.Random(settings.seed)  # noqa: S311 -- no secret
-    command = shlex.join(["bench", "speed", *(word for word in overrides if not word.startswith("out="))])
-    machine, started_at, rounds = machine_of(specs[0], None), now(), list[Round]()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True, highlight=False)
-    with (
-        at_once(),
-        suppress(KeyboardInterrupt),
-        Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as shown,
-    ):
-        bar = shown.add_task("", total=settings.rounds * (1 + 2 * len(specs)))
-        done = partial(shown.advance, bar)
+    record = {"command": command_of(overrides), "started_at": now(), "machine": machine_of(specs[0], None)}
+    rounds: list[Round] = []
+    with at_once(), suppress(KeyboardInterrupt), progress_bar() as shown:
+        done = partial(shown.advance, shown.add_task("", total=settings.rounds * (1 + 2 * len(specs))))
         contenders: dict[str, Callable[[Path], None]] = {
             OURS: lambda folder: _sweep(sweep, folder, done),
             SCRIPTS: lambda folder: _scripts(specs, peers, folder, done, side_by_side=1),
@@ -92,17 +83,20 @@ def main(overrides: Sequence[str]) -> int:
         }
         for _ in range(settings.rounds):
             rounds.append(_round(contenders, draw.sample(list(contenders), len(contenders))))
-            record = {"command": command, "started_at": started_at, "machine": machine, "runs": len(specs)}
-            folder = Path(settings.out)
-            folder.mkdir(parents=True, exist_ok=True)
-            rows = [vars(one) for one in rounds]
-            write_atomically(folder / "study.json", json.dumps(record | {"rounds": rows}, indent=1) + "\n")
-            write_atomically(folder / "study.md", markdown(rounds, record))
-            told = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in rounds[-1].seconds.items())
-            print(f"round {len(rounds)}: {told}", flush=True)
+            _keep(rounds, record | {"runs": len(specs)}, Path(settings.out))
         print(Path(settings.out) / "study.md")
         return 0
     return 130
+
+
+def _keep(rounds: Sequence[Round], record: Mapping[str, Any], folder: Path) -> None:
+    """Write all rounds so far, and say what the last one took."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {"rounds": [vars(one) for one in rounds]}
+    write_atomically(folder / "study.json", json.dumps({**record, **rows}, indent=1) + "\n")
+    write_atomically(folder / "study.md", markdown(rounds, record))
+    told = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in rounds[-1].seconds.items())
+    print(f"round {len(rounds)}: {told}", flush=True)
 
 
 def _peer(spec: RunSpec, peers: Mapping[str, Sequence[str]]) -> str | None:
@@ -110,7 +104,7 @@ def _peer(spec: RunSpec, peers: Mapping[str, Sequence[str]]) -> str | None:
     if spec.config["strategy"]["modality"] == "none":
         return None
     strategy = spec.strategy.partition("[")[0]
-    named = [name for name in peers.get(strategy, ()) if name != "nanogpt"]
+    named = [name for name in peers.get(strategy, ()) if name in HUGGING_FACE]
     if not named:
         known = ", ".join(sorted(peers))
         raise ConfigError(f"strategy={strategy}: no stock class trains like it; choose of {known}")
@@ -137,8 +131,7 @@ def _others_s() -> float:
 
 def _sweep(overrides: Sequence[str], folder: Path, done: Callable[[], None]) -> None:
     command = [sys.executable, "-m", "bench.cli", "train", "-m", *overrides, f"paths.experiments={folder}"]
-    _run([command], folder, dict(os.environ), 1)
-    done()
+    _run([command], folder, os.environ, 1, done)
 
 
 def _scripts(
@@ -166,9 +159,9 @@ def _run(
     folder: Path,
     environment: Mapping[str, str],
     side_by_side: int,
-    done: Callable[[], None] = lambda: None,
+    done: Callable[[], None],
 ) -> None:
-    """Each to its end, so many at a time.
+    """Each to its end, so many at a time; `done` is called after each.
 
     Raises:
         ConfigError: one has failed; with the last that it said.

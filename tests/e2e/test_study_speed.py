@@ -42,7 +42,7 @@ def test_a_strategy_that_no_stock_class_trains_like_is_refused(settings: list[st
 def test_a_script_that_fails_ends_the_measurement_with_its_last_words(tmp_path: Path):
     commands = [["sh", "-c", "echo no memory; exit 3"], ["sleep", "600"]]
     with pytest.raises(ConfigError, match="no memory"):
-        whole_study._run(commands, tmp_path, os.environ, side_by_side=2)
+        whole_study._run(commands, tmp_path, os.environ, side_by_side=2, done=lambda: None)
 
 
 @pytest.mark.faults
