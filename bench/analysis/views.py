@@ -1,10 +1,13 @@
 """Comparisons -> tables for readers. Every number leads to the cells, and every cell to its runs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+from statistics import fmean
 from urllib.parse import quote
 
 from bench.analysis.compare import (
     Pooled,
+    Seeds,
     Summary,
     between,
     grid,
@@ -167,13 +170,12 @@ def differences(tables: Tables) -> View:
 def pairs(tables: Tables) -> View:
     """Every two strategies at each model and data budget, on each task's headline metric.
 
-    Where that is more than can be read, over the whole grid.
+    Where that is more than can be read, over the whole grid; where that is too, each against the best.
     """
     arms = [arm for arm in tables.arms if arm.strategy != BASELINE]
-    couples = [(left, right) for i, left in enumerate(arms) for right in arms[i + 1 :]]
-    where = places(tables)
+    couples, where = list(combinations(arms, 2)), places(tables)
     if len(couples) * len(where) * len(tables.headlines) > _MOST_PAIRS:
-        return _pairs_over_grid(tables, couples)
+        return _over_grid(tables, arms, to_best=len(couples) * len(tables.headlines) > _MOST_PAIRS)
     found = [
         (measure, place, left, right, between(tables, measure, left, right, *place))
         for measure in tables.headlines
@@ -191,22 +193,31 @@ def pairs(tables: Tables) -> View:
     return View("pairs", "Differences between strategies", note, header, "lllllr", rows)
 
 
-def _pairs_over_grid(tables: Tables, couples: Sequence[tuple[Arm, Arm]]) -> View:
+def _over_grid(tables: Tables, arms: Sequence[Arm], *, to_best: bool) -> View:
     rows: list[list[Entry]] = []
     counts: list[int] = []
     for measure in tables.headlines:
-        means = {arm: level(tables, measure, grid(tables, arm)) for arm in tables.arms}
-        for left, right in couples:
-            gap = paired(subtract(means[left], means[right]))
+        levels = {arm: level(tables, measure, grid(tables, arm)) for arm in arms}
+        for left, right in _with_best(tables, measure, levels) if to_best else combinations(arms, 2):
+            gap = paired(subtract(levels[left], levels[right]))
             if gap is not None:
                 rows.append([measure_label(tables, measure), left.label, right.label, with_p(gap)])
                 counts.append(gap.interval.n)
+    what = "Each strategy minus the one with the best mean, which choosing it flatters" if to_best else ""
     note = (
-        "First minus second, averaged over all models and data budgets within each seed (there are too many "
-        f"to show each), paired by seed; p: t test, uncorrected. {seeds_note(counts)}"
+        f"{what or 'First minus second'}, averaged over all models and data budgets within each seed (there "
+        f"are too many to show each), paired by seed; p: t test, uncorrected. {seeds_note(counts)}"
     )
-    header = ["task: metric", "first", "second", "difference"]
-    return View("pairs", "Differences between strategies over the whole grid", note, header, "lllr", rows)
+    header = ["task: metric", *(("strategy", "best") if to_best else ("first", "second")), "difference"]
+    title = f"Differences {'to the best strategy' if to_best else 'between strategies'} over the whole grid"
+    return View("pairs", title, note, header, "lllr", rows)
+
+
+def _with_best(tables: Tables, measure: Measure, levels: Mapping[Arm, Seeds]) -> list[tuple[Arm, Arm]]:
+    sign = tables.measures[measure].sign
+    means = {arm: sign * fmean(by_seed.values()) for arm, by_seed in levels.items() if by_seed}
+    best = max(means, key=means.__getitem__, default=None)
+    return [(arm, best) for arm in means if best is not None and arm != best]
 
 
 def runs(tables: Tables, records_href: str) -> View:
