@@ -16,6 +16,7 @@ from bench.templates import template
 
 QUIET = 0.05  # of the processors, for all else on the machine
 SHARES = (PRODUCTS, ATTENTION, OTHER, REST)
+_BOUNDS = ((PRODUCTS,), (PRODUCTS, ATTENTION))
 SIGNS = {True: "≥", False: "<"}
 COLUMNS = [
     *("model", "strategy", "contender", "what", "parameters", "flops_per_position", "rounds", "step_ms"),
@@ -84,14 +85,19 @@ def contenders(results: Sequence[Result]) -> View:
 
 def profiles(results: Sequence[Result]) -> View:
     """Where a step of ours spends its time, and what is left to win: a row per cell."""
-    header = ["size", "strategy", *SHARES, "over the fastest peer, were all but products free"]
+    free = [f"over the fastest peer, were all free but {' and '.join(kept)}" for kept in _BOUNDS]
     rows: list[list[Any]] = []
     for result in (result for result in results if result.profile):
-        over = result.over_best_peer()
-        bound = EMPTY if over is None else f"{over.median / result.profile[PRODUCTS]:.2f}"
         shares = [f"{result.profile[share]:.0%}" for share in SHARES]
-        rows.append([result.model, result.strategy, *shares, bound])
-    return View("profiles", "Where a step spends its time", "", header, "ll" + "r" * (len(SHARES) + 1), rows)
+        rows.append([result.model, result.strategy, *shares, *(_bound(result, kept) for kept in _BOUNDS)])
+    header = ["size", "strategy", *SHARES, *free]
+    return View("profiles", "Where a step spends its time", "", header, "ll" + "r" * (len(header) - 2), rows)
+
+
+def _bound(result: Result, kept: Sequence[str]) -> str:
+    """Ours over the fastest peer, had a step of ours only this to do."""
+    over = result.over_best_peer()
+    return EMPTY if over is None else f"{over.median / sum(result.profile[share] for share in kept):.2f}"
 
 
 def limits(results: Sequence[Result]) -> View:

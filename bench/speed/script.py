@@ -13,7 +13,7 @@ from pathlib import Path
 from bench import budget, tracking
 from bench.energy import EnergyMeter
 from bench.evaluate import Evaluation
-from bench.machine import limit_blas, quiet_libraries, quiet_transformers
+from bench.machine import quiet_transformers, set_up_process
 from bench.objectives.base import Objective
 from bench.prepare import Prepared, prepare
 from bench.schema import EnergySettings
@@ -36,8 +36,7 @@ def main(path: Path, folder: Path, peer: str | None) -> int:
     Returns:
         0; 1 if a task has failed.
     """
-    limit_blas()
-    quiet_libraries()
+    set_up_process(None)  # as ours does
     spec = RunSpec(**json.loads(path.read_text(encoding="utf-8")))
     paths = spec.config["paths"] | {"experiments": str(folder)}
     spec = replace(spec, config=spec.config | {"paths": paths})
