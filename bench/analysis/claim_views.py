@@ -98,12 +98,15 @@ def _effect(one: Judged) -> str:
     return EMPTY
 
 
-def _crossing(crossing: Crossover, axis: str) -> str:
-    """`until 412 labels [120, beyond all]`, one bound alone where they agree."""
-    names = {BEFORE: "before all", BEYOND: "beyond all", None: EMPTY}
-    points = (crossing.at, crossing.low, crossing.high)
-    at, low, high = (names.get(point) or f"{point:,.0f}" for point in points)
-    return f"until {at} {axis}" + ("" if at == low == high else f" [{low}, {high}]")
+def _crossing(point: Crossover, axis: str) -> str:
+    """`until 412 labels [120, > most]`; the range is left out where it is the point itself."""
+    whole = {BEFORE: "never", BEYOND: f"still with the most {axis}"}
+    at = whole.get(point.at) or f"until {point.at:,.0f} {axis}"
+    if point.at == point.low == point.high:
+        return at
+    outside = {BEFORE: "< fewest", BEYOND: "> most", None: EMPTY}
+    low, high = (outside.get(bound) or f"{bound:,.0f}" for bound in (point.low, point.high))
+    return f"{at} [{low}, {high}]"
 
 
 def _threshold(one: Judged) -> str:

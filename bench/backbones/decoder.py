@@ -57,7 +57,7 @@ class Decoder(nn.Module):
         self.embedding_norm = layer_norm(model.d_model)
         self.layers = nn.ModuleList(DecoderBlock(model, first=i == 0) for i in range(model.n_layers))
         self.final_norm = layer_norm(model.d_model)
-        self.rope = Rope(model.d_model // model.n_heads)
+        self.rope = Rope(model.d_model // model.n_heads, model.n_heads)
         initialise(self, model.n_layers)
 
     def forward(self, embedded: Tensor, context: Tensor) -> Tensor:

@@ -30,44 +30,60 @@ def layer_norm(d_model: int) -> nn.LayerNorm:
 class Rope(nn.Module):
     """Rotary position embedding over the full head width, rotate-half convention."""
 
-    def __init__(self, head_dim: int) -> None:
+    def __init__(self, head_dim: int, n_heads: int) -> None:
         super().__init__()
+        self.n_heads = n_heads
         self.frequencies: Tensor
         frequencies = ROPE_THETA ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def tables(self, length: int) -> tuple[Tensor, Tensor]:
-        """cos and sin, each (T, head_dim / 2); computed once per forward pass, shared by all layers."""
+        """cos (T, 2 H, D/H), the same for all heads, and sin (T, 1, D/2H), of half a head.
+
+        Computed once per forward pass, shared by all layers. The cosines stand side by side for every query
+        and key head, so that they are multiplied in long rows.
+        """
         positions = torch.arange(length, device=self.frequencies.device, dtype=torch.float32)
-        angles = torch.outer(positions, self.frequencies)
-        return angles.cos(), angles.sin()
+        angles = torch.outer(positions, self.frequencies)[:, None]  # (T, 1, D/2H)
+        return angles.cos().repeat(1, 2 * self.n_heads, 2), angles.sin()
 
 
-class Rotation(torch.autograd.Function):
-    """RoPE on x (..., T, head_dim) in half the passes over memory that autograd's own steps take.
+class RotatedHeads(torch.autograd.Function):
+    """Queries and keys, turned by RoPE, and values, in half the passes over memory that autograd takes.
 
-    Both halves (a, b) of a head turn: (a cos - b sin, b cos + a sin). Its backward turns the other way.
+    Both halves (a, b) of a head turn: (a cos - b sin, b cos + a sin). Its backward turns the other way, and
+    writes the three gradients into one.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """cos, sin: (T, head_dim / 2)."""
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        """qkv: (B, T, 3 H, D/H); cos and sin as `Rope.tables` gives them -> three (B, H, T, D/H)."""
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin)
+        n_turned = cos.shape[1]
+        turned = torch.empty_like(qkv[:, :, :n_turned], memory_format=torch.contiguous_format)
+        _turn(qkv[:, :, :n_turned], cos, sin, 1, turned)
+        q, k = turned.transpose(1, 2).chunk(2, dim=1)
+        return q, k, qkv[:, :, n_turned:].transpose(1, 2)
 
     @staticmethod
-    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The tables have no gradient."""
         cos, sin = ctx.saved_tensors
-        return _turned(gradient[0], cos, -sin), None, None
+        q, k, v = (gradient.transpose(1, 2) for gradient in gradients)  # (B, T, H, D/H)
+        batch, length, n_heads, width = v.shape
+        found = v.new_empty(batch, length, 3 * n_heads, width)
+        for part, own in zip((q, k), found.chunk(3, dim=2), strict=False):
+            _turn(part, cos[:, :n_heads], sin, -1, own)
+        found[:, :, 2 * n_heads :] = v
+        return found, None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    turned = torch.empty_like(x)  # in the order of strides that attention keeps: heads merge without a copy
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int, turned: Tensor) -> None:
+    """Write x (B, T, heads, D/H), turned by the angles or back, into `turned`."""
     (a, b), (left, right) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
-    torch.mul(a, cos, out=left).addcmul_(b, sin, value=-1)
-    torch.mul(b, cos, out=right).addcmul_(a, sin)
-    return turned
+    torch.mul(x, cos, out=turned)
+    left.addcmul_(b, sin, value=-sign)
+    right.addcmul_(a, sin, value=sign)
 
 
 class Attention(nn.Module):
@@ -97,10 +113,9 @@ class Attention(nn.Module):
 
     def _project(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, rotated, and values: each (B, H, T, D/H)."""
-        batch, length, width = x.shape
-        qkv = self.Wqkv(x).view(batch, length, 3, self.n_heads, width // self.n_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        return Rotation.apply(q, *rope), Rotation.apply(k, *rope), v
+        heads = self.Wqkv(x).unflatten(-1, (3 * self.n_heads, -1))  # (B, T, 3 H, D/H)
+        q, k, v = RotatedHeads.apply(heads, *rope)
+        return q, k, v
 
     def _merge(self, mixed: Tensor) -> Tensor:
         """(B, H, T, D/H) -> (B, T, D)."""
@@ -148,7 +163,7 @@ class Blocks(nn.Module):
         self.embedding_norm = layer_norm(model.d_model)
         self.layers = nn.ModuleList(Block(model, first=i == 0) for i in range(model.n_layers))
         self.final_norm = layer_norm(model.d_model)
-        self.rope = Rope(model.d_model // model.n_heads)
+        self.rope = Rope(model.d_model // model.n_heads, model.n_heads)
 
     def forward(
         self,

@@ -206,7 +206,7 @@ def panels(rows: int, columns: int, height_in: float, *, sharey: bool) -> tuple[
 
 def wrapped(n: int, height_in: float = 1.9) -> tuple[Canvas, list[Axes]]:
     """`n` panels in reading order, `N_COLUMNS` side by side; unused places stay empty."""
-    columns = min(max(n, 2), N_COLUMNS)
+    columns = min(n, N_COLUMNS)
     canvas, grid = panels(-(-n // columns), columns, height_in, sharey=False)
     flat = [axes for row in grid for axes in row]
     for axes in flat[n:]:

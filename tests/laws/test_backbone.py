@@ -11,7 +11,7 @@ from toy_models import MODEL, SHAPES, make_strategy, ragged_tokens, text_rows
 
 from bench import budget
 from bench.backbones.heads import PredictionHead
-from bench.backbones.transformer import INIT_STD, Rope, Rotation, Transformer
+from bench.backbones.transformer import INIT_STD, Rope, RotatedHeads, Transformer
 from bench.backbones.vision import VisionTower, n_patches, to_float
 from bench.errors import ConfigError
 from bench.modernbert import stock_model, stock_weights
@@ -73,25 +73,28 @@ def test_order_matters():
 
 
 def test_attention_scores_depend_only_on_the_distance():
-    rope, length = Rope(16), 12
-    q, k = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
-    cos, sin = rope.tables(length)
-    scores = (
-        Rotation.apply(q.expand(1, 1, length, -1), cos, sin)
-        @ Rotation.apply(k.expand(1, 1, length, -1), cos, sin).mT
-    )
+    length, qkv = 12, torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    q, k, v = rotated(qkv.expand(1, length, 3, 16))
+    scores = q @ k.mT
     for distance in range(1 - length, length):
         diagonal = scores[0, 0].diagonal(distance)
         assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=0, atol=1e-5)
     assert scores[0, 0, 0].std() > 1e-2
-    assert_close(scores[0, 0, 3, 3], q @ k, rtol=0, atol=1e-5)
+    assert_close(scores[0, 0, 3, 3], qkv[0] @ qkv[1], rtol=0, atol=1e-5)
+    assert_close(v[0, 0], qkv[2].expand(length, 16), rtol=0, atol=0)
 
 
 def test_a_rotation_is_by_the_angle_of_its_frequency():
-    cos, sin = Rope(2).tables(3)  # one frequency: one radian a position
-    turned = Rotation.apply(torch.tensor([1.0, 0.0]).expand(1, 1, 3, 2), cos, sin)
-    expected = [[math.cos(p), math.sin(p)] for p in range(3)]
-    assert_close(turned[0, 0], torch.tensor(expected))
+    q, k, _ = rotated(torch.tensor([1.0, 0.0]).expand(1, 3, 6, 2))  # one frequency: one radian a position
+    expected = torch.tensor([[math.cos(p), math.sin(p)] for p in range(3)]).expand(2, 3, 2)
+    assert_close(q[0], expected)
+    assert_close(k[0], expected)
+
+
+def rotated(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(1, T, 3 H, D/H) -> three (1, H, T, D/H)."""
+    _, length, n_heads, head_dim = qkv.shape
+    return RotatedHeads.apply(qkv, *Rope(head_dim, n_heads // 3).tables(length))
 
 
 # Pooling

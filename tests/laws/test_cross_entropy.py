@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from toy_models import saved_tensors
 
 from bench import cross_entropy
-from bench.backbones.transformer import Rope, Rotation
+from bench.backbones.transformer import Rope, RotatedHeads
 from bench.masking import IGNORED
 
 N, D, V = 37, 6, 11
@@ -100,10 +100,13 @@ def test_without_gradients_the_value_is_the_same():
 
 
 def test_the_gradient_of_a_rotation_is_right_and_low_precision_stays_low():
-    cos, sin = Rope(4).tables(3)
-    x = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: Rotation.apply(x, cos.double(), sin.double()), x)
-    turned = Rotation.apply(x.detach(), cos, sin)
-    low = Rotation.apply(x.detach().bfloat16(), cos, sin)
-    assert low.dtype == torch.bfloat16
-    assert_close(low.double(), turned, rtol=0, atol=0.03)
+    cos, sin = Rope(4, n_heads=2).tables(3)
+    qkv = torch.randn(
+        2, 3, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: RotatedHeads.apply(x, cos.double(), sin.double()), qkv)
+    turned = RotatedHeads.apply(qkv.detach(), cos, sin)
+    low = RotatedHeads.apply(qkv.detach().bfloat16(), cos, sin)
+    assert {part.dtype for part in low} == {torch.bfloat16}
+    for one, other in zip(low, turned, strict=True):
+        assert_close(one.double(), other, rtol=0, atol=0.03)
