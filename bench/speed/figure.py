@@ -28,7 +28,7 @@ def draw(results: Sequence[Result], targets: dict[str, Targets]) -> Canvas:
     names = [OURS, *dict.fromkeys(name for result in results for name in result.peers)]
     canvas, grid = panels(2, len(models), 0.9 + ROW_IN * len(strategies), sharey=True)
     rows: list[tuple[str, str, Measure]] = [
-        ("positions/s, fastest peer = 1", "over_best_peer", _over_best),
+        ("speed, fastest peer = 1", "over_best_peer", _over_best),
         ("share of the limit", "share_of_limit", lambda result, name: result.share_of_limit(name)),
     ]
     for axes_row, (label, target, measure) in zip(grid, rows, strict=True):

@@ -106,8 +106,9 @@ class Result:
         return self._over_rounds(name, lambda i, s: self._facts(name)[0] / s)
 
     def over(self, name: str, other: str) -> Spread | None:
-        """How many times the positions a second of another."""
-        ratio = self._facts(name)[0] / max(1, self._facts(other)[0])
+        """How many times the positions a second of another; FLOPs, where a position is other work for it."""
+        counted = 1 if self.is_nearest else 0
+        ratio = self._facts(name)[counted] / max(1, self._facts(other)[counted])
         theirs = self.seconds(other)
         return self._over_rounds(name, lambda i, s: ratio * theirs[i] / s) if theirs else None
 

@@ -96,6 +96,12 @@ def test_ratios_are_taken_round_by_round_against_the_peer_of_the_least_median():
     assert toy.share_of_limit("ours") == Spread.of([0.5, 0.5, 0.5])
 
 
+def test_a_peer_that_trains_in_another_way_is_compared_by_its_flops():
+    toy = replace(result(ours=[2, 2], other=[2, 2]), is_nearest=True)
+    toy.timed["other"].facts = Facts("other", 1, 10, 8.0)
+    assert toy.over_best_peer() == Spread.of([0.5, 0.5])
+
+
 def test_shares_of_a_step_are_what_the_bare_loop_lacks_and_what_data_alone_takes():
     toy = result(ours=[2, 4], ours_bare=[1.5, 3], data=[0.5, 0.4])
     assert toy.lightning_share() == Spread.of([0.25, 0.25])
