@@ -7,7 +7,6 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from bench.audits import AuditCheck
 from bench.compose import compose_config, compose_evaluations, compose_runs
 from bench.errors import BenchError, ConfigError, printable
 from bench.launch import launch, planned
-from bench.overrides import CONF
+from bench.overrides import CONF, plain_settings
 from bench.spec import RunSpec
 
 EPILOG = """\
@@ -143,35 +142,10 @@ def _do(specs: Sequence[RunSpec]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # a background shell has SIGINT ignored
         signal.signal(number, signal.default_int_handler)  # stop as Ctrl-C does: workers save
     statuses = launch(specs)
-    _print_outcome(specs, statuses)
+    status.print_outcome(specs, statuses)
     if "interrupted" in statuses.values():
         return 130
     return 0 if set(statuses.values()) <= {"finished", "busy", "queued"} else 1
-
-
-def _print_outcome(specs: Sequence[RunSpec], statuses: dict[str, str]) -> None:
-    """The closing table: how many of each status, and every run that has no result, with the reason."""
-    counts = Counter(statuses.values())
-    print(", ".join(f"{n} {name}" for name, n in sorted(counts.items())) + f" of {len(specs)} runs")
-    for spec in specs:
-        state = statuses.get(spec.run_id, "not started")
-        if state in ("finished", "queued"):
-            continue
-        reason = ""
-        if state in ("failed", "diverged"):
-            reason = spec.why_lost()
-        print(printable(f"  {state:<11} {spec.label}  {spec.folder}  {reason or ''}".rstrip()))
-    if len(specs) == 1 and counts["finished"]:
-        _print_scores(specs[0])
-    print(f"records: {specs[0].records}   report: bench report study={specs[0].study}")
-
-
-def _print_scores(spec: RunSpec) -> None:
-    for result in spec.results().values():
-        for score in result.scores:
-            labels = "" if score.n_labels is None else f" with {score.n_labels} labels"
-            chance = "" if score.chance is None else f"chance {score.chance:.3f}, "
-            print(f"  {score.task}/{score.metric}{labels}: {score.value:.3f} ({chance}n={score.n_items})")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -216,7 +190,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     sides = [word for word in arguments.overrides if "=" not in word]
-    given = _settings([w for w in arguments.overrides if "=" in w], to="", experiments_dir="experiments")
+    given = plain_settings([w for w in arguments.overrides if "=" in w], to="", experiments_dir="experiments")
     if len(sides) != 2:
         raise ConfigError(
             f"compare takes two studies, not {len(sides)}; each NAME or NAME@REVISION: "
@@ -231,7 +205,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _advise(arguments: argparse.Namespace) -> int:
     names = {"data": "", "flops": "", "study": "", "experiments_dir": "experiments"}
-    given = _settings(arguments.overrides, task=None, **names)
+    given = plain_settings(arguments.overrides, task=None, **names)
     from bench.advise import advise  # scipy, for this command only
 
     folder = Path(given["experiments_dir"])
@@ -266,7 +240,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    given = _settings(arguments.overrides, run=None, to="", experiments_dir="experiments")
+    given = plain_settings(arguments.overrides, run=None, to="", experiments_dir="experiments")
     from bench.export import export_run  # torch and transformers, for these commands only
 
     to = Path(given["to"]) if given["to"] else None
@@ -276,7 +250,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _fill(arguments: argparse.Namespace) -> int:
-    given = _settings(arguments.overrides, model=None, text=None, k="5")
+    given = plain_settings(arguments.overrides, model=None, text=None, k="5")
     if not given["k"].isdecimal() or int(given["k"]) < 1:
         raise ConfigError(f"k={given['k']}: use a whole number, 1 or more")
     from bench.fill import fill
@@ -284,22 +258,6 @@ def _fill(arguments: argparse.Namespace) -> int:
     for candidates in fill(Path(given["model"]), given["text"], int(given["k"])):
         print("\n".join(f"{c.probability:6.1%}  {c.token!r}" for c in candidates))
     return 0
-
-
-def _settings(words: Sequence[str], **defaults: str | None) -> dict[str, str]:
-    """key=value words as they are; Hydra would read an id of digits as a number, a [MASK] as a list.
-
-    Args:
-        words: from the command line.
-        defaults: for each key that there is; None: it must be given.
-    """
-    given = {key: value for key, _, value in (word.partition("=") for word in words)}
-    missing = [key for key, default in defaults.items() if default is None and not given.get(key)]
-    wrong = [word for word in words if word.partition("=")[0] not in defaults]
-    if missing or wrong:
-        what = f"{wrong[0]!r} is no setting" if wrong else f"{missing[0]}=... is missing"
-        raise ConfigError(f"{what}; there are {', '.join(f'{key}=' for key in defaults)}")
-    return {key: default or "" for key, default in defaults.items()} | given
 
 
 COMMANDS: Sequence[tuple[str, Callable[[argparse.Namespace], int], str]] = (

@@ -18,18 +18,11 @@ from bench import machine
 from bench.build import build
 from bench.energy import EnergyMeter
 from bench.errors import InapplicableError, InterruptedRunError, in_one_line
+from bench.evaluations import EvaluationCost, EvaluationRecord, TaskResult, items_path, write_evaluation
 from bench.feature_cache import FeatureCache
 from bench.objectives.base import Objective
 from bench.prepare import Prepared
-from bench.records import (
-    EvaluationCost,
-    EvaluationRecord,
-    Score,
-    TaskResult,
-    items_path,
-    replacing,
-    write_evaluation,
-)
+from bench.records import Score, replacing
 from bench.spec import RunSpec, now
 from bench.stopping import Stop
 from bench.tasks.base import Outcome, Setting, Task

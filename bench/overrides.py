@@ -66,3 +66,22 @@ def is_value(override: Override) -> bool:
 def is_choice(override: Override) -> bool:
     """Does it pick a file of a group?"""
     return override.key_or_group == "experiment" or (CONF / override.key_or_group).is_dir()
+
+
+def plain_settings(words: Sequence[str], **defaults: str | None) -> dict[str, str]:
+    """key=value words as they are; Hydra would read an id of digits as a number, a [MASK] as a list.
+
+    Args:
+        words: from the command line.
+        defaults: for each key that there is; None: it must be given.
+
+    Raises:
+        ConfigError: a key that there is not, or one that is missing.
+    """
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    missing = [key for key, default in defaults.items() if default is None and not given.get(key)]
+    wrong = [word for word in words if word.partition("=")[0] not in defaults]
+    if missing or wrong:
+        what = f"{wrong[0]!r} is no setting" if wrong else f"{missing[0]}=... is missing"
+        raise ConfigError(f"{what}; there are {', '.join(f'{key}=' for key in defaults)}")
+    return {key: default or "" for key, default in defaults.items()} | given

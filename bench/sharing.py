@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bench.display import Display, read_status
-from bench.records import read_evaluations
+from bench.evaluations import read_evaluations
 from bench.spec import RunSpec
 
 LOCK = "lock"

@@ -18,18 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import schema
 from bench.errors import ConfigError, DataError
+from bench.evaluations import EvaluationRecord, TaskResult, evaluation_id, read_evaluations, results_of
 from bench.reading import parse, typed
-from bench.records import (
-    PRETRAINING_ONLY,
-    EvaluationRecord,
-    RunRecord,
-    Status,
-    TaskResult,
-    evaluation_id,
-    read_evaluations,
-    read_record,
-    results_of,
-)
+from bench.records import PRETRAINING_ONLY, RunRecord, Status, read_record
 
 _ABSENT_IF_UNUSED = ("retries_on_divergence", "warmup_tokens")
 NOT_SCIENCE = ("study", "task", "trainer", "energy", "logger", "launcher", "paths")

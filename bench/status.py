@@ -1,4 +1,4 @@
-"""`bench status`: where the runs of a study stand. Records and status files -> a table in the terminal.
+"""`bench status`: where the runs of a study stand, and how a sweep ended. Records -> the terminal.
 
 No torch and no matplotlib, so that it answers at once.
 """
@@ -16,16 +16,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.errors import ConfigError, printable
+from bench.evaluations import EvaluationRecord, read_evaluations, results_of
 from bench.launchers import queue
-from bench.records import (
-    STUDY_NAME,
-    EvaluationRecord,
-    RunRecord,
-    read_evaluations,
-    read_records,
-    results_of,
-)
+from bench.records import STUDY_NAME, RunRecord, read_records
 from bench.sharing import is_held
+from bench.spec import RunSpec
 
 STATES = ("finished", "running", "queued", "interrupted", "diverged", "failed", "damaged")
 _COLOURS = {"finished": "green", "running": "cyan", "queued": "blue", "interrupted": "yellow"}
@@ -174,3 +169,28 @@ def _age(seconds: float) -> str:
         if seconds >= size_s:
             return f"{seconds / size_s:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def print_outcome(specs: Sequence[RunSpec], statuses: dict[str, str]) -> None:
+    """The closing table: how many of each status, and every run that has no result, with the reason."""
+    counts = Counter(statuses.values())
+    print(", ".join(f"{n} {name}" for name, n in sorted(counts.items())) + f" of {len(specs)} runs")
+    for spec in specs:
+        state = statuses.get(spec.run_id, "not started")
+        if state in ("finished", "queued"):
+            continue
+        reason = ""
+        if state in ("failed", "diverged"):
+            reason = spec.why_lost()
+        print(printable(f"  {state:<11} {spec.label}  {spec.folder}  {reason or ''}".rstrip()))
+    if len(specs) == 1 and counts["finished"]:
+        _print_scores(specs[0])
+    print(f"records: {specs[0].records}   report: bench report study={specs[0].study}")
+
+
+def _print_scores(spec: RunSpec) -> None:
+    for result in spec.results().values():
+        for score in result.scores:
+            labels = "" if score.n_labels is None else f" with {score.n_labels} labels"
+            chance = "" if score.chance is None else f"chance {score.chance:.3f}, "
+            print(f"  {score.task}/{score.metric}{labels}: {score.value:.3f} ({chance}n={score.n_items})")

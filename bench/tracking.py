@@ -16,7 +16,8 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from bench.display import STATUS_FILE
-from bench.records import CurvePoint, RunRecord, Score, TaskResult, write_atomically
+from bench.evaluations import TaskResult
+from bench.records import CurvePoint, RunRecord, Score, write_atomically
 from bench.spec import RunSpec
 
 METRICS_FILE = "metrics.jsonl"

@@ -5,7 +5,8 @@ from statistics import mean
 
 from bench.analysis.table import Arm, Tables
 from bench.analysis.text import EMPTY, Entry, View, amount
-from bench.records import Energy, RunRecord, TaskResult, finished
+from bench.evaluations import TaskResult
+from bench.records import Energy, RunRecord, finished
 
 _LINE_END = " ⏎ "
 

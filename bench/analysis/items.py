@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import DataError
-from bench.records import EvaluationRecord, TaskResult, items_path
+from bench.evaluations import EvaluationRecord, TaskResult, items_path
 
 Items = Mapping[str, NDArray[Any]]
 

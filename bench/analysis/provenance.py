@@ -6,7 +6,8 @@ from typing import Any
 from bench.analysis.rows import scores_of
 from bench.analysis.table import Measure, Tables, cell_of
 from bench.analysis.text import EMPTY, Entry, View, amount
-from bench.records import RunRecord, TaskResult, finished
+from bench.evaluations import TaskResult
+from bench.records import RunRecord, finished
 
 _KEY_SETTINGS = [
     "optim.tokens_per_step",

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench.records import RunRecord, Score, TaskResult
+from bench.evaluations import TaskResult
+from bench.records import RunRecord, Score
 
 Row = dict[str, Any]  # by column
 Results = Mapping[str, Mapping[str, TaskResult]]  # by run id and task

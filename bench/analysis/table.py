@@ -13,15 +13,8 @@ from typing import Any, NamedTuple
 from bench.analysis.items import Items, paths_of, read_items
 from bench.analysis.rows import Results, scores_of
 from bench.errors import ConfigError, DataError
-from bench.records import (
-    STUDY_NAME,
-    RunRecord,
-    Score,
-    finished,
-    read_evaluations,
-    read_records,
-    results_of,
-)
+from bench.evaluations import read_evaluations, results_of
+from bench.records import STUDY_NAME, RunRecord, Score, finished, read_records
 
 Scored = Mapping["Measure", Sequence[tuple[RunRecord, Score]]]  # in the order of the runs
 

@@ -13,8 +13,9 @@ from filelock import Timeout
 
 from bench import sharing
 from bench.display import read_status
+from bench.evaluations import write_evaluation
 from bench.launchers.base import POLL_S
-from bench.records import write_atomically, write_evaluation, write_record
+from bench.records import write_atomically, write_record
 from bench.spec import RunSpec
 from bench.stopping import Stop, supervisors
 

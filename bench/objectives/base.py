@@ -117,9 +117,7 @@ class Objective(LightningModule):
     ) -> None:
         super().__init__()
         if options.modality != self.modality:
-            raise ConfigError(
-                f"strategy.modality={options.modality!r}: this strategy needs {self.modality!r}"
-            )
+            raise ConfigError(f"strategy.modality={options.modality!r}: it needs {self.modality!r}")
         self.options = options
         self.shapes = shapes
         self.optimizer = optimizer

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.endpoint import Access, Endpoint, Served
 from bench.errors import BenchError, ConfigError, DataError
-from bench.records import read_evaluations, read_record, results_of
+from bench.evaluations import read_evaluations, results_of
+from bench.records import read_record
 
 pytest.importorskip("openai")
 TEXTS = ["the cat sat on the mat", "A naïve café, 100 €: 😀😀!", "ñ", " x\n\ny ", "日本語の文"]

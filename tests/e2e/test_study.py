@@ -12,7 +12,8 @@ import pytest
 from harness import Place
 from safetensors.numpy import load_file
 
-from bench.records import Spent, read_evaluations, read_record
+from bench.evaluations import read_evaluations
+from bench.records import Spent, read_record
 
 STRATEGIES = {"clm", "mlm", "clip", "scratch"}
 

@@ -11,7 +11,8 @@ from test_resume import steps_logged
 from bench import sharing
 from bench.compose import compose_runs
 from bench.display import Display
-from bench.records import TaskResult, read_evaluations, results_of, write_evaluation, write_record
+from bench.evaluations import TaskResult, read_evaluations, results_of, write_evaluation
+from bench.records import write_record
 from bench.spec import RunSpec
 
 

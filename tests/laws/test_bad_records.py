@@ -24,8 +24,9 @@ from bench.analysis.items import read_items
 from bench.analysis.table import load
 from bench.audits import AuditCheck, AuditRecord, read_audit, write_audit
 from bench.errors import printable
+from bench.evaluations import read_evaluation
 from bench.reading import MisfitError, typed
-from bench.records import Score, read_evaluation, read_record
+from bench.records import Score, read_record
 from bench.spec import read_spec
 
 MARK = "touched"

@@ -68,7 +68,8 @@ def tops(modules: set[str]) -> set[str]:
 
 
 LIGHT = members(
-    *("analysis", "figures", "report", "side_by_side", "records", "compose", "launch", "launchers", "cli"),
+    *("analysis", "figures", "report", "side_by_side", "records", "evaluations"),
+    *("compose", "launch", "launchers", "cli"),
     *("status", "display"),
     *("prepare", "tokens", "pairs", "shards", "corpora", "build", "schema", "budget", "errors"),
     *("endpoint", "echo"),
@@ -108,7 +109,7 @@ def test_what_answers_at_once_never_imports_torch(module: str):
 
 
 @pytest.mark.parametrize(
-    "module", members("analysis", "figures", "report", "side_by_side", "records", "status")
+    "module", members("analysis", "figures", "report", "side_by_side", "records", "evaluations", "status")
 )
 def test_analysis_never_imports_training_not_even_late(module: str):
     found = reached(module, deep=True)

@@ -16,9 +16,10 @@ from bench.analysis.pareto import front, pareto
 from bench.analysis.table import Arm, Cell, Tables
 from bench.analysis.text import View, amount, plain
 from bench.build import build
+from bench.evaluations import EvaluationCost
 from bench.figures.base import Figure, render
 from bench.figures.quality_vs_cost import places_of
-from bench.records import Energy, EvaluationCost, Score, Spent
+from bench.records import Energy, Score, Spent
 
 SEEDS = range(3)
 JITTER = (-0.01, 0.0, 0.01)  # around a mean, the same in all cells: differences have no spread

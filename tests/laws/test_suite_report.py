@@ -25,16 +25,9 @@ from bench.analysis.table import Arm, Measure, Tables, load
 from bench.analysis.text import View, plain
 from bench.build import build
 from bench.errors import ConfigError, DataError
+from bench.evaluations import EvaluationCost, EvaluationRecord, TaskResult, items_path, write_evaluation
 from bench.figures.base import Figure, render
-from bench.records import (
-    Energy,
-    EvaluationCost,
-    EvaluationRecord,
-    Score,
-    TaskResult,
-    items_path,
-    write_evaluation,
-)
+from bench.records import Energy, Score
 
 # Crossover
 
