@@ -16,7 +16,6 @@ from bench.templates import template
 
 QUIET = 0.05  # of the processors, for all else on the machine
 SHARES = (PRODUCTS, ATTENTION, OTHER, REST)
-_BOUNDS = ((PRODUCTS,), (PRODUCTS, ATTENTION))
 SIGNS = {True: "≥", False: "<"}
 COLUMNS = [
     *("model", "strategy", "contender", "what", "parameters", "flops_per_position", "rounds", "step_ms"),
@@ -83,21 +82,28 @@ def contenders(results: Sequence[Result]) -> View:
     return View("contenders", "All contenders", "", header, "lllrrrrrr", rows)
 
 
-def profiles(results: Sequence[Result]) -> View:
-    """Where a step of ours spends its time, and what is left to win: a row per cell."""
-    free = [f"over the fastest peer, were all free but {' and '.join(kept)}" for kept in _BOUNDS]
+def profiles(results: Sequence[Result], settings: Speed) -> View:
+    """Where a step of ours spends its time, and what the target would take: a row per cell."""
     rows: list[list[Any]] = []
     for result in (result for result in results if result.profile):
         shares = [f"{result.profile[share]:.0%}" for share in SHARES]
-        rows.append([result.model, result.strategy, *shares, *(_bound(result, kept) for kept in _BOUNDS)])
-    header = ["size", "strategy", *SHARES, *free]
-    return View("profiles", "Where a step spends its time", "", header, "ll" + "r" * (len(header) - 2), rows)
+        must_go = _must_go(result, settings.sizes[result.model].targets)
+        rows.append([result.model, result.strategy, *shares, must_go])
+    header = ["size", "strategy", *SHARES, "of the last two, to be saved for the target"]
+    return View("profiles", "Where a step spends its time", "", header, "ll" + "r" * (len(SHARES) + 1), rows)
 
 
-def _bound(result: Result, kept: Sequence[str]) -> str:
-    """Ours over the fastest peer, had a step of ours only this to do."""
-    over = result.over_best_peer()
-    return EMPTY if over is None else f"{over.median / sum(result.profile[share] for share in kept):.2f}"
+def _must_go(result: Result, targets: Targets) -> str:
+    """The share of what is neither product nor attention; above 1 the target is out of its reach."""
+    aims = (
+        (result.over_best_peer(), targets.over_best_peer),
+        (result.share_of_limit(OURS), targets.share_of_limit),
+    )
+    for reached, target in aims:
+        if reached is not None and target is not None:
+            saved = max(0.0, 1 - reached.median / target)
+            return f"{saved / (result.profile[OTHER] + result.profile[REST]):.0%}"
+    return EMPTY
 
 
 def limits(results: Sequence[Result]) -> View:
@@ -153,7 +159,7 @@ def markdown(
 ) -> str:
     """The page, with links to the files beside it."""
     n_rounds = min((len(result.seconds(OURS)) for result in results), default=0)
-    views = [comparison(results, settings), contenders(results), limits(results), profiles(results)]
+    views = [comparison(results, settings), contenders(results), limits(results), profiles(results, settings)]
     return template("speed.md.j2", is_html=False, plain=markdown_escape, table=markdown_table).render(
         s=settings,
         machine=machine,
