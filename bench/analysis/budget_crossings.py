@@ -133,8 +133,4 @@ def _by_budget(tables: Tables, quantity: Quantity, arm: Arm, model: str) -> dict
 
 
 def _range(row: Overtaking) -> str:
-    point = row.point
-    if point.low is None or point.high is None:
-        return "[one seed]"
-    outside = {BEFORE: "< smallest", BEYOND: "> largest"}
-    return f"[{', '.join(outside.get(end) or power(end) for end in (point.low, point.high))}]"
+    return f"[{', '.join(row.point.bounds_as(power, '< smallest', '> largest')) or 'one seed'}]"

@@ -104,8 +104,7 @@ def _crossing(point: Crossover, axis: str) -> str:
     at = whole.get(point.at) or f"until {point.at:,.0f} {axis}"
     if point.at == point.low == point.high:
         return at
-    outside = {BEFORE: "< fewest", BEYOND: "> most", None: EMPTY}
-    low, high = (outside.get(bound) or f"{bound:,.0f}" for bound in (point.low, point.high))
+    low, high = point.bounds_as("{:,.0f}".format, "< fewest", "> most") or (EMPTY, EMPTY)
     return f"{at} [{low}, {high}]"
 
 

@@ -5,7 +5,7 @@ Nothing is extrapolated: a crossover lies between two label counts that were mea
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,13 @@ class Crossover:
     high: float | None
     n: int  # seeds
     is_ahead_throughout: bool  # at every label count that was measured
+
+    def bounds_as(self, write: Callable[[float], str], below: str, above: str) -> list[str]:
+        """`low` and `high` for readers, what lies outside the measured by name; [] for a single seed."""
+        if self.low is None or self.high is None:
+            return []
+        outside = {BEFORE: below, BEYOND: above}
+        return [outside.get(bound) or write(bound) for bound in (self.low, self.high)]
 
 
 def crossover(gains: Mapping[int, Mapping[int, float]]) -> Crossover | None:

@@ -65,11 +65,8 @@ def answer(point: Crossover) -> str:
 
 def range_of(point: Crossover, counts: list[int]) -> str:
     """`[120, > 1,400]`, in labels; what lies outside the measured counts is not a number."""
-    if point.low is None or point.high is None:
-        return "[one seed]"
-    outside = {BEFORE: f"< {counts[0]:,}", BEYOND: f"> {counts[-1]:,}"}
-    bounds = dict.fromkeys(outside.get(bound, f"{bound:,.0f}") for bound in (point.low, point.high))
-    return f"[{', '.join(bounds)}]"
+    bounds = point.bounds_as("{:,.0f}".format, f"< {counts[0]:,}", f"> {counts[-1]:,}")
+    return f"[{', '.join(dict.fromkeys(bounds)) or 'one seed'}]"
 
 
 def _link(tables: Tables, series: Series) -> Link:
