@@ -8,8 +8,8 @@ from typing import Literal, Protocol
 
 from bench.spec import RunSpec
 
-OURS, BARE, DATA, LIMIT = "ours", "ours_bare", "data", "limit"
-OWN = (OURS, BARE, DATA, LIMIT)  # measured beside every strategy
+OURS, COMPILED, BARE, DATA, LIMIT = "ours", "ours_compiled", "ours_bare", "data", "limit"
+OWN = (OURS, COMPILED, BARE, DATA, LIMIT)  # measured beside every strategy, the second if it is asked for
 NANOGPT = "nanogpt"
 HUGGING_FACE = ("gpt2", "modernbert_decoder", "modernbert", "t5", "clip")
 PeerName = Literal["nanogpt", "gpt2", "modernbert_decoder", "modernbert", "t5", "clip"]

@@ -136,7 +136,8 @@ def fit(task: Task, folder: Path, pace: Pace) -> Objective:
     status = tracking.StatusFile(ready.spec.folder, ready.spec.label)
     loggers, energy = tracking.make_loggers(ready.spec), EnergyMeter(ready.config.energy)
     job = Job(ready.spec, ready.spec.folder, loggers, status, _HandOver(pace), energy)
-    pace.start(ready.facts("ours, under Lightning"))
+    how = "its blocks compiled" if ready.config.trainer.compile else "under Lightning"
+    pace.start(ready.facts(f"ours, {how}"))
     pretrain(job, ready.objective, ready.data)
     return ready.objective
 

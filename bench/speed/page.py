@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.analysis.text import EMPTY, View, amount, markdown_escape, markdown_table, plain, power
-from bench.speed.contract import LIMIT, OURS
+from bench.speed.contract import COMPILED, LIMIT, OURS
 from bench.speed.profiled import ATTENTION, OTHER, PRODUCTS, REST
 from bench.speed.settings import Speed, Targets
 from bench.speed.timings import LEVEL, Result, Spread, Verdict, coverage, interval_rank, verdicts
@@ -38,19 +38,24 @@ def comparison(results: Sequence[Result], settings: Speed) -> View:
                 judged(*found["share_of_limit"], digits=2, at_least=True),
                 judged(*found["lightning_share"], digits=3, at_least=False),
                 judged(*found["data_share"], digits=3, at_least=False),
+                interval(result.gain_of_compiling(), 2),
             ]
         )
-    header += ["Lightning's share", "data's share"]
-    return View("comparison", "Ours against the fastest peer", "", header, "llrlrrrr", rows)
+    header += ["Lightning's share", "data's share", "compiled over ours"]
+    if not settings.compiled:
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    aligned = "llrl" + "r" * (len(header) - 4)
+    return View("comparison", "Ours against the fastest peer", "", header, aligned, rows)
 
 
 def line(result: Result, settings: Speed) -> str:
     """A cell's row of the comparison, as it is done."""
     view = comparison([result], settings)
-    size, strategy, speed, peer, over, limit, lightning, data = map(plain, view.rows[0])
+    size, strategy, speed, peer, over, limit, lightning, data, *compiled = map(plain, view.rows[0])
+    gain = f"; compiled over ours {compiled[0]}" if compiled else ""
     return (
         f"{strategy} {size}: {speed} positions/s; over {peer} {over}; of the limit {limit}; "
-        f"Lightning's share {lightning}; data's {data}{disturbed(result)}"
+        f"Lightning's share {lightning}; data's {data}{gain}{disturbed(result)}"
     )
 
 
@@ -66,9 +71,9 @@ def contenders(results: Sequence[Result]) -> View:
     header += ["positions/s (middle half)", "over the fastest peer", "share of the limit"]
     rows: list[list[Any]] = []
     for result in results:
-        for name in (OURS, *result.peers):
-            facts, step = result.timed[name].facts, result.step(name)
-            if facts is None or step is None:
+        for name in (OURS, COMPILED, *result.peers):
+            step = result.step(name)
+            if step is None or (facts := result.timed[name].facts) is None:
                 continue
             over = result.over(name, result.best_peer) if result.best_peer else None
             rows.append(
@@ -198,7 +203,7 @@ def _csv_row(result: Result, name: str) -> dict[str, Any]:
             row["flops_per_position"] = f"{timed.facts.flops / timed.facts.positions:.6g}"
     if step := result.step(name):
         row["step_ms"] = f"{1e3 * step.median:.4g}"
-    if name != OURS and name not in result.peers:
+    if name not in (OURS, COMPILED, *result.peers):
         return row
     if found := result.positions_per_s(name):
         keys = ("positions_per_s", "positions_per_s_q1", "positions_per_s_q3")

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +14,7 @@ from bench.errors import ConfigError
 from bench.overrides import CONF
 from bench.schema import MOST_PROCESSES
 from bench.spec import RunSpec
-from bench.speed.contract import HUGGING_FACE, NANOGPT, OWN, PeerName, Task
+from bench.speed.contract import COMPILED, HUGGING_FACE, NANOGPT, OWN, PeerName, Task
 from bench.validation import validate
 from bench.vocabulary import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
 
@@ -60,6 +60,7 @@ class Speed:
     steps_per_round: int = MISSING
     warmup_steps: int = MISSING
     threads: int | None = MISSING
+    compiled: bool = MISSING
     seed: int = MISSING
     nanogpt: str | None = MISSING
     out: str = MISSING
@@ -119,7 +120,8 @@ def plan(settings: Speed) -> list[Cell]:
     for model in settings.models:
         for strategy in settings.strategies:
             spec = _spec(strategy, model, settings)
-            names = [*OWN, *settings.peers_of(strategy)]
+            own = [name for name in OWN if name != COMPILED or settings.compiled]
+            names = [*own, *settings.peers_of(strategy)]
             found.append(Cell(strategy, model, tuple(_task(name, spec, settings) for name in names)))
     return found
 
@@ -149,9 +151,10 @@ def _spec(strategy: str, model: str, settings: Speed) -> RunSpec:
 
 
 def _task(name: str, spec: RunSpec, settings: Speed) -> Task:
+    trainer = spec.config["trainer"] | {"compile": name == COMPILED}
     return Task(
         contender=name,
-        spec=spec,
+        spec=replace(spec, config=spec.config | {"trainer": trainer}),
         n_steps=settings.n_steps,
         warmup_steps=settings.warmup_steps,
         steps_per_round=settings.steps_per_round,

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench.speed.contract import BARE, DATA, LIMIT, OURS, OWN
+from bench.speed.contract import BARE, COMPILED, DATA, LIMIT, OURS, OWN
 from bench.speed.interleave import Disturbance, Timed
 from bench.speed.settings import Targets
 
@@ -115,6 +115,10 @@ class Result:
     def over_best_peer(self) -> Spread | None:
         """Ours over the fastest peer."""
         return None if self.best_peer is None else self.over(OURS, self.best_peer)
+
+    def gain_of_compiling(self) -> Spread | None:
+        """Ours with its blocks compiled over ours as it is."""
+        return self.over(COMPILED, OURS) if self.seconds(COMPILED) else None
 
     def share_of_limit(self, name: str) -> Spread | None:
         """FLOPs a second over the largest rate of matrix products in the same round."""

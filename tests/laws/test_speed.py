@@ -12,9 +12,9 @@ from toy_models import CONF, stems, strategy_node
 
 from bench.cli import main
 from bench.errors import ConfigError
-from bench.speed import ours, peers, settings
+from bench.speed import ours, page, peers, settings
 from bench.speed.contender import Baton
-from bench.speed.contract import OWN, Facts, Task
+from bench.speed.contract import COMPILED, OWN, Facts, Task
 from bench.speed.interleave import Disturbance, Timed
 from bench.speed.settings import Targets, plan, settings_of
 from bench.speed.stock import STOCK
@@ -159,6 +159,19 @@ def test_nanogpt_is_left_out_unless_the_user_names_a_copy(tmp_path: Path):
         assert "nanogpt" in settings_of([f"nanogpt={place}"]).peers_of("clm")
 
 
+def test_ours_compiled_is_measured_where_it_is_asked_for_and_is_no_peer():
+    (plain,) = plan(settings_of(["strategies=[mlm]", "models=[64x4]"]))
+    (cell,) = plan(settings_of(["strategies=[mlm]", "models=[64x4]", "compiled=true"]))
+    compiled = {task.contender for task in cell.tasks if task.spec.typed().trainer.compile}
+    assert compiled == {COMPILED}
+    assert COMPILED not in {task.contender for task in plain.tasks}
+
+    toy = result(ours=[2, 2, 4], ours_compiled=[1, 2, 2], quick=[4, 4, 4])
+    assert toy.gain_of_compiling() == Spread.of([2, 1, 2])
+    assert toy.best_peer == "quick"
+    assert page.comparison([toy], settings_of(["compiled=true"])).rows[0][-1] == "2.00 [1.00, 2.00]"
+
+
 @pytest.mark.parametrize("strategy", ["clm", "mlm", "clip"])
 def test_the_bare_loop_ends_with_the_weights_of_the_fit(strategy: str, tmp_path: Path):
     fitted, bare = Free(), Free()
@@ -250,7 +263,7 @@ def test_a_run_writes_what_it_measured_and_says_who_failed(
     )
     with (out / "speed.csv").open() as file:
         rows = {row["contender"]: row for row in csv.DictReader(file)}
-    assert list(rows) == [*OWN, "nanogpt"]
+    assert list(rows) == [*(name for name in OWN if name != COMPILED), "nanogpt"]
     assert all(row["rounds"] == "2" and float(row["step_ms"]) > 0 for row in rows.values())
     (cell,) = json.loads((out / "speed.json").read_text())["cells"]
     assert all(len(timed["seconds"]) == 2 for timed in cell["contenders"].values())
