@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from bench.errors import in_one_line
 from bench.machine import quiet_transformers, set_up_process
@@ -73,6 +75,7 @@ def work(task: Task, folder: str, connection: Connection) -> None:
     """Be a contender until the other end of the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that times
     _be_quiet()
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no helpers at work while others are timed
     set_up_process(task.threads)  # as bench.train does, for peers too
     torch.manual_seed(task.spec.seed)
     try:
@@ -92,6 +95,7 @@ def contender_of(name: str) -> Contender:
 
 def _be_quiet() -> None:
     """What libraries print is not for whoever compares them."""
+    tqdm.set_lock(threading.RLock())  # its own is shared by processes, and left behind by one that is killed
     sys.stdout = sys.stderr = io.StringIO()
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
