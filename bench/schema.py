@@ -94,7 +94,7 @@ class Trainer:
     precision: str = MISSING
     recompute: bool = False  # blocks' activations, in backward: less memory, a third more time
     accumulate_grad_batches: int = 1  # parts of a step's rows, one at a time: less memory
-    compile: bool = False  # the blocks, by torch.compile; it pays on GPUs and takes a minute to start
+    compile: bool = False  # the blocks, by torch.compile; it takes seconds to start
     loader_workers: int = MISSING
     checkpoint_every_s: float = MISSING
     n_validations: int = MISSING  # validation losses along the run, the last one included
