@@ -30,6 +30,8 @@ def computed_as(objective: Objective, settings: Trainer) -> Iterator[None]:
             "holds all rows of a step against each other; use trainer.recompute=true instead"
         )
     blocks = blocks_of(objective)
+    if settings.compile:
+        torch.compiler.reset()  # a function is compiled a few times and no more, earlier runs' among them
     try:
         for block in blocks:
             if settings.compile:

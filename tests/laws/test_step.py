@@ -102,10 +102,13 @@ def test_parts_of_rows_that_a_loss_holds_against_each_other_are_refused():
         pass
 
 
-def test_a_compiled_step_has_the_same_gradients_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("stem", ["clm", "mlm", "prefix_lm", "clip"])
+def test_a_compiled_step_has_the_same_gradients_and_leaves_no_trace(
+    stem: str, monkeypatch: pytest.MonkeyPatch
+):
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", partial(compile_, backend="aot_eager", fullgraph=True))
-    plain, compiled = make_strategy("mlm").train().double(), make_strategy("mlm").train().double()
+    plain, compiled = make_strategy(stem).train().double(), make_strategy(stem).train().double()
     loss, gradients, _ = step(plain, place())
     again, others, _ = step(compiled, place(compile=True))
     torch.testing.assert_close(again.sum, loss.sum)
