@@ -27,6 +27,7 @@ COLUMNS = [
 def comparison(results: Sequence[Result], settings: Speed) -> View:
     """A row per cell: ours against the fastest peer, the limit and its own parts."""
     header = ["size", "strategy", "positions/s", "fastest peer", "ours over it", "share of the limit"]
+    header += ["Lightning's share", "data's share", *(["compiled over ours"] if settings.compiled else [])]
     rows: list[list[Any]] = []
     for result in results:
         found = verdicts(result, settings.sizes[result.model].targets)
@@ -38,13 +39,10 @@ def comparison(results: Sequence[Result], settings: Speed) -> View:
                 judged(*found["share_of_limit"], digits=2, at_least=True),
                 judged(*found["lightning_share"], digits=3, at_least=False),
                 judged(*found["data_share"], digits=3, at_least=False),
-                interval(result.gain_of_compiling(), 2),
+                *([interval(result.gain_of_compiling(), 2)] if settings.compiled else []),
             ]
         )
-    header += ["Lightning's share", "data's share", "compiled over ours"]
-    if not settings.compiled:
-        header, rows = header[:-1], [row[:-1] for row in rows]
-    aligned = "llrl" + "r" * (len(header) - 4)
+    aligned = "llrl".ljust(len(header), "r")
     return View("comparison", "Ours against the fastest peer", "", header, aligned, rows)
 
 
