@@ -44,14 +44,22 @@ def vision_parameters(model: Model, n_patches: int) -> int:
     return patch + n_patches * model.d_model + block_parameters(model)
 
 
-def blocks_flops(model: Model, length: int) -> int:
-    """Forward FLOPs of the blocks on one sequence of `length` positions."""
+def blocks_flops(model: Model, length: int, wanted: float | None = None) -> float:
+    """Forward FLOPs of the blocks on one sequence.
+
+    Args:
+        model: whose blocks.
+        length: positions.
+        wanted: of them are read; None: all. Behind its attention the last block is computed there alone.
+    """
     matrices = 2 * length * (4 * model.d_model**2 + 3 * model.d_model * model.d_ff)
     attention = 2 * 2 * length**2 * model.d_model  # scores, then the mix of values
-    return model.n_layers * (matrices + attention)
+    unread = 0 if wanted is None else length - wanted
+    spared = 2 * unread * (model.d_model**2 + 3 * model.d_model * model.d_ff)
+    return model.n_layers * (matrices + attention) - spared
 
 
-def decoder_flops(model: Model, length: int, context: int) -> int:
+def decoder_flops(model: Model, length: int, context: int) -> float:
     """Forward FLOPs of the decoder on `length` positions that attend to `context` of the encoder.
 
     Cross-attention (Vaswani et al. 2017, arXiv:1706.03762, sec. 3.2.3): queries and output are of the
@@ -67,14 +75,14 @@ def head_flops(model: Model, vocab_size: int, n_targets: float) -> float:
     return 2 * n_targets * (model.d_model**2 + model.d_model * vocab_size)
 
 
-def generator_flops(model: Model, generator: Model, vocab_size: int, length: int, n_targets: int) -> int:
+def generator_flops(model: Model, generator: Model, vocab_size: int, length: int, n_targets: int) -> float:
     """Forward FLOPs of ELECTRA's generator (arXiv:2003.10555, sec. 3.2) on one sequence.
 
     Its blocks are narrower; projections lead from the shared embedding's width and, at targets, back to it.
     """
     projection = model.d_model * generator.d_model
     head = projection + model.d_model * vocab_size
-    return blocks_flops(generator, length) + 2 * (length * projection + n_targets * head)
+    return blocks_flops(generator, length, n_targets) + 2 * (length * projection + n_targets * head)
 
 
 def label_flops(model: Model, n_labels: int, n_positions: int) -> int:
@@ -82,7 +90,7 @@ def label_flops(model: Model, n_labels: int, n_positions: int) -> int:
     return 2 * n_positions * (model.d_model**2 + model.d_model * n_labels)
 
 
-def vision_flops(model: Model, image_size: int) -> int:
+def vision_flops(model: Model, image_size: int) -> float:
     """Forward FLOPs of the vision tower on one image."""
     patches = (image_size // model.patch_size) ** 2
     return patch_flops(model, image_size) + blocks_flops(model, patches)

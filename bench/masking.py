@@ -25,3 +25,9 @@ def choose_words(tokens: Tensor, n: int, generator: torch.Generator) -> tuple[Te
     positions = order.topk(n, dim=1).indices.sort(dim=1).values
     chosen = tokens.gather(1, positions)
     return positions, chosen.masked_fill(chosen < N_SPECIAL, IGNORED)
+
+
+def places(positions: Tensor, length: int) -> Tensor:
+    """Positions (B, K) of rows of `length` T -> (B K,) places b T + t, as `bench.backbones` wants them."""
+    starts = length * torch.arange(len(positions), device=positions.device)
+    return (starts[:, None] + positions).flatten()

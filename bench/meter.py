@@ -32,11 +32,12 @@ class Meter:
     def reads(self, backbone: nn.Module, model: Model) -> Iterator[None]:
         """Count every pass of (B, T) ids through a backbone of these sizes, and through copies of it."""
 
-        def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            batch, length = output.shape[-3:-1]  # of every layer, or of the last
-            self.add(batch * blocks_flops(model, length))
+        def count(module: nn.Module, inputs: tuple[Any, ...], how: dict[str, Any], output: Tensor) -> None:
+            batch, length = inputs[0].shape
+            at = how.get("at")
+            self.add(batch * blocks_flops(model, length, None if at is None else len(at) / batch))
 
-        handle = backbone.register_forward_hook(count)
+        handle = backbone.register_forward_hook(count, with_kwargs=True)
         try:
             yield
         finally:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.backbones.heads import Head
+from bench.backbones.transformer import states_at
 from bench.errors import ConfigError
 from bench.pretrained import Checkpoint
 
@@ -72,6 +73,7 @@ class HuggingFaceBackbone(nn.Module):
         prefix: Tensor | None = None,
         dropout: float = 0.0,
         every_layer: bool = False,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Hidden states.
 
@@ -81,9 +83,10 @@ class HuggingFaceBackbone(nn.Module):
             causal: as the strategy wants it; None: as the checkpoint does it.
             prefix, dropout: not to be had.
             every_layer: also what goes into the first layer and what comes out of each of the L.
+            at: (N,) the places that are wanted, as in `states_at`; the others are computed all the same.
 
         Returns:
-            (B, T, D), or (L + 1, B, T, D), the last of which is the same.
+            (B, T, D), or (N, D) `at` places, or (L + 1, B, T, D), the last of which is the same.
 
         Raises:
             ConfigError: the checkpoint cannot attend so.
@@ -93,7 +96,7 @@ class HuggingFaceBackbone(nn.Module):
         found = self.text(input_ids=ids, attention_mask=mask, output_hidden_states=every_layer)
         last = found.last_hidden_state
         hidden = torch.stack([*found.hidden_states[:-1], last]) if every_layer else last
-        return hidden[..., self.n_before :, :]
+        return states_at(hidden[..., self.n_before :, :], at)
 
     def read(self, tokens: Tensor, attended: Tensor | None) -> tuple[Tensor, Tensor]:
         """Their ids and attention mask, each (B, P + T), P of them before the text."""

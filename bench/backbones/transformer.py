@@ -95,6 +95,19 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int, turned: Tensor) -> Non
     right.addcmul_(a, sin, value=sign)
 
 
+def states_at(x: Tensor, at: Tensor | None) -> Tensor:
+    """States at some places.
+
+    Args:
+        x: (B, T, D).
+        at: (N,) places b T + t; None: all of them.
+
+    Returns:
+        (N, D), or x.
+    """
+    return x if at is None else x.flatten(0, 1).index_select(0, at)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention through PyTorch's fused kernel. A mask is True where attended."""
 
@@ -104,11 +117,18 @@ class Attention(nn.Module):
         self.Wqkv = nn.Linear(model.d_model, 3 * model.d_model, bias=False)
         self.Wo = nn.Linear(model.d_model, model.d_model, bias=False)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool) -> Tensor:
-        """x: (B, T, D); mask: (B, 1, 1 or T, T) bool or None -> (B, T, D)."""
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        causal: bool,
+        at: Tensor | None = None,
+    ) -> Tensor:
+        """x: (B, T, D); mask: (B, 1, 1 or T, T) bool or None -> (B, T, D), or (N, D) as in `states_at`."""
         q, k, v = self._project(x, rope)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        return self._merge(mixed)
+        return self.Wo(states_at(mixed.transpose(1, 2).flatten(2), at))
 
     def weights(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool) -> Tensor:
         """What the fused kernel mixes values by and does not give: (B, H, T, T), rows sum to one."""
@@ -127,10 +147,6 @@ class Attention(nn.Module):
             return rotated_heads(heads, *rope)
         q, k, v = RotatedHeads.apply(heads, *rope)
         return q, k, v
-
-    def _merge(self, mixed: Tensor) -> Tensor:
-        """(B, H, T, D/H) -> (B, T, D)."""
-        return self.Wo(mixed.transpose(1, 2).flatten(2))
 
 
 class GatedMlp(nn.Module):
@@ -159,10 +175,17 @@ class Block(nn.Module):
         self.mlp = GatedMlp(model)
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool, dropout: float
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        causal: bool,
+        dropout: float,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """x: (B, T, D) -> (B, T, D)."""
-        x = x + F.dropout(self.attn(self.attn_norm(x), rope, mask, causal), dropout)
+        """x: (B, T, D) -> (B, T, D), or (N, D) as in `states_at`."""
+        mixed = self.attn(self.attn_norm(x), rope, mask, causal, at=at)
+        x = states_at(x, at) + F.dropout(mixed, dropout)
         return x + F.dropout(self.mlp(self.mlp_norm(x)), dropout)
 
 
@@ -185,6 +208,7 @@ class Blocks(nn.Module):
         prefix: Tensor | None = None,
         dropout: float = 0.0,
         every_layer: bool = False,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Hidden states of embedded inputs.
 
@@ -196,10 +220,12 @@ class Blocks(nn.Module):
                 two above: no real token sees padding on its right, unless it lies in the prefix.
             dropout: share of each block's output set to zero, from torch's global generator.
             every_layer: also what goes into the first block and what comes out of each of the L.
+            at: (N,) the places that are wanted, as in `states_at`. What the last block does behind its
+                attention is done for them alone: no other position reads it. Not with `every_layer`.
 
         Returns:
-            (B, T, D), or (L + 1, B, T, D), where the last alone has gone through the final norm, as
-            transformers' `output_hidden_states` has it. Values at padding are meaningless.
+            (B, T, D), or (N, D) `at` places, or (L + 1, B, T, D), where the last alone has gone through the
+            final norm, as transformers' `output_hidden_states` has it. Values at padding are meaningless.
         """
         # Under a causal mask no real token can see padding on its right: no second mask is needed.
         mask = None if attended is None or causal else attended[:, None, None, :]
@@ -208,10 +234,10 @@ class Blocks(nn.Module):
         rope = self.rope.tables(embedded.shape[1])
         x = self.embedding_norm(embedded)
         inputs = []
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers, start=1):
             if every_layer:
                 inputs.append(x)
-            x = layer(x, rope, mask, causal, dropout)
+            x = layer(x, rope, mask, causal, dropout, at if i == len(self.layers) else None)
         x = self.final_norm(x)
         return torch.stack([*inputs, x]) if every_layer else x
 
@@ -252,12 +278,11 @@ class Transformer(nn.Module):
         prefix: Tensor | None = None,
         dropout: float = 0.0,
         every_layer: bool = False,
+        at: Tensor | None = None,
     ) -> Tensor:
         """tokens: (B, T) ids; attended: (B, T) bool or None -> (B, T, D). See `Blocks.forward`."""
-        embedded = self.embedding(tokens)
-        return self.blocks(
-            embedded, attended, causal=causal, prefix=prefix, dropout=dropout, every_layer=every_layer
-        )
+        how = {"prefix": prefix, "dropout": dropout, "every_layer": every_layer, "at": at}
+        return self.blocks(self.embedding(tokens), attended, causal=causal, **how)
 
     @contextlib.contextmanager
     def recorded_attention(self) -> Iterator[list[Tensor]]:

@@ -70,16 +70,17 @@ class MaskedDiffusion(TextObjective):
     def _hidden(self, shown: Tensor, targets: Tensor, n_hideable: Tensor) -> tuple[Tensor, Tensor]:
         """As `weighted_nats`: states of the N hidden tokens (N, D), and the weights of their nats (N,)."""
         is_hidden = targets != IGNORED  # (B, T')
-        states = self.backbone(shown, attended(shown), causal=False)[:, shown.shape[1] - targets.shape[1] :]
+        at = F.pad(is_hidden, (shown.shape[1] - targets.shape[1], 0)).flatten().argwhere()[:, 0]
+        states = self.backbone(shown, attended(shown), causal=False, at=at)
         weights = n_hideable[:, None] / is_hidden.sum(dim=1, keepdim=True)  # (B, 1)
-        return states[is_hidden], weights.expand_as(targets)[is_hidden]
+        return states, weights.expand_as(targets)[is_hidden]
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
         """All positions are processed; about half of them predict."""
         model, length = self.shapes.model, self.shapes.sequence_length
         targets = (length + 1) / 2
         vocab_size = self.backbone.embedding.num_embeddings
-        forward = blocks_flops(model, length) + head_flops(model, vocab_size, targets)
+        forward = blocks_flops(model, length, targets) + head_flops(model, vocab_size, targets)
         return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
 from bench.errors import ConfigError
+from bench.masking import places
 from bench.nats import pseudo_nats, wanted
 from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
 from bench.sampling import Sampling, mask_predict, writable
@@ -57,17 +58,16 @@ class MaskedNextToken(TextObjective):
 
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy of the hidden tokens, each from the position before it."""
-        hidden = self.backbone(batch["tokens"], causal=False)  # (B, T, D)
-        index = (batch["positions"] - 1)[:, :, None].expand(-1, -1, hidden.shape[-1])
-        targets = batch["targets"]  # (B, K)
-        return Loss(self.head.nats(hidden.gather(1, index), targets), targets.numel())
+        tokens, targets = batch["tokens"], batch["targets"].flatten()  # (B, T), (B K,)
+        hidden = self.backbone(tokens, causal=False, at=places(batch["positions"] - 1, tokens.shape[1]))
+        return Loss(self.head.nats(hidden, targets), targets.numel())
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
         """All positions are processed, a share predicts."""
         model, length = self.shapes.model, self.shapes.sequence_length
         targets = self._n_targets()
         vocab_size = self.backbone.embedding.num_embeddings
-        forward = blocks_flops(model, length) + head_flops(model, vocab_size, targets)
+        forward = blocks_flops(model, length, targets) + head_flops(model, vocab_size, targets)
         return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
 
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:

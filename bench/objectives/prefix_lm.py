@@ -34,17 +34,17 @@ class PrefixLM(TextObjective):
     def loss(self, batch: Batch) -> Loss:
         """Negative log-likelihood of what follows the prefix, given the prefix; logits there only."""
         tokens, prefix = batch["tokens"], batch["prefix"]  # (B, T), (B,)
-        hidden = self.backbone(tokens, causal=False, prefix=prefix)[:, :-1]  # (B, T - 1, D)
-        predicts = torch.arange(1, tokens.shape[1], device=tokens.device) >= prefix[:, None]  # (B, T - 1)
-        targets = tokens[:, 1:][predicts]  # (N,)
-        return Loss(self.head.nats(hidden[predicts], targets), targets.numel())
+        follows = torch.arange(tokens.shape[1], device=tokens.device) >= prefix[:, None]  # (B, T)
+        at = follows.flatten().argwhere()[:, 0] - 1  # each is predicted from the position before it
+        hidden = self.backbone(tokens, causal=False, prefix=prefix, at=at)  # (N, D)
+        return Loss(self.head.nats(hidden, tokens[follows]), len(at))
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
         """All positions are processed, half of them predict."""
         model, length = self.shapes.model, self.shapes.sequence_length
         targets = length / 2
         vocab_size = self.backbone.embedding.num_embeddings
-        forward = blocks_flops(model, length) + head_flops(model, vocab_size, targets)
+        forward = blocks_flops(model, length, targets) + head_flops(model, vocab_size, targets)
         return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
 
     @property

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bench.backbones.transformer import Blocks, initialise, layer_norm
 from bench.budget import StepCost, blocks_flops, generator_flops, label_flops, rows_per_step
 from bench.errors import ConfigError
-from bench.masking import IGNORED, choose_words
+from bench.masking import IGNORED, choose_words, places
 from bench.objectives.base import Batch, Core, Loss, Modality, Objective, ObjectiveOptions, Shapes, StockClass
 from bench.sampling import draw
 from bench.schema import Model, Optim
@@ -39,8 +39,8 @@ class Generator(nn.Module):
 
     def forward(self, embedded: Tensor, positions: Tensor) -> Tensor:
         """embedded: (B, T, D); positions: (B, K) -> logits there (B, K, V)."""
-        hidden = self.blocks(self.project(embedded))  # (B, T, D of the generator)
-        hidden = hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[-1]))
+        at = places(positions, embedded.shape[1])
+        hidden = self.blocks(self.project(embedded), at=at).view(*positions.shape, -1)  # (B, K, its own D)
         return self.decoder(self.norm(F.gelu(self.dense(hidden))))
 
 

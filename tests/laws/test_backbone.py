@@ -62,6 +62,30 @@ def test_padding_on_the_right_changes_no_real_position(causal: bool):
         assert (backbone(padded, causal=False)[:, :10] - hidden).abs().max() > 1e-5  # the mask does it
 
 
+HOW = {
+    "causal": {"causal": True},
+    "both ways": {"causal": False},
+    "a prefix": {"causal": False, "prefix": torch.tensor([3, 1, 9])},
+}
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_states_at_some_places_and_their_gradients_are_those_of_all(how: str):
+    backbone, tokens = make_backbone().double(), ragged_tokens([10, 6, 10])
+    attended = None if how == "a prefix" else tokens != PAD
+    at = torch.tensor([0, 4, 9, 15, 22])  # of 3 rows of 10, none at padding
+    found = []
+    for places in (at, None):
+        hidden = backbone(tokens, attended, at=places, **HOW[how])
+        wanted = hidden if places is not None else hidden.flatten(0, 1)[at]
+        weights = torch.arange(wanted.numel(), dtype=torch.float64).sin().view_as(wanted)
+        gradients = torch.autograd.grad((wanted * weights).sum(), list(backbone.parameters()))
+        found.append((wanted, *gradients))
+    assert found[0][0].shape == (5, MODEL.d_model)
+    for some, whole in zip(*found, strict=True):
+        assert_close(some, whole, rtol=1e-9, atol=1e-12)
+
+
 @torch.no_grad()
 def test_order_matters():
     backbone, tokens = make_backbone(), ragged_tokens([10])

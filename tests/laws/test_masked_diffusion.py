@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from toy_models import OPTIM, SHAPES, generator, make_strategy, text_rows
 
+from bench.backbones.transformer import states_at
 from bench.masking import IGNORED
 from bench.objectives.masked_diffusion import MaskedDiffusion, choose_any, hidden_counts
 from bench.vocabulary import EOS, MASK
@@ -141,14 +142,14 @@ class Markov(nn.Module):
         n_stays = int((text[1:] == text[:-1]).sum())
         return 0.5 * self.stay**n_stays * (1 - self.stay) ** (len(text) - 1 - n_stays)
 
-    def forward(self, shown: Tensor, attended: Tensor | None = None, *, causal: bool) -> Tensor:
-        """(B, T) ids -> (B, T, V) log p(token | what is shown), by summing over all texts that agree."""
+    def forward(self, shown: Tensor, attended: Tensor | None = None, *, causal: bool, at: Tensor) -> Tensor:
+        """(B, T) ids -> (N, V) log p(token | what is shown), by summing over all texts that agree."""
         texts = FIRST + torch.tensor(list(product(range(2), repeat=shown.shape[1])))
         joint = torch.tensor([self.joint(text) for text in texts], dtype=torch.float64)
         agrees = ((texts == shown[:, None]) | (shown[:, None] == MASK)).all(dim=2)  # (B, N)
         p = (agrees * joint)[:, :, None, None] * F.one_hot(texts, FIRST + 2)  # (B, N, T, V)
         summed = p.sum(dim=1)
-        return (summed / summed.sum(dim=2, keepdim=True)).clamp(min=1e-12).log()
+        return states_at((summed / summed.sum(dim=2, keepdim=True)).clamp(min=1e-12).log(), at)
 
 
 def diffusion_with(source: Markov) -> MaskedDiffusion:

@@ -128,11 +128,15 @@ def test_autograd_saves_what_the_formula_of_activations_says(strategy: str, over
 
 @pytest.fixture(scope="module")
 def recorded() -> Sequence[tuple[Planned, object]]:
-    """A run of each strategy of a committed study, as planned and as recorded."""
+    """A run of each strategy of two committed studies, as planned and as recorded."""
+    return [*of_study("quickstart", "library_probe"), *of_study("strategies", "qc_probe")]
+
+
+def of_study(study: str, task: str) -> Sequence[tuple[Planned, object]]:
     folder = ROOT / "experiments"
-    records, _ = read_records(folder / "strategies" / "records")
+    records, _ = read_records(folder / study / "records")
     by_id = {record.run_id: record for record in records if record.status == "finished" and record.seed == 0}
-    specs = compose_evaluations(["study=strategies", "task=[qc_probe]", f"paths.experiments={folder}"])
+    specs = compose_evaluations([f"study={study}", f"task=[{task}]", f"paths.experiments={folder}"])
     trained = [s for s in specs if s.run_id in by_id and s.config["strategy"]["modality"] != "none"]
     return [
         (
@@ -149,7 +153,10 @@ def test_what_is_planned_is_what_was_recorded(recorded):
         assert record.config["corpus"]["pairs"]["image_size"] == 32
         assert run.parameters == record.parameters, record.strategy
         tokens = record.config["budget"]["tokens"]
-        assert run.flops(tokens) == record.spent.flops, record.strategy
+        # The study of all strategies is older than a last block that is computed at targets alone.
+        assert run.flops(tokens) == record.spent.flops or (
+            record.study == "strategies" and 0.7 * record.spent.flops < run.flops(tokens) < record.spent.flops
+        ), record.strategy
         assert run.steps(tokens) * run.cost.forward_tokens == record.spent.forward_tokens, record.strategy
 
 
