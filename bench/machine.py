@@ -53,7 +53,7 @@ def set_up_process(threads: int | None) -> None:
     quiet_libraries()
     limit_blas()
     torch.set_flush_denormal(True)  # vanishing weights otherwise cost up to three times the CPU time
-    if threads:
+    if threads and threads != torch.get_num_threads():  # a needless call slows it: see launchers/run.py
         torch.set_num_threads(threads)
 
 

@@ -1,11 +1,13 @@
 """One run in the process that a launcher gives it: under its lock, skipped if done, its failure recorded."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -18,6 +20,8 @@ from bench.launchers.base import POLL_S
 from bench.records import write_atomically, write_record
 from bench.spec import RunSpec
 from bench.stopping import Stop, supervisors
+
+OMP = "OMP_NUM_THREADS"
 
 
 def run_one(text: str, threads: int | None, before: str | None = None) -> str:
@@ -41,11 +45,30 @@ def run_one(text: str, threads: int | None, before: str | None = None) -> str:
             settings = spec.typed().trainer
             if settings.devices > 1:
                 return _run_distributed(spec)
-            from bench.train import execute  # torch, in the worker only
+            with threads_of_torch(threads):
+                from bench.train import execute  # torch, in the worker only
 
             return execute(spec, threads)
     except Timeout:
         return "busy"
+
+
+@contextmanager
+def threads_of_torch(threads: int | None) -> Iterator[None]:
+    """Inside, torch is imported with so many threads; None: its choice.
+
+    Where it is told only later, by `torch.set_num_threads`, MKL opens a team of threads for each small
+    product inside attention's own threads, and attention takes up to twice as long.
+    """
+    before = os.environ.get(OMP)
+    if threads:
+        os.environ[OMP] = str(threads)
+    try:
+        yield
+    finally:  # what this process starts decides for itself, such as torchrun
+        os.environ.pop(OMP, None)
+        if before is not None:
+            os.environ[OMP] = before
 
 
 def record_failure(spec: RunSpec, reason: str) -> str:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from bench.errors import BenchError, in_one_line
+from bench.launchers.run import threads_of_torch
 from bench.prepare import prepare
 from bench.records import write_atomically
 from bench.spec import RunSpec
@@ -98,8 +99,9 @@ def _answer(connection: Connection) -> float:
 
 def _train(task: Task, folder: str, together: "Barrier", connection: Connection) -> None:
     """Steps a second from when all processes have done their first steps."""
-    from bench.machine import set_up_process  # torch, in this process only
-    from bench.speed.ours import plain_steps, set_up
+    with threads_of_torch(task.threads):
+        from bench.machine import set_up_process  # torch, in this process only
+        from bench.speed.ours import plain_steps, set_up
 
     set_up_process(task.threads)
     try:

@@ -1,5 +1,8 @@
 """How many runs go side by side: one per core, as many as the machine's memory holds."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,6 +71,26 @@ def test_a_step_in_parts_or_recomputed_needs_less_memory(monkeypatch: pytest.Mon
     in_parts, _ = shared(monkeypatch, 600e9, 8, *larger, "trainer.accumulate_grad_batches=32")
     recomputed, _ = shared(monkeypatch, 600e9, 8, *larger, "trainer.recompute=true")
     assert in_parts > recomputed > 1
+
+
+WORKER = """
+import os
+from bench.launchers.run import threads_of_torch
+with threads_of_torch(1):
+    from bench.machine import set_up_process
+import torch
+torch.set_num_threads = None  # a call, which makes attention slower, fails
+set_up_process(1)
+print(torch.get_num_threads(), os.environ["OMP_NUM_THREADS"])
+"""
+
+
+def test_a_worker_imports_torch_with_its_threads_and_leaves_the_environment_as_it_was():
+    environment = os.environ | {"OMP_NUM_THREADS": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["1", "3"], done.stderr
 
 
 def test_no_committed_run_took_more_than_is_reckoned():
