@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.backbones.transformer import initialise
 from bench.backbones.vision import VisionTower, n_patches, to_float
 from bench.budget import StepCost, blocks_flops, head_flops, patch_flops, rows_per_step, vision_flops
-from bench.masking import IGNORED
+from bench.masking import IGNORED, places
 from bench.objectives.base import Batch, Core, Loss, Modality, ObjectiveOptions, Shapes, TextObjective
 from bench.schema import Optim
 from bench.vocabulary import BOS, EOS, MASK, PAD
@@ -65,7 +65,10 @@ class Captioning(TextObjective):
     def _states(self, images: Tensor, captions: Tensor) -> Tensor:
         """What predicts each caption token: (B, L, D)."""
         patches = self._patches(images)  # (B, P, D)
-        return self._read(patches, captions)[:, patches.shape[1] - 1 : -1]
+        (n_rows, n_seen, _), length = patches.shape, captions.shape[1]
+        before = torch.arange(n_seen - 1, n_seen - 1 + length, device=patches.device)
+        at = places(before.expand(n_rows, -1), n_seen + length)
+        return self._read(patches, captions, at).view(n_rows, length, -1)
 
     def image_features(self, images: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> what the vision tower sees (B, D)."""
@@ -97,10 +100,10 @@ class Captioning(TextObjective):
     def _patches(self, images: Tensor) -> Tensor:
         return self.project_image(self.vision.hidden(to_float(images)))
 
-    def _read(self, patches: Tensor, captions: Tensor) -> Tensor:
-        """Hidden states of patches (B, P, D) with a caption (B, L) behind them: (B, P + L, D)."""
+    def _read(self, patches: Tensor, captions: Tensor, at: Tensor | None = None) -> Tensor:
+        """States of patches (B, P, D) with a caption (B, L) behind them: (B, P + L, D), or `at` places."""
         embedded = torch.cat([patches, self.backbone.embedding(captions)], dim=1)
-        return self.backbone.blocks(embedded, causal=True)
+        return self.backbone.blocks(embedded, causal=True, at=at)
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
         """Patches and caption positions are processed, the patches by tower and stack.
@@ -111,7 +114,7 @@ class Captioning(TextObjective):
         patches = n_patches(model, self.shapes.image_size)
         tokens = patches + length
         projection = 2 * patches * model.d_model**2
-        stack = blocks_flops(model, tokens) + head_flops(
+        stack = blocks_flops(model, tokens, length) + head_flops(
             model, self.backbone.embedding.num_embeddings, length
         )
         forward = vision_flops(model, self.shapes.image_size) + projection + stack
