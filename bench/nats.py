@@ -4,15 +4,12 @@ B texts of T tokens, padded with PAD on the right. All results are (B, T - 1): o
 is always given; 0 where a token is not wanted. Pure functions.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.masking import places
 from bench.vocabulary import MASK, PAD
-
-Read = Callable[[Tensor, Tensor | None], Tensor]  # ids (B, T) and what is attended -> states (B, T, D)
 
 
 def wanted(tokens: Tensor, scored: Tensor | None) -> Tensor:
@@ -47,24 +44,29 @@ def causal_nats(backbone: nn.Module, head: nn.Module, tokens: Tensor, scored: Te
     return next_token_nats(hidden, head, tokens, wanted(tokens, scored))
 
 
-def pseudo_nats(read: Read, head: nn.Module, tokens: Tensor, is_wanted: Tensor, shift: int = 0) -> Tensor:
+def pseudo_nats(
+    backbone: nn.Module, head: nn.Module, tokens: Tensor, is_wanted: Tensor, shift: int = 0
+) -> Tensor:
     """Of each wanted token given all others (Salazar et al. 2020, arXiv:1910.14659, eq. 1).
 
     One pass for each: it alone is hidden. Tokens that are not wanted are shown throughout and cost nothing.
 
     Args:
-        read: the backbone, attending both ways.
+        backbone: attends both ways.
         head: (N, D) -> logits (N, V).
         tokens: (B, T) ids; no more than B texts are read at a time.
         is_wanted: (B, T - 1) bool.
         shift: a hidden token is predicted this many positions to its left.
     """
     nats = torch.zeros(is_wanted.shape, device=tokens.device)
-    for places in is_wanted.T.nonzero().split(len(tokens)):
-        row, position = places[:, 1], places[:, 0] + 1
+    for found in is_wanted.T.nonzero().split(len(tokens)):
+        row, position = found[:, 1], found[:, 0] + 1
         given = tokens[row]  # (N, T)
-        hidden = read(given.scatter(1, position[:, None], MASK), attended(given))
-        logits = head(hidden[torch.arange(len(row), device=row.device), position - shift])  # (N, V)
+        shown, at = (
+            given.scatter(1, position[:, None], MASK),
+            places(position[:, None] - shift, given.shape[1]),
+        )
+        logits = head(backbone(shown, attended(given), causal=False, at=at))  # (N, V)
         targets = given.gather(1, position[:, None])[:, 0]
         nats[row, position - 1] = F.cross_entropy(logits, targets, reduction="none").to(nats)
     return nats

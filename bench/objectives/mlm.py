@@ -1,7 +1,6 @@
 """Masked language modelling (BERT, arXiv:1810.04805, sec. 3.1): hidden tokens from both sides."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from omegaconf import MISSING
@@ -78,8 +77,7 @@ class MaskedLM(TextObjective):
         scored: Tensor | None = None,
     ) -> Tensor:
         """Pseudo: each token hidden in turn, alone."""
-        read = partial(self.backbone, causal=False)
-        return pseudo_nats(read, self.head, tokens, wanted(tokens, scored))
+        return pseudo_nats(self.backbone, self.head, tokens, wanted(tokens, scored))
 
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
         """Mask-predict (arXiv:1904.09324). An EOS is never its target, so that it hardly writes one."""

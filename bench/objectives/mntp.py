@@ -5,7 +5,6 @@ of a CLM, so that one head serves both.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from omegaconf import MISSING
@@ -90,8 +89,7 @@ class MaskedNextToken(TextObjective):
         scored: Tensor | None = None,
     ) -> Tensor:
         """Pseudo: each token hidden in turn, alone, and read off the position before it."""
-        read = partial(self.backbone, causal=False)
-        return pseudo_nats(read, self.head, tokens, wanted(tokens, scored), self.mask_shift)
+        return pseudo_nats(self.backbone, self.head, tokens, wanted(tokens, scored), self.mask_shift)
 
     def _n_targets(self) -> int:
         length = self.shapes.sequence_length
