@@ -31,6 +31,10 @@ def test_forward_flops_by_hand():
     # Five positions: 2 FLOPs per weight and position, then scores and mix: 2 x 2 x 5 x 5 x 2.
     assert budget.blocks_flops(ONE, 5) == 2 * 5 * 34 + 200
     assert budget.blocks_flops(replace(ONE, n_layers=3), 5) == 3 * (2 * 5 * 34 + 200)
+    # Of which three are read: two are spared the last block's output matrix and its feed-forward.
+    spared = 2 * 2 * (2 * 2 + 3 * 2 * 3)
+    assert budget.blocks_flops(ONE, 5, 3) == budget.blocks_flops(ONE, 5) - spared
+    assert budget.blocks_flops(replace(ONE, n_layers=3), 5, 3) == 3 * (2 * 5 * 34 + 200) - spared
     assert budget.head_flops(ONE, 10, 3) == 2 * 3 * (4 + 20)
     # Four patches of 48 values.
     assert budget.patch_flops(ONE, 8) == 2 * 4 * 48 * 2
@@ -50,7 +54,7 @@ def test_a_decoder_adds_cross_attention():
 def test_a_generator_is_narrow_blocks_between_projections():
     narrow = replace(ONE, d_model=1, d_ff=2)
     # Five positions in, three targets out: 2 x 1 weights each way, then 2 x 10 of the embedding.
-    expected = budget.blocks_flops(narrow, 5) + 2 * 5 * 2 + 2 * 3 * (2 + 20)
+    expected = budget.blocks_flops(narrow, 5, 3) + 2 * 5 * 2 + 2 * 3 * (2 + 20)
     assert budget.generator_flops(ONE, narrow, 10, 5, 3) == expected
     assert budget.label_flops(ONE, 1, 5) == 2 * 5 * (4 + 2)
 
