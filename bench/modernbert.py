@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from tokenizers import AddedToken, Tokenizer, processors
 from torch import Tensor
 
-from bench.backbones.transformer import NORM_EPS, ROPE_THETA
+from bench.backbones.rope import ROPE_THETA
+from bench.backbones.transformer import NORM_EPS
 from bench.objectives.base import Objective, StockClass
 from bench.vocabulary import BOS, EOS, MASK, PAD, SPECIAL_TOKENS
 

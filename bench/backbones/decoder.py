@@ -6,7 +6,8 @@ As in T5 (arXiv:1910.10683, sec. 2.1) no position enters cross-attention: the en
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.backbones.transformer import Attention, GatedMlp, Rope, initialise, layer_norm
+from bench.backbones.rope import Rope
+from bench.backbones.transformer import Attention, GatedMlp, initialise, layer_norm
 from bench.schema import Model
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bench.backbones.transformer import ROPE_THETA
+from bench.backbones.rope import ROPE_THETA
 from bench.backbones.vision import to_float
 from bench.masking import IGNORED
 from bench.objectives.base import Batch

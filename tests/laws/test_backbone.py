@@ -11,7 +11,8 @@ from toy_models import MODEL, SHAPES, make_strategy, ragged_tokens, text_rows
 
 from bench import budget
 from bench.backbones.heads import PredictionHead
-from bench.backbones.transformer import INIT_STD, Rope, RotatedHeads, Transformer
+from bench.backbones.rope import Rope, RotatedHeads
+from bench.backbones.transformer import INIT_STD, Transformer
 from bench.backbones.vision import VisionTower, n_patches, to_float
 from bench.errors import ConfigError
 from bench.modernbert import stock_model, stock_weights

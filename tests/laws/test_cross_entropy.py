@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from toy_models import saved_tensors
 
 from bench import cross_entropy
-from bench.backbones.transformer import Rope, RotatedHeads
+from bench.backbones.rope import Rope, RotatedHeads
 from bench.masking import IGNORED
 
 N, D, V = 37, 6, 11
