@@ -48,8 +48,15 @@ def cooldown_start(total: int, optim: Optim) -> int:
     return total - max(1, round(optim.cooldown_share * total))
 
 
-def adamw(module: nn.Module, optim: Optim, d_model: int) -> torch.optim.AdamW:
-    """AdamW; norms, biases and other vectors and scalars are not decayed."""
+def adamw(module: nn.Module, optim: Optim, d_model: int, *, fused: bool = True) -> torch.optim.AdamW:
+    """AdamW; norms, biases and other vectors and scalars are not decayed.
+
+    Args:
+        module: whose parameters are trained.
+        optim: the settings.
+        d_model: D, by which the rate is scaled.
+        fused: in one pass over memory; not with scaled gradients that are clipped.
+    """
     groups = [
         {
             "params": _trained(p for p in module.parameters() if p.ndim >= 2),
@@ -58,7 +65,7 @@ def adamw(module: nn.Module, optim: Optim, d_model: int) -> torch.optim.AdamW:
         {"params": _trained(p for p in module.parameters() if p.ndim < 2), "weight_decay": 0.0},
     ]
     betas = (optim.beta1, optim.beta2)
-    return torch.optim.AdamW(groups, lr=lr_peak(optim, d_model), betas=betas, fused=True)
+    return torch.optim.AdamW(groups, lr=lr_peak(optim, d_model), betas=betas, fused=fused)
 
 
 def schedule(optimizer: torch.optim.Optimizer, optim: Optim, total_steps: int) -> LambdaLR:

@@ -19,6 +19,7 @@ from bench.data import VALIDATION_SEED, BatchModule, PairRows, Rows, TextRows, m
 from bench.energy import EnergyMeter
 from bench.errors import DataError, DivergedError
 from bench.objectives.base import Batch, Objective
+from bench.precision import plugins_of
 from bench.prepare import Prepared, check_epochs
 from bench.ranks import Agreement, WholeWeights, lost_ranks_named, strategy_of
 from bench.records import Divergence, Spent, write_atomically
@@ -188,6 +189,7 @@ def make_trainer(
 ) -> Trainer:
     """Lightning's trainer for one rank of a run."""
     settings = config.trainer
+    numbers = plugins_of(settings)
     # A pass over every new tensor, to find bugs of torch.
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Trainer(
@@ -195,17 +197,17 @@ def make_trainer(
         devices=settings.devices,
         num_nodes=settings.nodes,
         strategy=strategy_of(settings, has_idle_weights=has_idle_weights),
-        precision=settings.precision,  # type: ignore[arg-type]
         max_steps=steps,
         gradient_clip_val=config.optim.clip_norm,
         deterministic=True if settings.accelerator == "cpu" else "warn",
         logger=loggers,
         callbacks=callbacks,
-        plugins=[checkpoint.InPlace()],
+        plugins=[checkpoint.InPlace(), *numbers],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
         use_distributed_sampler=False,
+        precision=None if numbers else settings.precision,  # type: ignore[arg-type]
     )
 
 

@@ -71,6 +71,10 @@ def _validate_place(config: Config) -> None:
     trainer = config.trainer
     _one_of("trainer.accelerator", trainer.accelerator, ("cpu", "gpu"))
     _one_of("trainer.precision", trainer.precision, ("32-true", "64-true", "16-mixed", "bf16-mixed"))
+    _require(
+        trainer.precision != "16-mixed" or trainer.accelerator == "gpu",
+        "trainer.precision=16-mixed needs trainer.accelerator=gpu; use bf16-mixed",
+    )
     counts = {
         "trainer.devices": (1, trainer.devices, MOST_PROCESSES),
         "trainer.accumulate_grad_batches": (1, trainer.accumulate_grad_batches, MOST_PROCESSES),

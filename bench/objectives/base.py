@@ -21,6 +21,7 @@ from bench.backbones.transformer import Transformer
 from bench.budget import StepCost
 from bench.errors import ConfigError, DivergedError, InapplicableError
 from bench.pooling import POOLINGS, pool
+from bench.precision import FP16
 from bench.sampling import Sampling, by_length
 from bench.schema import Config, Model, Optim
 from bench.vocabulary import PAD
@@ -257,7 +258,8 @@ class Objective(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW and its schedule over the trainer's `max_steps`."""
-        optimizer = optim.adamw(self, self.optimizer, self.shapes.model.d_model)
+        fused = self.trainer.precision != FP16  # which scales gradients
+        optimizer = optim.adamw(self, self.optimizer, self.shapes.model.d_model, fused=fused)
         scheduler = optim.schedule(optimizer, self.optimizer, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -299,6 +299,7 @@ def test_a_mistake_is_one_line_that_names_it(override: str, parts: list[str]):
         ("caption_length=1", "caption_length"),
         ("seed=-1", "seed"),
         ("trainer.accelerator=tpu", "trainer.accelerator"),
+        ("trainer.precision=16-mixed", "trainer.precision=16-mixed needs trainer.accelerator=gpu"),
         ("trainer.devices=0", "trainer.devices"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches"),
         ("logger.wandb_mode=loud", "logger.wandb_mode"),
@@ -316,7 +317,7 @@ def test_settings_that_cannot_work_together_name_a_key(override: str, key: str):
     [
         ("trainer=fsdp", "trainer.accumulate_grad_batches=2"),
         ("trainer=fsdp", "trainer.compile=true"),
-        ("trainer.precision=16-mixed", "trainer.accumulate_grad_batches=2"),
+        ("trainer=gpu", "trainer.precision=16-mixed", "trainer.accumulate_grad_batches=2"),
     ],
 )
 def test_ways_to_compute_a_step_that_do_not_go_together_are_refused(words: tuple[str, str]):

@@ -75,6 +75,17 @@ def test_how_a_step_is_computed_changes_no_weight_beyond_rounding(
     assert all(np.abs(values - theirs[name]).max() <= tolerance for name, values in mine.items())
 
 
+def test_products_in_bf16_train_as_far_as_those_in_full(place: Place, study: Place):
+    words = ("trainer.precision=bf16-mixed", "launcher.workers=0")
+    done = place.bench_here(*place.sweep("strategy=clm,mlm,clip", *words))
+    assert done.returncode == 0, done.stderr
+    for name, record in place.records().items():
+        full = study.records("first")[name].curve
+        losses = [point.validation_loss_nats for point in record.curve]
+        assert losses == pytest.approx([point.validation_loss_nats for point in full], rel=0.01)
+        assert losses != [point.validation_loss_nats for point in full]
+
+
 def test_a_report_names_every_run(study: Place):
     done = study.bench("report", "study=first")
     assert done.returncode == 0, done.stderr
