@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-faults test-slurm test-ray lint audit clean
+.PHONY: help quickstart test test-faults test-slurm test-ray test-gpu lint audit clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ test-slurm: $(VENV)/.installed ## a study on a real Slurm of one node, made of D
 test-ray: $(VENV)/.installed ## runs on Ray, an optional package of 80 MB that this installs
 	@if $(BIN)/pip install --quiet --editable '.[ray]'; then $(BIN)/pytest -m ray tests/e2e/test_ray.py; \
 	else echo '=== SKIPPED: the tests on Ray, which cannot be installed ==='; fi
+
+test-gpu: $(VENV)/.installed ## strategies, tasks, layouts and a study on a GPU, held against the CPU; skipped without one
+	$(BIN)/pytest -m gpu -rs
 
 audit: $(VENV)/.installed ## dependencies: do they fit, their licences, their known vulnerabilities
 	$(BIN)/pip install --quiet --editable '.[audit]'

@@ -202,7 +202,8 @@ def _evaluate(job: Job, trained: Trained | None) -> str:
         (job.folder / "error.log").write_text(traceback.format_exc())
         results = evaluation.give_up(in_one_line(error))
     else:
-        model.objective.to(device_of(job.spec.typed().trainer.accelerator))  # Lightning left it on the CPU
+        # Lightning left it on the CPU; tasks compute in float32, whatever it was trained in.
+        model.objective.to(device_of(job.spec.typed().trainer.accelerator), torch.float32)
         results = evaluation.do(model.objective, model.data)
     return "failed" if any(result.status == "failed" for result in results) else "finished"
 

@@ -53,7 +53,9 @@ class Halfway(Callback):
 
 def ranks(devices: int, layout: str = "none") -> schema.Trainer:
     """Of a layout: none, full (sharded), or parts (gradients accumulated, activations computed again)."""
-    place = schema.Trainer(accelerator="cpu", devices=devices, nodes=1, timeout_s=60, precision="64-true")
+    place = schema.Trainer(
+        accelerator="cpu", devices=devices, nodes=1, timeout_s=60, precision="64-true", loader_workers=0
+    )
     if layout == "parts":
         return replace(place, sharding="none", accumulate_grad_batches=2, recompute=True)
     return replace(place, sharding=layout)
@@ -62,18 +64,20 @@ def ranks(devices: int, layout: str = "none") -> schema.Trainer:
 def trained(
     stem: str, trainer: schema.Trainer, *, keep: Path | None = None, start: Path | None = None
 ) -> dict[str, Tensor]:
-    """Whole weights after some steps; in double precision, where rounding cannot hide a mistake.
+    """Whole weights after some steps; by default in double precision, where rounding cannot hide a mistake.
 
     `keep`: where to leave a checkpoint of half the way; `start`: the one to begin with.
     """
-    model = make_strategy(stem).train().double()
+    model = make_strategy(stem).train()
+    if trainer.precision == "64-true":
+        model = model.double()
     batches = BatchModule(
         train=ToyRows(model),
         corrupt=model.corrupt_at,
         seed=0,
         rows_per_step=PER_STEP,
         ranks=trainer.n_ranks,
-        loader_workers=0,
+        loader_workers=trainer.loader_workers,
     )
     config, gathered = schema.Config(trainer=trainer, optim=OPTIM), WholeWeights()
     callbacks: list[Callback] = [gathered, *([Halfway(keep)] if keep else [])]

@@ -185,6 +185,18 @@ def test_scores_do_not_depend_on_padding(name: str, setting: Setting, monkeypatc
     assert_same_scores(task.evaluate(model, afresh(setting)), narrow)
 
 
+@pytest.mark.gpu
+@every_task
+def test_a_gpu_scores_as_a_cpu(name: str, setting: Setting):
+    task = make_task(name)
+    model = able(task, setting)
+    found = [
+        [m.value for m in task.evaluate(model.to(device), afresh(setting)).scores]
+        for device in ("cpu", "cuda")
+    ]
+    assert found[1] == pytest.approx(found[0], rel=1e-3, abs=0.02)  # rounding may turn a guess
+
+
 @every_task
 def test_a_fit_stops_when_the_run_is_told_to(name: str, setting: Setting):
     def stop() -> None:

@@ -75,10 +75,11 @@ def test_how_a_step_is_computed_changes_no_weight_beyond_rounding(
     assert all(np.abs(values - theirs[name]).max() <= tolerance for name, values in mine.items())
 
 
-def test_products_in_bf16_train_as_far_as_those_in_full(place: Place, study: Place):
-    words = ("trainer.precision=bf16-mixed", "launcher.workers=0")
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_a_run_in_other_numbers_trains_as_far_and_does_its_tasks(precision: str, place: Place, study: Place):
+    words = (f"trainer.precision={precision}", "launcher.workers=0")
     done = place.bench_here(*place.sweep("strategy=clm,mlm,clip", *words))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     for name, record in place.records().items():
         full = study.records("first")[name].curve
         losses = [point.validation_loss_nats for point in record.curve]

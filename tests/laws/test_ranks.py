@@ -4,19 +4,23 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 import two_ranks
+from pytorch_lightning.strategies import DDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor
 from toy_models import make_strategy, stems, strategy_node
 from two_ranks import ranks, trained
 
+from bench import pretrain
 from bench.errors import DataError, LostRankError
-from bench.ranks import Agreement, lost_ranks_named
+from bench.ranks import Agreement, Sharded, lost_ranks_named
 
 TRAINED = [stem for stem in stems("strategy") if strategy_node(stem)["modality"] != "none"]
 LIMIT_S = 300
@@ -50,6 +54,38 @@ def test_two_ranks_give_the_weights_of_one_process_for_every_strategy(tmp_path: 
             if not apart < 1e-11:
                 far[stem, layout] = apart
     assert far == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stem", TRAINED)
+def test_a_gpu_gives_the_weights_of_a_cpu(stem: str):
+    gpu = replace(ranks(1), accelerator="gpu", loader_workers=1)
+    assert difference(trained(stem, ranks(1)), trained(stem, gpu)) < 1e-9
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stem", ["clm", "clip", "clm_then_mlm"])
+def test_a_gpu_gives_the_same_bits_again(stem: str):
+    for precision in ("64-true", "32-true", "bf16-mixed"):
+        gpu = replace(ranks(1), accelerator="gpu", precision=precision)
+        assert difference(trained(stem, gpu), trained(stem, gpu)) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("strategy", [DDPStrategy, Sharded])
+@pytest.mark.parametrize("stem", ["clm", "clip", "rtd"])
+def test_one_rank_under_nccl_gives_the_weights_of_a_cpu(
+    strategy: type[DDPStrategy], stem: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pretrain, "strategy_of", lambda *_, **__: strategy())
+    with monkeypatch.context() as plain:
+        plain.setattr(pretrain, "strategy_of", lambda *_, **__: "auto")
+        alone = trained(stem, ranks(1))
+    try:
+        assert difference(alone, trained(stem, replace(ranks(1), accelerator="gpu"))) < 1e-9
+        assert dist.get_backend() == "nccl"
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_run_goes_on_with_another_number_of_ranks_sharded_or_not(tmp_path: Path):
