@@ -17,6 +17,9 @@ from bench.masking import IGNORED
 # Rows of a block, for each of a state's D values: with more the logits leave the cache (2 MiB at D = 64 and
 # V = 4,096), with fewer the (V, D) gradient is read and written too often. Measured at D = 64, 128 and 256.
 ROWS_PER_WIDTH = 2
+# Logits of a block where no cache would hold them anyway: on a GPU, which wants large products, and where no
+# gradient is asked for.
+LOGITS_AT_ONCE = 2**28
 
 
 def summed(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -49,14 +52,29 @@ def projected(
         targets: as `summed` takes them.
         weights: likewise, without gradient.
     """
+    states, flat = states.flatten(0, -2), targets.flatten()
     if not torch.is_grad_enabled():
-        return summed(F.linear(states, weight, bias), targets, weights)
-    flat = targets.flatten()
+        shares = None if weights is None else weights.flatten()
+        return _without_gradient(states, weight, bias, flat, shares)
     share = (flat != IGNORED).to(states)[:, None]
     if weights is not None:
         share = share * weights.flatten()[:, None]
-    total: Tensor = _Projected.apply(states.flatten(0, -2), weight, bias, flat.clamp(min=0), share)
+    total: Tensor = _Projected.apply(states, weight, bias, flat.clamp(min=0), share)
     return total
+
+
+def _without_gradient(
+    states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, weights: Tensor | None
+) -> Tensor:
+    n_rows = max(1, LOGITS_AT_ONCE // len(weight))
+    blocks = [slice(start, start + n_rows) for start in range(0, max(1, len(states)), n_rows)]
+    nats = [
+        summed(
+            F.linear(states[rows], weight, bias), targets[rows], None if weights is None else weights[rows]
+        )
+        for rows in blocks
+    ]
+    return sum(nats[1:], nats[0])
 
 
 class _Projected(torch.autograd.Function):
@@ -68,19 +86,23 @@ class _Projected(torch.autograd.Function):
     ) -> Tensor:
         """states: (N, D); weight: (V, D); bias: (V,); targets: (N,); weights: (N, 1)."""
         n_rows = ROWS_PER_WIDTH * states.shape[1]
+        if states.is_cuda:
+            n_rows = max(1, LOGITS_AT_ONCE // len(weight))
         of_states, of_weight, of_bias = map(torch.zeros_like, (states, weight, bias))
         wide = torch.promote_types(states.dtype, torch.float32)  # autocast leaves logits in 16 bits
         total = states.new_zeros((), dtype=torch.float64)
         for start in range(0, len(states), n_rows):
             rows = slice(start, start + n_rows)
             target, share = targets[rows, None], weights[rows]
-            logits = torch.addmm(bias, states[rows], weight.T)
+            logits = F.linear(
+                states[rows], weight, bias
+            )  # autocast keeps its copy of a weight, not of a view
             p = logits.softmax(dim=1, dtype=wide)
             # log p = z - max z + log max p: one pass of exponentials where log_softmax and exp take two.
             z_max, p_max = logits.amax(dim=1, keepdim=True), p.amax(dim=1, keepdim=True)
             log_p = logits.gather(1, target).to(wide) - z_max.to(wide) + p_max.log()
             total -= (log_p * share).sum(dtype=torch.float64)
-            error = p.scatter_add_(1, target, p.new_full(target.shape, -1.0))  # p - one-hot
+            error = p.scatter_add_(1, target, p.new_full(target.shape, -1.0)).to(logits.dtype)  # p - one-hot
             of_states[rows] = (error @ weight) * share
             of_weight += error.T @ (states[rows] * share)
             of_bias += error.T @ share.squeeze(1)

@@ -93,10 +93,14 @@ def test_autocast_gives_what_it_gives_the_plain_way():
         assert_close(one, other, rtol=0.02, atol=0.02 * float(one.detach().abs().max()))
 
 
-def test_without_gradients_the_value_is_the_same():
+@pytest.mark.parametrize("at_once", [1, 5 * V, 2**28], ids=["row by row", "8 blocks", "all at once"])
+def test_without_gradients_the_value_is_the_same(at_once: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cross_entropy, "LOGITS_AT_ONCE", at_once)
     leaves, targets, weights = inputs()
     with torch.no_grad():
-        assert_close(cross_entropy.projected(*leaves, targets, weights), plain(*leaves, targets, weights))
+        for given in (weights, None):
+            assert_close(cross_entropy.projected(*leaves, targets, given), plain(*leaves, targets, given))
+        assert cross_entropy.projected(leaves[0][:0], *leaves[1:], targets[:0]) == 0
 
 
 def test_the_gradient_of_a_rotation_is_right_and_low_precision_stays_low():
