@@ -20,6 +20,7 @@ from bench.errors import in_one_line
 from bench.machine import quiet_transformers, set_up_process
 from bench.speed import ours, peers, stock
 from bench.speed.contract import BARE, COMPILED, DATA, LIMIT, NANOGPT, OURS, Facts, Failure, Pace, Task
+from bench.speed.ours import waiting
 
 Contender = Callable[[Task, Path, Pace], object]
 CONTENDERS: Mapping[str, Contender] = {
@@ -39,10 +40,14 @@ class Baton:
         connection: to that process; it ends with it.
         warmup_steps: that are not timed.
         steps_per_round: of a block.
+        wait: until all that was begun is done.
     """
 
-    def __init__(self, connection: Connection, warmup_steps: int, steps_per_round: int) -> None:
+    def __init__(
+        self, connection: Connection, warmup_steps: int, steps_per_round: int, wait: Callable[[], None]
+    ) -> None:
         self.connection, self.warmup_steps, self.steps_per_round = connection, warmup_steps, steps_per_round
+        self.wait = wait
         self._done = 0
 
     def start(self, facts: Facts) -> None:
@@ -53,8 +58,10 @@ class Baton:
         """One more is done."""
         self._done += 1
         if self._done == self.warmup_steps:
+            self.wait()
             self._hand_over(self._facts)
         elif self._done > self.warmup_steps and not (self._done - self.warmup_steps) % self.steps_per_round:
+            self.wait()
             self._hand_over((time.perf_counter() - self._began_at) / self.steps_per_round)
 
     def tell(self, seconds: float) -> None:
@@ -75,12 +82,14 @@ def work(task: Task, folder: str, connection: Connection) -> None:
     """Be a contender until the other end of the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that times
     _be_quiet()
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no helpers at work while others are timed
+    trainer = task.spec.typed().trainer
+    if trainer.accelerator == "cpu":
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no helpers at work while others are timed
     set_up_process(task.threads)  # as bench.train does, for peers too
     torch.manual_seed(task.spec.seed)
     try:
         contender_of(task.contender)(
-            task, Path(folder), Baton(connection, task.warmup_steps, task.steps_per_round)
+            task, Path(folder), Baton(connection, task.warmup_steps, task.steps_per_round, waiting(trainer))
         )
     except Exception as error:
         connection.send(Failure(in_one_line(error)))

@@ -4,33 +4,38 @@ Data are random ids and pixels in the files that real data are prepared into: th
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import deterministic
 from torch.utils.data import DataLoader
 
 from bench import optim, shards, tracking
 from bench.budget import StepCost
 from bench.data import Stream
 from bench.energy import EnergyMeter
+from bench.evaluate import device_of
 from bench.objectives.base import Batch, Objective
 from bench.pairs import PairData
 from bench.prepare import Prepared
 from bench.pretrain import Job, held_out_batches, pretrain, rows_of
-from bench.schema import Budget, Config
+from bench.schema import Budget, Config, Trainer
 from bench.spec import RunSpec
 from bench.speed.contract import Facts, Pace, Task
+from bench.step import computed_as
 from bench.stopping import Stop
 from bench.tokens import TextData
 from bench.train import build_objective
 from bench.vocabulary import EOS, SPECIAL_TOKENS
 
 MOST_ROWS = 8192  # unique ones; longer runs repeat them
-SQUARE = 1024  # of the products that are not the model's
+SQUARE = {"cpu": 1024, "cuda": 8192}  # of the products that are not the model's
+AT_ONCE = {"cpu": 1, "cuda": 10}  # products between two looks at the clock
 PRODUCT_S = 0.03  # each product is repeated for so long
 GIGA = 1e9
 
@@ -46,8 +51,18 @@ class Setup:
     data: Prepared
     n_steps: int
 
-    def batches(self) -> "DataLoader[Batch]":
-        """Its steps, made as `bench.data.BatchModule` makes them."""
+    @property
+    def device(self) -> torch.device:
+        """Where its steps are done."""
+        return device_of(self.config.trainer.accelerator)
+
+    def autocast(self) -> torch.autocast:
+        """In which numbers its products are done, inside."""
+        is_on = self.config.trainer.precision == "bf16-mixed"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_on)
+
+    def batches(self, workers: int = 0) -> "DataLoader[Batch]":
+        """Its steps, made as `bench.data.BatchModule` makes them; workers: that make them ahead."""
         train, _ = rows_of(self.spec, self.objective, self.data)
         stream = Stream(
             rows=train,
@@ -59,7 +74,8 @@ class Setup:
             rank=0,
             world=1,
         )
-        return DataLoader(stream, batch_size=None)
+        is_on_gpu = self.device.type == "cuda"
+        return DataLoader(stream, batch_size=None, num_workers=workers, pin_memory=is_on_gpu)
 
     def held_out(self) -> list[Batch]:
         """What its validation losses are of."""
@@ -144,8 +160,9 @@ def fit(task: Task, folder: Path, pace: Pace) -> Objective:
 
 def bare_loop(task: Task, folder: Path, pace: Pace) -> Objective:
     """The same steps without Lightning, loggers and callbacks."""
-    torch.use_deterministic_algorithms(True)  # as bench.pretrain's trainer does
     ready = set_up(task, folder)
+    torch.use_deterministic_algorithms(True, warn_only=ready.device.type == "cuda")  # as make_trainer
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     pace.start(ready.facts("the same in a bare loop"))
     for _ in plain_steps(ready):
         pace.step()
@@ -154,19 +171,22 @@ def bare_loop(task: Task, folder: Path, pace: Pace) -> Objective:
 
 def plain_steps(ready: Setup) -> Iterator[Tensor]:
     """Train on all batches, and yield the loss after each step."""
-    objective, settings = ready.objective, ready.config.optim
+    objective, settings, place = ready.objective.to(ready.device), ready.config.optim, ready.config.trainer
     optimizer = optim.adamw(objective, settings, objective.shapes.model.d_model)
     scheduler = optim.schedule(optimizer, settings, ready.n_steps)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]  # in Lightning's order
     objective.train()
-    for i, batch in enumerate(ready.batches()):
-        loss = objective.training_step(batch, i)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-        optimizer.step()
-        scheduler.step()
-        yield loss.detach()
+    with computed_as(objective, place):
+        for i, batch in enumerate(ready.batches(place.loader_workers)):
+            moved = {name: values.to(ready.device, non_blocking=True) for name, values in batch.items()}
+            with ready.autocast():
+                loss = objective.training_step(moved, i)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            optimizer.step()
+            scheduler.step()
+            yield loss.detach()
 
 
 def data_alone(task: Task, folder: Path, pace: Pace) -> None:
@@ -179,15 +199,17 @@ def data_alone(task: Task, folder: Path, pace: Pace) -> None:
 
 
 def products_alone(task: Task, folder: Path, pace: Pace) -> None:
-    """The fastest of some float32 matrix products: what nothing that is made of them can exceed.
+    """The fastest of some matrix products: what nothing that is made of them can exceed.
 
     It tells the seconds of 10^9 FLOPs.
     """
     ready = set_up(task, folder)
     pace.start(Facts("matrix products alone", 0, 0, GIGA))
-    pairs = [(torch.randn(m, k), torch.randn(k, n)) for m, k, n in product_shapes(ready)]
+    kind = torch.bfloat16 if ready.config.trainer.precision == "bf16-mixed" else torch.float32
+    make, wait = partial(torch.randn, device=ready.device, dtype=kind), waiting(ready.config.trainer)
+    pairs = [(make(m, k), make(k, n)) for m, k, n in product_shapes(ready)]
     while True:
-        pace.tell(min(_seconds(a, b) * GIGA / product_flops(a, b) for a, b in pairs))
+        pace.tell(min(_seconds(a, b, wait) * GIGA / product_flops(a, b) for a, b in pairs))
 
 
 def product_shapes(ready: Setup) -> list[tuple[int, int, int]]:
@@ -196,7 +218,8 @@ def product_shapes(ready: Setup) -> list[tuple[int, int, int]]:
     targets = max(1, round(ready.cost.supervised_tokens))
     d, f, v = model.d_model, model.d_ff, ready.config.tokenizer.vocab_size
     of_model = [(positions, d, 3 * d), (positions, d, d), (positions, d, 2 * f), (positions, f, d)]
-    return [*of_model, (targets, d, v), (SQUARE, SQUARE, SQUARE), (2 * SQUARE, SQUARE, 2 * SQUARE)]
+    side = SQUARE[ready.device.type]
+    return [*of_model, (targets, d, v), (side, side, side), (2 * side, side, 2 * side)]
 
 
 def product_flops(a: Tensor, b: Tensor) -> float:
@@ -204,11 +227,19 @@ def product_flops(a: Tensor, b: Tensor) -> float:
     return 2.0 * a.shape[0] * a.shape[1] * b.shape[1]
 
 
-def _seconds(a: Tensor, b: Tensor) -> float:
+def waiting(trainer: Trainer) -> Callable[[], None]:
+    """What waits until all that was begun is done: a GPU works behind the program's back."""
+    return torch.cuda.synchronize if trainer.accelerator == "gpu" else lambda: None
+
+
+def _seconds(a: Tensor, b: Tensor, wait: Callable[[], None]) -> float:
     """The least that one product took."""
-    out = torch.mm(a, b)
+    out, n = torch.mm(a, b), AT_ONCE[a.device.type]
+    wait()
     best, began = float("inf"), time.perf_counter()
     while (now := time.perf_counter()) < began + PRODUCT_S:
-        torch.mm(a, b, out=out)
-        best = min(best, time.perf_counter() - now)
+        for _ in range(n):
+            torch.mm(a, b, out=out)
+        wait()
+        best = min(best, (time.perf_counter() - now) / n)
     return best

@@ -30,7 +30,8 @@ def train_stock(stock: Stock, task: Task, folder: Path, pace: Pace) -> nn.Module
     ready = set_up(task, folder)
     trainer = stock_trainer(stock, ready, folder / "trainer", callbacks=[_hand_over(pace)])
     model, first = trainer.model, trainer.train_dataset[0]
-    pace.start(_facts(f"{stock.name} under Trainer", model, ready, _stock_loss(first)))
+    how = ", compiled" if ready.config.trainer.compile else ""
+    pace.start(_facts(f"{stock.name} under Trainer{how}", model, ready, _stock_loss(first)))
     trainer.train()
     return model  # type: ignore[no-any-return]
 
@@ -50,6 +51,7 @@ def stock_trainer(
     import transformers  # late: it takes seconds
 
     transformers.set_seed(ready.config.seed)
+    place = ready.config.trainer
     return transformers.Trainer(
         model=getattr(transformers, stock.name)(stock.config(ready)),
         args=transformers.TrainingArguments(
@@ -65,7 +67,9 @@ def stock_trainer(
             prediction_loss_only=True,
             save_strategy="no",
             remove_unused_columns=False,
-            use_cpu=True,
+            use_cpu=place.accelerator == "cpu",
+            bf16=place.precision == "bf16-mixed",
+            torch_compile=place.compile,
             report_to=[],
             disable_tqdm=True,
             seed=ready.config.seed,
@@ -78,18 +82,23 @@ def stock_trainer(
 
 
 def train_nanogpt(task: Task, folder: Path, pace: Pace) -> nn.Module:
-    """The model of the user's own copy of nanoGPT, in a loop as its train.py's, without compilation."""
+    """The model of the user's own copy of nanoGPT, in a loop as its train.py's."""
     assert task.model_py is not None
     ready = set_up(task, folder)
-    model = nanogpt_model(Path(task.model_py), ready)
-    settings = ready.config.optim
-    optimizer = model.configure_optimizers(settings.weight_decay, NANOGPT_RATE, NANOGPT_BETAS, "cpu")
+    model = nanogpt_model(Path(task.model_py), ready).to(ready.device)
+    settings, kind = ready.config.optim, ready.device.type
+    optimizer = model.configure_optimizers(settings.weight_decay, NANOGPT_RATE, NANOGPT_BETAS, kind)
     batches = [_next_tokens(batch) for batch in ready.batches()]
-    pace.start(_facts("nanoGPT's model, plain loop", model, ready, lambda m: m(*batches[0])[1]))
-    for i, (tokens, targets) in enumerate(batches, start=1):
+    how = "compiled, " if ready.config.trainer.compile else ""
+    facts = _facts(f"nanoGPT's model, {how}plain loop", model, ready, lambda m: m(*_on(m, batches[0]))[1])
+    pace.start(facts)
+    trained = torch.compile(model) if ready.config.trainer.compile else model
+    for i, batch in enumerate(batches, start=1):
+        tokens, targets = _on(model, batch)
         for group in optimizer.param_groups:
             group["lr"] = NANOGPT_RATE
-        _, loss = model(tokens, targets)
+        with ready.autocast():
+            _, loss = trained(tokens, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         optimizer.step()
@@ -127,7 +136,10 @@ def nanogpt_model(path: Path, ready: Setup) -> Any:
 
 
 def step_flops(model: nn.Module, loss: Callable[[Any], Tensor]) -> float:
-    """Of matrix products in one forward and backward pass, attention in full, as `bench.budget` counts."""
+    """Of matrix products in one forward and backward pass, attention in full, as `bench.budget` counts.
+
+    On a GPU torch knows all kernels of attention.
+    """
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which torch does not count
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -140,16 +152,29 @@ def step_flops(model: nn.Module, loss: Callable[[Any], Tensor]) -> float:
     with FlopCounterMode(display=False, custom_mapping={attention: forwards, backward: backwards}) as counter:
         loss(model).backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
+    torch.cuda.empty_cache()  # which others need
     return float(counter.get_total_flops())
 
 
 def _facts(what: str, model: nn.Module, ready: Setup, loss: Callable[[Any], Tensor]) -> Facts:
     parameters = sum(p.numel() for p in model.parameters())
-    return Facts(what, parameters, ready.cost.forward_tokens, step_flops(model, loss))
+    with ready.autocast():
+        return Facts(what, parameters, ready.cost.forward_tokens, step_flops(model, loss))
 
 
 def _stock_loss(fields: Fields) -> Callable[[Any], Tensor]:
-    return lambda model: model(**fields).loss
+    def loss(model: Any) -> Tensor:
+        tensors = {name: values for name, values in fields.items() if isinstance(values, Tensor)}
+        moved = dict(zip(tensors, _on(model, tensors.values()), strict=True))
+        return model(**(fields | moved)).loss  # type: ignore[no-any-return]
+
+    return loss
+
+
+def _on(model: nn.Module, tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Where the model is."""
+    device = next(model.parameters()).device
+    return [values.to(device, non_blocking=True) for values in tensors]
 
 
 def _next_tokens(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,8 @@ from bench.speed.interleave import PRELOADED
 PRODUCTS, ATTENTION, OTHER, REST = "matrix products", "attention", "other operations", "Python and the rest"
 N_STEPS = 5
 _PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_addmm_activation")
-_ATTENTION = "aten::_scaled_dot_product"
+_ATTENTION = tuple(f"aten::_{kind}" for kind in ("scaled_dot", "flash_att", "efficient_att", "cudnn_att"))
+_COMPILED = "triton_"
 
 
 def shares(task: Task) -> dict[str, float]:
@@ -39,20 +40,28 @@ def shares_here(task: Task, folder: Path) -> dict[str, float]:
     from torch.profiler import ProfilerActivity, profile  # torch, in a contender's process only
 
     from bench.machine import set_up_process
-    from bench.speed.ours import plain_steps, set_up
+    from bench.speed.ours import plain_steps, set_up, waiting
 
     set_up_process(task.threads)
     logging.disable(logging.CRITICAL)
     steps = plain_steps(set_up(task, folder))
     list(islice(steps, task.warmup_steps))
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    trainer = task.spec.typed().trainer
+    wait, is_on_gpu = waiting(trainer), trainer.accelerator == "gpu"
+    wait()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_on_gpu else [])]
+    with profile(activities=activities) as profiler:
         began = time.perf_counter()
         list(islice(steps, N_STEPS))
+        wait()
         whole_us = 1e6 * (time.perf_counter() - began)
     found = dict.fromkeys((PRODUCTS, ATTENTION, OTHER), 0.0)
     for event in profiler.key_averages():
         if event.key.startswith("aten::"):
-            found[_part(event.key)] += event.self_cpu_time_total / whole_us
+            spent_us = event.self_device_time_total if is_on_gpu else event.self_cpu_time_total
+            found[_part(event.key)] += spent_us / whole_us
+        elif is_on_gpu and event.key.startswith(_COMPILED):  # kernels that no operation of torch's began
+            found[OTHER] += event.self_device_time_total / whole_us
     return found | {REST: 1 - sum(found.values())}
 
 

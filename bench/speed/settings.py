@@ -46,6 +46,15 @@ class Size:
 
 
 @dataclass
+class Place:
+    """Where everyone's steps are done, in which numbers, compiled or not: as in `conf/trainer`."""
+
+    accelerator: str = MISSING
+    precision: str = MISSING
+    compile: bool = MISSING
+
+
+@dataclass
 class Speed:
     """Root of `bench speed`."""
 
@@ -59,6 +68,7 @@ class Speed:
     rounds: int = MISSING
     steps_per_round: int = MISSING
     warmup_steps: int = MISSING
+    trainer: Place = field(default_factory=Place)
     threads: int | None = MISSING
     compiled: bool = MISSING
     seed: int = MISSING
@@ -133,6 +143,7 @@ def _spec(strategy: str, model: str, settings: Speed) -> RunSpec:
     shape = {key: getattr(size, key) for key in ("d_model", "n_layers", "n_heads", "d_ff", "patch_size")}
     line = [
         *(f"strategy={strategy}", "model=0.5m", *(f"model.{key}={value}" for key, value in shape.items())),
+        *(f"trainer={settings.trainer.accelerator}", f"trainer.precision={settings.trainer.precision}"),
         *("task=[]", "study=speed", f"seed={settings.seed}", f"optim.tokens_per_step={positions}"),
         *(f"tokenizer.vocab_size={settings.vocab_size}", f"sequence_length={settings.sequence_length}"),
         *(f"caption_length={settings.caption_length}", f"budget.tokens={settings.n_steps * positions}"),
@@ -151,7 +162,7 @@ def _spec(strategy: str, model: str, settings: Speed) -> RunSpec:
 
 
 def _task(name: str, spec: RunSpec, settings: Speed) -> Task:
-    trainer = spec.config["trainer"] | {"compile": name == COMPILED}
+    trainer = spec.config["trainer"] | {"compile": settings.trainer.compile or name == COMPILED}
     return Task(
         contender=name,
         spec=replace(spec, config=spec.config | {"trainer": trainer}),
@@ -171,6 +182,7 @@ def _validate(settings: Speed) -> None:
             raise ConfigError(f"{key}={names}: name one or more, each once")
     if unknown := [name for name in settings.models if name not in settings.sizes]:
         raise ConfigError(f"models: there is no size {unknown[0]}; choose of {', '.join(settings.sizes)}")
+    _validate_place(settings)
     _validate_counts(settings)
     _validate_peers(settings)
     used = {name for strategy in settings.strategies for name in settings.peers_of(strategy)}
@@ -181,6 +193,15 @@ def _validate(settings: Speed) -> None:
             f"nanogpt={settings.nanogpt}: there is no file {settings.model_py}; fetch it by "
             "git clone https://github.com/karpathy/nanoGPT and give its folder, or set nanogpt=null"
         )
+
+
+def _validate_place(settings: Speed) -> None:
+    for key, known in (("accelerator", ("cpu", "gpu")), ("precision", ("32-true", "bf16-mixed"))):
+        value = getattr(settings.trainer, key)
+        if value not in known:
+            raise ConfigError(f"trainer.{key}={value}: choose {' or '.join(known)}")
+    if settings.compiled and settings.trainer.compile:
+        raise ConfigError("compiled=true: with trainer.compile=true all are compiled; set one of the two")
 
 
 def _validate_counts(settings: Speed) -> None:

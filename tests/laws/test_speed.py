@@ -183,6 +183,43 @@ def test_the_bare_loop_ends_with_the_weights_of_the_fit(strategy: str, tmp_path:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_all_contenders_are_told_where_and_in_which_numbers():
+    words = ("trainer.accelerator=gpu", "trainer.precision=bf16-mixed", "trainer.compile=true")
+    for cell in plan(settings_of(words)):
+        for one in cell.tasks:
+            trainer = one.spec.typed().trainer
+            assert (trainer.accelerator, trainer.precision, trainer.compile) == ("gpu", "bf16-mixed", True)
+    with pytest.raises(ConfigError, match="set one of the two"):
+        settings_of(["compiled=true", "trainer.compile=true"])
+
+
+@pytest.mark.parametrize("contender", [ours.fit, ours.bare_loop])
+def test_steps_in_bf16_compute_products_in_it(contender, tmp_path: Path):
+    ended = []
+    for i, precision in enumerate(("32-true", "bf16-mixed")):
+        given = task("clm", "ours", *SMALL, f"trainer.precision={precision}")
+        ended.append(contender(given, tmp_path / str(i), Free()).backbone.embedding.weight)
+    apart = float((ended[0] - ended[1]).detach().abs().max())
+    assert 0 < apart < 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("strategy", ["clm", "mlm", "span_corruption", "clip"])
+def test_on_a_gpu_all_contenders_are_timed(strategy: str, tmp_path: Path):
+    (tmp_path / "model.py").write_text(STAND_IN)
+    where = [
+        "trainer.accelerator=gpu",
+        "trainer.precision=bf16-mixed",
+        "trainer.compile=true",
+        f"out={tmp_path}",
+    ]
+    words = (f"strategies=[{strategy}]", f"nanogpt={tmp_path}", f"out={tmp_path}")
+    assert main(["speed", *SMALL, *where, *words]) == 0
+    (cell,) = json.loads((tmp_path / "speed.json").read_text())["cells"]
+    assert all(timed["failure"] is None for timed in cell["contenders"].values())
+    assert sum(cell["profile"].values()) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("contender", [ours.data_alone, ours.products_alone])
 def test_parts_of_a_step_are_timed_alone(contender, tmp_path: Path):
     pace = Free()
@@ -250,13 +287,15 @@ class Line:
 
 def test_control_goes_back_after_the_first_steps_and_after_every_block():
     line, facts = Line(), Facts("toy", 1, 1, 1.0)
-    baton = Baton(line, warmup_steps=2, steps_per_round=3)  # type: ignore[arg-type]
+    waits: list[int] = []
+    baton = Baton(line, 2, 3, lambda: waits.append(len(line.sent)))  # type: ignore[arg-type]
     baton.start(facts)
     sent = []
     for _ in range(8):
         baton.step()
         sent.append(len(line.sent))
     assert sent == [0, 1, 1, 1, 2, 2, 2, 3]
+    assert waits == [0, 1, 2]  # for what a GPU has not done yet, before each hand-over
     assert line.sent[0] == facts
     assert all(isinstance(seconds, float) and seconds < 1 for seconds in line.sent[1:])
 
@@ -319,6 +358,8 @@ def test_a_run_writes_what_it_measured_and_says_who_failed(
         ("sizes={64x4: {rows_per_step: 100000}}", "lower one"),
         ("sizes={64x4: {targets: {data_share: -1}}}", "sizes.64x4.targets.data_share=-1"),
         ("round=3", "did you mean rounds"),
+        ("trainer.accelerator=tpu", "trainer.accelerator=tpu: choose cpu or gpu"),
+        ("trainer.precision=16-mixed", "trainer.precision=16-mixed: choose 32-true or bf16-mixed"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(override: str, message: str):
