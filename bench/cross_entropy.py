@@ -6,6 +6,7 @@ neither is ever whole in memory (as in Cut Your Losses, arXiv:2411.09009, and Li
 Shapes: N targets, D width, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ ROWS_PER_WIDTH = 2
 # Logits of a block where no cache would hold them anyway: on a GPU, which wants large products, and where no
 # gradient is asked for.
 LOGITS_AT_ONCE = 2**28
+
+
+Errors = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def summed(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -40,8 +44,36 @@ def summed(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Te
     return (nats * weights.flatten()).sum()
 
 
+def errors(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """What a block of logits gives: all that is done between two matrix products.
+
+    Args:
+        logits: (N, V).
+        targets: (N, 1) ids.
+
+    Returns:
+        (N, 1) log-probabilities of the targets, in 32 bits or more; (N, V) softmax minus one-hot, which is
+        the gradient of the nats, as precise as the logits.
+    """
+    wide = torch.promote_types(logits.dtype, torch.float32)  # autocast leaves logits in 16 bits
+    if torch.compiler.is_compiling():  # in steps that it fuses
+        log_p = logits.to(wide).log_softmax(dim=1)
+        is_target = torch.arange(logits.shape[1], device=logits.device) == targets
+        return log_p.gather(1, targets), (log_p.exp() - is_target.to(wide)).to(logits.dtype)
+    p = logits.softmax(dim=1, dtype=wide)
+    # log p = z - max z + log max p: one pass of exponentials where log_softmax and exp take two.
+    z_max, p_max = logits.amax(dim=1, keepdim=True), p.amax(dim=1, keepdim=True)
+    log_p = logits.gather(1, targets).to(wide) - z_max.to(wide) + p_max.log()
+    return log_p, p.scatter_add_(1, targets, p.new_full(targets.shape, -1.0)).to(logits.dtype)
+
+
 def projected(
-    states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, weights: Tensor | None = None
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    errors: Errors = errors,
 ) -> Tensor:
     """As `summed`, of `states @ weight.T + bias`: equal to it within rounding, gradients too.
 
@@ -51,6 +83,7 @@ def projected(
         bias: (V,).
         targets: as `summed` takes them.
         weights: likewise, without gradient.
+        errors: the function of this name, compiled or not.
     """
     states, flat = states.flatten(0, -2), targets.flatten()
     if not torch.is_grad_enabled():
@@ -59,7 +92,7 @@ def projected(
     share = (flat != IGNORED).to(states)[:, None]
     if weights is not None:
         share = share * weights.flatten()[:, None]
-    total: Tensor = _Projected.apply(states, weight, bias, flat.clamp(min=0), share)
+    total: Tensor = _Projected.apply(states, weight, bias, flat.clamp(min=0), share, errors)
     return total
 
 
@@ -68,11 +101,10 @@ def _without_gradient(
 ) -> Tensor:
     n_rows = max(1, LOGITS_AT_ONCE // len(weight))
     blocks = [slice(start, start + n_rows) for start in range(0, max(1, len(states)), n_rows)]
+    shares = [None if weights is None else weights[rows] for rows in blocks]
     nats = [
-        summed(
-            F.linear(states[rows], weight, bias), targets[rows], None if weights is None else weights[rows]
-        )
-        for rows in blocks
+        summed(F.linear(states[rows], weight, bias), targets[rows], share)
+        for rows, share in zip(blocks, shares, strict=True)
     ]
     return sum(nats[1:], nats[0])
 
@@ -82,34 +114,34 @@ class _Projected(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, weights: Tensor
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        errors: Errors,
     ) -> Tensor:
         """states: (N, D); weight: (V, D); bias: (V,); targets: (N,); weights: (N, 1)."""
         n_rows = ROWS_PER_WIDTH * states.shape[1]
         if states.is_cuda:
             n_rows = max(1, LOGITS_AT_ONCE // len(weight))
         of_states, of_weight, of_bias = map(torch.zeros_like, (states, weight, bias))
-        wide = torch.promote_types(states.dtype, torch.float32)  # autocast leaves logits in 16 bits
         total = states.new_zeros((), dtype=torch.float64)
         for start in range(0, len(states), n_rows):
             rows = slice(start, start + n_rows)
             target, share = targets[rows, None], weights[rows]
-            logits = F.linear(
-                states[rows], weight, bias
-            )  # autocast keeps its copy of a weight, not of a view
-            p = logits.softmax(dim=1, dtype=wide)
-            # log p = z - max z + log max p: one pass of exponentials where log_softmax and exp take two.
-            z_max, p_max = logits.amax(dim=1, keepdim=True), p.amax(dim=1, keepdim=True)
-            log_p = logits.gather(1, target).to(wide) - z_max.to(wide) + p_max.log()
+            # Not `addmm` with a transpose: autocast keeps its copy of a weight, not of a view.
+            logits = F.linear(states[rows], weight, bias)
+            log_p, error = errors(logits, target)
             total -= (log_p * share).sum(dtype=torch.float64)
-            error = p.scatter_add_(1, target, p.new_full(target.shape, -1.0)).to(logits.dtype)  # p - one-hot
             of_states[rows] = (error @ weight) * share
             of_weight += error.T @ (states[rows] * share)
             of_bias += error.T @ share.squeeze(1)
         ctx.save_for_backward(of_states, of_weight, of_bias)
-        return total.to(wide)
+        return total.to(torch.promote_types(states.dtype, torch.float32))
 
     @staticmethod
     def backward(ctx: Any, *of_total: Tensor) -> tuple[Tensor | None, ...]:
         """A scalar times what is known."""
-        return *(of_total[0] * gradient for gradient in ctx.saved_tensors), None, None
+        return *(of_total[0] * gradient for gradient in ctx.saved_tensors), None, None, None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as checkpointed
 
+from bench.backbones.heads import PredictionHead
 from bench.errors import ConfigError
 from bench.objectives.base import Batch, Loss, Objective
 from bench.ranks import blocks_of
@@ -30,9 +31,12 @@ def computed_as(objective: Objective, settings: Trainer) -> Iterator[None]:
             "holds all rows of a step against each other; use trainer.recompute=true instead"
         )
     blocks = blocks_of(objective)
+    heads = [module for module in objective.modules() if isinstance(module, PredictionHead)]
     if settings.compile:
         torch.compiler.reset()  # a function is compiled a few times and no more, earlier runs' among them
     try:
+        for head in heads if settings.compile else ():
+            head.errors = torch.compile(head.errors)  # type: ignore[method-assign]
         for block in blocks:
             if settings.compile:
                 block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
@@ -43,8 +47,8 @@ def computed_as(objective: Objective, settings: Trainer) -> Iterator[None]:
             objective.loss = parts  # type: ignore[method-assign]
         yield
     finally:
-        for module in (*blocks, objective):
-            for name in ("forward", "loss"):
+        for module in (*blocks, *heads, objective):
+            for name in ("forward", "errors", "loss"):
                 vars(module).pop(name, None)  # back to the class' own
 
 

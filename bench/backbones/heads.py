@@ -27,6 +27,8 @@ class Head(nn.Module):
 class PredictionHead(Head):
     """ModernBERT's head: dense, GELU, norm, then a decoder tied to the embedding, with a bias."""
 
+    errors = staticmethod(cross_entropy.errors)
+
     def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__()
         vocab_size, d_model = embedding.weight.shape
@@ -44,7 +46,7 @@ class PredictionHead(Head):
     def nats(self, hidden: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """As every head's, with no logits kept."""
         states, decoder = self._before_decoder(hidden), self.decoder
-        return cross_entropy.projected(states, decoder.weight, decoder.bias, targets, weights)
+        return cross_entropy.projected(states, decoder.weight, decoder.bias, targets, weights, self.errors)
 
     def _before_decoder(self, hidden: Tensor) -> Tensor:
         return self.norm(F.gelu(self.dense(hidden)))

@@ -151,18 +151,25 @@ def test_a_compiled_step_has_the_same_gradients_and_leaves_no_trace(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("stem", TRAINED)
-def test_on_a_gpu_a_step_in_bf16_compiled_or_not_is_near_the_cpus_in_full(stem: str):
-    plain = make_strategy(stem).train()
+def test_on_a_gpu_a_step_in_bf16_is_near_the_cpus_in_full(stem: str):
+    compare_on_gpu(stem, place())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stem", ["clm", "mlm", "span_corruption", "clip"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_on_a_gpu_a_compiled_step_is_near_the_cpus(stem: str, recompute: bool):
+    compare_on_gpu(stem, place(compile=True, recompute=recompute))
+
+
+def compare_on_gpu(stem: str, settings: schema.Trainer) -> None:
+    plain, model = make_strategy(stem).train(), make_strategy(stem).train().to("cuda")
     loss, gradients, _ = step(plain, place())
-    for settings in (place(), place(compile=True), place(compile=True, recompute=True)):
-        model = make_strategy(stem).train().to("cuda")
-        batch = {name: values.to("cuda") for name, values in batch_of(plain).items()}
-        with computed_as(model, settings), torch.autocast("cuda", torch.bfloat16):
-            again = model.loss(batch)
-        (again.sum / torch.as_tensor(again.count).to("cuda")).sum().backward()
-        torch.testing.assert_close(again.sum.cpu(), loss.sum, rtol=0.02, atol=0.02)
-        for name, parameter in model.named_parameters():
-            if name in gradients:
-                assert parameter.grad is not None
-                apart = (parameter.grad.cpu() - gradients[name]).norm()
-                assert apart < 0.05 * gradients[name].norm() + 1e-3, name
+    batch = {name: values.to("cuda") for name, values in batch_of(plain).items()}
+    with computed_as(model, settings), torch.autocast("cuda", torch.bfloat16):
+        again = model.loss(batch)
+    (again.sum / torch.as_tensor(again.count).to("cuda")).sum().backward()
+    torch.testing.assert_close(again.sum.cpu(), loss.sum, rtol=0.02, atol=0.02)
+    mine = torch.cat([p.grad.cpu().flatten() for k, p in model.named_parameters() if k in gradients])
+    theirs = torch.cat([gradients[k].flatten() for k, _ in model.named_parameters() if k in gradients])
+    assert (mine - theirs).norm() < 0.05 * theirs.norm()
