@@ -5,6 +5,7 @@ A step takes the next rows for all ranks together, corrupts them with the step's
 each rank its slice: the number of ranks and of loader workers cannot change what is trained on.
 """
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -122,6 +123,21 @@ class Stream(IterableDataset[Batch]):
             yield {name: values[mine] for name, values in batch.items()}
 
 
+def loader(stream: Stream, workers: int, device: torch.device) -> DataLoader[Batch]:
+    """Its batches, made ahead by so many processes, ready to be copied to a GPU while it computes.
+
+    Forked where that can be: under a forkserver they would be its children, and outlive a run that is killed.
+    """
+    is_forked = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
+    return DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context="fork" if is_forked else None,
+    )
+
+
 class BatchModule(LightningDataModule):
     """Training steps from the trainer's current step on: resuming needs no other state."""
 
@@ -163,5 +179,4 @@ class BatchModule(LightningDataModule):
             rank=trainer.global_rank,
             world=trainer.world_size,
         )
-        on_gpu = trainer.strategy.root_device.type == "cuda"
-        return DataLoader(stream, batch_size=None, num_workers=self.loader_workers, pin_memory=on_gpu)
+        return loader(stream, self.loader_workers, trainer.strategy.root_device)

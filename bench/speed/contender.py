@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,7 +18,8 @@ import torch
 from tqdm import tqdm
 
 from bench.errors import in_one_line
-from bench.machine import quiet_transformers, set_up_process
+from bench.machine import peak_memory_bytes, quiet_transformers, set_up_process
+from bench.schema import Trainer
 from bench.speed import ours, peers, stock
 from bench.speed.contract import BARE, COMPILED, DATA, LIMIT, NANOGPT, OURS, Facts, Failure, Pace, Task
 from bench.speed.ours import waiting
@@ -40,14 +42,14 @@ class Baton:
         connection: to that process; it ends with it.
         warmup_steps: that are not timed.
         steps_per_round: of a block.
-        wait: until all that was begun is done.
+        trainer: where the steps are done.
     """
 
     def __init__(
-        self, connection: Connection, warmup_steps: int, steps_per_round: int, wait: Callable[[], None]
+        self, connection: Connection, warmup_steps: int, steps_per_round: int, trainer: Trainer
     ) -> None:
         self.connection, self.warmup_steps, self.steps_per_round = connection, warmup_steps, steps_per_round
-        self.wait = wait
+        self.trainer, self.wait = trainer, waiting(trainer)
         self._done = 0
 
     def start(self, facts: Facts) -> None:
@@ -59,7 +61,7 @@ class Baton:
         self._done += 1
         if self._done == self.warmup_steps:
             self.wait()
-            self._hand_over(self._facts)
+            self._hand_over(replace(self._facts, peak_memory_bytes=peak_memory_bytes(self.trainer)))
         elif self._done > self.warmup_steps and not (self._done - self.warmup_steps) % self.steps_per_round:
             self.wait()
             self._hand_over((time.perf_counter() - self._began_at) / self.steps_per_round)
@@ -89,7 +91,7 @@ def work(task: Task, folder: str, connection: Connection) -> None:
     torch.manual_seed(task.spec.seed)
     try:
         contender_of(task.contender)(
-            task, Path(folder), Baton(connection, task.warmup_steps, task.steps_per_round, waiting(trainer))
+            task, Path(folder), Baton(connection, task.warmup_steps, task.steps_per_round, trainer)
         )
     except Exception as error:
         connection.send(Failure(in_one_line(error)))

@@ -37,6 +37,7 @@ class Facts:
     parameters: int
     positions: int  # of the data; a peer's own class token is not one
     flops: float  # of matrix products, forward and backward
+    peak_memory_bytes: int = 0  # of the first steps: allocated on the GPU, else of the process
 
 
 @dataclass(frozen=True)

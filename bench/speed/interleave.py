@@ -73,8 +73,9 @@ class Contest:
             rounds: in each of which every contender does one block.
             said: told of each block that is done, by the contender's name.
         """
-        for task in self.tasks:
+        for task in self.tasks:  # all at once: some compile for a minute
             self._start(task)
+        for task in self.tasks:
             answer = self._answer(task.contender)
             if isinstance(answer, Facts):
                 self.timed[task.contender].facts = answer
@@ -104,7 +105,9 @@ class Contest:
 
         ours, theirs = context.Pipe()
         folder = str(Path(self._folder.name) / task.contender)
-        process = context.Process(target=work, args=(task, folder, theirs), daemon=True)
+        process = context.Process(
+            target=work, args=(task, folder, theirs)
+        )  # no daemon: it may load by others
         process.start()
         theirs.close()  # so that the end of either process is seen by the other
         self._processes[task.contender], self._connections[task.contender] = process, ours

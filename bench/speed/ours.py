@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from bench import optim, shards, tracking
 from bench.budget import StepCost
-from bench.data import Stream
+from bench.data import Stream, loader
 from bench.energy import EnergyMeter
 from bench.evaluate import device_of
 from bench.objectives.base import Batch, Objective
@@ -74,8 +74,7 @@ class Setup:
             rank=0,
             world=1,
         )
-        is_on_gpu = self.device.type == "cuda"
-        return DataLoader(stream, batch_size=None, num_workers=workers, pin_memory=is_on_gpu)
+        return loader(stream, workers, self.device)
 
     def held_out(self) -> list[Batch]:
         """What its validation losses are of."""

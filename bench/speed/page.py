@@ -16,9 +16,11 @@ from bench.templates import template
 
 QUIET = 0.05  # of the processors, for all else on the machine
 SHARES = (PRODUCTS, ATTENTION, OTHER, REST)
+NUMBERS = {"32-true": "float32", "bf16-mixed": "float32 with products in bf16 (autocast)"}
 SIGNS = {True: "≥", False: "<"}
 COLUMNS = [
-    *("model", "strategy", "contender", "what", "parameters", "flops_per_position", "rounds", "step_ms"),
+    *("model", "strategy", "contender", "what", "parameters", "flops_per_position", "peak_memory_gb"),
+    *("rounds", "step_ms"),
     *("positions_per_s", "positions_per_s_q1", "positions_per_s_q3"),
     *("over_best_peer", "over_best_peer_low", "over_best_peer_high", "share_of_limit", "failure"),
 ]
@@ -65,7 +67,7 @@ def disturbed(result: Result) -> str:
 
 def contenders(results: Sequence[Result]) -> View:
     """A row per contender, so that a reader sees that all do the same work."""
-    header = ["size", "strategy", "contender", "parameters", "FLOPs a position", "ms a step"]
+    header = ["size", "strategy", "contender", "parameters", "FLOPs a position", "peak GB", "ms a step"]
     header += ["positions/s (middle half)", "over the fastest peer", "share of the limit"]
     rows: list[list[Any]] = []
     for result in results:
@@ -77,12 +79,13 @@ def contenders(results: Sequence[Result]) -> View:
             rows.append(
                 [
                     *(result.model, result.strategy, facts.what, amount(facts.parameters)),
-                    *(power(facts.flops / facts.positions), f"{1e3 * step.median:.1f}"),
+                    *(power(facts.flops / facts.positions), f"{facts.peak_memory_bytes / 1e9:.1f}"),
+                    f"{1e3 * step.median:.1f}",
                     rate(result.positions_per_s(name)),
                     *(interval(over, 2), interval(result.share_of_limit(name), 2)),
                 ]
             )
-    return View("contenders", "All contenders", "", header, "lllrrrrrr", rows)
+    return View("contenders", "All contenders", "", header, "lllrrrrrrr", rows)
 
 
 def profiles(results: Sequence[Result], settings: Speed) -> View:
@@ -116,7 +119,7 @@ def limits(results: Sequence[Result]) -> View:
         step, facts = result.step(LIMIT), result.timed[LIMIT].facts
         if step and facts:
             rates = [facts.flops / seconds / 1e9 for seconds in (step.median, step.high, step.low)]
-            rows.append([result.model, result.strategy, "{:.0f} [{:.0f}, {:.0f}]".format(*rates)])
+            rows.append([result.model, result.strategy, "{:,.0f} [{:,.0f}, {:,.0f}]".format(*rates)])
             share = result.disturbance.share
             rows[-1].append(EMPTY if share is None else f"{share:.0%}")
     return View(
@@ -165,6 +168,7 @@ def markdown(
     views = [comparison(results, settings), contenders(results), limits(results), profiles(results, settings)]
     return template("speed.md.j2", is_html=False, plain=markdown_escape, table=markdown_table).render(
         s=settings,
+        numbers=NUMBERS[settings.trainer.precision],
         machine=machine,
         command=command,
         views=views,
@@ -199,6 +203,7 @@ def _csv_row(result: Result, name: str) -> dict[str, Any]:
         row |= {"what": timed.facts.what, "parameters": timed.facts.parameters}
         if timed.facts.positions:
             row["flops_per_position"] = f"{timed.facts.flops / timed.facts.positions:.6g}"
+            row["peak_memory_gb"] = f"{timed.facts.peak_memory_bytes / 1e9:.4g}"
     if step := result.step(name):
         row["step_ms"] = f"{1e3 * step.median:.4g}"
     if name not in (OURS, COMPILED, *result.peers):

@@ -152,7 +152,9 @@ def step_flops(model: nn.Module, loss: Callable[[Any], Tensor]) -> float:
     with FlopCounterMode(display=False, custom_mapping={attention: forwards, backward: backwards}) as counter:
         loss(model).backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
-    torch.cuda.empty_cache()  # which others need
+    if torch.cuda.is_initialized():  # what was counted is no step
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     return float(counter.get_total_flops())
 
 

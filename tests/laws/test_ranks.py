@@ -56,11 +56,16 @@ def test_two_ranks_give_the_weights_of_one_process_for_every_strategy(tmp_path: 
     assert far == {}
 
 
+def rounding(stem: str) -> float:
+    """Between a CPU and a GPU; pixels become floats of single precision, whatever the model's."""
+    return 1e-5 if make_strategy(stem).modality == "pairs" else 1e-9
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("stem", TRAINED)
 def test_a_gpu_gives_the_weights_of_a_cpu(stem: str):
     gpu = replace(ranks(1), accelerator="gpu", loader_workers=1)
-    assert difference(trained(stem, ranks(1)), trained(stem, gpu)) < 1e-9
+    assert difference(trained(stem, ranks(1)), trained(stem, gpu)) < rounding(stem)
 
 
 @pytest.mark.gpu
@@ -82,7 +87,7 @@ def test_one_rank_under_nccl_gives_the_weights_of_a_cpu(
         plain.setattr(pretrain, "strategy_of", lambda *_, **__: "auto")
         alone = trained(stem, ranks(1))
     try:
-        assert difference(alone, trained(stem, replace(ranks(1), accelerator="gpu"))) < 1e-9
+        assert difference(alone, trained(stem, replace(ranks(1), accelerator="gpu"))) < rounding(stem)
         assert dist.get_backend() == "nccl"
     finally:
         dist.destroy_process_group()

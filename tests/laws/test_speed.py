@@ -288,7 +288,8 @@ class Line:
 def test_control_goes_back_after_the_first_steps_and_after_every_block():
     line, facts = Line(), Facts("toy", 1, 1, 1.0)
     waits: list[int] = []
-    baton = Baton(line, 2, 3, lambda: waits.append(len(line.sent)))  # type: ignore[arg-type]
+    baton = Baton(line, 2, 3, task("clm").spec.typed().trainer)  # type: ignore[arg-type]
+    baton.wait = lambda: waits.append(len(line.sent))  # type: ignore[method-assign]
     baton.start(facts)
     sent = []
     for _ in range(8):
@@ -296,7 +297,10 @@ def test_control_goes_back_after_the_first_steps_and_after_every_block():
         sent.append(len(line.sent))
     assert sent == [0, 1, 1, 1, 2, 2, 2, 3]
     assert waits == [0, 1, 2]  # for what a GPU has not done yet, before each hand-over
-    assert line.sent[0] == facts
+    first = line.sent[0]
+    assert isinstance(first, Facts)
+    assert first.peak_memory_bytes > 1e7
+    assert replace(first, peak_memory_bytes=0) == facts
     assert all(isinstance(seconds, float) and seconds < 1 for seconds in line.sent[1:])
 
 
