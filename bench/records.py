@@ -148,23 +148,30 @@ def write_record(record: RunRecord, folder: Path) -> Path:
     return path
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step that survives a crash at any moment."""
+def write_atomically(path: Path, text: str, *, is_durable: bool = True) -> None:
+    """Replace `path` by `text` in one step that survives a crash at any moment.
+
+    Args:
+        path: of the file.
+        text: all of it.
+        is_durable: on disk when this returns, which may take long over a network; else in its time.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with replacing(path, partial), partial.open("w", encoding="utf-8") as file:
+    with replacing(path, partial, is_durable=is_durable), partial.open("w", encoding="utf-8") as file:
         file.write(text)
 
 
 @contextmanager
-def replacing(path: Path, partial: Path) -> Iterator[None]:
-    """Inside, `partial` is written; then it is `path`, on disk before it has that name.
+def replacing(path: Path, partial: Path, *, is_durable: bool = True) -> Iterator[None]:
+    """Inside, `partial` is written; then it is `path`, on disk before it has that name if it is durable.
 
     Where writing fails nothing is left: a full disk needs the room.
     """
     try:
         yield
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        if is_durable:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

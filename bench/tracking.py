@@ -123,7 +123,8 @@ class StatusFile:
             "pid": os.getpid(),
             "host": socket.gethostname(),
         }
-        write_atomically(self.folder / STATUS_FILE, json.dumps(state) + "\n")
+        # Not durable: it comes twice a second, between two steps, and what it says is soon no longer so.
+        write_atomically(self.folder / STATUS_FILE, json.dumps(state) + "\n", is_durable=False)
 
     def due(self) -> bool:
         """Is the last write old enough for a new one?"""
