@@ -42,7 +42,12 @@ def draw(results: Sequence[Result], targets: dict[str, Targets]) -> Canvas:
             axes.set_title(model)
             axes.set_xlabel(label)
             axes.set_xlim(left=0)
-    canvas.legend(handles=_handles(names), loc="outside upper center", ncols=min(len(names) + 1, 7))
+    has_target = any(getattr(targets[model], key) is not None for model in models for _, key, _ in rows)
+    canvas.legend(
+        handles=_handles(names, has_target=has_target),
+        loc="outside upper center",
+        ncols=min(len(names) + 1, 7),
+    )
     return canvas
 
 
@@ -73,10 +78,11 @@ def _look(i: int) -> tuple[str, str]:
     return COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
 
 
-def _handles(names: list[str]) -> list[Line2D]:
+def _handles(names: list[str], *, has_target: bool) -> list[Line2D]:
     marks = [
         Line2D([], [], color=colour, marker=marker, linestyle="none", label=name)
         for i, name in enumerate(names)
         for colour, marker in [_look(i)]
     ]
-    return [*marks, Line2D([], [], color=GREY, linestyle=":", linewidth=0.9, label="target")]
+    target = Line2D([], [], color=GREY, linestyle=":", linewidth=0.9, label="target")
+    return [*marks, target] if has_target else marks

@@ -1,5 +1,7 @@
 """The study on paper: its arithmetic by hand, its counts against records, its page against the command."""
 
+import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,8 @@ from bench.records import read_records
 from bench.scale import LAYOUTS, Layout, Planned
 from bench.scale_page import page, plan, planned, settings_of
 from bench.schema import Model
+from bench.speed import settings as speed
+from bench.speed.contract import Facts
 from bench.train import build_objective
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,6 +162,29 @@ def test_what_is_planned_is_what_was_recorded(recorded):
             record.study == "strategies" and 0.7 * record.spent.flops < run.flops(tokens) < record.spent.flops
         ), record.strategy
         assert run.steps(tokens) * run.cost.forward_tokens == record.spent.forward_tokens, record.strategy
+
+
+def test_what_the_page_says_was_measured_is_what_the_record_holds():
+    page = " ".join((ROOT / "docs" / "scale.md").read_text().split())
+    record = json.loads((ROOT / "reports" / "speed" / "gpu" / "speed.json").read_text())
+    assert record["machine"]["device"] == "NVIDIA H200"
+    size = speed.settings_of([]).sizes["768x12"]
+    model = Model(None, size.d_model, size.n_layers, size.n_heads, size.d_ff, size.patch_size)
+    reached, peaks, formulas = [], [], []
+    for cell in record["cells"]:
+        ours = cell["contenders"]["ours"]
+        facts = Facts(**ours["facts"])
+        rate = facts.flops / statistics.median(ours["seconds"])
+        reached.append(f"{rate / H100:.2f} for {cell['strategy']}")
+        peaks.append(f"{facts.peak_memory_bytes / 1e9:.1f} GB for {cell['strategy']}")
+        states = (scale.STATE_BYTES + scale.CAST_BYTES) * facts.parameters
+        total = states + scale.activation_bytes(model, facts.positions, recompute=False)
+        formulas.append(f"{total / 1e9:.1f}")
+        assert total == pytest.approx(facts.peak_memory_bytes, rel=0.15)
+        assert f"{cell['profile']['Python and the rest']:.0%}"[:-1] + " %" in page
+    for numbers in (reached, peaks):
+        assert "{}, {} and {}".format(*numbers) in page
+    assert "{}, {} and {} GB without".format(*formulas) in page
 
 
 def test_the_committed_page_is_what_the_command_writes():
