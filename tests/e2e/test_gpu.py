@@ -39,3 +39,11 @@ def test_a_run_that_is_cut_goes_on_to_the_same_bits(place: Place, tmp_path_facto
     assert place.bench(*place.sweep(*words)).returncode == 0
     one, other = ((p.folders()["clm"] / "weights.safetensors").read_bytes() for p in (whole, place))
     assert one == other
+
+
+def test_no_process_of_a_contest_outlives_it(place: Place):
+    words = ("strategies=[clm]", "models=[64x4]", "peers.clm=[gpt2]", "sequence_length=32", "vocab_size=300")
+    few = ("rounds=1", "steps_per_round=1", "warmup_steps=1", "trainer.accelerator=gpu")
+    done = place.bench("speed", *words, *few)
+    assert done.returncode == 0, done.stdout + done.stderr
+    until(lambda: place.processes() == [])
