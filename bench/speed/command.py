@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from bench.errors import printable
 from bench.figures.base import render
 from bench.machine import environment
+from bench.prepare import check_machine
 from bench.records import replacing, write_atomically
 from bench.spec import RunSpec, now
 from bench.speed import page
@@ -40,6 +41,7 @@ def main(overrides: Sequence[str]) -> int:
     """
     settings = settings_of(overrides)
     cells = plan(settings)
+    check_machine(cells[0].tasks[0].spec.typed())
     command = command_of(overrides)
     machine, started_at = machine_of(cells[0].tasks[0].spec, settings.threads), now()
     folder = Path(settings.out)

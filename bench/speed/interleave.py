@@ -105,9 +105,7 @@ class Contest:
 
         ours, theirs = context.Pipe()
         folder = str(Path(self._folder.name) / task.contender)
-        process = context.Process(
-            target=work, args=(task, folder, theirs)
-        )  # no daemon: it may load by others
+        process = context.Process(target=work, args=(task, folder, theirs))  # no daemon: it starts loaders
         process.start()
         theirs.close()  # so that the end of either process is seen by the other
         self._processes[task.contender], self._connections[task.contender] = process, ours

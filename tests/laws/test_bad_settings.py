@@ -133,6 +133,10 @@ def test_what_no_machine_or_run_could_do_is_refused_before_it_tries(word: str, c
     assert CONTRADICTIONS[word] in cli.refused("train", *words)
 
 
+def test_more_gpus_than_there_are_are_refused_before_anything_is_trained(cli: Bench):
+    assert "GPUs here; lower trainer.devices" in cli.refused("train", "trainer=gpu", "trainer.devices=200")
+
+
 SWEEPS = {
     "seed=range(0,1000000000)": "seed: a sweep of more than 10000 runs",
     "seed=range(0,10,0)": "seed",

@@ -372,6 +372,15 @@ def test_nonsense_is_refused_in_one_line(override: str, message: str):
     assert "\n" not in str(refused.value)
 
 
+def test_without_a_gpu_nobody_is_timed_on_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert main(["speed", "trainer.accelerator=gpu", f"out={tmp_path / 'out'}"]) == 2
+    assert "torch finds 0 GPUs here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_accelerate_the_package_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(settings.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install accelerate"):
