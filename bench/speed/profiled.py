@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
@@ -28,7 +29,7 @@ def shares(task: Task) -> dict[str, float]:
     context.set_forkserver_preload(list(PRELOADED))
     with (
         TemporaryDirectory(prefix="bench-speed-") as folder,
-        ProcessPoolExecutor(1, mp_context=context) as pool,
+        ProcessPoolExecutor(1, context, warnings.simplefilter, ("ignore",)) as pool,
     ):
         future = pool.submit(shares_here, task, Path(folder))
         return {} if future.exception() else future.result()
