@@ -7,6 +7,7 @@ Shapes: N targets, D width, V vocabulary.
 """
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -21,7 +22,6 @@ ROWS_PER_WIDTH = 2
 # Logits of a block where no cache would hold them anyway: on a GPU, which wants large products, and where no
 # gradient is asked for.
 LOGITS_AT_ONCE = 2**28
-
 
 Errors = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -99,14 +99,16 @@ def projected(
 def _without_gradient(
     states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, weights: Tensor | None
 ) -> Tensor:
-    n_rows = max(1, LOGITS_AT_ONCE // len(weight))
-    blocks = [slice(start, start + n_rows) for start in range(0, max(1, len(states)), n_rows)]
-    shares = [None if weights is None else weights[rows] for rows in blocks]
-    nats = [
-        summed(F.linear(states[rows], weight, bias), targets[rows], share)
-        for rows, share in zip(blocks, shares, strict=True)
-    ]
-    return sum(nats[1:], nats[0])
+    n_rows = _rows_at_once(weight)
+    shares = repeat(None) if weights is None else weights.split(n_rows)
+    blocks = zip(states.split(n_rows), targets.split(n_rows), shares, strict=False)
+    return torch.stack(
+        [summed(F.linear(x, weight, bias), target, share) for x, target, share in blocks]
+    ).sum()
+
+
+def _rows_at_once(weight: Tensor) -> int:
+    return max(1, LOGITS_AT_ONCE // len(weight))
 
 
 class _Projected(torch.autograd.Function):
@@ -123,9 +125,7 @@ class _Projected(torch.autograd.Function):
         errors: Errors,
     ) -> Tensor:
         """states: (N, D); weight: (V, D); bias: (V,); targets: (N,); weights: (N, 1)."""
-        n_rows = ROWS_PER_WIDTH * states.shape[1]
-        if states.is_cuda:
-            n_rows = max(1, LOGITS_AT_ONCE // len(weight))
+        n_rows = _rows_at_once(weight) if states.is_cuda else ROWS_PER_WIDTH * states.shape[1]
         of_states, of_weight, of_bias = map(torch.zeros_like, (states, weight, bias))
         total = states.new_zeros((), dtype=torch.float64)
         for start in range(0, len(states), n_rows):

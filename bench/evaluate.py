@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bench import machine
@@ -131,8 +130,3 @@ def write_items(items: Items, path: Path) -> None:
     small = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in items.items()}
     with replacing(path, partial), partial.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **small)  # type: ignore[arg-type]
-
-
-def device_of(accelerator: str) -> torch.device:
-    """Where tasks are done: Lightning leaves a trained model on the CPU."""
-    return torch.device("cuda" if accelerator == "gpu" else "cpu")

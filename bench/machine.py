@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 from threadpoolctl import threadpool_limits
+from torch.utils import deterministic
 
 from bench.schema import Trainer
 
@@ -40,6 +41,11 @@ def environment(trainer: Trainer) -> dict[str, str]:
     }
 
 
+def device_of(trainer: Trainer) -> torch.device:
+    """Where a run's steps and tasks are done."""
+    return torch.device("cuda" if trainer.accelerator == "gpu" else "cpu")
+
+
 def limit_blas() -> None:
     """numpy's and scipy's products on one thread: a probe's are small, and slow by far with more.
 
@@ -52,6 +58,8 @@ def set_up_process(threads: int | None) -> None:
     """Before a process trains or measures; threads: for matrix products, None: torch's choice."""
     quiet_libraries()
     limit_blas()
+    # A pass over every new tensor where algorithms are deterministic, to find bugs of torch.
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_flush_denormal(True)  # vanishing weights otherwise cost up to three times the CPU time
     if threads and threads != torch.get_num_threads():  # a needless call slows it: see launchers/run.py
         torch.set_num_threads(threads)

@@ -4,6 +4,7 @@ from typing import Any
 
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 
+from bench.machine import device_of
 from bench.schema import Trainer
 
 FP16 = "16-mixed"  # of too small a range for gradients, which are scaled
@@ -31,4 +32,4 @@ def plugins_of(settings: Trainer) -> list[Precision]:
     """What replaces Lightning's own way; it takes no `precision` beside it."""
     if settings.precision != "bf16-mixed":
         return []
-    return [Bf16("cuda" if settings.accelerator == "gpu" else "cpu")]
+    return [Bf16(device_of(settings).type)]

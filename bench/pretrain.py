@@ -10,7 +10,6 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
-from torch.utils import deterministic
 
 from bench import budget, checkpoint, tracking
 from bench.budget import StepCost
@@ -190,13 +189,12 @@ def make_trainer(
     """Lightning's trainer for one rank of a run."""
     settings = config.trainer
     numbers = plugins_of(settings)
-    # A pass over every new tensor, to find bugs of torch.
-    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.nodes,
         strategy=strategy_of(settings, has_idle_weights=has_idle_weights),
+        precision=None if numbers else settings.precision,  # type: ignore[arg-type]
         max_steps=steps,
         gradient_clip_val=config.optim.clip_norm,
         deterministic=True if settings.accelerator == "cpu" else "warn",
@@ -207,7 +205,6 @@ def make_trainer(
         enable_model_summary=False,
         enable_checkpointing=False,
         use_distributed_sampler=False,
-        precision=None if numbers else settings.precision,  # type: ignore[arg-type]
     )
 
 

@@ -14,7 +14,7 @@ from bench.backbones.checkpoint import Loaded, load
 from bench.build import build, find_class
 from bench.energy import EnergyMeter
 from bench.errors import DivergedError, InterruptedRunError, in_one_line
-from bench.evaluate import Evaluation, device_of
+from bench.evaluate import Evaluation
 from bench.objectives.base import Core, Objective, Shapes, TextObjective
 from bench.objectives.reference import Reference
 from bench.prepare import Prepared, prepare
@@ -203,7 +203,7 @@ def _evaluate(job: Job, trained: Trained | None) -> str:
         results = evaluation.give_up(in_one_line(error))
     else:
         # Lightning left it on the CPU; tasks compute in float32, whatever it was trained in.
-        model.objective.to(device_of(job.spec.typed().trainer.accelerator), torch.float32)
+        model.objective.to(machine.device_of(job.spec.typed().trainer), torch.float32)
         results = evaluation.do(model.objective, model.data)
     return "failed" if any(result.status == "failed" for result in results) else "finished"
 

@@ -253,7 +253,9 @@ class Objective(LightningModule):
         """Mean loss over the targets of all ranks, scaled so that DDP's mean of gradients is exact."""
         loss = self.loss(batch)
         mean, counts, world = mean_over_ranks(loss)
-        self._check_finite(mean)
+        if not torch.isfinite(mean):
+            raise DivergedError(*(self.last_finite or (0, None)))
+        self.last_finite = (self.global_step, float(mean))
         return (loss.sum * (world / counts).to(loss.sum)).sum()
 
     def configure_optimizers(self) -> Any:
@@ -262,11 +264,6 @@ class Objective(LightningModule):
         optimizer = optim.adamw(self, self.optimizer, self.shapes.model.d_model, fused=fused)
         scheduler = optim.schedule(optimizer, self.optimizer, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _check_finite(self, mean: Tensor) -> None:
-        if not torch.isfinite(mean):
-            raise DivergedError(*(self.last_finite or (0, None)))
-        self.last_finite = (self.global_step, float(mean))
 
 
 class TextObjective(Objective):

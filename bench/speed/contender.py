@@ -22,7 +22,6 @@ from bench.machine import peak_memory_bytes, quiet_transformers, set_up_process
 from bench.schema import Trainer
 from bench.speed import ours, peers, stock
 from bench.speed.contract import BARE, COMPILED, DATA, LIMIT, NANOGPT, OURS, Facts, Failure, Pace, Task
-from bench.speed.ours import waiting
 
 Contender = Callable[[Task, Path, Pace], object]
 CONTENDERS: Mapping[str, Contender] = {
@@ -49,7 +48,7 @@ class Baton:
         self, connection: Connection, warmup_steps: int, steps_per_round: int, trainer: Trainer
     ) -> None:
         self.connection, self.warmup_steps, self.steps_per_round = connection, warmup_steps, steps_per_round
-        self.trainer, self.wait = trainer, waiting(trainer)
+        self.trainer, self.wait = trainer, ours.waiting(trainer)
         self._done = 0
 
     def start(self, facts: Facts) -> None:

@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import deterministic
 from torch.utils.data import DataLoader
 
 from bench import optim, shards, tracking
 from bench.budget import StepCost
 from bench.data import Stream, loader
 from bench.energy import EnergyMeter
-from bench.evaluate import device_of
+from bench.machine import device_of
 from bench.objectives.base import Batch, Objective
 from bench.pairs import PairData
 from bench.prepare import Prepared
@@ -54,7 +53,7 @@ class Setup:
     @property
     def device(self) -> torch.device:
         """Where its steps are done."""
-        return device_of(self.config.trainer.accelerator)
+        return device_of(self.config.trainer)
 
     def autocast(self) -> torch.autocast:
         """In which numbers its products are done, inside."""
@@ -161,7 +160,6 @@ def bare_loop(task: Task, folder: Path, pace: Pace) -> Objective:
     """The same steps without Lightning, loggers and callbacks."""
     ready = set_up(task, folder)
     torch.use_deterministic_algorithms(True, warn_only=ready.device.type == "cuda")  # as make_trainer
-    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     pace.start(ready.facts("the same in a bare loop"))
     for _ in plain_steps(ready):
         pace.step()
