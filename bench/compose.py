@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
@@ -66,11 +67,10 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
     if several and not multirun:
         raise ConfigError(f"{several[0]}: several values for one key are a sweep: add -m")
     fixed = [o.input_line or "" for o in given if not o.is_sweep_override()]
-    base = compose_config("config", fixed)
     if not multirun:
-        return [_spec(base, fixed, command)]
+        return [_spec(fixed, command)]
+    params = _compose_line(fixed, parse(fixed)).hydra.sweeper.params or {}
     named = {o.key_or_group for o in given}
-    params = base.hydra.sweeper.params or {}
     swept = [o for o in given if o.is_sweep_override()]
     swept += parse([f"{key}={value}" for key, value in params.items() if key not in named])
     if tasks := [o.key_or_group for o in swept if o.key_or_group.split(".")[0] == "task"]:
@@ -80,39 +80,32 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
         keys = ", ".join(o.key_or_group for o in swept)
         raise ConfigError(f"{keys}: a sweep of more than {MOST_RUNS} runs ({n_runs}); give fewer values")
     runs: dict[str, RunSpec] = {}
-    compose_line = _Composer(fixed)
     for values in itertools.product(*axes):
-        spec = _spec(compose_line(values), [*fixed, *values], command)
+        spec = _spec([*fixed, *values], command)
         runs.setdefault(spec.run_id, spec)  # strategies that ignore an axis appear once
     if not runs:
         raise ConfigError("the sweep holds no run; give every key at least one value")
     return list(runs.values())
 
 
-class _Composer:
-    """Composes the lines of a sweep, each group choice once: values are set in what it gave.
-
-    That is what Hydra does with values, after the files, which take it most of its time.
+def _compose_line(words: Sequence[str], parsed: Sequence[Override]) -> DictConfig:
+    """Compose overrides and what they are parsed to: files once for equal choices, which takes Hydra most of
+    its time; then values are set, as Hydra does.
     """
-
-    def __init__(self, fixed: Sequence[str]) -> None:
-        self.fixed = list(fixed)
-        self.composed: dict[tuple[str, ...], DictConfig] = {}
-
-    def __call__(self, values: Sequence[str]) -> DictConfig:
-        """The config of a line, good until the next: every line of a sweep sets the same keys."""
-        parsed = parse(values)
-        plain = [o for o in parsed if is_value(o)]
-        chosen = tuple(o.input_line or "" for o in parsed if o not in plain)
-        if chosen not in self.composed:
-            self.composed[chosen] = compose_config("config", [*self.fixed, *chosen])
-        config = self.composed[chosen]
+    others = [override for override in parsed if not is_choice(override)]
+    if all(map(is_value, others)):
+        config = deepcopy(_unchanged(_chosen(parsed)))
         try:
-            for override in plain:
+            for override in others:
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        except (OmegaConfBaseException, ValueError):  # Hydra says it better
-            return compose_config("config", [*self.fixed, *values])
-        return config
+            return config
+        except (OmegaConfBaseException, ValueError):
+            pass  # Hydra says it better
+    return compose_config("config", words)
+
+
+def _chosen(parsed: Sequence[Override]) -> tuple[str, ...]:
+    return tuple(override.input_line or "" for override in parsed if is_choice(override))
 
 
 def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
@@ -152,13 +145,13 @@ def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
     return specs
 
 
-def _spec(composed: DictConfig, overrides: Sequence[str], command: str) -> RunSpec:
+def _spec(overrides: Sequence[str], command: str) -> RunSpec:
+    parsed = parse(overrides)
+    composed, chosen = _compose_line(overrides, parsed), _chosen(parsed)
     choices = composed.hydra.runtime.choices
     for axis in (*LABELLED, "corpus/text", "corpus/pairs"):
         if axis not in choices:
             raise ConfigError(f"{axis} takes one choice; to compare several, sweep: -m {axis}=a,b")
-    parsed = parse(overrides)
-    chosen = tuple(o.input_line or "" for o in parsed if is_choice(o))
     try:
         check_types(composed, _unchanged(chosen), parsed)
         plain = _plain(composed, complete=True)

@@ -58,9 +58,9 @@ def elements(override: Override) -> list[str]:
 
 
 def is_value(override: Override) -> bool:
-    """Does it replace one value? A mapping would be merged with that of the line before."""
+    """Does it replace one value of a run's config?"""
     is_change = override.type is OverrideType.CHANGE and override.package is None
-    return is_change and not is_choice(override) and not isinstance(override.value(), dict)
+    return is_change and not is_choice(override) and not override.key_or_group.startswith("hydra.")
 
 
 def is_choice(override: Override) -> bool:

@@ -3,8 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -226,8 +225,15 @@ def test_a_sweep_is_the_product_in_order_and_scratch_stands_in_it_once():
     ]
 
 
-def test_each_run_of_a_sweep_is_the_one_that_its_line_alone_composes():
-    """Values are set without composing again, mappings and groups are not."""
+def hydras(words: Sequence[str]) -> dict[str, Any]:
+    """A run's config as Hydra composes it whole."""
+    composed = compose_config("config", words)
+    own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    return OmegaConf.to_container(own, resolve=True)  # type: ignore[return-value]
+
+
+def test_each_run_of_a_sweep_is_what_hydra_composes_of_its_line():
+    """Ours sets values in what choices gave."""
     shares = ("{clm: 0.1}", "{mlm: 0.5}")  # a part of a mapping leaves the rest
     axes = {
         "strategy": ("clm_then_mlm", "mixture"),
@@ -237,9 +243,22 @@ def test_each_run_of_a_sweep_is_the_one_that_its_line_alone_composes():
     }
     specs = many(*(f"{key}={','.join(values)}" for key, values in axes.items()))
     lines = itertools.product(*([f"{key}={value}" for value in values] for key, values in axes.items()))
-    alone = [one(*line) for line in lines]
-    assert [replace(spec, command="") for spec in specs] == [replace(spec, command="") for spec in alone]
+    assert [spec.config for spec in specs] == [hydras(line) for line in lines]
     assert len({spec.run_id for spec in specs}) == 16
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("strategy.mask_rate=0.2", "optim=wsd", "strategy=mlm", "optim.lr_peak=2e-3"),
+        ("budget.tokens=null", "budget.flops=1e10", "corpus.text.packages=[torch]"),
+        ("experiment=quickstart", "task.library_probe.max_labels=300", "~task.retrieval_fitted"),
+        ("++strategy.mask_rate=0.2", "study=other"),
+        ("strategy=mixture", "strategy.shares={clm: 0.1}", "hydra.verbose=true"),
+    ],
+)
+def test_a_run_is_what_hydra_composes_of_its_line(words: tuple[str, ...]):
+    assert one(*words).config == hydras(words)
 
 
 def test_the_command_line_wins_over_the_experiment():
