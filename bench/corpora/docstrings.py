@@ -9,21 +9,36 @@ import functools
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
+from multiprocessing import current_process, get_context
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from omegaconf import MISSING
+from pebble import ProcessPool
 
 from bench.corpora.base import Document, TextCorpus
 from bench.errors import ConfigError
 
 # Tests hardly have docstrings; vendored copies are another library's text under the wrong label.
 SKIPPED = {"tests", "test", "testing", "_vendor", "_vendored", "vendored", "vendor", "extern", "externals"}
+FEW_FILES = 256  # parsed before a process has started
+FILES_AT_ONCE = 32
+MOST_PROCESSES = 8  # of some 60 MB each
 Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class File(NamedTuple):
+    """A source file of a package."""
+
+    path: Path
+    relative: Path  # to the folder that the package lies in
+    package: str
 
 
 @dataclass(frozen=True)
@@ -64,26 +79,45 @@ class Docstrings(TextCorpus):
 
     def documents(self) -> Iterator[Document]:
         """All docstrings, package by package, file by file."""
-        for package in self.options.packages:
-            root = _locate(package)
-            for path in sorted(root.rglob("*.py")):
-                relative = path.relative_to(root.parent)
-                if not SKIPPED.intersection(relative.parts) and path.name != "conftest.py":
-                    yield from self._documents_of(path, relative, package)
+        files = [file for package in self.options.packages for file in _files(package)]
+        yield from chain.from_iterable(_side_by_side(self._documents_of, files))
 
-    def _documents_of(self, path: Path, relative: Path, package: str) -> Iterator[Document]:
+    def _documents_of(self, file: File) -> list[Document]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # invalid escapes in other people's files
-                tree = ast.parse(path.read_bytes())
+                tree = ast.parse(file.path.read_bytes())
         except (SyntaxError, ValueError):  # templates, and files for another Python
-            return
-        module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
+            return []
+        module = ".".join(file.relative.with_suffix("").parts).removesuffix(".__init__")
+        found = []
         for scope, name in _scopes(tree, module):
             text = _docstring(scope)
             if len(text) >= self.options.min_chars:
-                labels = {"library": package, "kind": _kind(scope), "name": name}
-                yield Document(text=text, group=relative.as_posix(), labels=labels)
+                labels = {"library": file.package, "kind": _kind(scope), "name": name}
+                found.append(Document(text=text, group=file.relative.as_posix(), labels=labels))
+        return found
+
+
+def _files(package: str) -> Iterator[File]:
+    root = _locate(package)
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root.parent)
+        if not SKIPPED.intersection(relative.parts) and path.name != "conftest.py":
+            yield File(path, relative, package)
+
+
+def _side_by_side(parse: Callable[[File], list[Document]], files: list[File]) -> Iterator[list[Document]]:
+    """What each file gives, in their order. Many are parsed in processes, which a daemon may not start."""
+    if len(files) < FEW_FILES or current_process().daemon:
+        yield from map(parse, files)
+        return
+    pool = ProcessPool(max_workers=min(os.cpu_count() or 1, MOST_PROCESSES), context=get_context("spawn"))
+    try:
+        yield from pool.map(parse, files, chunksize=FILES_AT_ONCE).result()
+    finally:  # when all are parsed, or on the way
+        pool.stop()
+        pool.join()
 
 
 def _scopes(scope: Scope, name: str) -> Iterator[tuple[Scope, str]]:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from corpus_builders import assert_one_line, pair_corpus, text_corpus, texts_of
 
+from bench.corpora import docstrings
 from bench.corpora.base import split_of
 from bench.corpora.docstrings import Docstrings
 from bench.corpora.nltk import blocks, untagged
@@ -39,6 +41,31 @@ def test_docstrings_are_read_without_importing_the_package(
         ("A cube.\n\nWith six sides.", "toy_package/shapes.py", "class", "toy_package.shapes.Cube"),
         ("Roll it.", "toy_package/shapes.py", "function", "toy_package.shapes.Cube.roll"),
     ]
+
+
+def parsers() -> list[int]:
+    """Processes of this one that parse."""
+    return [c.pid for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
+
+
+def test_many_files_are_parsed_in_processes_with_the_same_documents_in_the_same_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    corpus = text_corpus("docstrings", packages=["rich", "networkx"])
+    side_by_side = iter(corpus.documents())
+    first = next(side_by_side)
+    assert parsers()
+    in_processes = [first, *side_by_side]
+    assert not parsers()
+    monkeypatch.setattr(docstrings, "FEW_FILES", 10**6)
+    assert in_processes == list(corpus.documents())
+
+
+def test_whoever_stops_reading_leaves_no_process_behind() -> None:
+    documents = text_corpus("docstrings", packages=["rich", "networkx"]).documents()
+    next(documents)
+    documents.close()  # type: ignore[attr-defined]
+    assert not parsers()
 
 
 def test_short_docstrings_are_left_out() -> None:
