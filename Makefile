@@ -11,7 +11,8 @@ help: ## list the targets
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true # as pip does, but on all cores; templates are no Python
 	@touch $@
 
 quickstart: $(VENV)/.installed ## repeat the study `quickstart` from scratch and write reports/my_quickstart
