@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from bench.analysis.text import EMPTY, View, markdown_escape, markdown_table
 from bench.compose import compose_runs
 from bench.errors import ConfigError
 from bench.prepare import prepare
+from bench.reading import parse, typed
 from bench.records import write_atomically
 from bench.spec import RunSpec, now
 from bench.speed.command import command_of, machine_of, progress_bar
@@ -50,15 +51,35 @@ OWN = ("rounds", "seed", "out")  # settings of the measurement; all else is the 
 class Round:
     """The wall time of each contender in s, and what all else took of the processors meanwhile."""
 
-    seconds: Mapping[str, float]
+    seconds: dict[str, float]
     others_share: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All rounds so far, as `study.json` holds them."""
+
+    command: str
+    started_at: str
+    machine: dict[str, str]
+    runs: int
+    rounds: list[Round]
+
+    def earlier(self, path: Path, n_rounds: int) -> "Measurement":
+        """The same that was stopped before its last round, to go on with; else this one."""
+        try:
+            found: Measurement = typed(Measurement, parse(path.read_bytes()))
+        except (OSError, ValueError):  # none, or damaged
+            return self
+        is_same = (found.command, found.machine, found.runs) == (self.command, self.machine, self.runs)
+        return found if is_same and len(found.rounds) < n_rounds else self
 
 
 def main(overrides: Sequence[str]) -> int:
     """Measure in rounds, and write after each.
 
     Returns:
-        0; 130 if stopped: the rounds that were done are kept.
+        0; 130 if stopped: the rounds that were done are kept, and the same command goes on after them.
 
     Raises:
         ConfigError: a sweep that cannot be run, or a strategy that no stock class is like.
@@ -71,32 +92,36 @@ def main(overrides: Sequence[str]) -> int:
     peers = {spec.strategy: _peer(spec, settings.peers) for spec in specs}
     for spec in specs:
         prepare(spec)
-    draw = random.Random(settings.seed)  # noqa: S311 -- no secret
-    record = {"command": command_of(overrides), "started_at": now(), "machine": machine_of(specs[0], None)}
-    rounds: list[Round] = []
+    folder = Path(settings.out)
+    found = Measurement(command_of(overrides), now(), machine_of(specs[0], None), len(specs), [])
+    found = found.earlier(folder / "study.json", settings.rounds)
+    n_done, n_steps = len(found.rounds), 1 + 2 * len(specs)
+    if n_done:
+        print(f"going on after round {n_done}", flush=True)
     with at_once(), suppress(KeyboardInterrupt), progress_bar() as shown:
-        done = partial(shown.advance, shown.add_task("", total=settings.rounds * (1 + 2 * len(specs))))
+        bar = shown.add_task("", total=settings.rounds * n_steps, completed=n_done * n_steps)
+        done = partial(shown.advance, bar)
         contenders: dict[str, Callable[[Path], None]] = {
             OURS: lambda folder: _sweep(sweep, folder, done),
             SCRIPTS: lambda folder: _scripts(specs, peers, folder, done, side_by_side=1),
             PACKED: lambda folder: _scripts(specs, peers, folder, done, side_by_side=os.cpu_count() or 1),
         }
-        for _ in range(settings.rounds):
-            rounds.append(_round(contenders, draw.sample(list(contenders), len(contenders))))
-            _keep(rounds, record | {"runs": len(specs)}, Path(settings.out))
-        print(Path(settings.out) / "study.md")
+        for i in range(n_done, settings.rounds):
+            draw = random.Random(f"{settings.seed} {i}")  # noqa: S311 -- no secret
+            found.rounds.append(_round(contenders, draw.sample(list(contenders), len(contenders))))
+            _keep(found, folder)
+        print(folder / "study.md")
         return 0
     return 130
 
 
-def _keep(rounds: Sequence[Round], record: Mapping[str, Any], folder: Path) -> None:
+def _keep(found: Measurement, folder: Path) -> None:
     """Write all rounds so far, and say what the last one took."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = {"rounds": [vars(one) for one in rounds]}
-    write_atomically(folder / "study.json", json.dumps({**record, **rows}, indent=1) + "\n")
-    write_atomically(folder / "study.md", markdown(rounds, record))
-    told = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in rounds[-1].seconds.items())
-    print(f"round {len(rounds)}: {told}", flush=True)
+    write_atomically(folder / "study.json", json.dumps(asdict(found), indent=1) + "\n")
+    write_atomically(folder / "study.md", markdown(found))
+    told = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in found.rounds[-1].seconds.items())
+    print(f"round {len(found.rounds)}: {told}", flush=True)
 
 
 def _peer(spec: RunSpec, peers: Mapping[str, Sequence[str]]) -> str | None:
@@ -213,10 +238,10 @@ def verdict(rounds: Sequence[Round]) -> str:
     return "met" if all(within) else "open" if any(within) else "missed"
 
 
-def markdown(rounds: Sequence[Round], record: Mapping[str, Any]) -> str:
+def markdown(found: Measurement) -> str:
     """The page."""
     opened = template("speed_study.md.j2", is_html=False, plain=markdown_escape, table=markdown_table)
-    noisy = [one for one in rounds if one.others_share > QUIET]
+    n_noisy = sum(one.others_share > QUIET for one in found.rounds)
     return opened.render(
-        **record, view=comparison(rounds), verdict=verdict(rounds), noisy=len(noisy), n_rounds=len(rounds)
+        found=found, view=comparison(found.rounds), verdict=verdict(found.rounds), n_noisy=n_noisy
     )

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import Place
@@ -10,7 +11,7 @@ from harness import Place
 from bench.errors import ConfigError
 from bench.evaluations import read_evaluations
 from bench.speed import script, whole_study
-from bench.speed.whole_study import OURS, PACKED, SCRIPTS, Round, verdict
+from bench.speed.whole_study import OURS, PACKED, SCRIPTS, Measurement, Round, verdict
 
 
 def rounds(*ours: float) -> list[Round]:
@@ -24,14 +25,30 @@ def test_a_third_is_met_or_missed_where_all_rounds_agree(ours: tuple[float, ...]
     assert verdict(rounds(*ours)) == expected
 
 
-def test_the_page_shows_each_round_and_its_ratio():
+def measurement(*rounds: Round, **changes: Any) -> Measurement:
     names = ("cpu", "threads", "torch", "pytorch-lightning", "transformers", "commit")
-    machine = dict.fromkeys(names, "toy")
-    record = {"command": "bench speed experiment=toy", "runs": 4, "machine": machine}
-    page = whole_study.markdown([*rounds(10.0), Round({OURS: 6, SCRIPTS: 30, PACKED: 20}, 0.2)], record)
+    stated = {"command": "bench speed experiment=toy", "machine": dict.fromkeys(names, "toy"), "runs": 4}
+    return Measurement(**stated | changes, started_at="now", rounds=list(rounds))
+
+
+def test_the_page_shows_each_round_and_its_ratio():
+    noisy = Round({OURS: 6, SCRIPTS: 30, PACKED: 20}, 0.2)
+    page = whole_study.markdown(measurement(*rounds(10.0), noisy))
     assert "| 30, 30 | 0.33, 0.20 |" in page
     assert "| 20, 20 | 0.50, 0.30 |" in page
     assert "in 1 of 2 rounds; repeat it" in page
+
+
+def test_the_same_command_goes_on_after_the_rounds_that_were_done(tmp_path: Path):
+    whole_study._keep(measurement(*rounds(10.0, 9.0)), tmp_path)
+    path, started = tmp_path / "study.json", measurement()
+    assert started.earlier(path, 3).rounds == rounds(10.0, 9.0)
+    assert not started.earlier(path, 2).rounds  # was done: again from the first
+    for change in ({"command": "bench speed experiment=other"}, {"machine": {"commit": "other"}}):
+        assert not measurement(**change).earlier(path, 3).rounds
+    path.write_text(path.read_text()[:-9])
+    assert not started.earlier(path, 3).rounds
+    assert not started.earlier(tmp_path / "none", 3).rounds
 
 
 def test_a_strategy_that_no_stock_class_trains_like_is_refused(settings: list[str]):
