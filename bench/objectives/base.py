@@ -4,6 +4,7 @@ Corruption runs in the data path, on the whole step's rows and with that step's 
 the same on any device and for any number of ranks.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,9 +254,9 @@ class Objective(LightningModule):
         """Mean loss over the targets of all ranks, scaled so that DDP's mean of gradients is exact."""
         loss = self.loss(batch)
         mean, counts, world = mean_over_ranks(loss)
-        if not torch.isfinite(mean):
+        if not math.isfinite(value := float(mean)):  # read once: a GPU is waited for
             raise DivergedError(*(self.last_finite or (0, None)))
-        self.last_finite = (self.global_step, float(mean))
+        self.last_finite = (self.global_step, value)
         return (loss.sum * (world / counts).to(loss.sum)).sum()
 
     def configure_optimizers(self) -> Any:
