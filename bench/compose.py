@@ -90,22 +90,28 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
 
 def _compose_line(words: Sequence[str], parsed: Sequence[Override]) -> DictConfig:
     """Compose overrides and what they are parsed to: files once for equal choices, which takes Hydra most of
-    its time; then values are set, as Hydra does.
+    its time; then values are set, as Hydra does. What adds or deletes is left to it, with all before it.
     """
-    others = [override for override in parsed if not is_choice(override)]
-    if all(map(is_value, others)):
-        config = deepcopy(_unchanged(_chosen(parsed)))
-        try:
-            for override in others:
-                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-            return config
-        except (OmegaConfBaseException, ValueError):
-            pass  # Hydra says it better
-    return compose_config("config", words)
+    left = [i for i, override in enumerate(parsed) if not is_choice(override) and not is_value(override)]
+    n_left = left[-1] + 1 if left else 0
+    values = [override for override in parsed[n_left:] if not is_choice(override)]
+    config = deepcopy(_composed((*words[:n_left], *_chosen(parsed[n_left:]))))
+    try:
+        for override in values:
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+    except (OmegaConfBaseException, ValueError):  # Hydra says it better
+        return compose_config("config", words)
+    return config
 
 
 def _chosen(parsed: Sequence[Override]) -> tuple[str, ...]:
     return tuple(override.input_line or "" for override in parsed if is_choice(override))
+
+
+@lru_cache(maxsize=256)
+def _composed(words: tuple[str, ...]) -> DictConfig:
+    """As `compose_config`, once; not to be changed."""
+    return compose_config("config", words)
 
 
 def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
@@ -153,7 +159,7 @@ def _spec(overrides: Sequence[str], command: str) -> RunSpec:
         if axis not in choices:
             raise ConfigError(f"{axis} takes one choice; to compare several, sweep: -m {axis}=a,b")
     try:
-        check_types(composed, _unchanged(chosen), parsed)
+        check_types(composed, _composed(chosen), parsed)
         plain = _plain(composed, complete=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, CONF)) from error
@@ -208,7 +214,7 @@ def _names(composed: DictConfig, before: Mapping[str, str], science: Mapping[str
         own = [f"{k.removeprefix(f'{axis}.')}={v}" for k, v in changes.items() if k.startswith(f"{axis}.")]
         names[axis] = f"{choices[axis]}[{','.join(own)}]" if own else str(choices[axis])
     experiment = choices.get("experiment")
-    usual = _unchanged((f"experiment={experiment}",) if experiment else ()).hydra.runtime.choices
+    usual = _composed((f"experiment={experiment}",) if experiment else ()).hydra.runtime.choices
     groups = [group for group in UNLABELLED if group.split("/")[0] in science]
     variant = [f"{group}={choices[group]}" for group in groups if choices[group] != usual[group]]
     variant += [f"{k}={v}" for k, v in changes.items() if k.split(".")[0] not in LABELLED]
@@ -216,15 +222,9 @@ def _names(composed: DictConfig, before: Mapping[str, str], science: Mapping[str
 
 
 @lru_cache(maxsize=256)
-def _unchanged(chosen: tuple[str, ...]) -> DictConfig:
-    """The config of these group choices, without any other change."""
-    return compose_config("config", chosen)
-
-
-@lru_cache(maxsize=256)
 def _unchanged_science(chosen: tuple[str, ...]) -> Mapping[str, str]:
     """What of it may change a run's weights, flat."""
-    return _flat(science_of(_plain(_unchanged(chosen), complete=False)))
+    return _flat(science_of(_plain(_composed(chosen), complete=False)))
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

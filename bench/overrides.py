@@ -60,12 +60,13 @@ def elements(override: Override) -> list[str]:
 def is_value(override: Override) -> bool:
     """Does it replace one value of a run's config?"""
     is_change = override.type is OverrideType.CHANGE and override.package is None
-    return is_change and not is_choice(override) and not override.key_or_group.startswith("hydra.")
+    return is_change and not is_choice(override) and override.key_or_group.split(".")[0] != "hydra"
 
 
 def is_choice(override: Override) -> bool:
-    """Does it pick a file of a group?"""
-    return override.key_or_group == "experiment" or (CONF / override.key_or_group).is_dir()
+    """Does it pick a file of a group? A mapping is merged into what was picked."""
+    is_group = override.key_or_group == "experiment" or (CONF / override.key_or_group).is_dir()
+    return is_group and not isinstance(override.value(), dict)
 
 
 def plain_settings(words: Sequence[str], **defaults: str | None) -> dict[str, str]:

@@ -15,15 +15,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from multiprocessing import current_process, get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from omegaconf import MISSING
-from pebble import ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 from bench.corpora.base import Document, TextCorpus
-from bench.errors import ConfigError
+from bench.errors import ConfigError, DataError
 
 # Tests hardly have docstrings; vendored copies are another library's text under the wrong label.
 SKIPPED = {"tests", "test", "testing", "_vendor", "_vendored", "vendored", "vendor", "extern", "externals"}
@@ -108,13 +108,19 @@ def _files(package: str) -> Iterator[File]:
 
 
 def _side_by_side(parse: Callable[[File], list[Document]], files: list[File]) -> Iterator[list[Document]]:
-    """What each file gives, in their order. Many are parsed in processes, which a daemon may not start."""
-    if len(files) < FEW_FILES or current_process().daemon:
+    """What each file gives, in their order. Many are parsed in processes, but not by one of many processes.
+
+    Raises:
+        DataError: one of them died.
+    """
+    if len(files) < FEW_FILES or parent_process():
         yield from map(parse, files)
         return
     pool = ProcessPool(max_workers=min(os.cpu_count() or 1, MOST_PROCESSES), context=get_context("spawn"))
     try:
         yield from pool.map(parse, files, chunksize=FILES_AT_ONCE).result()
+    except ProcessExpired as error:
+        raise DataError(f"corpus.text: a process that parsed docstrings died ({error}); run again") from error
     finally:  # when all are parsed, or on the way
         pool.stop()
         pool.join()

@@ -66,13 +66,17 @@ class Measurement:
     rounds: list[Round]
 
     def earlier(self, path: Path, n_rounds: int) -> "Measurement":
-        """The same that was stopped before its last round, to go on with; else this one."""
+        """The same, of the same commit, that was stopped before its last round, to go on with; else this."""
         try:
             found: Measurement = typed(Measurement, parse(path.read_bytes()))
         except (OSError, ValueError):  # none, or damaged
             return self
-        is_same = (found.command, found.machine, found.runs) == (self.command, self.machine, self.runs)
+        is_same = found._identity() == self._identity()
         return found if is_same and len(found.rounds) < n_rounds else self
+
+    def _identity(self) -> tuple[str, dict[str, str], int]:
+        commit = self.machine["commit"].removesuffix("-dirty")  # as the file itself makes it
+        return self.command, self.machine | {"commit": commit}, self.runs
 
 
 def main(overrides: Sequence[str]) -> int:

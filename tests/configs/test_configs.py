@@ -254,6 +254,8 @@ def test_each_run_of_a_sweep_is_what_hydra_composes_of_its_line():
         ("budget.tokens=null", "budget.flops=1e10", "corpus.text.packages=[torch]"),
         ("experiment=quickstart", "task.library_probe.max_labels=300", "~task.retrieval_fitted"),
         ("++strategy.mask_rate=0.2", "study=other"),
+        ("strategy.mask_rate=0.3", "strategy={mask_rate: 0.2}"),
+        ("strategy.mask_rate=0.3", "++strategy.mask_rate=0.2", "seed=3", "strategy=mlm"),
         ("strategy=mixture", "strategy.shares={clm: 0.1}", "hydra.verbose=true"),
     ],
 )
@@ -288,6 +290,7 @@ def test_a_sweep_has_to_be_asked_for():
         ("seed=", ["seed"]),
         ("corpus/text=text_files", ["path"]),
         ("strategy.pooling=3", ["strategy.pooling"]),
+        ("hydra=toy", ["hydra"]),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(override: str, parts: list[str]):

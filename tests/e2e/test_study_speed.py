@@ -42,9 +42,13 @@ def test_the_page_shows_each_round_and_its_ratio():
 def test_the_same_command_goes_on_after_the_rounds_that_were_done(tmp_path: Path):
     whole_study._keep(measurement(*rounds(10.0, 9.0)), tmp_path)
     path, started = tmp_path / "study.json", measurement()
-    assert started.earlier(path, 3).rounds == rounds(10.0, 9.0)
+    dirty = measurement(machine=started.machine | {"commit": "toy-dirty"})  # by the file, where it is tracked
+    assert started.earlier(path, 3).rounds == dirty.earlier(path, 3).rounds == rounds(10.0, 9.0)
     assert not started.earlier(path, 2).rounds  # was done: again from the first
-    for change in ({"command": "bench speed experiment=other"}, {"machine": {"commit": "other"}}):
+    for change in (
+        {"command": "bench speed experiment=other"},
+        {"machine": started.machine | {"commit": "other"}},
+    ):
         assert not measurement(**change).earlier(path, 3).rounds
     path.write_text(path.read_text()[:-9])
     assert not started.earlier(path, 3).rounds
