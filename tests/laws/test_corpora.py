@@ -1,6 +1,7 @@
 """Corpora that come with packages, and NLTK's: what they yield; mistakes are one line with key and fix."""
 
 import os
+import signal
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -66,6 +67,16 @@ def test_whoever_stops_reading_leaves_no_process_behind() -> None:
     next(documents)
     documents.close()  # type: ignore[attr-defined]
     assert not parsers()
+
+
+def test_a_parser_that_dies_is_one_line() -> None:
+    documents = text_corpus("docstrings", packages=["sympy"]).documents()
+    next(documents)
+    for pid in parsers():
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(DataError) as caught:
+        list(documents)
+    assert_one_line(caught.value, "corpus.text", "run again")
 
 
 def test_short_docstrings_are_left_out() -> None:
