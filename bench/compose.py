@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields
 from functools import lru_cache
@@ -66,10 +66,10 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
     several = [o.key_or_group for o in given if o.is_sweep_override()]
     if several and not multirun:
         raise ConfigError(f"{several[0]}: several values for one key are a sweep: add -m")
-    fixed = [o.input_line or "" for o in given if not o.is_sweep_override()]
+    fixed = [o for o in given if not o.is_sweep_override()]
     if not multirun:
         return [_spec(fixed, command)]
-    params = _compose_line(fixed, parse(fixed)).hydra.sweeper.params or {}
+    params = _compose_line(fixed).hydra.sweeper.params or {}
     named = {o.key_or_group for o in given}
     swept = [o for o in given if o.is_sweep_override()]
     swept += parse([f"{key}={value}" for key, value in params.items() if key not in named])
@@ -80,7 +80,7 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
         keys = ", ".join(o.key_or_group for o in swept)
         raise ConfigError(f"{keys}: a sweep of more than {MOST_RUNS} runs ({n_runs}); give fewer values")
     runs: dict[str, RunSpec] = {}
-    for values in itertools.product(*axes):
+    for values in itertools.product(*map(parse, axes)):
         spec = _spec([*fixed, *values], command)
         runs.setdefault(spec.run_id, spec)  # strategies that ignore an axis appear once
     if not runs:
@@ -88,24 +88,28 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
     return list(runs.values())
 
 
-def _compose_line(words: Sequence[str], parsed: Sequence[Override]) -> DictConfig:
-    """Compose overrides and what they are parsed to: files once for equal choices, which takes Hydra most of
-    its time; then values are set, as Hydra does. What adds or deletes is left to it, with all before it.
+def _compose_line(line: Sequence[Override]) -> DictConfig:
+    """Compose a run: files once for equal choices, which takes Hydra most of its time; then values are set,
+    as Hydra does. What adds or deletes is left to it, with all before it.
     """
-    left = [i for i, override in enumerate(parsed) if not is_choice(override) and not is_value(override)]
+    left = [i for i, override in enumerate(line) if not is_choice(override) and not is_value(override)]
     n_left = left[-1] + 1 if left else 0
-    values = [override for override in parsed[n_left:] if not is_choice(override)]
-    config = deepcopy(_composed((*words[:n_left], *_chosen(parsed[n_left:]))))
+    values = [override for override in line[n_left:] if not is_choice(override)]
+    config = deepcopy(_composed((*_words(line[:n_left]), *_chosen(line[n_left:]))))
     try:
         for override in values:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
     except (OmegaConfBaseException, ValueError):  # Hydra says it better
-        return compose_config("config", words)
+        return compose_config("config", _words(line))
     return config
 
 
-def _chosen(parsed: Sequence[Override]) -> tuple[str, ...]:
-    return tuple(override.input_line or "" for override in parsed if is_choice(override))
+def _words(line: Iterable[Override]) -> tuple[str, ...]:
+    return tuple(override.input_line or "" for override in line)
+
+
+def _chosen(line: Sequence[Override]) -> tuple[str, ...]:
+    return _words(filter(is_choice, line))
 
 
 @lru_cache(maxsize=256)
@@ -151,15 +155,14 @@ def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
     return specs
 
 
-def _spec(overrides: Sequence[str], command: str) -> RunSpec:
-    parsed = parse(overrides)
-    composed, chosen = _compose_line(overrides, parsed), _chosen(parsed)
+def _spec(line: Sequence[Override], command: str) -> RunSpec:
+    composed, chosen = _compose_line(line), _chosen(line)
     choices = composed.hydra.runtime.choices
     for axis in (*LABELLED, "corpus/text", "corpus/pairs"):
         if axis not in choices:
             raise ConfigError(f"{axis} takes one choice; to compare several, sweep: -m {axis}=a,b")
     try:
-        check_types(composed, _composed(chosen), parsed)
+        check_types(composed, _composed(chosen), line)
         plain = _plain(composed, complete=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, CONF)) from error

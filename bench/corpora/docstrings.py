@@ -29,7 +29,7 @@ from bench.errors import ConfigError, DataError
 SKIPPED = {"tests", "test", "testing", "_vendor", "_vendored", "vendored", "vendor", "extern", "externals"}
 FEW_FILES = 256  # parsed before a process has started
 FILES_AT_ONCE = 32
-MOST_PROCESSES = 8  # of some 60 MB each
+MOST_PARSERS = 8  # of some 60 MB each
 Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -116,7 +116,7 @@ def _side_by_side(parse: Callable[[File], list[Document]], files: list[File]) ->
     if len(files) < FEW_FILES or parent_process():
         yield from map(parse, files)
         return
-    pool = ProcessPool(max_workers=min(os.cpu_count() or 1, MOST_PROCESSES), context=get_context("spawn"))
+    pool = ProcessPool(max_workers=min(os.cpu_count() or 1, MOST_PARSERS), context=get_context("spawn"))
     try:
         yield from pool.map(parse, files, chunksize=FILES_AT_ONCE).result()
     except ProcessExpired as error:

@@ -74,9 +74,9 @@ class Measurement:
         is_same = found._identity() == self._identity()
         return found if is_same and len(found.rounds) < n_rounds else self
 
-    def _identity(self) -> tuple[str, dict[str, str], int]:
+    def _identity(self) -> tuple[str, dict[str, str]]:
         commit = self.machine["commit"].removesuffix("-dirty")  # as the file itself makes it
-        return self.command, self.machine | {"commit": commit}, self.runs
+        return self.command, self.machine | {"commit": commit}
 
 
 def main(overrides: Sequence[str]) -> int:
@@ -106,9 +106,9 @@ def main(overrides: Sequence[str]) -> int:
         bar = shown.add_task("", total=settings.rounds * n_steps, completed=n_done * n_steps)
         done = partial(shown.advance, bar)
         contenders: dict[str, Callable[[Path], None]] = {
-            OURS: lambda folder: _sweep(sweep, folder, done),
-            SCRIPTS: lambda folder: _scripts(specs, peers, folder, done, side_by_side=1),
-            PACKED: lambda folder: _scripts(specs, peers, folder, done, side_by_side=os.cpu_count() or 1),
+            OURS: lambda place: _sweep(sweep, place, done),
+            SCRIPTS: lambda place: _scripts(specs, peers, place, done, side_by_side=1),
+            PACKED: lambda place: _scripts(specs, peers, place, done, side_by_side=os.cpu_count() or 1),
         }
         for i in range(n_done, settings.rounds):
             draw = random.Random(f"{settings.seed} {i}")  # noqa: S311 -- no secret

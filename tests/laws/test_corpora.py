@@ -1,15 +1,16 @@
 """Corpora that come with packages, and NLTK's: what they yield; mistakes are one line with key and fix."""
 
 import os
-import signal
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
+from multiprocessing import active_children
+from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from corpus_builders import assert_one_line, pair_corpus, text_corpus, texts_of
 
@@ -44,9 +45,9 @@ def test_docstrings_are_read_without_importing_the_package(
     ]
 
 
-def parsers() -> list[int]:
-    """Processes of this one that parse."""
-    return [c.pid for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
+def parsers() -> list[BaseProcess]:
+    """Living processes of this one that parse."""
+    return [process for process in active_children() if isinstance(process, SpawnProcess)]
 
 
 def test_many_files_are_parsed_in_processes_with_the_same_documents_in_the_same_order(
@@ -72,8 +73,8 @@ def test_whoever_stops_reading_leaves_no_process_behind() -> None:
 def test_a_parser_that_dies_is_one_line() -> None:
     documents = text_corpus("docstrings", packages=["sympy"]).documents()
     next(documents)
-    for pid in parsers():
-        os.kill(pid, signal.SIGKILL)
+    for process in parsers():
+        process.kill()
     with pytest.raises(DataError) as caught:
         list(documents)
     assert_one_line(caught.value, "corpus.text", "run again")

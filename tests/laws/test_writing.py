@@ -230,15 +230,16 @@ def cycle(n: int, seed: int) -> Tensor:
 def fitted(stem: str, steps: int) -> Objective:
     model = make_strategy(stem).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
+    # Linear to zero, so that where it ends does not hang on the processor's rounding.
+    decay = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps)
     for step in range(steps):
-        # Decayed, so that where it ends does not hang on the processor's rounding.
-        optimizer.param_groups[0]["lr"] = 5e-3 * (1 - step / steps)
         length = SHAPES.sequence_length - step % 8  # so that no place in a row tells what stands there
         batch = model.corrupt_at({"tokens": cycle(32, step)[:, :length]}, generator(step), step / steps)
         loss = model.loss(batch)
         optimizer.zero_grad()
         (loss.sum / torch.as_tensor(loss.count)).sum().backward()
         optimizer.step()
+        decay.step()
     return model.eval()
 
 
