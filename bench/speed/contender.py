@@ -21,12 +21,25 @@ from bench.errors import in_one_line
 from bench.machine import peak_memory_bytes, quiet_transformers, set_up_process
 from bench.schema import Trainer
 from bench.speed import ours, peers, stock
-from bench.speed.contract import BARE, COMPILED, DATA, LIMIT, NANOGPT, OURS, Facts, Failure, Pace, Task
+from bench.speed.contract import (
+    BARE,
+    COMPILED,
+    DATA,
+    LIMIT,
+    NANOGPT,
+    OURS,
+    SMALL,
+    Facts,
+    Failure,
+    Pace,
+    Task,
+)
 
 Contender = Callable[[Task, Path, Pace], object]
 CONTENDERS: Mapping[str, Contender] = {
     OURS: ours.fit,
     COMPILED: ours.fit,  # its spec says so
+    SMALL: ours.fit,  # likewise
     BARE: ours.bare_loop,
     DATA: ours.data_alone,
     LIMIT: ours.products_alone,

@@ -8,8 +8,9 @@ from typing import Literal, Protocol
 
 from bench.spec import RunSpec
 
-OURS, COMPILED, BARE, DATA, LIMIT = "ours", "ours_compiled", "ours_bare", "data", "limit"
-OWN = (OURS, COMPILED, BARE, DATA, LIMIT)  # measured beside every strategy, the second if it is asked for
+OURS, COMPILED, DATA, LIMIT = "ours", "ours_compiled", "data", "limit"
+SMALL, BARE = "ours_small", "bare_small"  # steps that are over soon: under Lightning, and in a bare loop
+OWN = (OURS, COMPILED, SMALL, BARE, DATA, LIMIT)  # beside every strategy, the second if it is asked for
 NANOGPT = "nanogpt"
 HUGGING_FACE = ("gpt2", "modernbert_decoder", "modernbert", "t5", "clip")
 PeerName = Literal["nanogpt", "gpt2", "modernbert_decoder", "modernbert", "t5", "clip"]

@@ -10,7 +10,7 @@ from typing import Any
 from bench.analysis.text import EMPTY, View, amount, markdown_escape, markdown_table, plain, power
 from bench.speed.contract import COMPILED, LIMIT, OURS
 from bench.speed.profiled import ATTENTION, OTHER, PRODUCTS, REST
-from bench.speed.settings import Speed, Targets
+from bench.speed.settings import HEAD_WIDTH, Speed, Targets
 from bench.speed.timings import LEVEL, Result, Spread, Verdict, coverage, interval_rank, verdicts
 from bench.templates import template
 
@@ -174,6 +174,7 @@ def markdown(
         views=views,
         failures=failures(results),
         noisy=[result for result in results if disturbed(result)],
+        head_width=HEAD_WIDTH,
         n_cells=n_cells,
         n_done=len(results),
         n_rounds=n_rounds,

@@ -14,11 +14,12 @@ from bench.errors import ConfigError
 from bench.overrides import CONF
 from bench.schema import MOST_PROCESSES
 from bench.spec import RunSpec
-from bench.speed.contract import COMPILED, HUGGING_FACE, NANOGPT, OWN, PeerName, Task
+from bench.speed.contract import BARE, COMPILED, HUGGING_FACE, NANOGPT, OWN, SMALL, PeerName, Task
 from bench.validation import validate
 from bench.vocabulary import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
 
 NEVER_S = 1e9  # seconds between checkpoints: longer than any run
+HEAD_WIDTH, SMALL_AT_ONCE = 4, 8  # of small steps: values of a head; how many more of them are timed at once
 MOST_STEPS, MOST_POSITIONS = 100_000, 2**20  # of a contender, of a step: data are made before the first
 
 
@@ -77,10 +78,12 @@ class Speed:
     peers: dict[str, list[str]] = MISSING
     nearest: dict[str, list[str]] = MISSING
 
-    @property
-    def n_steps(self) -> int:
-        """Of a contender; one more than are timed, since a real run ends with what no other step has."""
-        return self.warmup_steps + self.rounds * self.steps_per_round + 1
+    def n_steps(self, times: int = 1) -> int:
+        """Of a contender whose blocks are so many times as long as most are.
+
+        One more than are timed, since a real run ends with what no other step has.
+        """
+        return self.warmup_steps + self.rounds * times * self.steps_per_round + 1
 
     @property
     def model_py(self) -> Path | None:
@@ -129,16 +132,23 @@ def plan(settings: Speed) -> list[Cell]:
     found = []
     for model in settings.models:
         for strategy in settings.strategies:
-            spec = _spec(strategy, model, settings)
+            size = settings.sizes[model]
+            spec = _spec(strategy, model, size, settings)
+            small = _spec(strategy, model, _smallest(size), settings)
             own = [name for name in OWN if name != COMPILED or settings.compiled]
             names = [*own, *settings.peers_of(strategy)]
-            found.append(Cell(strategy, model, tuple(_task(name, spec, settings) for name in names)))
+            specs = {name: small if name in (SMALL, BARE) else spec for name in names}
+            found.append(Cell(strategy, model, tuple(_task(*pair, settings) for pair in specs.items())))
     return found
 
 
-def _spec(strategy: str, model: str, settings: Speed) -> RunSpec:
+def _smallest(size: Size) -> Size:
+    """As many blocks and weights, but narrow, and few rows: Python takes as long, the rest hardly any time."""
+    return replace(size, d_model=HEAD_WIDTH * size.n_heads, d_ff=HEAD_WIDTH * size.n_heads, rows_per_step=2)
+
+
+def _spec(strategy: str, model: str, size: Size, settings: Speed) -> RunSpec:
     """The run as `bench train` composes it, without what happens rarely: validation and checkpoints."""
-    size = settings.sizes[model]
     positions = size.rows_per_step * settings.sequence_length
     shape = {key: getattr(size, key) for key in ("d_model", "n_layers", "n_heads", "d_ff", "patch_size")}
     line = [
@@ -146,7 +156,7 @@ def _spec(strategy: str, model: str, settings: Speed) -> RunSpec:
         *(f"trainer={settings.trainer.accelerator}", f"trainer.precision={settings.trainer.precision}"),
         *("task=[]", "study=speed", f"seed={settings.seed}", f"optim.tokens_per_step={positions}"),
         *(f"tokenizer.vocab_size={settings.vocab_size}", f"sequence_length={settings.sequence_length}"),
-        *(f"caption_length={settings.caption_length}", f"budget.tokens={settings.n_steps * positions}"),
+        *(f"caption_length={settings.caption_length}", f"budget.tokens={settings.n_steps() * positions}"),
         *("budget.unique_bytes=null", "budget.unique_pairs=null", "budget.repeat=true"),
         *(f"trainer.checkpoint_every_s={NEVER_S}", "trainer.n_validations=1", "trainer.validation_batches=1"),
         *(f"logger.log_every_n_steps={settings.steps_per_round}", "energy.metered=false"),
@@ -163,12 +173,13 @@ def _spec(strategy: str, model: str, settings: Speed) -> RunSpec:
 
 def _task(name: str, spec: RunSpec, settings: Speed) -> Task:
     trainer = spec.config["trainer"] | {"compile": settings.trainer.compile or name == COMPILED}
+    times = SMALL_AT_ONCE if name in (SMALL, BARE) else 1
     return Task(
         contender=name,
         spec=replace(spec, config=spec.config | {"trainer": trainer}),
-        n_steps=settings.n_steps,
+        n_steps=settings.n_steps(times),
         warmup_steps=settings.warmup_steps,
-        steps_per_round=settings.steps_per_round,
+        steps_per_round=times * settings.steps_per_round,
         image_size=settings.image_size,
         threads=settings.threads,
         model_py=None if settings.model_py is None else str(settings.model_py.resolve()),
@@ -212,8 +223,10 @@ def _validate_counts(settings: Speed) -> None:
         least = 0 if key == "seed" else 1
         if value < least:
             raise ConfigError(f"{key}={value}: use {least} or more")
-    if settings.n_steps > MOST_STEPS:
-        raise ConfigError(f"rounds x steps_per_round: {settings.n_steps} steps are too many; lower one")
+    if settings.n_steps(SMALL_AT_ONCE) > MOST_STEPS:
+        raise ConfigError(
+            f"rounds x steps_per_round: {settings.n_steps(SMALL_AT_ONCE)} small steps are too many; lower one"
+        )
     if not MIN_VOCAB_SIZE <= settings.vocab_size <= MAX_VOCAB_SIZE:
         raise ConfigError(f"vocab_size={settings.vocab_size}: use {MIN_VOCAB_SIZE} to {MAX_VOCAB_SIZE}")
     if settings.threads is not None and not 1 <= settings.threads <= MOST_PROCESSES:

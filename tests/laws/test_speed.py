@@ -103,8 +103,8 @@ def test_a_peer_that_trains_in_another_way_is_compared_by_its_flops():
     assert toy.over_best_peer() == Spread.of([0.5, 0.5])
 
 
-def test_shares_of_a_step_are_what_the_bare_loop_lacks_and_what_data_alone_takes():
-    toy = result(ours=[2, 4], ours_bare=[1.5, 3], data=[0.5, 0.4])
+def test_shares_of_a_step_are_what_a_small_one_takes_beyond_a_bare_loop_and_what_data_alone_take():
+    toy = result(ours=[2, 4], ours_small=[0.75, 1.5], bare_small=[0.25, 0.5], data=[0.5, 0.4])
     assert toy.lightning_share() == Spread.of([0.25, 0.25])
     assert toy.data_share() == Spread.of([0.25, 0.1])
 
