@@ -143,7 +143,7 @@ def plan(settings: Speed) -> list[Cell]:
 
 
 def _smallest(size: Size) -> Size:
-    """As many blocks and weights, but narrow, and few rows: Python takes as long, the rest hardly any time."""
+    """As many blocks and weights, but narrow, and few rows: Python takes as long, the rest hardly any."""
     return replace(size, d_model=HEAD_WIDTH * size.n_heads, d_ff=HEAD_WIDTH * size.n_heads, rows_per_step=2)
 
 
