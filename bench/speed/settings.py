@@ -137,8 +137,9 @@ def plan(settings: Speed) -> list[Cell]:
             small = _spec(strategy, model, _smallest(size), settings)
             own = [name for name in OWN if name != COMPILED or settings.compiled]
             names = [*own, *settings.peers_of(strategy)]
-            specs = {name: small if name in (SMALL, BARE) else spec for name in names}
-            found.append(Cell(strategy, model, tuple(_task(*pair, settings) for pair in specs.items())))
+            given = [(small, SMALL_AT_ONCE) if name in (SMALL, BARE) else (spec, 1) for name in names]
+            tasks = (_task(name, *what, settings) for name, what in zip(names, given, strict=True))
+            found.append(Cell(strategy, model, tuple(tasks)))
     return found
 
 
@@ -171,9 +172,8 @@ def _spec(strategy: str, model: str, size: Size, settings: Speed) -> RunSpec:
     return spec
 
 
-def _task(name: str, spec: RunSpec, settings: Speed) -> Task:
+def _task(name: str, spec: RunSpec, times: int, settings: Speed) -> Task:
     trainer = spec.config["trainer"] | {"compile": settings.trainer.compile or name == COMPILED}
-    times = SMALL_AT_ONCE if name in (SMALL, BARE) else 1
     return Task(
         contender=name,
         spec=replace(spec, config=spec.config | {"trainer": trainer}),
@@ -223,10 +223,8 @@ def _validate_counts(settings: Speed) -> None:
         least = 0 if key == "seed" else 1
         if value < least:
             raise ConfigError(f"{key}={value}: use {least} or more")
-    if settings.n_steps(SMALL_AT_ONCE) > MOST_STEPS:
-        raise ConfigError(
-            f"rounds x steps_per_round: {settings.n_steps(SMALL_AT_ONCE)} small steps are too many; lower one"
-        )
+    if (n_small := settings.n_steps(SMALL_AT_ONCE)) > MOST_STEPS:
+        raise ConfigError(f"rounds x steps_per_round: {n_small} small steps are too many; lower one")
     if not MIN_VOCAB_SIZE <= settings.vocab_size <= MAX_VOCAB_SIZE:
         raise ConfigError(f"vocab_size={settings.vocab_size}: use {MIN_VOCAB_SIZE} to {MAX_VOCAB_SIZE}")
     if settings.threads is not None and not 1 <= settings.threads <= MOST_PROCESSES:

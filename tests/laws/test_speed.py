@@ -15,7 +15,8 @@ from bench.cli import main
 from bench.errors import ConfigError
 from bench.speed import ours, page, peers, settings
 from bench.speed.contender import Baton
-from bench.speed.contract import COMPILED, OWN, Facts, Task
+from bench.speed.contract import BARE, COMPILED, OURS, OWN, Facts, Task
+from bench.speed.contract import SMALL as SMALL_STEPS
 from bench.speed.interleave import Disturbance, Timed
 from bench.speed.settings import Targets, plan, settings_of
 from bench.speed.stock import STOCK
@@ -151,6 +152,24 @@ def test_every_strategy_that_trains_has_peers_and_composes():
     assert sorted(found.peers | found.nearest) == trained()
     assert all(names for names in (found.peers | found.nearest).values())
     assert len(plan(found)) == 3 * len(trained())
+
+
+@pytest.mark.parametrize("strategy", trained())
+def test_small_steps_are_as_many_blocks_and_weights_as_whole_ones(strategy: str, tmp_path: Path):
+    (cell,) = plan(settings_of([f"strategies=[{strategy}]", "models=[128x4]"]))
+    whole, small, bare = (
+        next(task for task in cell.tasks if task.contender == name) for name in (OURS, SMALL_STEPS, BARE)
+    )
+    assert small == replace(bare, contender=SMALL_STEPS)
+    assert small.steps_per_round > whole.steps_per_round
+    shapes = [
+        [
+            (name, weight.ndim)
+            for name, weight in ours.set_up(task, tmp_path / task.contender).objective.named_parameters()
+        ]
+        for task in (replace(whole, n_steps=2), replace(small, n_steps=2))
+    ]
+    assert shapes[0] == shapes[1]
 
 
 def test_nanogpt_is_left_out_unless_the_user_names_a_copy(tmp_path: Path):
