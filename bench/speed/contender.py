@@ -22,6 +22,7 @@ from bench.machine import peak_memory_bytes, quiet_transformers, set_up_process
 from bench.schema import Trainer
 from bench.speed import ours, peers, stock
 from bench.speed.contract import (
+    ABLATIONS,
     BARE,
     COMPILED,
     DATA,
@@ -43,6 +44,7 @@ CONTENDERS: Mapping[str, Contender] = {
     BARE: ours.bare_loop,
     DATA: ours.data_alone,
     LIMIT: ours.products_alone,
+    **{name: partial(ours.fit_without, name) for name in ABLATIONS},
     NANOGPT: peers.train_nanogpt,
 }
 

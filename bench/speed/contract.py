@@ -10,7 +10,18 @@ from bench.spec import RunSpec
 
 OURS, COMPILED, DATA, LIMIT = "ours", "ours_compiled", "data", "limit"
 SMALL, BARE = "ours_small", "bare_small"  # steps that are over soon: under Lightning, and in a bare loop
-OWN = (OURS, COMPILED, SMALL, BARE, DATA, LIMIT)  # beside every strategy, the second if it is asked for
+ALL_PLAIN = "all_plain"
+ABLATIONS = {  # ours with one of its savings left out, in words
+    "last_block_everywhere": "last block at all positions",
+    "logits_everywhere": "last block and logits at all positions",
+    "whole_logits": "logits of all targets at once, cross-entropy by autograd",
+    "rope_by_autograd": "RoPE by autograd",
+    "separate_products": "a product for each of q, k, v, gate and value; RoPE by autograd",
+    "unfused_adamw": "AdamW by operations on each parameter",
+    "filled_tensors": "new tensors filled with NaN, as torch's deterministic mode has it",
+    ALL_PLAIN: "all of these",
+}
+OWN = (OURS, COMPILED, SMALL, BARE, DATA, LIMIT, *ABLATIONS)  # beside every strategy; some if asked for
 NANOGPT = "nanogpt"
 HUGGING_FACE = ("gpt2", "modernbert_decoder", "modernbert", "t5", "clip")
 PeerName = Literal["nanogpt", "gpt2", "modernbert_decoder", "modernbert", "t5", "clip"]

@@ -25,6 +25,7 @@ from bench.prepare import Prepared
 from bench.pretrain import Job, held_out_batches, pretrain, rows_of
 from bench.schema import Budget, Config, Trainer
 from bench.spec import RunSpec
+from bench.speed.ablations import ablated
 from bench.speed.contract import Facts, Pace, Task
 from bench.step import computed_as
 from bench.stopping import Stop
@@ -154,6 +155,12 @@ def fit(task: Task, folder: Path, pace: Pace) -> Objective:
     pace.start(ready.facts(f"ours, {how}"))
     pretrain(job, ready.objective, ready.data)
     return ready.objective
+
+
+def fit_without(saving: str, task: Task, folder: Path, pace: Pace) -> Objective:
+    """As `fit`, with a saving left out; `ABLATIONS` names them."""
+    with ablated(saving):
+        return fit(task, folder, pace)
 
 
 def bare_loop(task: Task, folder: Path, pace: Pace) -> Objective:

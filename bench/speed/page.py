@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.analysis.text import EMPTY, View, amount, markdown_escape, markdown_table, plain, power
-from bench.speed.contract import COMPILED, LIMIT, OURS
+from bench.speed.contract import ABLATIONS, COMPILED, LIMIT, OURS
 from bench.speed.profiled import ATTENTION, OTHER, PRODUCTS, REST
 from bench.speed.settings import HEAD_WIDTH, Speed, Targets
 from bench.speed.timings import LEVEL, Result, Spread, Verdict, coverage, interval_rank, verdicts
@@ -112,6 +112,20 @@ def _must_go(result: Result, targets: Targets) -> str:
     return EMPTY
 
 
+def savings(results: Sequence[Result]) -> View:
+    """How many times as long a step takes without each saving: a row per size and saving."""
+    strategies = list(dict.fromkeys(result.strategy for result in results))
+    cells = {(result.model, result.strategy): result for result in results}
+    rows: list[list[Any]] = []
+    for model in dict.fromkeys(result.model for result in results):
+        found = [cells.get((model, strategy)) for strategy in strategies]
+        for name, words in ABLATIONS.items():
+            gains = [cell.gain_of(name) if cell else None for cell in found]
+            rows.append([model, words, *(interval(gain, 2) for gain in gains)])
+    header = ["size", "done the plain way", *strategies]
+    return View("savings", "What each saving gives", "", header, "ll" + "r" * len(strategies), rows)
+
+
 def limits(results: Sequence[Result]) -> View:
     """The largest rate of products beside each cell, and what else the machine did."""
     rows: list[list[Any]] = []
@@ -166,6 +180,7 @@ def markdown(
     """The page, with links to the files beside it."""
     n_rounds = min((len(result.seconds(OURS)) for result in results), default=0)
     views = [comparison(results, settings), contenders(results), limits(results), profiles(results, settings)]
+    views += [savings(results)] if settings.ablations else []
     return template("speed.md.j2", is_html=False, plain=markdown_escape, table=markdown_table).render(
         s=settings,
         numbers=NUMBERS[settings.trainer.precision],

@@ -14,7 +14,17 @@ from bench.errors import ConfigError
 from bench.overrides import CONF
 from bench.schema import MOST_PROCESSES
 from bench.spec import RunSpec
-from bench.speed.contract import BARE, COMPILED, HUGGING_FACE, NANOGPT, OWN, SMALL, PeerName, Task
+from bench.speed.contract import (
+    ABLATIONS,
+    BARE,
+    COMPILED,
+    HUGGING_FACE,
+    NANOGPT,
+    OWN,
+    SMALL,
+    PeerName,
+    Task,
+)
 from bench.validation import validate
 from bench.vocabulary import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
 
@@ -72,6 +82,7 @@ class Speed:
     trainer: Place = field(default_factory=Place)
     threads: int | None = MISSING
     compiled: bool = MISSING
+    ablations: bool = MISSING
     seed: int = MISSING
     nanogpt: str | None = MISSING
     out: str = MISSING
@@ -92,6 +103,12 @@ class Speed:
             return None
         path = Path(self.nanogpt).expanduser()
         return path / "model.py" if path.is_dir() else path
+
+    @property
+    def own(self) -> list[str]:
+        """Our contenders, those among them that are asked for."""
+        left_out = {*(() if self.compiled else (COMPILED,)), *(() if self.ablations else ABLATIONS)}
+        return [name for name in OWN if name not in left_out]
 
     def peers_of(self, strategy: str) -> list[str]:
         """Its peers that can be measured, best matches or nearest."""
@@ -135,8 +152,7 @@ def plan(settings: Speed) -> list[Cell]:
             size = settings.sizes[model]
             spec = _spec(strategy, model, size, settings)
             small = _spec(strategy, model, _smallest(size), settings)
-            own = [name for name in OWN if name != COMPILED or settings.compiled]
-            names = [*own, *settings.peers_of(strategy)]
+            names = [*settings.own, *settings.peers_of(strategy)]
             given = [(small, SMALL_AT_ONCE) if name in (SMALL, BARE) else (spec, 1) for name in names]
             tasks = (_task(name, *what, settings) for name, what in zip(names, given, strict=True))
             found.append(Cell(strategy, model, tuple(tasks)))

@@ -120,6 +120,10 @@ class Result:
         """Ours with its blocks compiled over ours as it is."""
         return self.over(COMPILED, OURS) if self.seconds(COMPILED) else None
 
+    def gain_of(self, saving: str) -> Spread | None:
+        """How many times as long a step takes without it."""
+        return self.over(OURS, saving)
+
     def share_of_limit(self, name: str) -> Spread | None:
         """FLOPs a second over the largest rate of matrix products in the same round."""
         limit, flops = self.seconds(LIMIT), self._facts(name)[1]

@@ -15,7 +15,7 @@ from bench.cli import main
 from bench.errors import ConfigError
 from bench.speed import ours, page, peers, settings
 from bench.speed.contender import Baton
-from bench.speed.contract import BARE, COMPILED, OURS, OWN, Facts, Task
+from bench.speed.contract import BARE, COMPILED, OURS, Facts, Task
 from bench.speed.contract import SMALL as SMALL_STEPS
 from bench.speed.interleave import Disturbance, Timed
 from bench.speed.settings import Targets, plan, settings_of
@@ -335,7 +335,7 @@ def test_a_run_writes_what_it_measured_and_says_who_failed(
     )
     with (out / "speed.csv").open() as file:
         rows = {row["contender"]: row for row in csv.DictReader(file)}
-    assert list(rows) == [*(name for name in OWN if name != COMPILED), "nanogpt"]
+    assert list(rows) == [*settings_of(words).own, "nanogpt"]
     assert all(row["rounds"] == "2" and float(row["step_ms"]) > 0 for row in rows.values())
     (cell,) = json.loads((out / "speed.json").read_text())["cells"]
     assert all(len(timed["seconds"]) == 2 for timed in cell["contenders"].values())

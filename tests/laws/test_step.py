@@ -11,7 +11,6 @@ import torch
 from toy_models import make_strategy, rows_for, saved_tensors, stems, strategy_node
 
 from bench import schema
-from bench.backbones.transformer import Blocks, states_at
 from bench.errors import ConfigError
 from bench.objectives.base import Batch, Loss, Objective
 from bench.step import computed_as
@@ -63,36 +62,6 @@ def test_a_step_in_parts_has_the_gradients_of_the_whole(stem: str, n_parts: int)
     assert gradients.keys() == others.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(others[name], gradient, rtol=1e-9, atol=1e-12)
-
-
-def losses_of_steps(model: Objective, n_steps: int) -> list[float]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    found = []
-    for i in range(n_steps):
-        rows = rows_for(model, N_ROWS, seed=i)
-        loss = model.loss(model.corrupt_at(rows, torch.Generator().manual_seed(i), i / n_steps))
-        mean = (loss.sum / torch.as_tensor(loss.count)).sum()
-        optimizer.zero_grad()
-        mean.backward()
-        optimizer.step()
-        found.append(float(mean.detach()))
-    return found
-
-
-@pytest.mark.parametrize("stem", ["mlm", "mntp", "masked_diffusion", "prefix_lm", "rtd", "captioning"])
-def test_after_many_steps_a_last_block_at_targets_alone_has_the_losses_of_a_whole_one(
-    stem: str, monkeypatch: pytest.MonkeyPatch
-):
-    losses = losses_of_steps(make_strategy(stem).train().double(), 20)
-    plain, n_spared = Blocks.forward, [0]
-
-    def everywhere(blocks: Blocks, embedded: torch.Tensor, *rest: Any, at: Any = None, **how: Any) -> Any:
-        n_spared.append(0 if at is None else len(embedded.flatten(0, 1)) - len(at))
-        return states_at(plain(blocks, embedded, *rest, **how), at)
-
-    monkeypatch.setattr(Blocks, "forward", everywhere)
-    assert losses_of_steps(make_strategy(stem).train().double(), 20) == pytest.approx(losses, rel=1e-9)
-    assert sum(n_spared) > 0
 
 
 @contextmanager

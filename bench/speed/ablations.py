@@ -1,0 +1,138 @@
+"""Ours with one of its savings left out: the same losses within rounding, in a time that tells what it gives.
+
+What is plain is what one would write first; `tests/laws/test_ablations.py` holds each to ours.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils import deterministic
+
+from bench import optim
+from bench.backbones import transformer
+from bench.backbones.heads import Head, PredictionHead
+from bench.backbones.rope import rotated_heads
+from bench.backbones.transformer import Attention, Blocks, GatedMlp, states_at
+from bench.masking import IGNORED
+from bench.speed.contract import ALL_PLAIN
+
+
+def _last_block_everywhere() -> AbstractContextManager[None]:
+    return _blocks_everywhere(lambda states, at: None)
+
+
+@contextmanager
+def _logits_everywhere() -> Iterator[None]:
+    """Every position goes through the last block and the head, and those without a target count nothing."""
+    latest: list[tuple[Tensor, Tensor]] = []
+    nats = PredictionHead.nats
+
+    def keep(states: Tensor, at: Tensor | None) -> None:
+        latest[:] = [] if at is None else [(states.flatten(0, 1), at)]
+
+    def everywhere(
+        head: PredictionHead, hidden: Tensor, targets: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        if not latest:
+            return nats(head, hidden, targets, weights)
+        states, at = latest.pop()
+        spread = targets.new_full((len(states),), IGNORED).scatter(0, at, targets.flatten())
+        if weights is not None:
+            weights = weights.new_zeros(len(states)).scatter(0, at, weights.flatten())
+        return nats(head, states, spread, weights)
+
+    with _blocks_everywhere(keep), patch.object(PredictionHead, "nats", everywhere):
+        yield
+
+
+@contextmanager
+def _blocks_everywhere(seen: Callable[[Tensor, Tensor | None], None]) -> Iterator[None]:
+    """All states of the last block are computed; `seen` is shown them and which are wanted."""
+    plain = Blocks.forward
+
+    def everywhere(blocks: Blocks, *args: Any, at: Tensor | None = None, **how: Any) -> Tensor:
+        states = plain(blocks, *args, **how)
+        seen(states, at)
+        return states_at(states, at)
+
+    with patch.object(Blocks, "forward", everywhere):
+        yield
+
+
+def _whole_logits() -> AbstractContextManager[Any]:
+    """Logits of all targets are one tensor, and autograd keeps what it needs of it."""
+    return patch.object(PredictionHead, "nats", Head.nats)
+
+
+def _rope_by_autograd() -> AbstractContextManager[Any]:
+    return patch.object(transformer, "RotatedHeads", SimpleNamespace(apply=rotated_heads))
+
+
+@contextmanager
+def _separate_products() -> Iterator[None]:
+    """Queries, keys and values each by a product, gate and value of the feed-forward likewise."""
+
+    def project(layer: Attention, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        weights = layer.Wqkv.weight.chunk(3)
+        q, k, v = (F.linear(x, weight).unflatten(-1, (layer.n_heads, -1)) for weight in weights)
+        cos, sin = rope[0][:, : layer.n_heads], rope[1].repeat(1, 1, 2)
+        q, k = (part * cos + _half_turned(part) * sin for part in (q, k))
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def gated(mlp: GatedMlp, x: Tensor) -> Tensor:
+        a, b = (F.linear(x, weight) for weight in mlp.Wi.weight.chunk(2))
+        return mlp.Wo(F.gelu(a) * b)
+
+    with patch.object(Attention, "_project", project), patch.object(GatedMlp, "forward", gated):
+        yield
+
+
+def _half_turned(x: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([-b, a], dim=-1)
+
+
+def _unfused_adamw() -> AbstractContextManager[Any]:
+    adamw = optim.adamw
+
+    def unfused(*args: Any, **how: Any) -> torch.optim.AdamW:
+        return adamw(*args, **how | {"fused": False})
+
+    return patch.object(optim, "adamw", unfused)
+
+
+@contextmanager
+def _filled_tensors() -> Iterator[None]:
+    """As `torch.use_deterministic_algorithms` has it by itself: every new tensor is filled with NaN."""
+    before = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        deterministic.fill_uninitialized_memory = before  # type: ignore[attr-defined]
+
+
+WAYS: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
+    "last_block_everywhere": _last_block_everywhere,
+    "whole_logits": _whole_logits,
+    "logits_everywhere": _logits_everywhere,  # after the one above, whose loss it calls
+    "rope_by_autograd": _rope_by_autograd,
+    "separate_products": _separate_products,
+    "unfused_adamw": _unfused_adamw,
+    "filled_tensors": _filled_tensors,
+}
+
+
+@contextmanager
+def ablated(name: str) -> Iterator[None]:
+    """Inside, steps of ours are computed without one of their savings; `ALL_PLAIN`: without any."""
+    with ExitStack() as stack:
+        for way in WAYS if name == ALL_PLAIN else (name,):
+            stack.enter_context(WAYS[way]())
+        yield
