@@ -1,4 +1,4 @@
-"""What all tests share: one thread, so that they neither crowd the machine nor depend on it."""
+"""What all tests share: one thread and one seed, so that none depends on the machine or on another test."""
 
 import sys
 from collections.abc import Iterator
@@ -16,6 +16,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before all fixtures: weights are drawn from torch's global generator."""
+    torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

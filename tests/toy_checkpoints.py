@@ -9,6 +9,11 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from bench.backbones.checkpoint import Loaded, load
+from bench.pretrained import Checkpoint, open_checkpoint
+
+LENGTH = 24  # of texts, in tokens
+
 TEXTS = [
     "Some words, 42 of them, näher betrachtet.",
     "the quick brown fox jumps over the lazy dog, says [MASK] and </s>",
@@ -160,3 +165,11 @@ def write_checkpoint(kind: str, folder: Path, **changes: Any) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def opened(
+    folder: Path, *, predicts: bool | None = False, pretrained: bool = True
+) -> tuple[Checkpoint, Loaded]:
+    checkpoint = open_checkpoint(str(folder))
+    loaded = load(checkpoint, patch_size=8, length=LENGTH, pretrained=pretrained, predicts=predicts)
+    return checkpoint, loaded

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toy_models import OPTIM, make_strategy, rows_for, stems, strategy_node
 
 from bench import optim
-from bench.cli import main
 from bench.objectives.base import Objective
 from bench.speed.ablations import WAYS, ablated
 from bench.speed.contract import ABLATIONS, ALL_PLAIN
-from bench.speed.settings import plan, settings_of
 
 TRAINED = [stem for stem in stems("strategy") if strategy_node(stem)["modality"] != "none"]
 N_STEPS, N_ROWS = 20, 8
@@ -88,20 +85,3 @@ def test_where_nothing_is_spared_nothing_is_left_out(stem: str):
 
 def test_every_saving_has_its_words():
     assert {*WAYS, ALL_PLAIN} == set(ABLATIONS)
-
-
-def test_ablations_are_measured_where_they_are_asked_for(tmp_path: Path):
-    small = [
-        "models=[64x4]",
-        "sizes={64x4: {d_model: 32, n_layers: 2, n_heads: 2, d_ff: 84, rows_per_step: 4}}",
-        *("sequence_length=32", "vocab_size=300", "rounds=1", "steps_per_round=1", "warmup_steps=1"),
-        *("threads=1", "strategies=[mlm]", "peers.mlm=[]", "ablations=true", f"out={tmp_path}"),
-    ]
-    (cell,) = plan(settings_of(small[:-2]))
-    assert not {task.contender for task in cell.tasks} & set(ABLATIONS)
-    assert main(["speed", *small]) == 0
-    table = (tmp_path / "speed.md").read_text().split("## What each saving gives")[1].split("## ")[0]
-    (header, _, *rows) = [line for line in table.splitlines() if line.startswith("|")]
-    assert header == "| size | done the plain way | mlm |"
-    assert [row.split(" | ")[1] for row in rows] == list(ABLATIONS.values())
-    assert all(float(row.split(" | ")[2].split()[0]) > 0 for row in rows)

@@ -1,25 +1,20 @@
 """A checkpoint behind our interface computes what transformers computes from the same text."""
 
-import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
-from toy_checkpoints import CAUSAL, END, MAKERS, MASKED, TEXTS, write_checkpoint
+from toy_checkpoints import CAUSAL, END, LENGTH, MAKERS, MASKED, TEXTS, opened, write_checkpoint
 from toy_models import OPTIM, SHAPES, generator, make_strategy, strategy_node
 
-from bench.backbones.checkpoint import Loaded, load
+from bench.backbones.checkpoint import Loaded
 from bench.budget import blocks_flops
 from bench.build import build
 from bench.errors import ConfigError
@@ -31,7 +26,6 @@ from bench.sampling import Sampling
 from bench.vocabulary import EOS, MASK, PAD, SPECIAL_TOKENS, train_tokenizer
 
 transformers = pytest.importorskip("transformers")
-LENGTH = 24
 PLAIN = ["Some words, 42 of them.", "the lazy dog", "Sphinx of black quartz: näher"]
 every_kind = pytest.mark.parametrize("kind", MAKERS)
 every_predictor = pytest.mark.parametrize("kind", MASKED + CAUSAL)
@@ -40,14 +34,6 @@ every_predictor = pytest.mark.parametrize("kind", MASKED + CAUSAL)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: write_checkpoint(kind, tmp_path_factory.mktemp(kind)) for kind in MAKERS}
-
-
-def opened(
-    folder: Path, *, predicts: bool | None = False, pretrained: bool = True
-) -> tuple[Checkpoint, Loaded]:
-    checkpoint = open_checkpoint(str(folder))
-    loaded = load(checkpoint, patch_size=8, length=LENGTH, pretrained=pretrained, predicts=predicts)
-    return checkpoint, loaded
 
 
 def our_tokens(checkpoint: Checkpoint, texts: list[str] = PLAIN) -> Tensor:
@@ -343,116 +329,3 @@ def test_an_image_of_another_size_is_resized(folders: dict[str, Path]):
 
 def test_only_a_checkpoint_with_two_towers_has_a_joint_space(folders: dict[str, Path]):
     assert not hasattr(make("reference", *opened(folders["bert"])), "embed_images")
-
-
-# What cannot be used is said in one line
-
-
-def without(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).unlink()
-
-
-def config_with(**changes: Any) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        path = folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-    return change
-
-
-def weights_without(part: str) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        path = folder / "model.safetensors"
-        kept = {name: weight for name, weight in load_file(path).items() if part not in name}
-        path.unlink()
-        save_file(kept, path, metadata={"format": "pt"})
-
-    return change
-
-
-def pickled(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
-def garbled(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(b"{not this")  # type: ignore[return-value]
-
-
-def foreign_tokenizer(folder: Path) -> None:
-    write_checkpoint("gpt2", folder / "other")
-    for path in folder.glob("tokenizer*"):
-        shutil.copy(folder / "other" / path.name, path)
-
-
-BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no config": (without("config.json"), "no config.json"),
-    "no weights": (without("model.safetensors"), "no weights"),
-    "only pickles": (pickled, "only pytorch_model.bin, which may hold code; save it with safetensors"),
-    "no fast tokenizer": (without("tokenizer.json"), "no tokenizer.json"),
-    "a damaged tokenizer": (garbled("tokenizer.json"), "its tokenizer cannot be read"),
-    "damaged weights": (garbled("model.safetensors"), "its weights cannot be read"),
-    "an unknown architecture": (
-        config_with(model_type="never_heard", architectures=["NeverHeardModel"]),
-        "NeverHeardModel",
-    ),
-    "another's tokenizer": (foreign_tokenizer, "its embedding 120 rows"),
-    "a layer lost": (weights_without("layer.1."), "are missing"),
-    "a layer left over": (config_with(num_hidden_layers=1), "are left over"),
-    "too short for the texts": (config_with(max_position_embeddings=20), "its weights cannot be read"),
-}
-
-
-@pytest.mark.parametrize("what", BROKEN)
-def test_a_checkpoint_that_cannot_be_used_is_one_line(what: str, folders: dict[str, Path], tmp_path: Path):
-    damage, part = BROKEN[what]
-    folder = tmp_path / "checkpoint"
-    shutil.copytree(folders["bert"], folder)
-    damage(folder)
-    refused(lambda: opened(folder), str(folder), part)
-
-
-def refused(act: Callable[[], object], name: str, part: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        act()
-    line = str(caught.value)
-    assert line.startswith(f"model.name={name}: ")
-    assert part in line
-    assert "\n" not in line
-
-
-def test_texts_longer_than_its_positions_are_refused_by_their_key(tmp_path: Path):
-    folder = write_checkpoint("bert", tmp_path / "short", max_position_embeddings=20)
-    refused(lambda: opened(folder), str(folder), f"cannot read {LENGTH} tokens")
-    refused(lambda: opened(folder), str(folder), "lower sequence_length")
-
-
-def test_a_body_without_a_head_is_for_reference_alone(folders: dict[str, Path], tmp_path: Path):
-    folder = tmp_path / "headless"
-    shutil.copytree(folders["bert"], folder)
-    weights_without("cls.")(folder)
-    opened(folder)
-    refused(lambda: opened(folder, predicts=True), str(folder), "cls.predictions")
-    for kind in ("t5", "clip"):
-        refused(lambda: opened(folders[kind], predicts=True), str(folders[kind]), "strategy=reference")  # noqa: B023
-
-
-def test_a_name_that_is_neither_a_folder_nor_on_the_hub_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    def unreachable(*_: object, **__: object) -> str:
-        raise ConnectionError("no route\nto the hub")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    refused(lambda: open_checkpoint("someone/model"), "someone/model", "ConnectionError: no route")
-    nowhere = str(tmp_path / "nowhere")
-    refused(lambda: open_checkpoint(nowhere), nowhere, "no such folder")
-
-
-def test_a_record_tells_checkpoints_apart_by_their_weights(folders: dict[str, Path], tmp_path: Path):
-    folder = tmp_path / "other"
-    shutil.copytree(folders["bert"], folder)
-    same = open_checkpoint(str(folder)).described()
-    weights_without("cls.")(folder)
-    first, other = (open_checkpoint(str(f)).described() for f in (folders["bert"], folder))
-    assert first["architecture"] == "BertForMaskedLM"
-    assert first["weights_sha256"] == same["weights_sha256"] != other["weights_sha256"]

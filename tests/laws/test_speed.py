@@ -1,4 +1,4 @@
-"""The speed of a step: ratios by hand, the same work for all, the same weights in a bare loop, one run."""
+"""The speed of a step: the same work for all, the same weights in a bare loop, one at a time, one run."""
 
 import csv
 import json
@@ -8,19 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_models import CONF, stems, strategy_node
+from toy_models import stems, strategy_node
 
 from bench.budget import blocks_flops
 from bench.cli import main
 from bench.errors import ConfigError
-from bench.speed import ours, page, peers, settings
+from bench.speed import ours, peers
 from bench.speed.contender import Baton
-from bench.speed.contract import BARE, COMPILED, OURS, Facts, Task
+from bench.speed.contract import ABLATIONS, BARE, COMPILED, OURS, Facts, Task
 from bench.speed.contract import SMALL as SMALL_STEPS
-from bench.speed.interleave import Disturbance, Timed
-from bench.speed.settings import Targets, plan, settings_of
+from bench.speed.settings import plan, settings_of
 from bench.speed.stock import STOCK
-from bench.speed.timings import Result, Spread, coverage, interval_rank, verdict, verdicts
 
 SMALL = [
     "models=[64x4]",
@@ -79,67 +77,6 @@ def task(strategy: str, contender: str = "ours", *overrides: str) -> Task:
     return replace(cell.tasks[0], contender=contender)
 
 
-def result(**seconds: list[float]) -> Result:
-    """Steps of 10 positions and 4 FLOPs; the limit tells the seconds of one FLOP."""
-    timed = {name: Timed(Facts(name, 1, 10, 4.0), values) for name, values in seconds.items()}
-    if "limit" in timed:
-        timed["limit"].facts = Facts("limit", 0, 0, 1.0)
-    return Result("toy", "64x4", False, timed, Disturbance(0.0))
-
-
-# Ratios and verdicts, by hand
-
-
-def test_ratios_are_taken_round_by_round_against_the_peer_of_the_least_median():
-    toy = result(ours=[2, 2, 4], slow=[9, 9, 9], quick=[4, 3, 5], limit=[0.25, 0.25, 0.5])
-    assert toy.best_peer == "quick"
-    assert toy.over_best_peer() == Spread.of([2, 1.5, 1.25])
-    assert toy.positions_per_s("ours") == Spread.of([5, 5, 2.5])
-    assert toy.share_of_limit("ours") == Spread.of([0.5, 0.5, 0.5])
-
-
-def test_a_peer_that_trains_in_another_way_is_compared_by_its_flops():
-    toy = replace(result(ours=[2, 2], other=[2, 2]), is_nearest=True)
-    toy.timed["other"].facts = Facts("other", 1, 10, 8.0)
-    assert toy.over_best_peer() == Spread.of([0.5, 0.5])
-
-
-def test_shares_of_a_step_are_what_a_small_one_takes_beyond_a_bare_loop_and_what_data_alone_take():
-    toy = result(ours=[2, 4], ours_small=[0.75, 1.5], bare_small=[0.25, 0.5], data=[0.5, 0.4])
-    assert toy.lightning_share() == Spread.of([0.25, 0.25])
-    assert toy.data_share() == Spread.of([0.25, 0.1])
-
-
-def test_a_contender_that_failed_and_rounds_that_not_all_have_done_count_for_nothing():
-    toy = result(ours=[2, 2, 2], quick=[1], slow=[4, 4])
-    toy.timed["quick"].failure = "out of memory"
-    assert toy.peers == ["slow"]
-    assert toy.seconds("ours") == [2, 2]
-    assert verdicts(result(ours=[2.0]), Targets(1.3))["over_best_peer"] == (None, 1.3, "")
-
-
-def test_an_interval_leaves_out_as_many_rounds_as_95_percent_allow():
-    assert [interval_rank(n) for n in (1, 5, 7, 8, 9, 20)] == [0, 0, 0, 0, 1, 5]
-    assert coverage(9, 1) == pytest.approx(1 - 2 * (1 + 9) / 2**9)
-    assert Spread.of([9, 1, 2, 3, 4, 5, 6, 7, 0]) == Spread(4, 1, 7, 2, 6, True)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "at_least", "expected"),
-    [
-        (1.3, 1.5, True, "met"),
-        (1.2, 1.5, True, "open"),
-        (1.0, 1.2, True, "missed"),
-        (0.01, 0.02, False, "met"),
-        (1.2, 1.5, False, "open"),
-        (1.4, 1.5, False, "missed"),
-    ],
-)
-def test_a_target_is_decided_by_the_whole_interval(low: float, high: float, at_least: bool, expected: str):
-    assert verdict(Spread(low, low, high, low, high, True), 1.3, at_least=at_least) == expected
-    assert verdict(Spread(low, low, high, low, high, False), 1.3, at_least=at_least) == "open"
-
-
 # What is compared
 
 
@@ -179,17 +116,12 @@ def test_nanogpt_is_left_out_unless_the_user_names_a_copy(tmp_path: Path):
         assert "nanogpt" in settings_of([f"nanogpt={place}"]).peers_of("clm")
 
 
-def test_ours_compiled_is_measured_where_it_is_asked_for_and_is_no_peer():
+def test_ours_compiled_is_measured_where_it_is_asked_for():
     (plain,) = plan(settings_of(["strategies=[mlm]", "models=[64x4]"]))
     (cell,) = plan(settings_of(["strategies=[mlm]", "models=[64x4]", "compiled=true"]))
     compiled = {task.contender for task in cell.tasks if task.spec.typed().trainer.compile}
     assert compiled == {COMPILED}
     assert COMPILED not in {task.contender for task in plain.tasks}
-
-    toy = result(ours=[2, 2, 4], ours_compiled=[1, 2, 2], quick=[4, 4, 4])
-    assert toy.gain_of_compiling() == Spread.of([2, 1, 2])
-    assert toy.best_peer == "quick"
-    assert page.comparison([toy], settings_of(["compiled=true"])).rows[0][-1] == "2.00 [1.00, 2.00]"
 
 
 @pytest.mark.parametrize("strategy", ["clm", "mlm", "clip"])
@@ -352,59 +284,12 @@ def test_a_run_writes_what_it_measured_and_says_who_failed(
     assert "over – –" in told
 
 
-# Nonsense
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("strategies=[]", "strategies="),
-        ("strategies=[clm,clm]", "each once"),
-        ("strategies=[scratch]", "scratch is not trained"),
-        ("strategies=[bert]", "strategy=bert: no such choice"),
-        ("models=[2x2]", "there is no size 2x2"),
-        ("rounds=0", "rounds=0: use 1 or more"),
-        ("rounds=100000", "too many"),
-        ("steps_per_round=1.5", "steps_per_round=1.5"),
-        ("warmup_steps=0", "warmup_steps=0"),
-        ("threads=0", "threads=0"),
-        ("seed=-1", "seed=-1"),
-        ("nanogpt=/nowhere", "nanogpt=/nowhere: there is no file .*git clone"),
-        ("peers.clm=[bert]", "peers.clm: bert is no peer"),
-        ("+peers.rtd=[gpt2]", "nearest.rtd: it has peers of its own"),
-        ("image_size=33", "image_size=33"),
-        ("out=''", "out is empty"),
-        ("vocab_size=10", "vocab_size=10"),
-        ("sequence_length=4", "sequence_length=4"),
-        ("sizes={64x4: {n_heads: 5}}", "models=64x4: model.d_model=64 is not a multiple"),
-        ("sizes={64x4: {rows_per_step: 0}}", "sizes.64x4.rows_per_step=0"),
-        ("sizes={64x4: {rows_per_step: 100000}}", "lower one"),
-        ("sizes={64x4: {targets: {data_share: -1}}}", "sizes.64x4.targets.data_share=-1"),
-        ("round=3", "did you mean rounds"),
-        ("trainer.accelerator=tpu", "trainer.accelerator=tpu: choose cpu or gpu"),
-        ("trainer.precision=16-mixed", "trainer.precision=16-mixed: choose 32-true or bf16-mixed"),
-    ],
-)
-def test_nonsense_is_refused_in_one_line(override: str, message: str):
-    with pytest.raises(ConfigError, match=message) as refused:
-        plan(settings_of([override]))
-    assert "\n" not in str(refused.value)
-
-
-def test_without_a_gpu_nobody_is_timed_on_one(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert main(["speed", "trainer.accelerator=gpu", f"out={tmp_path / 'out'}"]) == 2
-    assert "torch finds 0 GPUs here" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_without_accelerate_the_package_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(settings.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="pip install accelerate"):
-        settings_of([])
-
-
-def test_the_yaml_names_no_place():
-    assert "nanogpt: null" in (CONF / "speed.yaml").read_text()
+def test_what_each_saving_gives_is_measured_where_it_is_asked_for(tmp_path: Path):
+    words = [*SMALL, "strategies=[mlm]", "peers.mlm=[]", "rounds=1", f"out={tmp_path}"]
+    assert not {task.contender for cell in plan(settings_of(words)) for task in cell.tasks} & set(ABLATIONS)
+    assert main(["speed", *words, "ablations=true"]) == 0
+    table = (tmp_path / "speed.md").read_text().split("## What each saving gives")[1].split("## ")[0]
+    (header, _, *rows) = [line for line in table.splitlines() if line.startswith("|")]
+    assert header == "| size | done the plain way | mlm |"
+    assert [row.split(" | ")[1] for row in rows] == list(ABLATIONS.values())
+    assert all(float(row.split(" | ")[2].split()[0]) > 0 for row in rows)

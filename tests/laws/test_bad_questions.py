@@ -1,0 +1,113 @@
+"""Files of questions that cannot be used, and options that cannot work: one line that names the place."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_data import assert_one_line
+from toy_questions import Spelling, entry, make_task, model, paragraphs, squad_task, toy_setting, write
+
+from bench.errors import BenchError, ConfigError, DataError
+from bench.tasks.base import Setting
+from bench.tasks.squad import read_squad
+
+GONE = object()
+PARAGRAPH: tuple[str | int, ...] = ("data", 0, "paragraphs", 0)
+QAS = (*PARAGRAPH, "qas")
+ANSWER = (*QAS, 0, "answers", 0)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    return toy_setting(tmp_path_factory.mktemp("qa"))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("data",), GONE, "the file has no 'data'"),
+        (("data",), {}, "data is not a list"),
+        (("data", 0), 3, "data[0] is not an object"),
+        ((*PARAGRAPH, "context"), GONE, "data[0].paragraphs[0] has no 'context'"),
+        ((*PARAGRAPH, "context"), " ", "data[0].paragraphs[0].context is empty"),
+        ((*QAS, 1, "answers"), GONE, "data[0].paragraphs[0].qas[1] has no 'answers'"),
+        ((*QAS, 1, "question"), None, "qas[1].question is not a text"),
+        ((*ANSWER, "answer_start"), GONE, "qas[0].answers[0] has no 'answer_start'"),
+        ((*ANSWER, "answer_start"), "2", "answers[0].answer_start is not a whole number"),
+        ((*ANSWER, "answer_start"), True, "answers[0].answer_start is not a whole number"),
+        ((*QAS, 0, "is_impossible"), True, "qas[0] has answers and is_impossible"),
+        ((*QAS, 1, "is_impossible"), GONE, "qas[1] has no answers, nor is_impossible"),
+        ((*QAS, 1, "is_impossible"), 1, "qas[1].is_impossible is not true or false"),
+    ],
+)
+def test_a_malformed_file_is_named_with_the_place(
+    tmp_path: Path, place: tuple[str | int, ...], value: object, message: str
+):
+    whole: Any = {"data": [{"paragraphs": [entry("a b", ("q?", "b"), ("r?", None))]}]}
+    node = whole
+    for step in place[:-1]:
+        node = node[step]
+    if value is GONE:
+        del node[place[-1]]
+    else:
+        node[place[-1]] = value
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(whole))
+    with pytest.raises(DataError) as caught:
+        list(read_squad(path))
+    assert_one_line(caught.value, str(path), message)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b'{"data": [\n1,\n]}', ":3: not JSON"),
+        (b"", ":1: not JSON"),
+        (b'{"\xff": 1}', "not UTF-8 text, at byte 2"),
+    ],
+)
+def test_what_is_not_json_is_named_with_the_line(tmp_path: Path, content: bytes, part: str):
+    path = tmp_path / "bad.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        list(read_squad(path))
+    assert_one_line(caught.value, str(path), part)
+
+
+@pytest.mark.parametrize("key", ["train_path", "test_path"])
+def test_a_file_must_be_given_and_be_there(tmp_path: Path, setting: Setting, key: str):
+    other = {"train_path": "test_path", "test_path": "train_path"}[key]
+    there = str(write(tmp_path / "there.json", paragraphs("train", 20)))
+    with pytest.raises(ConfigError) as unset:
+        make_task("squad_probe", **{other: there})
+    assert_one_line(unset.value, f"task.*.{key} is not set")
+    task = make_task("squad_probe", **{other: there, key: "/no/such.json"})
+    with pytest.raises(DataError) as missing:
+        task.evaluate(model(Spelling, 300), setting)
+    assert_one_line(missing.value, f"task.*.{key}", "/no/such.json")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"protocol": "zero_shot"},
+        {"attention": "sideways"},
+        {"label_budgets": []},
+        {"label_budgets": [0]},
+        {"label_budgets": [61]},
+        {"step_share": 0.0},
+        {"max_answer_tokens": 0},
+        {"max_answer_words": 17},
+    ],
+)
+def test_an_option_that_cannot_work_is_named(changes: dict[str, Any]):
+    with pytest.raises(BenchError) as caught:
+        make_task("docstring_qa_probe", **changes)
+    assert_one_line(caught.value, f"task.*.{next(iter(changes))}")
+
+
+def test_a_file_without_questions_is_too_small(tmp_path: Path, setting: Setting):
+    task = squad_task(tmp_path, [], paragraphs("test", 3))
+    with pytest.raises(DataError, match="no training questions"):
+        task.evaluate(model(Spelling, 300), setting)
