@@ -70,6 +70,11 @@ def composed(stem: str) -> DictConfig:
     return compose_config("config", [f"strategy={stem}", f"hydra.searchpath=[file://{EXAMPLE}]"]).strategy
 
 
+def with_pretraining() -> list[str]:
+    """The strategies that are pretrained here."""
+    return [stem for stem in stems("strategy") if strategy_node(stem)["modality"] != "none"]
+
+
 def strategy_node(stem: str, **changes: Any) -> dict[str, Any]:
     """A strategy's YAML with the parts that its defaults list brings."""
     node = OmegaConf.to_container(composed(stem))

@@ -107,8 +107,8 @@ class Speed:
     @property
     def own(self) -> list[str]:
         """Our contenders, those among them that are asked for."""
-        left_out = {*(() if self.compiled else (COMPILED,)), *(() if self.ablations else ABLATIONS)}
-        return [name for name in OWN if name not in left_out]
+        asked_for = {COMPILED: self.compiled, **dict.fromkeys(ABLATIONS, self.ablations)}
+        return [name for name in OWN if asked_for.get(name, True)]
 
     def peers_of(self, strategy: str) -> list[str]:
         """Its peers that can be measured, best matches or nearest."""
@@ -152,10 +152,12 @@ def plan(settings: Speed) -> list[Cell]:
             size = settings.sizes[model]
             spec = _spec(strategy, model, size, settings)
             small = _spec(strategy, model, _smallest(size), settings)
-            names = [*settings.own, *settings.peers_of(strategy)]
-            given = [(small, SMALL_AT_ONCE) if name in (SMALL, BARE) else (spec, 1) for name in names]
-            tasks = (_task(name, *what, settings) for name, what in zip(names, given, strict=True))
-            found.append(Cell(strategy, model, tuple(tasks)))
+            given = {
+                name: (small, SMALL_AT_ONCE) if name in (SMALL, BARE) else (spec, 1)
+                for name in (*settings.own, *settings.peers_of(strategy))
+            }
+            tasks = tuple(_task(name, *what, settings) for name, what in given.items())
+            found.append(Cell(strategy, model, tasks))
     return found
 
 

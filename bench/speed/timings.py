@@ -118,7 +118,7 @@ class Result:
 
     def gain_of_compiling(self) -> Spread | None:
         """Ours with its blocks compiled over ours as it is."""
-        return self.over(COMPILED, OURS) if self.seconds(COMPILED) else None
+        return self.over(COMPILED, OURS)
 
     def gain_of(self, saving: str) -> Spread | None:
         """How many times as long a step takes without it."""

@@ -1,7 +1,6 @@
 """Steps without their savings: other operations, the same losses, and every saving is left out."""
 
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,14 +8,13 @@ import pytest
 import torch
 from torch.utils import deterministic
 from torch.utils._python_dispatch import TorchDispatchMode
-from toy_models import OPTIM, make_strategy, rows_for, stems, strategy_node
+from toy_models import OPTIM, make_strategy, rows_for, with_pretraining
 
 from bench import optim
 from bench.objectives.base import Objective
 from bench.speed.ablations import WAYS, ablated
 from bench.speed.contract import ABLATIONS, ALL_PLAIN
 
-TRAINED = [stem for stem in stems("strategy") if strategy_node(stem)["modality"] != "none"]
 N_STEPS, N_ROWS = 20, 8
 AT_TARGETS = ("mlm", "mntp", "masked_diffusion", "prefix_lm", "captioning")  # logits and the last block
 
@@ -35,7 +33,7 @@ def losses_of_steps(model: Objective, n_steps: int = N_STEPS) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("stem", TRAINED)
+@pytest.mark.parametrize("stem", with_pretraining())
 def test_after_many_steps_losses_are_those_of_steps_without_any_saving(stem: str):
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
         losses = losses_of_steps(make_strategy(stem).train().to(dtype))
@@ -64,11 +62,8 @@ def operations(stem: str, name: str | None) -> Counter[str]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_filled() -> Iterator[None]:
-    before = deterministic.fill_uninitialized_memory
-    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    yield
-    deterministic.fill_uninitialized_memory = before  # type: ignore[attr-defined]
+def _nothing_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deterministic, "fill_uninitialized_memory", False)
 
 
 @pytest.mark.parametrize("stem", AT_TARGETS)

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
-from toy_models import SHAPES, generator, make_strategy, pair_rows, stems, strategy_node, text_rows
+from toy_models import SHAPES, generator, make_strategy, pair_rows, text_rows, with_pretraining
 
 from bench.contrastive import chunked_sigmoid_loss, gather_rows, info_nce, sigmoid_loss
 from bench.objectives.base import Batch, Loss, Objective, mean_over_ranks
@@ -167,7 +167,7 @@ def _work(rank: int, stems: tuple[str, ...], folder: Path) -> None:
     dist.destroy_process_group()
 
 
-STEMS = tuple(stem for stem in stems("strategy") if strategy_node(stem)["modality"] != "none")
+STEMS = tuple(with_pretraining())
 
 
 @pytest.fixture(scope="module")

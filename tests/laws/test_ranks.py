@@ -15,14 +15,14 @@ import two_ranks
 from pytorch_lightning.strategies import DDPStrategy
 from safetensors.torch import load_file
 from torch import Tensor
-from toy_models import make_strategy, stems, strategy_node
+from toy_models import make_strategy, with_pretraining
 from two_ranks import ranks, trained
 
 from bench import pretrain
 from bench.errors import DataError, LostRankError
 from bench.ranks import Agreement, Sharded, lost_ranks_named
 
-TRAINED = [stem for stem in stems("strategy") if strategy_node(stem)["modality"] != "none"]
+TRAINED = with_pretraining()
 LIMIT_S = 300
 
 

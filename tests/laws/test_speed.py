@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_models import stems, strategy_node
+from toy_models import with_pretraining
 
 from bench.budget import blocks_flops
 from bench.cli import main
@@ -80,18 +80,14 @@ def task(strategy: str, contender: str = "ours", *overrides: str) -> Task:
 # What is compared
 
 
-def trained() -> list[str]:
-    return [stem for stem in stems("strategy") if strategy_node(stem)["modality"] != "none"]
-
-
 def test_every_strategy_that_trains_has_peers_and_composes():
-    found = settings_of([f"strategies=[{','.join(trained())}]"])
-    assert sorted(found.peers | found.nearest) == trained()
+    found = settings_of([f"strategies=[{','.join(with_pretraining())}]"])
+    assert sorted(found.peers | found.nearest) == with_pretraining()
     assert all(names for names in (found.peers | found.nearest).values())
-    assert len(plan(found)) == 3 * len(trained())
+    assert len(plan(found)) == 3 * len(with_pretraining())
 
 
-@pytest.mark.parametrize("strategy", trained())
+@pytest.mark.parametrize("strategy", with_pretraining())
 def test_small_steps_are_as_many_blocks_and_weights_as_whole_ones(strategy: str, tmp_path: Path):
     (cell,) = plan(settings_of([f"strategies=[{strategy}]", "models=[128x4]"]))
     whole, small, bare = (

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from toy_models import make_strategy, rows_for, saved_tensors, stems, strategy_node
+from toy_models import make_strategy, rows_for, saved_tensors, with_pretraining
 
 from bench import schema
 from bench.errors import ConfigError
 from bench.objectives.base import Batch, Loss, Objective
 from bench.step import computed_as
 
-TRAINED = [stem for stem in stems("strategy") if strategy_node(stem)["modality"] != "none"]
+TRAINED = with_pretraining()
 IN_PARTS = [stem for stem in TRAINED if not make_strategy(stem).couples_rows]
 N_ROWS = 8
 
