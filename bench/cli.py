@@ -12,13 +12,13 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from bench import status
 from bench.audits import AuditCheck
-from bench.compose import compose_config, compose_evaluations, compose_runs
+from bench.config.compose import compose_config, compose_evaluations, compose_runs
+from bench.config.overrides import CONF, plain_settings
+from bench.config.run_spec import RunSpec
 from bench.errors import BenchError, ConfigError, printable
-from bench.launch import launch, planned
-from bench.overrides import CONF, plain_settings
-from bench.spec import RunSpec
+from bench.sweep import status
+from bench.sweep.sweep import launch, planned
 
 EPILOG = """\
 examples:
@@ -162,7 +162,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _audit(arguments: argparse.Namespace) -> int:
     specs = compose_runs(arguments.overrides, multirun=True)
-    from bench.audit import audit  # torch, for this command only
+    from bench.tasks.audit import audit  # torch, for this command only
 
     def say(check: AuditCheck) -> None:
         print(printable(f"  {check.verdict:<14} {check.task}: {check.check}: {check.detail}"), flush=True)
@@ -174,16 +174,16 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from bench import report  # scipy and matplotlib, for this command only
+    from bench.report import write  # scipy and matplotlib, for this command only
 
     gc.disable()  # records and tables live to the end, and looking for garbage among them takes long
-    print(report.main(compose_config("report", arguments.overrides)))
+    print(write.main(compose_config("report", arguments.overrides)))
     gc.freeze()  # nor is any looked for at the exit
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from bench import verify
+    from bench.report import verify
 
     return verify.main(compose_config("report", arguments.overrides))
 
@@ -196,7 +196,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             f"compare takes two studies, not {len(sides)}; each NAME or NAME@REVISION: "
             "bench compare quickstart@HEAD~5 quickstart"
         )
-    from bench import side_by_side  # scipy, for this command only
+    from bench.report import side_by_side  # scipy, for this command only
 
     to = Path(given["to"]) if given["to"] else None
     side_by_side.main(sides[0], sides[1], Path(given["experiments_dir"]), to=to, every=arguments.all)
@@ -206,7 +206,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _advise(arguments: argparse.Namespace) -> int:
     names = {"data": "", "flops": "", "study": "", "experiments_dir": "experiments"}
     given = plain_settings(arguments.overrides, task=None, **names)
-    from bench.advise import advise  # scipy, for this command only
+    from bench.analysis.advise import advise  # scipy, for this command only
 
     folder = Path(given["experiments_dir"])
     found = advise(given["task"], given["data"], given["flops"], given["study"], folder)
@@ -218,7 +218,7 @@ def _advise(arguments: argparse.Namespace) -> int:
 
 
 def _scale(arguments: argparse.Namespace) -> int:
-    from bench.scale_page import page  # torch, for this command only
+    from bench.speed.scale_page import page  # torch, for this command only
 
     print(page(arguments.overrides), end="")
     return 0
@@ -241,7 +241,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     given = plain_settings(arguments.overrides, run=None, to="", experiments_dir="experiments")
-    from bench.export import export_run  # torch and transformers, for these commands only
+    from bench.sweep.export import export_run  # torch and transformers, for these commands only
 
     to = Path(given["to"]) if given["to"] else None
     folder, auto = export_run(given["run"], to=to, experiments=Path(given["experiments_dir"]))
@@ -253,7 +253,7 @@ def _fill(arguments: argparse.Namespace) -> int:
     given = plain_settings(arguments.overrides, model=None, text=None, k="5")
     if not given["k"].isdecimal() or int(given["k"]) < 1:
         raise ConfigError(f"k={given['k']}: use a whole number, 1 or more")
-    from bench.fill import fill
+    from bench.models.fill import fill
 
     for candidates in fill(Path(given["model"]), given["text"], int(given["k"])):
         print("\n".join(f"{c.probability:6.1%}  {c.token!r}" for c in candidates))

@@ -19,7 +19,7 @@ TaskStatus = Literal["finished", "inapplicable", "failed"]
 
 @dataclass(frozen=True)
 class EvaluationCost:
-    """What a task took of a run, apart from pretraining; None: not measured. `flops` as in `bench.meter`."""
+    """What a task took of a run, apart from pretraining; None: not measured. See `bench.tasks.meter`."""
 
     seconds: float | None = None
     flops: float | None = None

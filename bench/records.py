@@ -236,3 +236,9 @@ def as_json(record: Any) -> str:
 def finished(records: Iterable[RunRecord]) -> list[RunRecord]:
     """Only the runs whose numbers count."""
     return [record for record in records if record.status == "finished"]
+
+
+def studies(experiments_dir: Path) -> list[str]:
+    """Names of the studies that have records or runs."""
+    folders = [path.parent for name in ("records", "runs") for path in experiments_dir.glob(f"*/{name}")]
+    return sorted({folder.name for folder in folders})

@@ -9,8 +9,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from bench.backbones.checkpoint import Loaded, load
-from bench.pretrained import Checkpoint, open_checkpoint
+from bench.data.pretrained_files import Checkpoint, open_checkpoint
+from bench.models.from_huggingface import Loaded, load
 
 LENGTH = 24  # of texts, in tokens
 

@@ -11,13 +11,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from bench import schema
-from bench.backbones.transformer import Transformer
-from bench.build import build, find_class
-from bench.compose import compose_config
-from bench.objectives.base import Batch, Core, Objective, Shapes
+from bench.config import schema
+from bench.config.build import build, find_class
+from bench.config.compose import compose_config
+from bench.data.batches import Batch
+from bench.data.tokenizer import EOS, PAD, SPECIAL_TOKENS
+from bench.models.transformer import Transformer
+from bench.objectives.base import Core, Objective, Shapes
 from bench.objectives.reference import Reference
-from bench.vocabulary import EOS, PAD, SPECIAL_TOKENS
 
 CONF = Path(__file__).parents[1] / "conf"
 EXAMPLE = Path(__file__).parent / "example"  # a strategy as a newcomer would add it: a file and a YAML

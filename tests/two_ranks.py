@@ -16,13 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from toy_models import OPTIM, make_strategy, rows_for
 
-from bench import checkpoint, schema
-from bench.data import BatchModule
-from bench.machine import quiet_libraries
-from bench.objectives.base import Batch, Objective
-from bench.pretrain import make_trainer
-from bench.ranks import WholeWeights
-from bench.step import computed_as
+from bench.config import schema
+from bench.data.batches import Batch, BatchModule
+from bench.objectives.base import Objective
+from bench.training import checkpoint
+from bench.training.distributed import WholeWeights
+from bench.training.environment import quiet_libraries
+from bench.training.pretrain import make_trainer
+from bench.training.step import computed_as
 
 N_ROWS, PER_STEP, N_STEPS = 24, 8, 8
 

@@ -1,1 +1,1 @@
-"""Run records -> tables -> statistics -> views. Imports no torch: all of it is rebuilt in seconds."""
+"""Records -> statistics, comparisons, claims and advice. Imports neither torch nor training."""

@@ -13,10 +13,10 @@ import numpy as np
 import scipy
 
 from bench.analysis.compare import Seeds
-from bench.analysis.provenance import flatten
 from bench.analysis.rows import scores_of
 from bench.analysis.stats import LEVEL, Interval, holm, interval, paired, subtract
 from bench.analysis.table import Cell, Measure, Tables
+from bench.analysis.text import flatten
 from bench.records import RunRecord
 
 Test = Literal["paired", "Welch", "one seed"]

@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.analysis.items import Items, paths_of, read_items
 from bench.analysis.rows import Results, scores_of
 from bench.errors import ConfigError, DataError
 from bench.evaluations import read_evaluations, results_of
+from bench.items import Items, paths_of, read_items
 from bench.records import STUDY_NAME, RunRecord, Score, finished, read_records
 
 Scored = Mapping["Measure", Sequence[tuple[RunRecord, Score]]]  # in the order of the runs

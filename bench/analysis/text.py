@@ -3,10 +3,10 @@
 A view is a table of texts and links, made once and written as HTML, Markdown and LaTeX.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -211,3 +211,15 @@ def latex_table(view: View) -> str:
     head += [rf"\begin{{tabular}}{{{view.align}}}", r"\toprule"]
     body = [line(view.header), r"\midrule", *(line(row, i) for i, row in enumerate(view.rows))]
     return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"a": {"b": 1}} -> {"a.b": "1"}."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = "null" if value is None else str(value)
+    return flat

@@ -1,1 +1,1 @@
-"""One file per objective: its corruption, its loss, its features, and nothing else."""
+"""Pretraining objectives, one file each: corrupt a batch, compute a loss, expose features."""

@@ -16,18 +16,18 @@ from omegaconf import MISSING
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from bench import optim
-from bench.backbones.heads import Head, PredictionHead
-from bench.backbones.transformer import Transformer
-from bench.budget import StepCost
+from bench.config.schema import Config, Model, Optim
+from bench.data.batches import Batch
+from bench.data.tokenizer import PAD
 from bench.errors import ConfigError, DivergedError, InapplicableError
-from bench.pooling import POOLINGS, pool
-from bench.precision import FP16
-from bench.sampling import Sampling, by_length
-from bench.schema import Config, Model, Optim
-from bench.vocabulary import PAD
+from bench.models.flops import StepCost
+from bench.models.heads import Head, PredictionHead
+from bench.models.pooling import POOLINGS, pool
+from bench.models.transformer import Transformer
+from bench.objectives import optim
+from bench.objectives.precision import FP16
+from bench.objectives.sampling import Sampling, by_length
 
-Batch = dict[str, Tensor]
 Modality = Literal["text", "pairs", "none"]
 Likelihood = Literal["exact", "bound", "pseudo"]
 Attention = Literal["own", "causal", "bidirectional"]
@@ -145,7 +145,7 @@ class Objective(LightningModule):
         raise TypeError(f"{type(self).__name__} is not trained")
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
-        """Rows, tokens and FLOPs of one optimizer step; see `bench.budget`."""
+        """Rows, tokens and FLOPs of one optimizer step; see `bench.models.flops`."""
         raise TypeError(f"{type(self).__name__} is not trained")
 
     @classmethod
@@ -187,7 +187,7 @@ class Objective(LightningModule):
         raise TypeError(f"{type(self).__name__} has no {kind} likelihood")
 
     def generate(self, prompts: Tensor, n_new: int, sampling: Sampling, generator: torch.Generator) -> Tensor:
-        """Continue each prompt in the strategy's own way; see `bench.sampling.by_length`.
+        """Continue each prompt in the strategy's own way; see `bench.objectives.sampling.by_length`.
 
         Args:
             prompts: (B, P) ids, one or more a row, padded with PAD on the right.
@@ -201,7 +201,7 @@ class Objective(LightningModule):
         return by_length(self.write, prompts, n_new, sampling, generator)
 
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
-        """As `generate`, for prompts of one length; see `bench.sampling.Write`."""
+        """As `generate`, for prompts of one length; see `bench.objectives.sampling.Write`."""
         raise InapplicableError("writes no text")
 
     def text_nll(self, texts: Sequence[str], data_dir: Path) -> TextNLL:

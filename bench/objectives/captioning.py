@@ -11,13 +11,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.backbones.transformer import initialise
-from bench.backbones.vision import VisionTower, n_patches, to_float
-from bench.budget import StepCost, blocks_flops, head_flops, patch_flops, rows_per_step, vision_flops
-from bench.masking import IGNORED, places
-from bench.objectives.base import Batch, Core, Loss, Modality, ObjectiveOptions, Shapes, TextObjective
-from bench.schema import Optim
-from bench.vocabulary import BOS, EOS, MASK, PAD
+from bench.config.schema import Optim
+from bench.data.batches import Batch
+from bench.data.tokenizer import BOS, EOS, MASK, PAD
+from bench.models.cross_entropy import IGNORED
+from bench.models.flops import StepCost, blocks_flops, head_flops, patch_flops, rows_per_step, vision_flops
+from bench.models.transformer import initialise
+from bench.models.vision import VisionTower, n_patches, to_float
+from bench.objectives.base import Core, Loss, Modality, ObjectiveOptions, Shapes, TextObjective
+from bench.objectives.masking import places
 
 NEVER_WRITTEN = [PAD, MASK, BOS]  # never a target, so nothing is known of their logits
 

@@ -7,11 +7,12 @@ import torch
 from omegaconf import MISSING
 from torch import nn
 
-from bench.contrastive import info_nce
+from bench.config.schema import Optim
+from bench.data.batches import Batch
 from bench.errors import ConfigError
-from bench.objectives.base import Batch, Loss, ObjectiveOptions, Shapes
+from bench.objectives.base import Loss, ObjectiveOptions, Shapes
+from bench.objectives.contrastive import info_nce
 from bench.objectives.two_towers import TwoTowers
-from bench.schema import Optim
 
 
 class Clip(TwoTowers):

@@ -6,12 +6,13 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor
 
-from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.data.batches import Batch
+from bench.data.tokenizer import MASK
 from bench.errors import ConfigError
-from bench.nats import causal_nats
-from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
-from bench.sampling import Sampling, causal_logits, left_to_right
-from bench.vocabulary import MASK
+from bench.models.flops import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.objectives.base import Likelihood, Loss, ObjectiveOptions, TextObjective
+from bench.objectives.likelihood import causal_nats
+from bench.objectives.sampling import Sampling, causal_logits, left_to_right
 
 
 class CausalLM(TextObjective):

@@ -12,21 +12,13 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor, nn
 
-from bench.budget import StepCost
-from bench.build import build, find_class, find_options
+from bench.config.build import build, find_class, find_options
+from bench.config.schema import Optim
+from bench.data.batches import Batch
 from bench.errors import ConfigError
-from bench.objectives.base import (
-    Batch,
-    Core,
-    Likelihood,
-    Loss,
-    Objective,
-    ObjectiveOptions,
-    Shapes,
-    TextObjective,
-)
-from bench.sampling import Sampling
-from bench.schema import Optim
+from bench.models.flops import StepCost
+from bench.objectives.base import Core, Likelihood, Loss, Objective, ObjectiveOptions, Shapes, TextObjective
+from bench.objectives.sampling import Sampling
 
 PART = "part"  # batch key: the index of the step's objective, the same in every row
 
@@ -180,7 +172,7 @@ class Phases(Combined):
 
     @property
     def trunk_share(self) -> float:  # type: ignore[override]
-        """The first phase; see `bench.trunk`."""
+        """The first phase; see `bench.training.shared_trunk`."""
         return self.options.shares[self.options.order[0]]
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:

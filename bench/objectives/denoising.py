@@ -14,14 +14,15 @@ import torch.nn.functional as F
 from omegaconf import MISSING
 from torch import Tensor
 
-from bench.backbones.decoder import Decoder
-from bench.budget import StepCost, blocks_flops, decoder_flops, head_flops, rows_per_step
+from bench.config.schema import Optim
+from bench.data.batches import Batch
+from bench.data.tokenizer import BOS, EOS
 from bench.errors import ConfigError
-from bench.objectives.base import Batch, Core, Loss, ObjectiveOptions, Shapes, StockClass, TextObjective
-from bench.sampling import Sampling, left_to_right, writable
-from bench.schema import Optim
-from bench.spans import noise_mask, span_counts, split_at_spans
-from bench.vocabulary import BOS, EOS
+from bench.models.decoder import Decoder
+from bench.models.flops import StepCost, blocks_flops, decoder_flops, head_flops, rows_per_step
+from bench.objectives.base import Core, Loss, ObjectiveOptions, Shapes, StockClass, TextObjective
+from bench.objectives.sampling import Sampling, left_to_right, writable
+from bench.objectives.spans import noise_mask, span_counts, split_at_spans
 
 
 @dataclass(frozen=True)

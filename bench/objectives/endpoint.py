@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from bench.endpoint import PRICES, Endpoint, Served
+from bench.config.schema import Optim
 from bench.errors import InapplicableError
+from bench.models.api_client import PRICES, Endpoint, Served
 from bench.objectives.base import Attention, Core, Modality, Objective, ObjectiveOptions, Shapes, TextNLL
-from bench.schema import Optim
 
 
 class EndpointReference(Objective):
@@ -43,7 +43,7 @@ class EndpointReference(Objective):
         raise InapplicableError("an endpoint gives no features")
 
     def text_nll(self, texts: Sequence[str], data_dir: Path) -> TextNLL:
-        """Asks for one text after the other; see `bench.endpoint.Endpoint.log_likelihood`."""
+        """Asks for one text after the other; see `bench.models.api_client.Endpoint.log_likelihood`."""
         if self.endpoint is None:
             self.endpoint = Endpoint(self.options, data_dir / "endpoint")
         found = [self.endpoint.log_likelihood(text) for text in texts]

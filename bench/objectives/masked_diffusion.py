@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
-from bench.masking import IGNORED
-from bench.nats import attended, wanted
-from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
-from bench.sampling import Sampling, unmask, writable
-from bench.vocabulary import MASK
+from bench.data.batches import Batch
+from bench.data.tokenizer import MASK
+from bench.models.cross_entropy import IGNORED
+from bench.models.flops import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.objectives.base import Likelihood, Loss, ObjectiveOptions, TextObjective
+from bench.objectives.likelihood import attended, wanted
+from bench.objectives.sampling import Sampling, unmask, writable
 
 
 class MaskedDiffusion(TextObjective):

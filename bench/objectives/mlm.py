@@ -6,13 +6,15 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor
 
-from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.data.batches import Batch
+from bench.data.tokenizer import MASK
 from bench.errors import ConfigError
-from bench.masking import IGNORED, N_SPECIAL, choose_words, places
-from bench.nats import pseudo_nats, wanted
-from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
-from bench.sampling import Sampling, mask_predict, writable
-from bench.vocabulary import MASK
+from bench.models.cross_entropy import IGNORED
+from bench.models.flops import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.objectives.base import Likelihood, Loss, ObjectiveOptions, TextObjective
+from bench.objectives.likelihood import pseudo_nats, wanted
+from bench.objectives.masking import N_SPECIAL, choose_words, places
+from bench.objectives.sampling import Sampling, mask_predict, writable
 
 KEEP_SHARE, RANDOM_SHARE = 0.1, 0.1  # BERT's 80/10/10
 

@@ -10,13 +10,14 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor
 
-from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.data.batches import Batch
+from bench.data.tokenizer import MASK
 from bench.errors import ConfigError
-from bench.masking import places
-from bench.nats import pseudo_nats, wanted
-from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, TextObjective
-from bench.sampling import Sampling, mask_predict, writable
-from bench.vocabulary import MASK
+from bench.models.flops import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.objectives.base import Likelihood, Loss, ObjectiveOptions, TextObjective
+from bench.objectives.likelihood import pseudo_nats, wanted
+from bench.objectives.masking import places
+from bench.objectives.sampling import Sampling, mask_predict, writable
 
 
 class MaskedNextToken(TextObjective):

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
-from bench.nats import next_token_nats, wanted
-from bench.objectives.base import Batch, Likelihood, Loss, ObjectiveOptions, StockClass, TextObjective
-from bench.sampling import Sampling, left_to_right, writable
+from bench.data.batches import Batch
+from bench.models.flops import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.objectives.base import Likelihood, Loss, ObjectiveOptions, StockClass, TextObjective
+from bench.objectives.likelihood import next_token_nats, wanted
+from bench.objectives.sampling import Sampling, left_to_right, writable
 
 
 class PrefixLM(TextObjective):

@@ -7,22 +7,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.backbones.huggingface import ClipBackbone
+from bench.config.schema import Optim
+from bench.data.tokenizer import PAD
 from bench.errors import ConfigError, InapplicableError
-from bench.nats import causal_nats
-from bench.objectives.base import (
-    Attention,
-    Core,
-    Likelihood,
-    Modality,
-    Objective,
-    ObjectiveOptions,
-    Shapes,
-)
-from bench.pooling import POOLINGS
-from bench.sampling import Sampling, causal_logits, left_to_right
-from bench.schema import Optim
-from bench.vocabulary import PAD
+from bench.models.huggingface import ClipBackbone
+from bench.models.pooling import POOLINGS
+from bench.objectives.base import Attention, Core, Likelihood, Modality, Objective, ObjectiveOptions, Shapes
+from bench.objectives.likelihood import causal_nats
+from bench.objectives.sampling import Sampling, causal_logits, left_to_right
 
 
 class Reference(Objective):

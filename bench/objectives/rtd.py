@@ -12,14 +12,16 @@ import torch.nn.functional as F
 from omegaconf import MISSING
 from torch import Tensor, nn
 
-from bench.backbones.transformer import Blocks, initialise, layer_norm
-from bench.budget import StepCost, blocks_flops, generator_flops, label_flops, rows_per_step
+from bench.config.schema import Model, Optim
+from bench.data.batches import Batch
+from bench.data.tokenizer import MASK
 from bench.errors import ConfigError
-from bench.masking import IGNORED, choose_words, places
-from bench.objectives.base import Batch, Core, Loss, Modality, Objective, ObjectiveOptions, Shapes, StockClass
-from bench.sampling import draw
-from bench.schema import Model, Optim
-from bench.vocabulary import MASK
+from bench.models.cross_entropy import IGNORED
+from bench.models.flops import StepCost, blocks_flops, generator_flops, label_flops, rows_per_step
+from bench.models.transformer import Blocks, initialise, layer_norm
+from bench.objectives.base import Core, Loss, Modality, Objective, ObjectiveOptions, Shapes, StockClass
+from bench.objectives.masking import choose_words, places
+from bench.objectives.sampling import draw
 
 
 class Generator(nn.Module):

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.backbones.transformer import initialise
-from bench.backbones.vision import VisionTower, n_patches, to_float
-from bench.budget import StepCost, blocks_flops, patch_flops, rows_per_step, vision_flops
-from bench.objectives.base import Batch, Modality, Objective, ObjectiveOptions, Shapes
-from bench.schema import Optim
+from bench.config.schema import Optim
+from bench.data.batches import Batch
+from bench.models.flops import StepCost, blocks_flops, patch_flops, rows_per_step, vision_flops
+from bench.models.transformer import initialise
+from bench.models.vision import VisionTower, n_patches, to_float
+from bench.objectives.base import Modality, Objective, ObjectiveOptions, Shapes
 
 
 class TwoTowers(Objective):

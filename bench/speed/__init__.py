@@ -1,1 +1,1 @@
-"""`bench speed`: full training steps of each strategy against stock ones, interleaved in one run."""
+"""`bench speed` and `bench scale`: training steps beside other implementations; costs on paper."""

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import deterministic
 
-from bench import optim
-from bench.backbones import transformer
-from bench.backbones.heads import Head, PredictionHead
-from bench.backbones.rope import rotated_heads
-from bench.backbones.transformer import Attention, Blocks, GatedMlp, states_at
-from bench.masking import IGNORED
+from bench.models import transformer
+from bench.models.cross_entropy import IGNORED
+from bench.models.heads import Head, PredictionHead
+from bench.models.rope import rotated_heads
+from bench.models.transformer import Attention, Blocks, GatedMlp, states_at
+from bench.objectives import optim
 from bench.speed.contract import ALL_PLAIN
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from bench.config.run_spec import RunSpec, now
+from bench.data.signals import at_once, unheard
 from bench.errors import printable
-from bench.figures.base import render
-from bench.machine import environment
-from bench.prepare import check_machine
+from bench.models.capacity import check_machine
 from bench.records import replacing, write_atomically
-from bench.spec import RunSpec, now
+from bench.report.figures.base import render
 from bench.speed import page
 from bench.speed.contract import OURS
 from bench.speed.figure import draw
@@ -23,7 +23,7 @@ from bench.speed.interleave import Contest
 from bench.speed.profiled import shares
 from bench.speed.settings import Cell, Speed, plan, settings_of
 from bench.speed.timings import Result
-from bench.stopping import at_once, unheard
+from bench.training.environment import environment
 
 PACKAGES = ("transformers", "accelerate")  # whose versions matter here, beside those of every record
 PATHS = ("nanogpt", "out")  # settings that name places of this machine

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from bench.config.schema import Trainer
 from bench.errors import in_one_line
-from bench.machine import peak_memory_bytes, quiet_transformers, set_up_process
-from bench.schema import Trainer
+from bench.models.from_huggingface import quiet_transformers
 from bench.speed import ours, peers, stock
 from bench.speed.contract import (
     ABLATIONS,
@@ -35,6 +35,7 @@ from bench.speed.contract import (
     Pace,
     Task,
 )
+from bench.training.environment import peak_memory_bytes, set_up_process
 
 Contender = Callable[[Task, Path, Pace], object]
 CONTENDERS: Mapping[str, Contender] = {
@@ -101,7 +102,7 @@ def work(task: Task, folder: str, connection: Connection) -> None:
     trainer = task.spec.typed().trainer
     if trainer.accelerator == "cpu":
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no helpers at work while others are timed
-    set_up_process(task.threads)  # as bench.train does, for peers too
+    set_up_process(task.threads)  # as bench.sweep.execute does, for peers too
     torch.manual_seed(task.spec.seed)
     try:
         contender_of(task.contender)(

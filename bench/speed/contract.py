@@ -6,7 +6,7 @@ No torch: the parent process holds these, a contender's process does the work.
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from bench.spec import RunSpec
+from bench.config.run_spec import RunSpec
 
 OURS, COMPILED, DATA, LIMIT = "ours", "ours_compiled", "data", "limit"
 SMALL, BARE = "ours_small", "bare_small"  # steps that are over soon: under Lightning, and in a bare loop

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from bench.figures.base import COLOURS, GREY, MARKERS, panels
+from bench.report.figures.base import COLOURS, GREY, MARKERS, panels
 from bench.speed.contract import OURS
 from bench.speed.settings import Targets
 from bench.speed.timings import Result, Spread

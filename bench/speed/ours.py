@@ -14,24 +14,26 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bench import optim, shards, tracking
-from bench.budget import StepCost
-from bench.data import Stream, loader
-from bench.energy import EnergyMeter
-from bench.machine import device_of
-from bench.objectives.base import Batch, Objective
-from bench.pairs import PairData
-from bench.prepare import Prepared
-from bench.pretrain import Job, held_out_batches, pretrain, rows_of
-from bench.schema import Budget, Config, Trainer
-from bench.spec import RunSpec
+from bench.config.run_spec import RunSpec
+from bench.config.schema import Budget, Config, Trainer
+from bench.data import shards
+from bench.data.batches import Batch, Stream, loader
+from bench.data.pairs import PairData
+from bench.data.prepare import Prepared
+from bench.data.tokenizer import EOS, SPECIAL_TOKENS
+from bench.data.tokens import TextData
+from bench.models.flops import StepCost
+from bench.objectives import optim
+from bench.objectives.base import Objective
+from bench.objectives.precision import device_of
 from bench.speed.ablations import ablated
 from bench.speed.contract import Facts, Pace, Task
-from bench.step import computed_as
-from bench.stopping import Stop
-from bench.tokens import TextData
-from bench.train import build_objective
-from bench.vocabulary import EOS, SPECIAL_TOKENS
+from bench.training import loggers
+from bench.training.energy import EnergyMeter
+from bench.training.objective import build_objective
+from bench.training.pretrain import Job, held_out_batches, pretrain, rows_of
+from bench.training.step import computed_as
+from bench.training.stopping import Stop
 
 MOST_ROWS = 8192  # unique ones; longer runs repeat them
 SQUARE = {"cpu": 1024, "cuda": 8192}  # of the products that are not the model's
@@ -62,7 +64,7 @@ class Setup:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=is_on)
 
     def batches(self, workers: int = 0) -> "DataLoader[Batch]":
-        """Its steps, made as `bench.data.BatchModule` makes them; workers: that make them ahead."""
+        """Its steps, made as `bench.data.batches.BatchModule` makes them; workers: that make them ahead."""
         train, _ = rows_of(self.spec, self.objective, self.data)
         stream = Stream(
             rows=train,
@@ -129,7 +131,7 @@ def random_data(config: Config, folder: Path, rows_per_step: int, task: Task) ->
 
 
 class _HandOver(Stop):
-    """Asked by `bench.callbacks.Progress` at the end of each step, the last thing that is done in it."""
+    """Asked by `bench.training.callbacks.Progress` at the end of each step."""
 
     def __init__(self, pace: Pace) -> None:
         super().__init__([])
@@ -145,12 +147,12 @@ class _HandOver(Stop):
 
 
 def fit(task: Task, folder: Path, pace: Pace) -> Objective:
-    """`bench.pretrain.pretrain` as `bench train` calls it, with its callbacks and files."""
+    """`bench.training.pretrain.pretrain` as `bench train` calls it, with its callbacks and files."""
     ready = set_up(task, folder)
     ready.spec.folder.mkdir(parents=True)
-    status = tracking.StatusFile(ready.spec.folder, ready.spec.label)
-    loggers, energy = tracking.make_loggers(ready.spec), EnergyMeter(ready.config.energy)
-    job = Job(ready.spec, ready.spec.folder, loggers, status, _HandOver(pace), energy)
+    status = loggers.StatusFile(ready.spec.folder, ready.spec.label)
+    mirrors, energy = loggers.make_loggers(ready.spec), EnergyMeter(ready.config.energy)
+    job = Job(ready.spec, ready.spec.folder, mirrors, status, _HandOver(pace), energy)
     how = "its blocks compiled" if ready.config.trainer.compile else "under Lightning"
     pace.start(ready.facts(f"ours, {how}"))
     pretrain(job, ready.objective, ready.data)

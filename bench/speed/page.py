@@ -8,11 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.analysis.text import EMPTY, View, amount, markdown_escape, markdown_table, plain, power
+from bench.report.rendering import template
 from bench.speed.contract import ABLATIONS, COMPILED, LIMIT, OURS
 from bench.speed.profiled import ATTENTION, OTHER, PRODUCTS, REST
 from bench.speed.settings import HEAD_WIDTH, Speed, Targets
 from bench.speed.timings import LEVEL, Result, Spread, Verdict, coverage, interval_rank, verdicts
-from bench.templates import template
 
 QUIET = 0.05  # of the processors, for all else on the machine
 SHARES = (PRODUCTS, ATTENTION, OTHER, REST)

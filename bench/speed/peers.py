@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from bench.budget import BACKWARD_OVER_FORWARD
+from bench.data.batches import Batch
 from bench.errors import ConfigError
-from bench.objectives.base import Batch
+from bench.models.flops import BACKWARD_OVER_FORWARD
 from bench.speed.contract import Facts, Pace, Task
 from bench.speed.ours import Setup, set_up
 from bench.speed.stock import Fields, Stock, vocab_size
@@ -136,7 +136,7 @@ def nanogpt_model(path: Path, ready: Setup) -> Any:
 
 
 def step_flops(model: nn.Module, loss: Callable[[Any], Tensor]) -> float:
-    """Of matrix products in one forward and backward pass, attention in full, as `bench.budget` counts.
+    """Of matrix products in one forward and backward pass, attention in full, as `bench.models.flops` counts.
 
     On a GPU torch knows all kernels of attention.
     """

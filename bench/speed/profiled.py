@@ -40,8 +40,8 @@ def shares_here(task: Task, folder: Path) -> dict[str, float]:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would tell when it starts
     from torch.profiler import ProfilerActivity, profile  # torch, in a contender's process only
 
-    from bench.machine import set_up_process
     from bench.speed.ours import plain_steps, set_up, waiting
+    from bench.training.environment import set_up_process
 
     set_up_process(task.threads)
     logging.disable(logging.CRITICAL)

@@ -10,19 +10,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bench import budget, tracking
-from bench.energy import EnergyMeter
-from bench.evaluate import Evaluation
-from bench.machine import quiet_transformers, set_up_process
+from bench.config.run_spec import RunSpec
+from bench.config.schema import EnergySettings
+from bench.data.prepare import Prepared, prepare
+from bench.models import flops
+from bench.models.from_huggingface import quiet_transformers
 from bench.objectives.base import Objective
-from bench.prepare import Prepared, prepare
-from bench.schema import EnergySettings
-from bench.spec import RunSpec
 from bench.speed.ours import Setup
 from bench.speed.peers import stock_trainer
 from bench.speed.stock import STOCK
-from bench.stopping import Stop
-from bench.train import build_objective
+from bench.tasks.evaluate import Evaluation
+from bench.training import loggers
+from bench.training.energy import EnergyMeter
+from bench.training.environment import set_up_process
+from bench.training.objective import build_objective
+from bench.training.stopping import Stop
 
 
 def main(path: Path, folder: Path, peer: str | None) -> int:
@@ -46,7 +48,7 @@ def main(path: Path, folder: Path, peer: str | None) -> int:
     if peer is not None:
         _train(spec, objective, data, folder, peer)
     spec.folder.mkdir(parents=True)
-    status = tracking.StatusFile(spec.folder, spec.label)
+    status = loggers.StatusFile(spec.folder, spec.label)
     evaluation = Evaluation(spec, status, Stop([]), EnergyMeter(EnergySettings(metered=False)))
     failed = [result.reason for result in evaluation.do(objective, data) if result.status == "failed"]
     print("\n".join(map(str, failed)), file=sys.stderr)
@@ -58,7 +60,7 @@ def _train(spec: RunSpec, objective: Objective, data: Prepared, folder: Path, pe
     quiet_transformers()
     config = spec.typed()
     cost = objective.step_cost(config.optim.tokens_per_step)
-    ready = Setup(spec, config, objective, cost, data, budget.n_steps(config.budget, cost))
+    ready = Setup(spec, config, objective, cost, data, flops.n_steps(config.budget, cost))
     trainer = stock_trainer(STOCK[peer], ready, folder / "trainer", held_out=ready.held_out())
     trainer.train()
     trainer.save_model()

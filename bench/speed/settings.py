@@ -9,24 +9,14 @@ from typing import get_args
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from bench.compose import compose_config, compose_runs
+from bench.config.checks import validate
+from bench.config.compose import compose_config, compose_runs
+from bench.config.overrides import CONF
+from bench.config.run_spec import RunSpec
+from bench.config.schema import MOST_PROCESSES
+from bench.data.tokenizer import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
 from bench.errors import ConfigError
-from bench.overrides import CONF
-from bench.schema import MOST_PROCESSES
-from bench.spec import RunSpec
-from bench.speed.contract import (
-    ABLATIONS,
-    BARE,
-    COMPILED,
-    HUGGING_FACE,
-    NANOGPT,
-    OWN,
-    SMALL,
-    PeerName,
-    Task,
-)
-from bench.validation import validate
-from bench.vocabulary import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
+from bench.speed.contract import ABLATIONS, BARE, COMPILED, HUGGING_FACE, NANOGPT, OWN, SMALL, PeerName, Task
 
 NEVER_S = 1e9  # seconds between checkpoints: longer than any run
 HEAD_WIDTH, SMALL_AT_ONCE = 4, 8  # of small steps: values of a head; how many more of them are timed at once

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from bench.backbones.rope import ROPE_THETA
-from bench.backbones.vision import to_float
-from bench.masking import IGNORED
-from bench.objectives.base import Batch
+from bench.data.batches import Batch
+from bench.data.tokenizer import BOS, EOS, PAD
+from bench.models.cross_entropy import IGNORED
+from bench.models.rope import ROPE_THETA
+from bench.models.vision import to_float
 from bench.speed.ours import Setup
-from bench.vocabulary import BOS, EOS, PAD
 
 PLAIN_WIDTH = 4  # of a feed-forward that is not gated, in widths of the model
 Fields = dict[str, Any]  # arguments of a model's forward

@@ -21,19 +21,19 @@ from typing import Any
 import psutil
 
 from bench.analysis.text import EMPTY, View, markdown_escape, markdown_table
-from bench.compose import compose_runs
+from bench.config.compose import compose_runs
+from bench.config.run_spec import RunSpec, now
+from bench.data.prepare import prepare
+from bench.data.signals import at_once
 from bench.errors import ConfigError
-from bench.prepare import prepare
 from bench.reading import parse, typed
 from bench.records import write_atomically
-from bench.spec import RunSpec, now
+from bench.report.rendering import template
 from bench.speed.command import command_of, machine_of, progress_bar
 from bench.speed.contract import HUGGING_FACE
 from bench.speed.interleave import WORK
 from bench.speed.page import QUIET
 from bench.speed.settings import settings_of
-from bench.stopping import at_once
-from bench.templates import template
 
 OURS, SCRIPTS, PACKED = "ours", "scripts", "scripts_per_core"
 WHAT = {

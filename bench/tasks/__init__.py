@@ -1,1 +1,1 @@
-"""One file per downstream task; `bench.protocols` holds the protocols, the same for all strategies."""
+"""Downstream tasks, one file per family, and the protocols that measure a trained model by them."""

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from bench.data.tokenizer import EOS, PAD
 from bench.tasks.answers import Question
-from bench.vocabulary import EOS, PAD
 
 N_SEPARATORS = 2
 TIE_NATS = 1e-5  # scores nearer than this are equal; rounding must not choose an answer

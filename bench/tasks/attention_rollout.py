@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bench.errors import ConfigError, InapplicableError
 from bench.objectives.base import Objective
-from bench.protocols import encode
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.probe import encode
 
 BEFORE, END = "[before the text]", "[end]"  # BEFORE: a checkpoint's own opening token, such as [CLS]
 ROUNDING = 1e-4  # of a row's sum

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from bench.corpora.nltk import corpus_reader
+from bench.data.corpora.nltk import corpus_reader
+from bench.data.pairs import PairData
+from bench.data.tokens import TextData
 from bench.errors import InapplicableError as InapplicableError
-from bench.feature_cache import FeatureCache
-from bench.meter import Meter
 from bench.objectives.base import Objective
-from bench.pairs import PairData
-from bench.tokens import TextData
+from bench.tasks.feature_cache import FeatureCache
+from bench.tasks.meter import Meter
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,19 @@ from numpy.typing import NDArray
 from omegaconf import MISSING
 from scipy.special import gammaln
 
-from bench.corpora.base import Planted
-from bench.corpora.canaries import spell
+from bench.data.corpora.base import Planted
+from bench.data.corpora.canaries import spell
 from bench.errors import ConfigError, DataError, InapplicableError
 from bench.objectives.base import Objective
-from bench.scoring import DECIMALS, NAMES, Continuation, LikelihoodOptions, continuation_nats, require_kind
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.likelihood_ranking import (
+    DECIMALS,
+    NAMES,
+    Continuation,
+    LikelihoodOptions,
+    continuation_nats,
+    require_kind,
+)
 
 SEED = 0  # of the drawn secrets: the same for every strategy and every seed of it
 DRAWN = 128  # secrets drawn for each that is ranked, at most: others have more tokens or fewer
@@ -41,7 +48,7 @@ class Candidates:
 
 
 class Canaries(Task):
-    """The canaries that `bench.corpora.canaries` has planted, and its controls."""
+    """The canaries that `bench.data.corpora.canaries` has planted, and its controls."""
 
     @dataclass(frozen=True)
     class Options:

@@ -7,7 +7,7 @@ text of two words can reach CIDEr-D 10, and the ceiling says how far one can get
 
 chrF (Popović 2015) is the mean over images of sacrebleu's sentence score, with the best of the references;
 BLEU is sacrebleu's score of the corpus (case:mixed|eff:no|tok:13a|smooth:exp). Both run from 0 to 100.
-CIDEr-D is `bench.cider`'s.
+CIDEr-D is `bench.tasks.cider`'s.
 """
 
 from collections import Counter
@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from omegaconf import MISSING
 from torch import Tensor
 
-from bench.backbones.vision import n_patches
-from bench.budget import blocks_flops, head_flops, vision_flops
-from bench.cider import cider_d, words
-from bench.data import PairRows
+from bench.data.batches import PairRows
+from bench.data.pairs import PairArray
+from bench.data.tokenizer import PAD
 from bench.errors import ConfigError, DataError, InapplicableError
-from bench.joint_space import similarities, space
+from bench.models.flops import blocks_flops, head_flops, vision_flops
+from bench.models.vision import n_patches
 from bench.objectives.base import Objective
-from bench.pairs import PairArray
-from bench.protocols import check_fit, in_batches
 from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.vocabulary import PAD
+from bench.tasks.cider import cider_d, words
+from bench.tasks.probe import check_fit, in_batches
+from bench.tasks.retrieval_space import similarities, space
 
 N_SAMPLES = 8
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from bench.corpora.base import Split
-from bench.corpora.nltk import corpus_reader
+from bench.data.corpora.base import Split
+from bench.data.corpora.nltk import corpus_reader
 from bench.errors import ConfigError, DataError
 from bench.tasks.tagged import Sentence
 from bench.tasks.tagging import Tagging, TaggingOptions

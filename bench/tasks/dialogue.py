@@ -18,17 +18,23 @@ from omegaconf import MISSING
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from bench.contrastive import info_nce
-from bench.corpora.base import Split, split_of
-from bench.corpora.nltk import corpus_reader
-from bench.descent import descend, scaled
-from bench.dialogues import Exchange, candidates, check_corpus, read_exchanges
+from bench.data.corpora.base import Split, split_of
+from bench.data.corpora.nltk import corpus_reader
+from bench.data.tokenizer import EOS, PAD
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
-from bench.protocols import check_fit, hits, text_features
-from bench.scoring import Continuation, LikelihoodOptions, continuation_nats, normalised, require_positive
+from bench.objectives.contrastive import info_nce
 from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.vocabulary import EOS, PAD
+from bench.tasks.descent import descend, scaled
+from bench.tasks.dialogues import Exchange, candidates, check_corpus, read_exchanges
+from bench.tasks.likelihood_ranking import (
+    Continuation,
+    LikelihoodOptions,
+    continuation_nats,
+    normalised,
+    require_positive,
+)
+from bench.tasks.probe import check_fit, hits, text_features
 
 TURN_END = "\n"  # between turns, for every strategy
 

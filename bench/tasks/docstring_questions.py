@@ -23,14 +23,14 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from bench.corpora.base import Document, Split, split_of
-from bench.corpora.docstrings import Docstrings
+from bench.data.corpora.base import Document, Split, split_of
+from bench.data.corpora.docstrings import Docstrings
+from bench.data.shards import SPLITS
+from bench.data.tokens import load_documents
 from bench.errors import ConfigError
-from bench.shards import SPLITS
 from bench.tasks.answers import Question, normalised
 from bench.tasks.base import Setting
 from bench.tasks.question_answering import QuestionAnswering, QuestionAnsweringOptions
-from bench.tokens import load_documents
 
 NUMPYDOC = re.compile(r"^Parameters\n-{3,}[ ]*\n", re.MULTILINE)
 NUMPYDOC_ENTRY = re.compile(r"^(?P<name>\w+) ?: (?P<type>\S.*)\n(?P<text>(?:[ \t]+\S.*\n?)*)", re.MULTILINE)

@@ -1,7 +1,7 @@
 """Generation: prompts from held-out documents, continued by each strategy in its own way, and judged as text.
 
-The judge is an n-gram model of bytes (`bench.ngrams`), fitted to the training split: independent of every
-strategy and every tokenizer. It rewards what is frequent, so that a text that goes round in circles can
+The judge is an n-gram model of bytes (`bench.tasks.ngrams`), fitted to the training split: independent of
+every strategy and every tokenizer. It rewards what is frequent, so that a text that goes round in circles can
 please it better than a human one: read it beside distinct-n and the repetition rate, and beside what the
 held-out text itself gets (`ceiling`), which is the aim for all of them rather than their best value.
 """
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from omegaconf import MISSING
 from torch import Tensor
 
-from bench import ngrams
-from bench.diversity import distinct, repetition, self_bleu, words
+from bench.data.tokenizer import EOS
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
-from bench.sampling import Sampling, unigram_texts
+from bench.objectives.sampling import Sampling, unigram_texts
+from bench.tasks import ngrams
 from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.vocabulary import EOS
+from bench.tasks.diversity import distinct, repetition, self_bleu, words
 
 DISTINCT_ORDERS = (1, 2, 3)
 REPEATED_ORDER = 4  # of Welleck et al.

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bench.corpora.base import Split, split_of
-from bench.corpora.nltk import corpus_reader
+from bench.data.corpora.base import Split, split_of
+from bench.data.corpora.nltk import corpus_reader
 from bench.errors import DataError
 from bench.tasks.tagged import Sentence
 from bench.tasks.tagging import Tagging, TaggingOptions

@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from omegaconf import MISSING
 from torch import Tensor
 
-from bench.corpora import openmoji
-from bench.data import PairRows
+from bench.data.batches import PairRows
+from bench.data.corpora import openmoji
+from bench.data.pairs import PairArray
 from bench.errors import ConfigError, DataError, InapplicableError
-from bench.joint_space import JointSpace, similarities, space, through_tower
 from bench.objectives.base import Objective
-from bench.pairs import PairArray
-from bench.protocols import check_fit, encode, hits, probe
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.probe import check_fit, encode, hits, probe
+from bench.tasks.retrieval_space import JointSpace, similarities, space, through_tower
 
 EMOJI_GROUP = "emoji_group"
 N_SAMPLES = 8

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.errors import ConfigError
-from bench.protocols import hits
 from bench.tasks.base import Measured
+from bench.tasks.probe import hits
 
 
 def check_label_budgets(budgets: Sequence[int | None], max_labels: int, items: str = "labels") -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from bench.corpora.base import Split, split_of
-from bench.corpora.docstrings import Docstrings
-from bench.shards import SPLITS
+from bench.data.corpora.base import Split, split_of
+from bench.data.corpora.docstrings import Docstrings
+from bench.data.shards import SPLITS
+from bench.data.tokens import load_documents
 from bench.tasks.base import Setting
 from bench.tasks.text_classification import ClassificationOptions, TextClassification
-from bench.tokens import load_documents
 
 # A library's own names give the label away: its import names and usual aliases become one word.
 ALIASES = ("np", "pd", "nx", "plt", "mpl", "sp", "sns", "scikit-learn", "scikits", "pyplot", "torch")

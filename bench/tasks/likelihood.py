@@ -14,12 +14,12 @@ from omegaconf import MISSING
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from bench.data import TextRows
+from bench.data.batches import TextRows
+from bench.data.tokenizer import EOS
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Likelihood, Objective, TextNLL
-from bench.scoring import NAMES, SEED, prediction_flops, require_kind, require_positive
 from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.vocabulary import EOS
+from bench.tasks.likelihood_ranking import NAMES, SEED, prediction_flops, require_kind, require_positive
 
 
 class BitsPerByte(Task):

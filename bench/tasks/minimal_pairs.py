@@ -1,7 +1,7 @@
 """Minimal pairs: is a grammatical sentence likelier than its ungrammatical twin? (BLiMP, arXiv:1912.00582)
 
 Any JSONL file in BLiMP's format, or a folder of them (its 67 phenomena); without a path, pairs made of
-held-out sentences of the run's own text corpus by the rules of `bench.corruptions`. Equally likely: a half.
+held-out sentences of the run's own text corpus by the rules of `bench.tasks.corruptions`. Ties count a half.
 """
 
 import json
@@ -16,13 +16,19 @@ from numpy.typing import NDArray
 from omegaconf import MISSING
 from tokenizers import Tokenizer
 
-from bench.corruptions import Pair, corrupted, sentences
+from bench.data.tokenizer import EOS
+from bench.data.tokens import TextData
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
-from bench.scoring import Continuation, LikelihoodOptions, continuation_nats, normalised, require_positive
 from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.tokens import TextData
-from bench.vocabulary import EOS
+from bench.tasks.corruptions import Pair, corrupted, sentences
+from bench.tasks.likelihood_ranking import (
+    Continuation,
+    LikelihoodOptions,
+    continuation_nats,
+    normalised,
+    require_positive,
+)
 
 MOST_TOKENS = 2_000_000  # of the test split; a large corpus need not be read whole
 N_SHOWN = 5  # pairs of each outcome among the samples

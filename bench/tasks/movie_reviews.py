@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench.corpora.base import Split, split_of
-from bench.corpora.nltk import corpus_reader
+from bench.data.corpora.base import Split, split_of
+from bench.data.corpora.nltk import corpus_reader
 from bench.tasks.base import Setting
 from bench.tasks.text_classification import ClassificationOptions, TextClassification
 

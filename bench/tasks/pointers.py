@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import protocols
-from bench.meter import Meter
+from bench.data.tokenizer import PAD
 from bench.objectives.base import Attention, Objective
+from bench.tasks import probe
 from bench.tasks.answer_windows import Windows
-from bench.vocabulary import PAD
+from bench.tasks.meter import Meter
 
 PENALTY = 1 / (2 * 0.1)  # of squared weights beside the summed loss: as in the probe of classification
 MAX_STEPS = 100
@@ -34,7 +34,7 @@ def frozen_states(model: Objective, windows: Windows, attention: Attention) -> T
     """(W, C, D) on CPU, zero where padded; in batches of similar length."""
     model.eval()
     found = torch.zeros(len(windows), windows.n_candidates, model.shapes.model.d_model)
-    for index in windows.length.argsort(stable=True).split(protocols.EVALUATION_BATCH):
+    for index in windows.length.argsort(stable=True).split(probe.EVALUATION_BATCH):
         states = states_at(model, windows, index, attention).cpu()
         _, is_real = windows.candidates(index)
         found[index, : states.shape[1]] = states * is_real[:, :, None]
@@ -45,7 +45,7 @@ def frozen_states(model: Objective, windows: Windows, attention: Attention) -> T
 def pointer_logits(model: Objective, head: nn.Module, windows: Windows, attention: Attention) -> Tensor:
     """(W, C, 2) of a fine-tuned model and its head; padding has no meaning."""
     found = torch.zeros(len(windows), windows.n_candidates, 2)
-    for index in windows.length.argsort(stable=True).split(protocols.EVALUATION_BATCH):
+    for index in windows.length.argsort(stable=True).split(probe.EVALUATION_BATCH):
         logits = head(states_at(model, windows, index, attention)).cpu()
         found[index, : logits.shape[1]] = logits
     return found

@@ -21,16 +21,16 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor, nn
 
-from bench.corpora.base import Split
+from bench.data.corpora.base import Split
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Attention, Objective
-from bench.protocols import Tuning, as_attention, fine_tune
 from bench.tasks.answer_windows import Windows, cut
 from bench.tasks.answers import Question
 from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.exam import Exam, Grades
 from bench.tasks.label_budgets import check_label_budgets, n_labels
 from bench.tasks.pointers import fit_pointers, frozen_states, pointer_logits, pointer_loss, states_at
+from bench.tasks.probe import Tuning, as_attention, fine_tune
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench.corpora.base import Split
-from bench.corpora.nltk import corpus_reader
+from bench.data.corpora.base import Split
+from bench.data.corpora.nltk import corpus_reader
 from bench.errors import DataError
 from bench.tasks.base import Setting
 from bench.tasks.text_classification import ClassificationOptions, TextClassification

@@ -10,12 +10,12 @@ import torch
 from omegaconf import MISSING
 from torch import Tensor
 
-from bench.data import PairRows
+from bench.data.batches import PairRows
 from bench.errors import ConfigError
-from bench.joint_space import space
 from bench.objectives.base import Objective
-from bench.protocols import check_fit, hits
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.probe import check_fit, hits
+from bench.tasks.retrieval_space import space
 
 RECALLS = (1, 5, 10)
 

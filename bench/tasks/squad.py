@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from bench.corpora.base import Split, split_of
+from bench.data.corpora.base import Split, split_of
 from bench.errors import ConfigError, DataError
 from bench.tasks.answers import Question
 from bench.tasks.base import Setting

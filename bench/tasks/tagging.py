@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from omegaconf import MISSING
 from torch import Tensor, nn
 
-from bench.corpora.base import Split
+from bench.data.corpora.base import Split
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
-from bench.protocols import Tuning, as_attention, fine_tune, probe
 from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.label_budgets import check_label_budgets, n_labels
+from bench.tasks.probe import Tuning, as_attention, fine_tune, probe
 from bench.tasks.tag_scores import Counts, SpanF1, TagScore
 from bench.tasks.tagged import Lesson, Part, Sentence, lesson_of, uncounted
 from bench.tasks.word_probe import says_something

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from omegaconf import MISSING
 from torch import Tensor, nn
 
-from bench.corpora.base import Split
+from bench.data.corpora.base import Split
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
-from bench.protocols import (
+from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.label_budgets import Budget, Items, Texts, check_label_budgets, cut, in_turns, sizes
+from bench.tasks.probe import (
     Tuned,
     Tuning,
     as_attention,
@@ -32,8 +34,6 @@ from bench.protocols import (
     text_features,
     trimmed,
 )
-from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.tasks.label_budgets import Budget, Items, Texts, check_label_budgets, cut, in_turns, sizes
 
 PROTOCOLS = ("probe", "finetune", "layers")
 

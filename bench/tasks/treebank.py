@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.corpora.base import Split, split_of
-from bench.corpora.nltk import corpus_reader
+from bench.data.corpora.base import Split, split_of
+from bench.data.corpora.nltk import corpus_reader
 from bench.errors import DataError
 from bench.tasks.tag_scores import TagScore, WordAccuracy
 from bench.tasks.tagged import Sentence

@@ -14,9 +14,9 @@ import torch
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
-from bench import protocols
+from bench.data.tokenizer import EOS, PAD
 from bench.objectives.base import Attention, Objective
-from bench.vocabulary import EOS, PAD
+from bench.tasks import probe
 
 NOT_READ = -1
 
@@ -129,7 +129,7 @@ def all_words(model: Objective, text: Windows, attention: Attention) -> Tensor:
     model.eval()
     states = torch.full((len(text.has_state), model.shapes.model.d_model), torch.nan, device=model.device)
     lengths = (text.tokens != PAD).sum(dim=1)
-    for index in lengths.argsort(stable=True).split(protocols.EVALUATION_BATCH):
+    for index in lengths.argsort(stable=True).split(probe.EVALUATION_BATCH):
         words, found = read_words(model, text.tokens[index], text.owner[index], attention)
         states[words.to(model.device)] = found
     return states

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.compose import compose_config, compose_runs
-from bench.spec import RunSpec
+from bench.config.compose import compose_config, compose_runs
+from bench.config.run_spec import RunSpec
 
 
 def one(*overrides: str) -> RunSpec:

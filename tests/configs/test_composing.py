@@ -9,8 +9,8 @@ import pytest
 from command_lines import composed_whole, many, one
 from omegaconf import OmegaConf
 
+from bench.config.checks import validate
 from bench.errors import ConfigError
-from bench.validation import validate
 
 
 def resolved(overrides: Sequence[str]) -> Any:

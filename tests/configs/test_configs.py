@@ -11,11 +11,12 @@ from command_lines import composed_whole, many, one
 from omegaconf import OmegaConf
 from toy_models import CONF, stems
 
-from bench import budget, schema
-from bench.compose import compose_config
+from bench.config import schema
+from bench.config.checks import validate
+from bench.config.compose import compose_config
+from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError
-from bench.spec import RunSpec
-from bench.validation import validate
+from bench.models import flops
 
 GROUPS = sorted(
     path.relative_to(CONF).as_posix()
@@ -82,7 +83,7 @@ def test_a_models_name_is_its_number_of_parameters(stem: str):
     value, unit = re.fullmatch(r"([\d.]+)([mb])", stem).groups()  # type: ignore[union-attr]
     named = float(value) * {"m": 1e6, "b": 1e9}[unit]
     model = schema.Model(**OmegaConf.load(CONF / "model" / f"{stem}.yaml"))  # type: ignore[arg-type]
-    counted = budget.text_parameters(model, int(stated[1].replace(",", "")))
+    counted = flops.text_parameters(model, int(stated[1].replace(",", "")))
     assert counted == pytest.approx(named, rel=TOLERANCE)
 
 

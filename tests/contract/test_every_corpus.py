@@ -13,8 +13,8 @@ import pytest
 from omegaconf import OmegaConf
 from toy_models import CONF, stems
 
-from bench.build import build, find_class
-from bench.corpora.base import Corpus, Document, Pair, PairCorpus, TextCorpus
+from bench.config.build import build, find_class
+from bench.data.corpora.base import Corpus, Document, Pair, PairCorpus, TextCorpus
 from bench.errors import ConfigError, DataError
 
 BASES: dict[str, Any] = {"text": TextCorpus, "pairs": PairCorpus}

@@ -26,11 +26,13 @@ from toy_models import (
     strategy_node,
 )
 
-from bench import budget, checkpoint, optim
-from bench.build import build, find_class
+from bench.config.build import build, find_class
 from bench.errors import ConfigError, InapplicableError
+from bench.models import flops
+from bench.models.pooling import POOLINGS
+from bench.objectives import optim
 from bench.objectives.base import Objective
-from bench.pooling import POOLINGS
+from bench.training import checkpoint
 
 STRATEGIES = stems("strategy") + sorted(path.stem for path in EXAMPLE.glob("strategy/*.yaml"))
 N_STEPS = 60  # where a step's number of targets, or its objective, is drawn
@@ -67,7 +69,7 @@ def test_the_backbone_has_the_parameters_that_the_budget_counts(stem: str):
     model = make_strategy(stem)
     counted = sum(p.numel() for p in model.backbone.parameters())
     vocab_size = SHAPES.vocab_size + model.n_extra_tokens(model.options, SHAPES)
-    assert counted == budget.text_parameters(SHAPES.model, vocab_size)
+    assert counted == flops.text_parameters(SHAPES.model, vocab_size)
 
 
 @every_strategy_here

@@ -17,22 +17,22 @@ from torch.testing import assert_close
 from toy_data import ToyPairs, prepare
 from toy_models import CONF, SHAPES, make_strategy, stems
 
-from bench import protocols
-from bench.audit import Constant
-from bench.build import build, find_class
-from bench.corpora.base import Pair, split_of
+from bench.config.build import build, find_class
+from bench.data.corpora.base import Pair, split_of
+from bench.data.pairs import prepare_pairs
+from bench.data.shards import SPLITS
+from bench.data.tokenizer import PAD
 from bench.errors import ConfigError, InterruptedRunError
-from bench.feature_cache import FeatureCache
 from bench.objectives.base import Attention, Objective, Shapes, TextNLL
 from bench.objectives.endpoint import EndpointReference
 from bench.objectives.scratch import Scratch
-from bench.pairs import prepare_pairs
-from bench.shards import SPLITS
+from bench.tasks import probe
+from bench.tasks.audit import Constant
 from bench.tasks.base import InapplicableError, Outcome, Setting, Task
+from bench.tasks.feature_cache import FeatureCache
 from bench.tasks.generation import token_shares
 from bench.tasks.library import MASKED, Library
 from bench.tasks.sentence_polarity import SentencePolarity
-from bench.vocabulary import PAD
 
 TOY_TASKS = Path(__file__).parents[1] / "toy_tasks"
 NODES: dict[str, dict[str, Any]] = {}
@@ -164,7 +164,7 @@ def test_scores_do_not_depend_on_the_batch_size_of_the_evaluation(
     task = make_task(name)
     model = able(task, setting)
     at_once = task.evaluate(model, setting)
-    monkeypatch.setattr(protocols, "EVALUATION_BATCH", 3)
+    monkeypatch.setattr(probe, "EVALUATION_BATCH", 3)
     assert_same_scores(task.evaluate(model, afresh(setting)), at_once)
 
 

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from bench.endpoint import Access, Served
+from bench.models.api_client import Access, Served
 
 KEY = "key-that-no-file-may-hold-4711"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from harness import BENCH, Place
 
-from bench import checkpoint
-from bench.callbacks import validation_steps
 from bench.cli import main
-from bench.tracking import curve, read_metrics
+from bench.training import checkpoint
+from bench.training.callbacks import validation_steps
+from bench.training.loggers import curve, read_metrics
 
 GROUPS = "corpus/text=text_files", "corpus.text.split_by=document"
 Run = tuple[int, str, str]

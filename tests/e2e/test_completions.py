@@ -16,9 +16,9 @@ from harness import Place
 from served_model import KEY, Server, own_nll, start, write_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bench.endpoint import Access, Endpoint, Served
 from bench.errors import BenchError, ConfigError, DataError
 from bench.evaluations import read_evaluations, results_of
+from bench.models.api_client import Access, Endpoint, Served
 from bench.records import read_record
 
 pytest.importorskip("openai")

@@ -84,7 +84,14 @@ def test_two_nodes_give_the_weights_of_one_process(place: Place, study: Place):
     config = place.folders()["clm"] / "config.json"
     assert str(config.relative_to(place.folder)) in refused.stderr
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
-    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "-m", "bench.worker"]
+    torchrun += [
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        f"localhost:{port}",
+        "-m",
+        "bench.sweep.torchrun_worker",
+    ]
     env = os.environ | {MARK: place.mark, "OMP_NUM_THREADS": "1"}
     nodes = [subprocess.Popen([*torchrun, config], cwd=place.folder, env=env) for _ in range(2)]
     assert [node.wait(timeout=240) for node in nodes] == [0, 0]

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from bench.cli import main
-from bench.export import load
 from bench.records import RunRecord, write_record
+from bench.sweep.export import load
 
 transformers = pytest.importorskip("transformers")
 

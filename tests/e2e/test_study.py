@@ -112,7 +112,7 @@ def test_a_finished_study_is_skipped_at_once(study: Place, monkeypatch: pytest.M
     assert contents(records) == before
     assert {p: p.stat().st_mtime_ns for p in runs.rglob("*")} == touched  # no worker came near
     imported = re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE)
-    assert "bench.launchers" in imported
+    assert "bench.sweep.launchers" in imported
     assert "torch" not in imported  # it would take longer than all the rest
 
 

@@ -8,12 +8,12 @@ import pytest
 from harness import Place
 from test_resume import steps_logged
 
-from bench import sharing
-from bench.compose import compose_runs
-from bench.display import Display
+from bench.config.compose import compose_runs
+from bench.config.run_spec import RunSpec
 from bench.evaluations import TaskResult, read_evaluations, results_of, write_evaluation
 from bench.records import write_record
-from bench.spec import RunSpec
+from bench.sweep import locks
+from bench.sweep.progress import Display
 
 
 def outcome(launcher: "subprocess.Popen[str]") -> tuple[int, str, str]:
@@ -55,22 +55,22 @@ def fail(spec: RunSpec) -> str:
 def test_what_failed_before_is_tried_again_and_what_fails_elsewhere_meanwhile_is_not(spec: RunSpec):
     fail(spec)
     before = spec.version()
-    assert sharing.ended(spec, before) is None
+    assert locks.ended(spec, before) is None
     fail(spec)
-    assert sharing.ended(spec, before) == "failed"
-    assert sharing.ended(spec, None) is None
+    assert locks.ended(spec, before) == "failed"
+    assert locks.ended(spec, None) is None
 
 
 def test_a_run_whose_tasks_failed_elsewhere_has_failed_and_one_stopped_half_way_has_not(spec: RunSpec):
     before = spec.version()
     write_record(spec.record("finished"), spec.records)
-    assert sharing.ended(spec, before) is None
+    assert locks.ended(spec, before) is None
     write_evaluation(spec.failed_evaluation("out of luck"), spec.evaluations)
-    assert sharing.ended(spec, before) == "failed"
-    assert sharing.ended(spec, spec.version()) is None
+    assert locks.ended(spec, before) == "failed"
+    assert locks.ended(spec, spec.version()) is None
     good = [TaskResult(name, "finished", dict(node)) for name, node in spec.pending_tasks().items()]
     write_evaluation(spec.evaluation(good, "1999-01-01T00:00:00+00:00"), spec.evaluations)
-    assert sharing.ended(spec, spec.version()) == "finished"
+    assert locks.ended(spec, spec.version()) == "finished"
 
 
 def test_a_run_whose_owner_is_gone_without_a_word_is_done_here(spec: RunSpec):
@@ -81,7 +81,7 @@ def test_a_run_whose_owner_is_gone_without_a_word_is_done_here(spec: RunSpec):
         return {spec.run_id: "busy" if len(asked) == 1 else "finished" for spec in specs}
 
     with Display(1, 0) as display:
-        assert sharing.share([spec], do, display) == {spec.run_id: "finished"}
+        assert locks.share([spec], do, display) == {spec.run_id: "finished"}
     assert asked == [1, 1]
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from bench.budget import StepCost, blocks_flops, head_flops, rows_per_step
-from bench.objectives.base import Batch, Loss, ObjectiveOptions, TextObjective
+from bench.data.batches import Batch
+from bench.models.flops import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.objectives.base import Loss, ObjectiveOptions, TextObjective
 
 
 class ReversedLM(TextObjective):

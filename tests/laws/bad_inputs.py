@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-import bench.launchers.local
+import bench.sweep.launchers.local
 from bench.cli import main
 from bench.errors import BenchError
 
@@ -60,7 +60,7 @@ class Bench:
         self.capsys = capsys
         self.started: list[str] = []
         for name in ("_run_here", "_run_in_pool"):
-            monkeypatch.setattr(bench.launchers.local, name, self._start)
+            monkeypatch.setattr(bench.sweep.launchers.local, name, self._start)
 
     def _start(self, specs: Any, *_: Any) -> dict[str, str]:
         self.started += [spec.label for spec in specs]

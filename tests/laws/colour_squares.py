@@ -16,13 +16,13 @@ from torch import Tensor
 from toy_data import prepare
 from toy_models import CONF, SHAPES, make_strategy
 
-from bench.build import build
-from bench.corpora.base import Document, split_of
+from bench.config.build import build
+from bench.data.corpora.base import Document, split_of
+from bench.data.pairs import PairData, prepare_pairs
+from bench.data.tokenizer import PAD
 from bench.objectives.scratch import Scratch
-from bench.pairs import PairData, prepare_pairs
-from bench.protocols import encode
 from bench.tasks.base import Outcome, Setting, Task
-from bench.vocabulary import PAD
+from bench.tasks.probe import encode
 
 COLOURS = {"red": (220, 0, 0), "green": (0, 220, 0), "blue": (0, 0, 220), "grey": (90, 90, 90)}
 NAMES = [*COLOURS, "violet"]

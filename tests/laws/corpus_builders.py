@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from bench.build import build
-from bench.corpora.base import PairCorpus, TextCorpus
+from bench.config.build import build
+from bench.data.corpora.base import PairCorpus, TextCorpus
 from bench.errors import BenchError
 
 CONF = Path(__file__).parents[2] / "conf" / "corpus"

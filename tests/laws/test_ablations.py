@@ -10,7 +10,7 @@ from torch.utils import deterministic
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy_models import OPTIM, make_strategy, rows_for, with_pretraining
 
-from bench import optim
+from bench.objectives import optim
 from bench.objectives.base import Objective
 from bench.speed.ablations import WAYS, ablated
 from bench.speed.contract import ABLATIONS, ALL_PLAIN

@@ -9,13 +9,13 @@ from omegaconf import OmegaConf
 from toy_runs import ToyRun, make_run, tables_of
 
 from bench.analysis import aggregate
-from bench.analysis.across_tasks import across_tasks, improvement, suite
 from bench.analysis.stats import LEVEL, resamples
 from bench.analysis.table import Arm, Tables
 from bench.analysis.text import plain
-from bench.build import build
-from bench.figures.base import Figure, render
+from bench.config.build import build
 from bench.records import Score
+from bench.report.across_tasks import across_tasks, improvement, suite
+from bench.report.figures.base import Figure, render
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TASKS = ("a", "b", "c")

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from toy_runs import CLM, make_run, tables_of, toy_runs, toy_tables
 
-from bench.analysis import stats, views
+from bench.analysis import stats
 from bench.analysis.compare import baseline_cell, choose, pooled, summaries
-from bench.analysis.csv_tables import csv_tables
 from bench.analysis.decision import Decision, decisions, needs
-from bench.analysis.learning import learning
-from bench.analysis.provenance import warnings
 from bench.analysis.table import Arm, Cell, Measure, Tables
 from bench.analysis.text import latex_escape, markdown_escape, plain, with_seeds
 from bench.records import CurvePoint, Divergence, RunRecord, Score, Spent, read_record, write_record
+from bench.report import views
+from bench.report.csv_tables import csv_tables
+from bench.report.learning import learning
+from bench.report.provenance import warnings
 
 PROBE = Measure("probe", "accuracy")
 

@@ -8,9 +8,9 @@ import torch
 from tokenizers import Tokenizer
 from torchmetrics.functional.text import squad as torchmetrics_squad
 
+from bench.data.tokenizer import EOS, PAD, train_tokenizer
 from bench.tasks.answer_windows import Windows, best_spans, cut, token_span
 from bench.tasks.answers import Golds, Question, normalised
-from bench.vocabulary import EOS, PAD, train_tokenizer
 
 # Scores: cases worked by hand from the definitions in evaluate-v2.0.py
 

@@ -14,17 +14,17 @@ from toy_checkpoints import MAKERS, write_checkpoint
 from toy_data import ToyPairs, assert_one_line, prepare, toy_pairs
 from toy_models import OPTIM, SHAPES, make_strategy, ragged_tokens, strategy_node
 
-from bench.backbones.checkpoint import load
-from bench.backbones.transformer import Attention, Transformer
-from bench.build import build
+from bench.config.build import build
+from bench.data.pairs import prepare_pairs
+from bench.data.pretrained_files import open_checkpoint
+from bench.data.tokenizer import PAD, load_tokenizer
 from bench.errors import ConfigError, InapplicableError
+from bench.models.from_huggingface import load
+from bench.models.transformer import Attention, Transformer
 from bench.objectives.base import Core, Objective, Shapes
-from bench.pairs import prepare_pairs
-from bench.pretrained import open_checkpoint
-from bench.protocols import encode
 from bench.tasks.attention_rollout import BEFORE, END, AttentionRollout, rollout
 from bench.tasks.base import Outcome, Setting
-from bench.vocabulary import PAD, load_tokenizer
+from bench.tasks.probe import encode
 
 TEXT = "document no. 1"
 LENGTH = 24

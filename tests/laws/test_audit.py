@@ -11,16 +11,16 @@ from toy_data import ToyPairs, prepare
 from toy_models import OPTIM, SHAPES
 from toy_runs import make_run, results_from, tables_of
 
-from bench.analysis.auditing import auditing, failures
-from bench.audit import Audit
 from bench.audits import AuditCheck, AuditRecord, read_audit, write_audit
-from bench.corpora.base import Pair
+from bench.data.corpora.base import Pair
+from bench.data.pairs import prepare_pairs
 from bench.errors import DataError
 from bench.objectives.base import Objective, Shapes
-from bench.pairs import prepare_pairs
-from bench.protocols import hits, probe, text_features
 from bench.records import Score
+from bench.report.auditing import auditing, failures
+from bench.tasks.audit import Audit
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.probe import hits, probe, text_features
 
 TOY = Shapes(model=SHAPES.model, vocab_size=300, sequence_length=12, caption_length=6, image_size=8)
 N = 200

@@ -9,16 +9,16 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_models import MODEL, SHAPES, make_strategy, ragged_tokens, text_rows
 
-from bench import budget
-from bench.backbones.heads import PredictionHead
-from bench.backbones.rope import Rope, RotatedHeads
-from bench.backbones.transformer import INIT_STD, Transformer
-from bench.backbones.vision import VisionTower, n_patches, to_float
+from bench.config.schema import Model
+from bench.data.tokenizer import PAD
 from bench.errors import ConfigError
-from bench.modernbert import stock_model, stock_weights
-from bench.pooling import pool
-from bench.schema import Model
-from bench.vocabulary import PAD
+from bench.models import flops
+from bench.models.heads import PredictionHead
+from bench.models.pooling import pool
+from bench.models.rope import Rope, RotatedHeads
+from bench.models.transformer import INIT_STD, Transformer
+from bench.models.vision import VisionTower, n_patches, to_float
+from bench.objectives.to_huggingface import stock_model, stock_weights
 
 CUT_NORMAL_STD = 0.8796  # of a standard normal cut at two standard deviations
 
@@ -177,11 +177,11 @@ def test_parameters_are_those_that_the_budget_counts():
     head = PredictionHead(backbone.embedding)
     tower = VisionTower(MODEL, 8)
     counted = {id(p): p.numel() for p in [*backbone.parameters(), *head.parameters()]}
-    expected = budget.text_parameters(MODEL, 64) + budget.head_parameters(MODEL, 64)
+    expected = flops.text_parameters(MODEL, 64) + flops.head_parameters(MODEL, 64)
     assert sum(counted.values()) == expected
-    assert sum(p.numel() for p in tower.parameters()) == budget.vision_parameters(MODEL, 4)
+    assert sum(p.numel() for p in tower.parameters()) == flops.vision_parameters(MODEL, 4)
     # By hand: embedding 64 x 32; two blocks of 4 x 32^2 + 3 x 32 x 48; five norms of 32.
-    assert budget.text_parameters(MODEL, 64) == 2048 + 2 * (4096 + 4608) + 5 * 32
+    assert flops.text_parameters(MODEL, 64) == 2048 + 2 * (4096 + 4608) + 5 * 32
 
 
 # Vision

@@ -11,8 +11,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from toy_checkpoints import LENGTH, opened, write_checkpoint
 
+from bench.data.pretrained_files import open_checkpoint
 from bench.errors import ConfigError
-from bench.pretrained import open_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.corpora.base import Pair, Skipped
+from bench.data.corpora.base import Pair, Skipped
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -72,7 +72,7 @@ assert len(NO_IMAGES) >= LEAST["images"]
 
 def pairs_of(monkeypatch: pytest.MonkeyPatch, images: list[Any], captions: list[Any]) -> list[Pair | Skipped]:
     """What the corpus makes of rows."""
-    import bench.corpora.hf_image_text as corpus
+    import bench.data.corpora.hf_image_text as corpus
 
     class Rows(list[dict[str, Any]]):
         features = None

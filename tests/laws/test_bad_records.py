@@ -17,17 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_runs import toy_runs, write_study
 
-from bench import side_by_side
 from bench.analysis.claims import read_claims
-from bench.analysis.csv_tables import csv_tables, csv_text
-from bench.analysis.items import read_items
 from bench.analysis.table import load
 from bench.audits import AuditCheck, AuditRecord, read_audit, write_audit
+from bench.config.run_spec import read_spec
 from bench.errors import printable
 from bench.evaluations import read_evaluation
+from bench.items import read_items
 from bench.reading import MisfitError, typed
 from bench.records import Score, read_record
-from bench.spec import read_spec
+from bench.report import side_by_side
+from bench.report.csv_tables import csv_tables, csv_text
 
 MARK = "touched"
 
@@ -168,8 +168,6 @@ def cli(
     good: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Bench:
     """The command line in a folder with the study."""
-    import bench.export  # torch and transformers take their seconds once
-    import bench.fill  # noqa: F401
 
     shutil.copytree(good, tmp_path / "experiments/toy")
     monkeypatch.chdir(tmp_path)

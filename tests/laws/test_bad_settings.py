@@ -9,8 +9,8 @@ from bad_inputs import LEAST, Bench, assert_one_line, many
 from hypothesis import given
 from hypothesis import strategies as st
 
-import bench.launch
-from bench.compose import compose_runs
+import bench.sweep.sweep
+from bench.config.compose import compose_runs
 from bench.errors import ConfigError, printable
 from bench.records import STUDY_NAME
 
@@ -69,7 +69,7 @@ def poisons(key: str, usual: Any) -> list[str]:
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Bench:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench.launch, "prepare", lambda spec: None)
+    monkeypatch.setattr(bench.sweep.sweep, "prepare", lambda spec: None)
     return Bench(monkeypatch, capsys)
 
 

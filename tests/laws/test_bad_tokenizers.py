@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from bad_inputs import LEAST, assert_one_line, refusal
 
+from bench.data.pretrained_files import open_checkpoint
 from bench.errors import printable
-from bench.pretrained import open_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_a_checkpoint_that_is_a_pickle_is_refused_and_nothing_in_it_runs(
 ):
     from test_bad_records import MARK, traps
 
-    from bench.backbones.checkpoint import load
+    from bench.models.from_huggingface import load
 
     monkeypatch.chdir(tmp_path)
     folder = shutil.copytree(checkpoint, tmp_path / "copy")
@@ -99,7 +99,7 @@ def test_a_checkpoint_that_is_a_pickle_is_refused_and_nothing_in_it_runs(
 def test_weights_that_are_no_numbers_give_none(checkpoint: Path, tmp_path: Path):
     from safetensors.torch import load_file, save_file
 
-    from bench.backbones.checkpoint import load
+    from bench.models.from_huggingface import load
 
     folder = shutil.copytree(checkpoint, tmp_path / "copy")
     weights = {name: tensor * np.nan for name, tensor in load_file(folder / "model.safetensors").items()}
@@ -113,7 +113,7 @@ def test_code_beside_a_checkpoint_is_never_run(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    from bench.fill import fill
+    from bench.models.fill import fill
 
     folder = shutil.copytree(checkpoint, tmp_path / "copy")
     (folder / "evil.py").write_text("import os; os.mkdir('touched')")

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from bench import budget
-from bench.budget import StepCost, n_epochs, n_steps, rows_per_step
+from bench.config.schema import Budget, Model
 from bench.errors import ConfigError
-from bench.schema import Budget, Model
+from bench.models import flops
+from bench.models.flops import StepCost, n_epochs, n_steps, rows_per_step
 
 ONE = Model(d_model=2, n_layers=1, n_heads=1, d_ff=3, patch_size=4)
 COST = StepCost(rows=4, forward_tokens=100, supervised_tokens=30, flops=1e6)
@@ -20,43 +20,43 @@ def bought(**limits: float) -> int:
 
 def test_parameters_by_hand():
     # One block: attention 4 x 2 x 2, feed-forward 3 x 2 x 3, and three norms of 2.
-    assert budget.block_parameters(ONE) == 16 + 18 + 6
-    assert budget.block_parameters(replace(ONE, n_layers=2)) == 2 * (16 + 18) + 10
-    assert budget.text_parameters(ONE, 10) == 20 + 40
-    assert budget.head_parameters(ONE, 10) == 4 + 2 + 10
-    assert budget.vision_parameters(ONE, 9) == 3 * 16 * 2 + 9 * 2 + 40
+    assert flops.block_parameters(ONE) == 16 + 18 + 6
+    assert flops.block_parameters(replace(ONE, n_layers=2)) == 2 * (16 + 18) + 10
+    assert flops.text_parameters(ONE, 10) == 20 + 40
+    assert flops.head_parameters(ONE, 10) == 4 + 2 + 10
+    assert flops.vision_parameters(ONE, 9) == 3 * 16 * 2 + 9 * 2 + 40
 
 
 def test_forward_flops_by_hand():
     # Five positions: 2 FLOPs per weight and position, then scores and mix: 2 x 2 x 5 x 5 x 2.
-    assert budget.blocks_flops(ONE, 5) == 2 * 5 * 34 + 200
-    assert budget.blocks_flops(replace(ONE, n_layers=3), 5) == 3 * (2 * 5 * 34 + 200)
+    assert flops.blocks_flops(ONE, 5) == 2 * 5 * 34 + 200
+    assert flops.blocks_flops(replace(ONE, n_layers=3), 5) == 3 * (2 * 5 * 34 + 200)
     # Of which three are read: two are spared the last block's output matrix and its feed-forward.
     spared = 2 * 2 * (2 * 2 + 3 * 2 * 3)
-    assert budget.blocks_flops(ONE, 5, 3) == budget.blocks_flops(ONE, 5) - spared
-    assert budget.blocks_flops(replace(ONE, n_layers=3), 5, 3) == 3 * (2 * 5 * 34 + 200) - spared
-    assert budget.head_flops(ONE, 10, 3) == 2 * 3 * (4 + 20)
+    assert flops.blocks_flops(ONE, 5, 3) == flops.blocks_flops(ONE, 5) - spared
+    assert flops.blocks_flops(replace(ONE, n_layers=3), 5, 3) == 3 * (2 * 5 * 34 + 200) - spared
+    assert flops.head_flops(ONE, 10, 3) == 2 * 3 * (4 + 20)
     # Four patches of 48 values.
-    assert budget.patch_flops(ONE, 8) == 2 * 4 * 48 * 2
-    assert budget.vision_flops(ONE, 8) == 768 + budget.blocks_flops(ONE, 4)
+    assert flops.patch_flops(ONE, 8) == 2 * 4 * 48 * 2
+    assert flops.vision_flops(ONE, 8) == 768 + flops.blocks_flops(ONE, 4)
 
 
 def test_a_decoder_adds_cross_attention():
     # Four more matrices of 2 x 2 and a norm of 2, in each layer.
-    assert budget.decoder_parameters(ONE) == 40 + 16 + 2
-    assert budget.decoder_parameters(replace(ONE, n_layers=3)) == 3 * 34 + 7 * 2 + 3 * 18
+    assert flops.decoder_parameters(ONE) == 40 + 16 + 2
+    assert flops.decoder_parameters(replace(ONE, n_layers=3)) == 3 * 34 + 7 * 2 + 3 * 18
     # Three positions written, five read: queries and output of 3, keys and values of 5; then 3 x 5 scores.
     cross = 2 * 3 * 8 + 2 * 5 * 8 + 2 * 2 * 3 * 5 * 2
-    assert budget.decoder_flops(ONE, 3, 5) == budget.blocks_flops(ONE, 3) + cross
-    assert budget.decoder_flops(replace(ONE, n_layers=2), 3, 5) == 2 * budget.decoder_flops(ONE, 3, 5)
+    assert flops.decoder_flops(ONE, 3, 5) == flops.blocks_flops(ONE, 3) + cross
+    assert flops.decoder_flops(replace(ONE, n_layers=2), 3, 5) == 2 * flops.decoder_flops(ONE, 3, 5)
 
 
 def test_a_generator_is_narrow_blocks_between_projections():
     narrow = replace(ONE, d_model=1, d_ff=2)
     # Five positions in, three targets out: 2 x 1 weights each way, then 2 x 10 of the embedding.
-    expected = budget.blocks_flops(narrow, 5, 3) + 2 * 5 * 2 + 2 * 3 * (2 + 20)
-    assert budget.generator_flops(ONE, narrow, 10, 5, 3) == expected
-    assert budget.label_flops(ONE, 1, 5) == 2 * 5 * (4 + 2)
+    expected = flops.blocks_flops(narrow, 5, 3) + 2 * 5 * 2 + 2 * 3 * (2 + 20)
+    assert flops.generator_flops(ONE, narrow, 10, 5, 3) == expected
+    assert flops.label_flops(ONE, 1, 5) == 2 * 5 * (4 + 2)
 
 
 def test_a_step_is_forward_and_twice_that_backward_but_data_has_no_gradient():

@@ -17,19 +17,19 @@ from torch import Tensor
 from toy_data import SETTINGS, ToyPairs, ToyText, assert_one_line, prepare, texts_of, toy_documents, toy_pairs
 from toy_models import OPTIM, SHAPES, make_strategy
 
-from bench.corpora.base import Document, Planted, Planting
-from bench.corpora.canaries import CanaryDocstrings, CanaryOptions, canaries, spell
-from bench.data import TextRows
+from bench.data.batches import TextRows
+from bench.data.corpora.base import Document, Planted, Planting
+from bench.data.corpora.canaries import CanaryDocstrings, CanaryOptions, canaries, spell
+from bench.data.pairs import prepare_pairs
+from bench.data.planting import place
+from bench.data.tokenizer import EOS
+from bench.data.tokens import TextData, prepare_text
 from bench.errors import ConfigError, DataError, InapplicableError
-from bench.nats import wanted
 from bench.objectives.base import Likelihood, Objective
+from bench.objectives.likelihood import wanted
 from bench.objectives.scratch import Scratch
-from bench.pairs import prepare_pairs
-from bench.planting import place
 from bench.tasks.base import Outcome, Setting
 from bench.tasks.canaries import Canaries, chance_exposure, exposure
-from bench.tokens import TextData, prepare_text
-from bench.vocabulary import EOS
 
 OPTIONS = CanaryOptions(counts=[0, 1, 4, 16], per_count=3, digits=4, within_bytes=6000, canary_seed=0)
 BUDGETS = (6000, 7000, None)

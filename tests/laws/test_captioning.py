@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_models import N_SPECIAL, SHAPES, generator, make_strategy, pair_rows
 
-from bench.backbones.vision import n_patches, to_float
+from bench.data.tokenizer import PAD
+from bench.models.vision import n_patches, to_float
 from bench.objectives.captioning import Captioning
-from bench.vocabulary import PAD
 
 P = n_patches(SHAPES.model, SHAPES.image_size)
 L = SHAPES.caption_length

@@ -11,13 +11,13 @@ from colour_squares import COLOURS, NAMES, SKIPPED, Seer, chances, make_setting,
 from corpus_builders import assert_one_line
 from toy_models import make_strategy
 
-from bench.budget import vision_flops
+from bench.data.tokenizer import EOS, PAD
 from bench.errors import ConfigError, InapplicableError
-from bench.meter import Meter
+from bench.models.flops import vision_flops
 from bench.objectives.captioning import NEVER_WRITTEN, Captioning
 from bench.tasks.base import Setting
 from bench.tasks.captioning import described, frequent_captions, scored
-from bench.vocabulary import EOS, PAD
+from bench.tasks.meter import Meter
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import torch
 from torch.testing import assert_close
 from toy_models import OPTIM, SHAPES, equal_batches, generator, make_strategy, strategy_node, text_rows
 
-from bench import budget, optim
-from bench.budget import StepCost
 from bench.errors import ConfigError
+from bench.models import flops
+from bench.models.flops import StepCost
+from bench.objectives import optim
 from bench.objectives.combined import PART, Mixture
 
 CLM, MLM = strategy_node("clm"), strategy_node("mlm")
@@ -132,7 +133,7 @@ def test_parts_whose_rows_are_longer_take_fewer_and_the_mean_follows():
 def test_budgets_may_be_matched_on_any_of_three():
     cost = StepCost(8, 128, 32, 1e6)
     for key, value in (("tokens", 1280), ("supervised_tokens", 320), ("flops", 1e7)):
-        assert budget.n_steps(budget.Budget(**{key: value}, repeat=True), cost) == 10
+        assert flops.n_steps(flops.Budget(**{key: value}, repeat=True), cost) == 10
 
 
 # Bad input

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_models import SHAPES, generator, make_strategy, pair_rows, text_rows, with_pretraining
 
-from bench.contrastive import chunked_sigmoid_loss, gather_rows, info_nce, sigmoid_loss
-from bench.objectives.base import Batch, Loss, Objective, mean_over_ranks
-from bench.vocabulary import EOS
+from bench.data.batches import Batch
+from bench.data.tokenizer import EOS
+from bench.objectives.base import Loss, Objective, mean_over_ranks
+from bench.objectives.contrastive import chunked_sigmoid_loss, gather_rows, info_nce, sigmoid_loss
 
 WORLD = 2
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from corpus_builders import assert_one_line, pair_corpus, text_corpus, texts_of
 
-from bench.corpora import docstrings
-from bench.corpora.base import split_of
-from bench.corpora.docstrings import Docstrings
-from bench.corpora.nltk import blocks, untagged
-from bench.corpora.openmoji import TONE, concept
+from bench.data.corpora import docstrings
+from bench.data.corpora.base import split_of
+from bench.data.corpora.docstrings import Docstrings
+from bench.data.corpora.nltk import blocks, untagged
+from bench.data.corpora.openmoji import TONE, concept
 from bench.errors import ConfigError, DataError
 
 # Docstrings

@@ -11,15 +11,15 @@ from test_report import FIGURES
 from toy_runs import ToyRun, make_run, tables_of
 
 from bench.analysis.cost import cost, joules, seconds
-from bench.analysis.most_spread import most_spread
 from bench.analysis.pareto import front, pareto
 from bench.analysis.table import Arm, Cell, Tables
 from bench.analysis.text import View, amount, plain
-from bench.build import build
+from bench.config.build import build
 from bench.evaluations import EvaluationCost
-from bench.figures.base import Figure, render
-from bench.figures.quality_vs_cost import places_of
 from bench.records import Energy, Score, Spent
+from bench.report.figures.base import Figure, render
+from bench.report.figures.quality_vs_cost import places_of
+from bench.report.most_spread import most_spread
 
 SEEDS = range(3)
 JITTER = (-0.01, 0.0, 0.01)  # around a mean, the same in all cells: differences have no spread

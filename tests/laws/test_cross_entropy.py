@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_models import saved_tensors
 
-from bench import cross_entropy
-from bench.backbones.rope import Rope, RotatedHeads
-from bench.masking import IGNORED
+from bench.models import cross_entropy
+from bench.models.cross_entropy import IGNORED
+from bench.models.rope import Rope, RotatedHeads
 
 N, D, V = 37, 6, 11
 

@@ -10,11 +10,10 @@ from torch.utils.data import DataLoader
 from toy_data import ToyPairs, prepare, toy_pairs
 from toy_models import equal_batches, make_strategy, text_rows
 
-from bench.data import BatchModule, PairRows, Stream, TextRows, make_batch, row_indices
+from bench.data.batches import Batch, BatchModule, PairRows, Stream, TextRows, make_batch, row_indices
+from bench.data.pairs import prepare_pairs
+from bench.data.tokens import TextData
 from bench.errors import ConfigError
-from bench.objectives.base import Batch
-from bench.pairs import prepare_pairs
-from bench.tokens import TextData
 
 N_ROWS, PER_STEP = 20, 8
 

@@ -8,7 +8,7 @@ import pytest
 from test_analysis import PROBE
 from toy_runs import CLM, SCRATCH, ToyRun, make_run, tables_of, toy_runs, toy_tables, write_study
 
-from bench.advise import advise, matching, read_bytes, read_flops
+from bench.analysis.advise import advise, matching, read_bytes, read_flops
 from bench.analysis.decision import Caps, Decision, decide, decision_table, decisions, levels, needs
 from bench.analysis.stats import best_shares
 from bench.analysis.table import Arm, Cell, Tables

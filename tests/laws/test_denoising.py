@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_models import OPTIM, SHAPES, generator, make_strategy, strategy_node, text_rows
 
-from bench import budget
+from bench.data.tokenizer import BOS, EOS
 from bench.errors import ConfigError
+from bench.models import flops
 from bench.objectives.denoising import Denoiser, Denoising
-from bench.spans import noise_mask, span_counts, split_at_spans
-from bench.vocabulary import BOS, EOS
+from bench.objectives.spans import noise_mask, span_counts, split_at_spans
 
 UL2 = [Denoiser(**denoiser) for denoiser in strategy_node("ul2")["denoisers"]]
 LONG = replace(SHAPES, sequence_length=128)
@@ -209,7 +209,7 @@ def test_a_mixture_takes_it_and_its_ids_stay_behind_the_vocabulary():
 
 def test_the_decoder_has_the_parameters_that_the_budget_counts():
     decoder = make_strategy("span_corruption").decoder
-    assert sum(p.numel() for p in decoder.parameters()) == budget.decoder_parameters(SHAPES.model)
+    assert sum(p.numel() for p in decoder.parameters()) == flops.decoder_parameters(SHAPES.model)
 
 
 def test_tokens_are_positions_read_and_written_and_those_written_are_supervised():

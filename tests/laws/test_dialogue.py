@@ -16,17 +16,17 @@ from scipy.stats import binom, t
 from toy_data import ToyPairs, assert_one_line, prepare, toy_pairs
 from toy_models import OPTIM, SHAPES, make_strategy
 
-from bench import dialogues
-from bench.corpora.base import split_of
-from bench.dialogues import Exchange, candidates, normal, read_exchanges
+from bench.data.corpora.base import split_of
+from bench.data.pairs import prepare_pairs
+from bench.data.tokenizer import EOS, PAD
 from bench.errors import ConfigError, DataError, InapplicableError, InterruptedRunError
-from bench.nats import wanted
 from bench.objectives.base import Objective
+from bench.objectives.likelihood import wanted
 from bench.objectives.scratch import Scratch
-from bench.pairs import prepare_pairs
+from bench.tasks import dialogues
 from bench.tasks.base import Setting, Task
 from bench.tasks.dialogue import DialogueFitted, DialogueLikelihood, harmonic, of_split, reciprocal_ranks
-from bench.vocabulary import EOS, PAD
+from bench.tasks.dialogues import Exchange, candidates, normal, read_exchanges
 
 VOCABULARY, LENGTH = 300, 40
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from toy_questions import Place, make_task, model, toy_setting, within_binomial
 
-from bench.corpora.base import Document, Split, split_of
-from bench.shards import SPLITS
+from bench.data.corpora.base import Document, Split, split_of
+from bench.data.shards import SPLITS
 from bench.tasks.answers import Question
 from bench.tasks.base import Setting
 from bench.tasks.docstring_questions import DocstringQuestions, ask, parameters

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from bench.compose import compose_runs
-from bench.echo import Scored, scored
-from bench.endpoint import Access, Endpoint, Served
+from bench.config.checks import validate
+from bench.config.compose import compose_runs
 from bench.errors import ConfigError, DataError
-from bench.validation import validate
+from bench.models.api_client import Access, Endpoint, Served
+from bench.models.echo import Scored, scored
 
 FREE = Access(
     key_variable=None,

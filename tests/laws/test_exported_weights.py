@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_models import SHAPES, make_strategy, stems, strategy_node
 
-from bench.build import find_class
+from bench.config.build import find_class
+from bench.data.tokenizer import EOS, MASK, PAD, load_tokenizer, train_tokenizer
 from bench.errors import ConfigError, DataError
-from bench.export import card, load, write
-from bench.fill import fill
-from bench.modernbert import ARCHITECTURES, architecture, other_modules
+from bench.models.fill import fill
 from bench.objectives.base import Objective
-from bench.protocols import encode
+from bench.objectives.to_huggingface import ARCHITECTURES, architecture, other_modules
 from bench.records import RunRecord, Score
-from bench.vocabulary import EOS, MASK, PAD, load_tokenizer, train_tokenizer
+from bench.sweep.export import card, load, write
+from bench.tasks.probe import encode
 
 transformers = pytest.importorskip("transformers")
 

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from bench.errors import ConfigError
-from bench.fill import Candidate, fill
+from bench.models.fill import Candidate, fill
 
 transformers = pytest.importorskip("transformers")
 

@@ -13,18 +13,18 @@ from torch import Tensor
 from toy_data import ToyPairs, ToyText, assert_one_line, toy_pairs
 from toy_models import MODEL, N_SPECIAL, OPTIM, SHAPES, make_strategy
 
-from bench import schema
-from bench.corpora.base import Document, split_of
-from bench.diversity import distinct, repetition, self_bleu, words
+from bench.config import schema
+from bench.data.corpora.base import Document, split_of
+from bench.data.pairs import prepare_pairs
+from bench.data.tokenizer import EOS, MIN_VOCAB_SIZE, PAD
+from bench.data.tokens import prepare_text
 from bench.errors import ConfigError, DataError, InapplicableError, InterruptedRunError
-from bench.meter import Meter
+from bench.objectives.sampling import Sampling, ended, unigram_texts
 from bench.objectives.scratch import Scratch
-from bench.pairs import prepare_pairs
-from bench.sampling import Sampling, ended, unigram_texts
 from bench.tasks.base import Outcome, Setting
+from bench.tasks.diversity import distinct, repetition, self_bleu, words
 from bench.tasks.generation import Generation, continuations, token_shares, training_texts
-from bench.tokens import prepare_text
-from bench.vocabulary import EOS, MIN_VOCAB_SIZE, PAD
+from bench.tasks.meter import Meter
 
 BYTES_ONLY = schema.Tokenizer(vocab_size=MIN_VOCAB_SIZE, train_bytes=2000)  # one token a byte
 P, N = 10, 30

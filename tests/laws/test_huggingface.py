@@ -14,16 +14,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from toy_checkpoints import CAUSAL, END, LENGTH, MAKERS, MASKED, TEXTS, opened, write_checkpoint
 from toy_models import OPTIM, SHAPES, generator, make_strategy, strategy_node
 
-from bench.backbones.checkpoint import Loaded
-from bench.budget import blocks_flops
-from bench.build import build
+from bench.config.build import build
+from bench.data.pretrained_files import Checkpoint, open_checkpoint
+from bench.data.tokenizer import EOS, MASK, PAD, SPECIAL_TOKENS, train_tokenizer
 from bench.errors import ConfigError
-from bench.modernbert import stock_model, write_tokenizer
+from bench.models.flops import blocks_flops
+from bench.models.from_huggingface import Loaded
 from bench.objectives.base import Core, Objective, Shapes
-from bench.pretrained import Checkpoint, open_checkpoint
-from bench.protocols import encode
-from bench.sampling import Sampling
-from bench.vocabulary import EOS, MASK, PAD, SPECIAL_TOKENS, train_tokenizer
+from bench.objectives.sampling import Sampling
+from bench.objectives.to_huggingface import stock_model, write_tokenizer
+from bench.tasks.probe import encode
 
 transformers = pytest.importorskip("transformers")
 PLAIN = ["Some words, 42 of them.", "the lazy dog", "Sphinx of black quartz: näher"]

@@ -28,10 +28,10 @@ from torch import Tensor
 from toy_data import prepare
 from toy_models import make_strategy
 
-from bench.corpora import openmoji
-from bench.corpora.base import split_of
+from bench.data.corpora import openmoji
+from bench.data.corpora.base import split_of
+from bench.data.pairs import prepare_pairs
 from bench.errors import ConfigError, DataError, InapplicableError
-from bench.pairs import prepare_pairs
 from bench.tasks.base import Setting
 from bench.tasks.image_classification import Labelled
 from bench.tasks.image_classification import outcome as accuracies

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bench import status
-from bench.build import build
-from bench.compose import compose_runs
-from bench.display import Display
+from bench.config.build import build
+from bench.config.compose import compose_runs
+from bench.config.overrides import CONF
+from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError
-from bench.launchers import queue, slurm
-from bench.launchers.base import Launcher
-from bench.launchers.slurm import Job
-from bench.overrides import CONF
-from bench.spec import RunSpec
-from bench.stopping import SIGNALS, Stop
+from bench.sweep import status
+from bench.sweep.launchers import queue, slurm
+from bench.sweep.launchers.base import Launcher
+from bench.sweep.launchers.slurm import Job
+from bench.sweep.progress import Display
+from bench.training.stopping import SIGNALS, Stop
 
 STEMS = sorted(path.stem for path in (CONF / "launcher").glob("*.yaml"))
 

@@ -12,16 +12,16 @@ from torch import Tensor
 from toy_data import ToyPairs, ToyText, assert_one_line, toy_pairs
 from toy_models import OPTIM, SHAPES, make_strategy
 
-from bench import schema
-from bench.corpora.base import Document
+from bench.config import schema
+from bench.data.corpora.base import Document
+from bench.data.pairs import prepare_pairs
+from bench.data.tokenizer import EOS, MIN_VOCAB_SIZE
+from bench.data.tokens import prepare_text
 from bench.errors import ConfigError, DataError, InapplicableError, InterruptedRunError
 from bench.objectives.base import Likelihood, TextNLL
 from bench.objectives.scratch import Scratch
-from bench.pairs import prepare_pairs
 from bench.tasks.base import Measured, Setting
 from bench.tasks.likelihood import BitsPerByte
-from bench.tokens import prepare_text
-from bench.vocabulary import EOS, MIN_VOCAB_SIZE
 
 BYTES_ONLY = schema.Tokenizer(vocab_size=MIN_VOCAB_SIZE, train_bytes=2000)  # one token a byte
 T = 16

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from toy_models import OPTIM, SHAPES, generator, make_strategy, ragged_tokens, stems, text_rows
 
+from bench.data.tokenizer import MASK, PAD
 from bench.objectives.base import Core, Likelihood, Objective
 from bench.objectives.reference import Reference
-from bench.vocabulary import MASK, PAD
 
 TOKENS = text_rows(5)["tokens"]
 LENGTHS = [9, 16, 2, 12, 7]

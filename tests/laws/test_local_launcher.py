@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from bench.build import build
-from bench.compose import compose_runs
-from bench.display import Display
-from bench.launchers import local
-from bench.launchers.base import Launcher
+from bench.config.build import build
+from bench.config.compose import compose_runs
+from bench.config.run_spec import RunSpec
 from bench.records import read_record
-from bench.spec import RunSpec
+from bench.sweep.launchers import local
+from bench.sweep.launchers.base import Launcher
+from bench.sweep.progress import Display
 
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "experiments").glob("*/records/*.json"))
 PLAIN = {"accumulate_grad_batches": 1, "recompute": False}
@@ -75,9 +75,9 @@ def test_a_step_in_parts_or_recomputed_needs_less_memory(monkeypatch: pytest.Mon
 
 WORKER = """
 import os
-from bench.launchers.run import threads_of_torch
+from bench.sweep.launchers.run import threads_of_torch
 with threads_of_torch(1):
-    from bench.machine import set_up_process
+    from bench.training.environment import set_up_process
 import torch
 torch.set_num_threads = None  # a call, which makes attention slower, fails
 set_up_process(1)

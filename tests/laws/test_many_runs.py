@@ -10,11 +10,11 @@ from statistics import mean
 from toy_runs import ToyRun, make_run, tables_of
 
 from bench.analysis.compare import grid, level
-from bench.analysis.csv_tables import csv_tables
 from bench.analysis.naming import measure_label
-from bench.analysis.views import pairs
-from bench.page import assemble
 from bench.records import CurvePoint, Score, Spent
+from bench.report.csv_tables import csv_tables
+from bench.report.page import assemble
+from bench.report.views import pairs
 
 TASKS = {"ner": "f1", "qa": "em", "probe": "accuracy", "retrieval": "recall_at_5"}
 STRATEGIES = ("clip", "clm", "mlm", "rtd", "ul2")

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from toy_models import OPTIM, SHAPES, generator, make_strategy, text_rows
 
-from bench.backbones.transformer import states_at
-from bench.masking import IGNORED
+from bench.data.tokenizer import EOS, MASK
+from bench.models.cross_entropy import IGNORED
+from bench.models.transformer import states_at
 from bench.objectives.masked_diffusion import MaskedDiffusion, choose_any, hidden_counts
-from bench.vocabulary import EOS, MASK
 
 FIRST = 4  # ids of the toy source: 4 and 5
 

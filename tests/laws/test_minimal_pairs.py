@@ -14,16 +14,16 @@ from scipy.stats import binom
 from toy_data import ToyPairs, assert_one_line, prepare, toy_pairs
 from toy_models import CONF, OPTIM, SHAPES, make_strategy
 
-from bench.corpora.base import Document, split_of
-from bench.corruptions import RULES, Pair, corrupted, sentences
+from bench.data.corpora.base import Document, split_of
+from bench.data.pairs import prepare_pairs
+from bench.data.tokenizer import EOS
 from bench.errors import ConfigError, DataError, InapplicableError
-from bench.nats import wanted
 from bench.objectives.base import Objective
+from bench.objectives.likelihood import wanted
 from bench.objectives.scratch import Scratch
-from bench.pairs import prepare_pairs
 from bench.tasks.base import Outcome, Setting
+from bench.tasks.corruptions import RULES, Pair, corrupted, sentences
 from bench.tasks.minimal_pairs import MinimalPairs, held_out_sentences, read_blimp
-from bench.vocabulary import EOS
 
 VOCABULARY, LENGTH = 300, 96
 # A line as BLiMP has it (adjunct_island.jsonl), with all of its fields.

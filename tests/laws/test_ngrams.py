@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.ngrams import END, MAX_ORDER, N_BYTES, ByteNGrams, Level, fit, perplexity
+from bench.tasks.ngrams import END, MAX_ORDER, N_BYTES, ByteNGrams, Level, fit, perplexity
 
 TEXTS = ["abracadabra", "abra cad", "cadabra abra"]
 DISCOUNT = 0.3

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from toy_models import generator, make_strategy, text_rows
 
+from bench.data.tokenizer import MASK
 from bench.errors import ConfigError
-from bench.vocabulary import MASK
 
 ROWS = text_rows(8)
 

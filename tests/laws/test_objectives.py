@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_models import SHAPES, generator, make_strategy, pair_rows, text_rows
 
-from bench.data import BatchModule, row_indices
+from bench.data.batches import Batch, BatchModule, row_indices
+from bench.data.tokenizer import EOS, MASK
 from bench.errors import DivergedError
-from bench.objectives.base import Batch, Loss, Objective, mean_over_ranks
-from bench.objectives.mlm import IGNORED, N_SPECIAL
-from bench.vocabulary import EOS, MASK
+from bench.models.cross_entropy import IGNORED
+from bench.objectives.base import Loss, Objective, mean_over_ranks
+from bench.objectives.mlm import N_SPECIAL
 
 BIG = text_rows(2000)  # 32,000 tokens
 

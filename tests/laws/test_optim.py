@@ -8,8 +8,8 @@ import pytest
 import torch
 from toy_models import MODEL, OPTIM, make_strategy, stems
 
-from bench import optim
-from bench.optim import lr_peak, lr_share
+from bench.objectives import optim
+from bench.objectives.optim import lr_peak, lr_share
 
 TOTAL = 200
 COSINE = replace(OPTIM, schedule="cosine", warmup_share=0.1, final_lr_share=0.1)

@@ -10,7 +10,7 @@ import pytest
 from corpus_builders import assert_one_line, pair_corpus, text_corpus, texts_of
 from PIL import Image
 
-from bench.corpora.base import Pair, Skipped
+from bench.data.corpora.base import Pair, Skipped
 from bench.errors import ConfigError, DataError
 
 # Text files

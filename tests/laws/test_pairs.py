@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from toy_data import ToyPairs, assert_one_line, prepare, toy_pairs
 
-from bench.corpora.base import Pair, PairCorpus, split_of
+from bench.data.corpora.base import Pair, PairCorpus, split_of
+from bench.data.pairs import PairArray, PairData, prepare_pairs
+from bench.data.tokenizer import EOS, PAD, load_tokenizer
+from bench.data.tokens import TextData
 from bench.errors import ConfigError, DataError
-from bench.pairs import PairArray, PairData, prepare_pairs
-from bench.tokens import TextData
-from bench.vocabulary import EOS, PAD, load_tokenizer
 
 
 @pytest.fixture(scope="module")

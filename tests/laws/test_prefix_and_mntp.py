@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_models import OPTIM, SHAPES, generator, make_strategy, text_rows
 
+from bench.data.tokenizer import EOS, MASK, PAD
 from bench.errors import ConfigError
 from bench.objectives.base import Objective
-from bench.vocabulary import EOS, MASK, PAD
 
 LENGTH = SHAPES.sequence_length
 

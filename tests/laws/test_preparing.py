@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from toy_data import SETTINGS, ToyText, assert_one_line, prepare, texts_of, toy_documents
 
-from bench import schema, shards
-from bench.cache import read_manifest
-from bench.corpora.base import Document, split_of
+from bench.config import schema
+from bench.data import shards
+from bench.data.cache import read_manifest
+from bench.data.corpora.base import Document, split_of
+from bench.data.tokens import load_documents, prepare_text
 from bench.errors import DataError
-from bench.stopping import Stop
-from bench.tokens import load_documents, prepare_text
+from bench.training.stopping import Stop
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:

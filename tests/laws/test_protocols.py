@@ -8,22 +8,13 @@ from torch.testing import assert_close
 from toy_data import prepare
 from toy_models import SHAPES, generator, make_strategy, pair_rows, ragged_tokens, with_features
 
-from bench import protocols
-from bench.budget import blocks_flops
-from bench.feature_cache import FeatureCache
-from bench.meter import Meter
-from bench.protocols import (
-    Fit,
-    encode,
-    fit_vision,
-    hits,
-    in_batches,
-    layer_features,
-    probe,
-    text_features,
-)
+from bench.data.tokenizer import EOS, PAD
+from bench.models.flops import blocks_flops
+from bench.tasks import probe as protocol
+from bench.tasks.feature_cache import FeatureCache
+from bench.tasks.meter import Meter
+from bench.tasks.probe import Fit, encode, fit_vision, hits, in_batches, layer_features, probe, text_features
 from bench.tasks.retrieval import recalls
-from bench.vocabulary import EOS, PAD
 
 D = SHAPES.model.d_model
 
@@ -114,7 +105,7 @@ def test_features_come_back_in_the_order_of_the_texts(stem: str, monkeypatch: py
     with torch.no_grad():
         expected = torch.cat([model.features(row[None, : int((row != PAD).sum())]) for row in tokens])
     for size in (1, 3, 256):
-        monkeypatch.setattr(protocols, "EVALUATION_BATCH", size)
+        monkeypatch.setattr(protocol, "EVALUATION_BATCH", size)
         assert_close(text_features(model, tokens), expected, rtol=0, atol=1e-5)
 
 
@@ -178,7 +169,7 @@ def test_kept_features_are_the_ones_computed_and_are_not_computed_again(monkeypa
     )
     first = text_features(model, tokens, cache=cache)
     assert_close(first, text_features(model, tokens), rtol=0, atol=0)
-    monkeypatch.setattr(protocols, "_by_length", lambda *_: torch.zeros(2, D))
+    monkeypatch.setattr(protocol, "_by_length", lambda *_: torch.zeros(2, D))
     assert text_features(model, tokens.clone(), cache=cache) is first
     for again in (
         text_features(model, tokens),
@@ -205,7 +196,7 @@ def test_features_of_weights_that_have_changed_are_computed_anew():
 
 
 def test_in_batches_is_the_function_at_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(protocols, "EVALUATION_BATCH", 3)
+    monkeypatch.setattr(protocol, "EVALUATION_BATCH", 3)
     inputs = torch.arange(10.0)[:, None]
     assert torch.equal(in_batches(lambda x: 2 * x, inputs, torch.device("cpu")), 2 * inputs)
 

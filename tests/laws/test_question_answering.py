@@ -19,10 +19,10 @@ from toy_questions import (
     write,
 )
 
-from bench.audit import Constant
-from bench.corpora.base import split_of
+from bench.data.corpora.base import split_of
 from bench.objectives.base import Attention
 from bench.objectives.scratch import Scratch
+from bench.tasks.audit import Constant
 from bench.tasks.base import Setting
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from toy_models import make_strategy, with_pretraining
 from two_ranks import ranks, trained
 
-from bench import pretrain
 from bench.errors import DataError, LostRankError
-from bench.ranks import Agreement, Sharded, lost_ranks_named
+from bench.training import pretrain
+from bench.training.distributed import Agreement, Sharded, lost_ranks_named
 
 TRAINED = with_pretraining()
 LIMIT_S = 300

@@ -19,16 +19,19 @@ from rich.console import Console
 from test_analysis import PROBE
 from toy_runs import make_run, tables_of, toy_runs, toy_tables, write_study
 
-from bench import analysis, report, schema, status
-from bench.analysis.readme import blocks
+from bench import analysis
 from bench.analysis.text import latex_escape
-from bench.build import build
+from bench.config import schema
+from bench.config.build import build
 from bench.errors import BenchError, ConfigError, DataError
-from bench.figures.base import STYLE, Figure, render
-from bench.figures.quality_vs_cost import round_ticks
-from bench.figures.quality_vs_data import tick_label, with_room
 from bench.records import Score
-from bench.sharing import lock
+from bench.report import write
+from bench.report.figures.base import STYLE, Figure, render
+from bench.report.figures.quality_vs_cost import round_ticks
+from bench.report.figures.quality_vs_data import tick_label, with_room
+from bench.report.readme import blocks
+from bench.sweep import status
+from bench.sweep.locks import lock
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 ALWAYS = {"quality_vs_data", "quality_vs_flops", "loss_curves"}  # figures that no task needs to be done for
@@ -38,7 +41,7 @@ for path in sorted((CONF / "figure").glob("*.yaml")):
 
 
 def write_report(folder: Path) -> Path:
-    return report.write("toy", folder / "experiments", folder / "reports", FIGURES)
+    return write.write("toy", folder / "experiments", folder / "reports", FIGURES)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -116,7 +119,7 @@ def test_the_page_shows_failures_with_their_reason_and_never_a_number_for_them(s
 
 
 def test_the_headline_has_chance_scratch_and_every_strategy(study: Path):
-    table = report.headline_markdown("toy", study / "experiments")
+    table = write.headline_markdown("toy", study / "experiments")
     assert "| chance | 0.250 |" in table
     assert "| scratch | 0.520 \\[0.470, 0.570\\] |" in table
     assert "| clm | 0.630 \\[0.555, 0.705\\] ▲ |" in table
@@ -205,7 +208,7 @@ def test_a_study_without_records_is_one_line(tmp_path: Path):
         write_report(tmp_path)
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="not a study's name"):
-        report.write("../toy", tmp_path, tmp_path, FIGURES)
+        write.write("../toy", tmp_path, tmp_path, FIGURES)
 
 
 def test_captions_state_the_computed_numbers():
@@ -259,7 +262,7 @@ def test_the_shipped_config_composes_and_names_every_figure():
         nowhere = compose("report", overrides=["experiments_dir=no_such_folder"])
     assert set(cfg.figure) == set(FIGURES)
     with pytest.raises(ConfigError, match="no study has records in no_such_folder"):
-        report.main(nowhere)
+        write.main(nowhere)
 
 
 def test_status_tells_running_interrupted_and_recorded_runs(study: Path):
@@ -369,13 +372,13 @@ def test_the_best_mean_is_bold_in_latex_and_lower_is_better_where_it_is(tmp_path
 def test_all_studies_are_listed_with_their_verdicts(study: Path):
     write_report(study)
     (study / "experiments/other/records").mkdir(parents=True)
-    text = report.write_index(study / "experiments", study / "reports").read_text()
+    text = write.write_index(study / "experiments", study / "reports").read_text()
     assert '<a href="toy/report.html" title="toy">' in text
     assert "1 ahead of scratch" in text
     assert "no report yet: bench report study=other" in text
     (study / "reports/toy/summary.json").write_text("{")
     with pytest.raises(DataError, match=r"summary.json.*bench report"):
-        report.write_index(study / "experiments", study / "reports")
+        write.write_index(study / "experiments", study / "reports")
 
 
 def test_of_many_budgets_so_many_are_labelled_as_there_is_room_for_and_the_largest_is():

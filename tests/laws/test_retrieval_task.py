@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from colour_squares import FIT, Seer, make_setting, make_task
 
-from bench.budget import vision_flops
-from bench.meter import Meter
+from bench.models.flops import vision_flops
 from bench.tasks.base import Setting
+from bench.tasks.meter import Meter
 
 
 @pytest.fixture(scope="module")

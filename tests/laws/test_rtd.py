@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from toy_models import MODEL, OPTIM, SHAPES, generator, make_strategy, strategy_node, text_rows
 
+from bench.data.batches import Batch
+from bench.data.tokenizer import EOS, MASK
 from bench.errors import ConfigError
-from bench.masking import IGNORED
-from bench.modernbert import stock_model
-from bench.objectives.base import Batch, Core, Objective
+from bench.models.cross_entropy import IGNORED
+from bench.objectives.base import Core, Objective
 from bench.objectives.rtd import ReplacedTokenDetection, narrow, sample
-from bench.vocabulary import EOS, MASK
+from bench.objectives.to_huggingface import stock_model
 
 
 def make_rtd(**changes) -> ReplacedTokenDetection:

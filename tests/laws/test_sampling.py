@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_models import generator
 
-from bench.sampling import (
+from bench.data.tokenizer import EOS, MASK, PAD
+from bench.objectives.sampling import (
     Sampling,
     by_length,
     draw,
@@ -19,7 +20,6 @@ from bench.sampling import (
     unmask,
     writable,
 )
-from bench.vocabulary import EOS, MASK, PAD
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0)
 SHARES = torch.tensor([0.05, 0.5, 0.15, 0.3])

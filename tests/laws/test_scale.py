@@ -10,18 +10,20 @@ import pytest
 import torch
 from toy_models import saved_tensors
 
-from bench import budget, scale
-from bench.budget import StepCost
-from bench.compose import compose_evaluations, compose_runs
+from bench.config.compose import compose_evaluations, compose_runs
+from bench.config.schema import Model
+from bench.data.batches import Batch
 from bench.errors import ConfigError
-from bench.objectives.base import Batch, Objective
+from bench.models import flops
+from bench.models.flops import StepCost
+from bench.objectives.base import Objective
 from bench.records import read_records
-from bench.scale import LAYOUTS, Layout, Planned
-from bench.scale_page import page, plan, planned, settings_of
-from bench.schema import Model
 from bench.speed import settings as speed
 from bench.speed.contract import Facts
-from bench.train import build_objective
+from bench.speed.scale_page import page, plan, planned, settings_of
+from bench.training import memory
+from bench.training.memory import LAYOUTS, Layout, Planned
+from bench.training.objective import build_objective
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Model(d_model=2, n_layers=3, n_heads=1, d_ff=5, patch_size=1)
@@ -42,39 +44,39 @@ A100, H100 = 312e12, 989.4e12  # FLOP/s in bf16
 def test_budgets_that_branch_from_one_trunk_cost_its_stable_part_and_their_cooldowns(
     budgets: list[float], share: float, alone: float, branched: float
 ):
-    assert scale.separately(budgets) == alone
-    assert scale.branched(budgets, share) == pytest.approx(branched)
+    assert memory.separately(budgets) == alone
+    assert memory.branched(budgets, share) == pytest.approx(branched)
 
 
 def test_nine_budgets_a_root_of_two_apart_save_62_percent():
     budgets = [1.41**i for i in range(9)]
-    saved = 1 - scale.branched(budgets, 0.1) / scale.separately(budgets)
+    saved = 1 - memory.branched(budgets, 0.1) / memory.separately(budgets)
     assert saved == pytest.approx(0.62, abs=0.01)
 
 
 def test_hours_and_energy_by_hand():
-    assert scale.gpu_hours(3600e12, 10e12, 0.5) == pytest.approx(0.2)
-    assert scale.gpu_hours(3600e12, 10e12, 0.5, recompute=True) == pytest.approx(0.2 * 4 / 3)
-    assert scale.kwh(10, 500, 1.2) == pytest.approx(6)
-    assert [scale.efficiency(n, 0.1) for n in (1, 8, 16, 32)] == pytest.approx([1, 1, 0.9, 0.8])
+    assert memory.gpu_hours(3600e12, 10e12, 0.5) == pytest.approx(0.2)
+    assert memory.gpu_hours(3600e12, 10e12, 0.5, recompute=True) == pytest.approx(0.2 * 4 / 3)
+    assert memory.kwh(10, 500, 1.2) == pytest.approx(6)
+    assert [memory.efficiency(n, 0.1) for n in (1, 8, 16, 32)] == pytest.approx([1, 1, 0.9, 0.8])
 
 
 def test_memory_by_hand():
     # Ten rows on four GPUs: three on the fullest, 30 positions and 15 targets.
-    plain = scale.memory(RUN, 4, Layout(sharded=False, recompute=False))
+    plain = memory.memory(RUN, 4, Layout(sharded=False, recompute=False))
     assert plain.states == (16 + 2 + 4) * 1000
     assert plain.activations == 30 * 3 * (24 * 2 + 8 * 5)
     assert plain.logits == 12 * 15 * 7
-    lean = scale.memory(RUN, 4, Layout(sharded=True, recompute=True))
+    lean = memory.memory(RUN, 4, Layout(sharded=True, recompute=True))
     assert lean.states == pytest.approx(16 * 1000 / 4 + 2 * 2 * 1000 / 3)
     assert lean.activations == 30 * (3 * 4 * 2 + 24 * 2 + 8 * 5)
 
 
 def test_the_layout_that_costs_least_time_is_taken():
     run = replace(RUN, parameters=100)  # few, so that recomputation saves more than sharding
-    totals = [scale.memory(run, 4, layout).total for layout in LAYOUTS]
-    assert [scale.fitting(run, 4, total) for total in totals] == list(LAYOUTS)
-    assert scale.fitting(run, 4, min(totals) - 1) is None
+    totals = [memory.memory(run, 4, layout).total for layout in LAYOUTS]
+    assert [memory.fitting(run, 4, total) for total in totals] == list(LAYOUTS)
+    assert memory.fitting(run, 4, min(totals) - 1) is None
 
 
 @pytest.mark.parametrize(
@@ -99,9 +101,9 @@ def test_published_runs_took_the_hours_that_are_planned(
     d_model, n_layers, d_ff = shape
     model = Model(d_model=d_model, n_layers=n_layers, n_heads=1, d_ff=d_ff, patch_size=1)
     head = 2 * length * d_model * vocab_size  # without ModernBERT's dense layer
-    forward = budget.blocks_flops(model, length) + head
-    flops = StepCost.of_row(1, length, length, forward).flops / length * tokens
-    assert scale.gpu_hours(flops, peak, mfu) == pytest.approx(published, rel=0.1)
+    forward = flops.blocks_flops(model, length) + head
+    total = StepCost.of_row(1, length, length, forward).flops / length * tokens
+    assert memory.gpu_hours(total, peak, mfu) == pytest.approx(published, rel=0.1)
 
 
 def saved_bytes(objective: Objective, batch: Batch) -> int:
@@ -124,7 +126,7 @@ def test_autograd_saves_what_the_formula_of_activations_says(strategy: str, over
     pairs = {"images": images, "captions": texts["tokens"][:, :16]}
     batch = objective.corrupt(pairs if objective.modality == "pairs" else texts, generator)
     cost = objective.step_cost(10_000)
-    formula = scale.activation_bytes(
+    formula = memory.activation_bytes(
         objective.shapes.model, 8 * cost.forward_tokens / cost.rows, recompute=False
     )
     assert saved_bytes(objective, batch) == pytest.approx((1 + over) * formula, rel=0.1)
@@ -177,8 +179,8 @@ def test_what_the_page_says_was_measured_is_what_the_record_holds():
         rate = facts.flops / statistics.median(ours["seconds"])
         reached.append(f"{rate / H100:.2f} for {cell['strategy']}")
         peaks.append(f"{facts.peak_memory_bytes / 1e9:.1f} GB for {cell['strategy']}")
-        states = (scale.STATE_BYTES + scale.CAST_BYTES) * facts.parameters
-        total = states + scale.activation_bytes(model, facts.positions, recompute=False)
+        states = (memory.STATE_BYTES + memory.CAST_BYTES) * facts.parameters
+        total = states + memory.activation_bytes(model, facts.positions, recompute=False)
         formulas.append(f"{total / 1e9:.1f}")
         assert total == pytest.approx(facts.peak_memory_bytes, rel=0.15)
         assert f"{cell['profile']['Python and the rest']:.0%}"[:-1] + " %" in page

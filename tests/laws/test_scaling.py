@@ -8,23 +8,18 @@ import numpy as np
 import pytest
 from toy_runs import ToyRun, make_run, tables_of, toy_tables
 
-from bench.analysis.budget_crossings import budget_crossings, fits_cross, overtakings
 from bench.analysis.crossover import BEYOND
 from bench.analysis.predicting import MAX_EXTRAPOLATION, HeldOut, held_out, predict
 from bench.analysis.scaled import observe, quantities
-from bench.analysis.scaling import (
-    Fit,
-    Observations,
-    effective_tokens,
-    fit,
-)
-from bench.analysis.scaling_views import scaling
+from bench.analysis.scaling import Fit, Observations, effective_tokens, fit
 from bench.analysis.stats import Interval
 from bench.analysis.table import Arm
 from bench.analysis.text import plain
-from bench.figures.base import render
-from bench.figures.scaling import Scaling
 from bench.records import CurvePoint, Spent
+from bench.report.budget_crossings import budget_crossings, fits_cross, overtakings
+from bench.report.figures.base import render
+from bench.report.figures.scaling import Scaling
+from bench.report.scaling_views import scaling
 
 E, A, ALPHA, B, BETA, R = (
     1.7,

@@ -11,10 +11,10 @@ import pytest
 from test_borders import FILES
 
 from bench.analysis.text import latex_escape
-from bench.build import find_class
-from bench.corpora.base import PairCorpus, TextCorpus
+from bench.config.build import find_class
+from bench.data.corpora.base import PairCorpus, TextCorpus
 from bench.errors import ConfigError
-from bench.figures.base import Figure
+from bench.report.figures.base import Figure
 
 # Calls that run what they are given, or may; by the last two parts of the name that is called.
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "pickle.load", "pickle.loads"}
@@ -27,8 +27,8 @@ FORBIDDEN |= {
     "yaml.unsafe_load",
 }
 FORBIDDEN |= {"tarfile.open", "shutil.unpack_archive", "subprocess.getoutput", "os.execv", "os.spawnv"}
-IMPORTERS = {"bench.build"}  # may import by name
-EXTRACTORS = {"bench.side_by_side"}  # zipfile.extractall, which drops `..` and roots; a test below
+IMPORTERS = {"bench.config.build"}  # may import by name
+EXTRACTORS = {"bench.report.side_by_side"}  # zipfile.extractall, which drops `..` and roots; a test below
 # Arguments that make a call safe: (call, keyword) -> the values that it may have.
 NEEDED = {
     ("np.load", "allow_pickle"): {"False"},
@@ -81,11 +81,11 @@ TARGETS = [
     "subprocess.Popen",
     "pickle.loads",
     "bench.cli.main",
-    "bench.corpora.base.Document",
-    "bench.corpora.base.TextCorpus",  # abstract
-    "bench.corpora.text_files.TextFilesOptions",
+    "bench.data.corpora.base.Document",
+    "bench.data.corpora.base.TextCorpus",  # abstract
+    "bench.data.corpora.text_files.TextFilesOptions",
     "bench.no_such.Class",
-    "bench.corpora.text_files.NoSuchClass",
+    "bench.data.corpora.text_files.NoSuchClass",
     "bench..x",
     "bench",
     "",
@@ -118,7 +118,7 @@ def test_a_target_is_a_class_of_ours_or_nothing(
 
 
 def test_a_class_from_elsewhere_serves_once_the_program_has_imported_it(monkeypatch: pytest.MonkeyPatch):
-    from bench.corpora.text_files import TextFiles
+    from bench.data.corpora.text_files import TextFiles
 
     mine = type("Mine", (TextFiles,), {})
     with pytest.raises(ConfigError, match="is not in bench"):

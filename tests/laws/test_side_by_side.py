@@ -13,11 +13,11 @@ import scipy.stats
 from toy_runs import CLM, ToyRun, make_run, results_from, tables_of, toy_runs, write_study
 
 from bench.analysis.matching import Matched, changes, matches, measures, run_pairs, twins, welch
-from bench.analysis.matching_views import Side, views
 from bench.analysis.table import Tables
 from bench.analysis.text import View, plain
 from bench.cli import main
 from bench.records import Score
+from bench.report.matching_views import Side, views
 
 
 def scored(runs: list[ToyRun], strategy: str, seed: int, value: float) -> list[ToyRun]:

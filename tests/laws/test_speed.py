@@ -10,9 +10,9 @@ import pytest
 import torch
 from toy_models import with_pretraining
 
-from bench.budget import blocks_flops
 from bench.cli import main
 from bench.errors import ConfigError
+from bench.models.flops import blocks_flops
 from bench.speed import ours, peers
 from bench.speed.contender import Baton
 from bench.speed.contract import ABLATIONS, BARE, COMPILED, OURS, Facts, Task

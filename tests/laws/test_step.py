@@ -10,10 +10,11 @@ import pytest
 import torch
 from toy_models import make_strategy, rows_for, saved_tensors, with_pretraining
 
-from bench import schema
+from bench.config import schema
+from bench.data.batches import Batch
 from bench.errors import ConfigError
-from bench.objectives.base import Batch, Loss, Objective
-from bench.step import computed_as
+from bench.objectives.base import Loss, Objective
+from bench.training.step import computed_as
 
 TRAINED = with_pretraining()
 IN_PARTS = [stem for stem in TRAINED if not make_strategy(stem).couples_rows]

@@ -12,22 +12,22 @@ from test_analysis import PROBE, cell
 from test_report import FIGURES, Page, write_report
 from toy_runs import CLM, SCRATCH, ToyRun, make_run, tables_of, toy_runs, toy_tables, write_study
 
-from bench.analysis import csv_tables, views
 from bench.analysis.compare import pooled
 from bench.analysis.crossover import BEFORE, BEYOND, Crossover, crossover, stops_helping
 from bench.analysis.decision import decisions, needs
-from bench.analysis.evaluation import evaluation, samples, visible
-from bench.analysis.label_budgets import label_budgets
 from bench.analysis.naming import measure_label
-from bench.analysis.provenance import warnings
-from bench.analysis.stability import stability
 from bench.analysis.table import Arm, Measure, Tables, load
 from bench.analysis.text import View, plain
-from bench.build import build
+from bench.config.build import build
 from bench.errors import ConfigError, DataError
 from bench.evaluations import EvaluationCost, EvaluationRecord, TaskResult, items_path, write_evaluation
-from bench.figures.base import Figure, render
 from bench.records import Energy, Score
+from bench.report import csv_tables, views
+from bench.report.evaluation import evaluation, samples, visible
+from bench.report.figures.base import Figure, render
+from bench.report.label_budgets import label_budgets
+from bench.report.provenance import warnings
+from bench.report.stability import stability
 
 # Crossover
 

@@ -15,18 +15,18 @@ from torch.testing import assert_close
 from toy_data import assert_one_line
 from toy_models import CONF, OPTIM, SHAPES, make_strategy
 
-from bench.build import build
-from bench.corpora.base import Split
+from bench.config.build import build
+from bench.config.schema import Model
+from bench.data.corpora.base import Split
+from bench.data.tokenizer import EOS, PAD, train_tokenizer
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Attention, Shapes
 from bench.objectives.scratch import Scratch
-from bench.schema import Model
 from bench.tasks.base import Setting, Task
 from bench.tasks.tagged import Sentence
 from bench.tasks.tagging import Tagging
 from bench.tasks.word_probe import says_something
 from bench.tasks.word_states import NOT_READ, Windows, all_words, windows
-from bench.vocabulary import EOS, PAD, train_tokenizer
 
 WORDS = ["saw", "Ann", "Lee", "in", "Rome", "and", "left", "¤", "extraordinarily"]
 TAG_OF = {"Ann": "B-PER", "Lee": "I-PER", "Rome": "B-LOC"}

@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 from toy_data import assert_one_line
 from toy_models import CONF
 
-from bench.build import build
-from bench.corpora.base import split_of
+from bench.config.build import build
+from bench.data.corpora.base import split_of
+from bench.data.shards import SPLITS
 from bench.errors import ConfigError, DataError
-from bench.shards import SPLITS
 from bench.tasks.base import Task
 from bench.tasks.tagging import Tagging
 

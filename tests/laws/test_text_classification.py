@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from toy_data import assert_one_line, prepare
 from toy_models import SHAPES, make_strategy
 
-from bench.corpora.base import Split, split_of
+from bench.data.corpora.base import Split, split_of
+from bench.data.shards import SPLITS
 from bench.errors import ConfigError, DataError
-from bench.feature_cache import FeatureCache
 from bench.objectives.base import Attention, Objective
-from bench.protocols import Tuned
-from bench.shards import SPLITS
 from bench.tasks import text_classification
 from bench.tasks.base import Outcome, Setting
+from bench.tasks.feature_cache import FeatureCache
 from bench.tasks.label_budgets import Budget, Items, Texts, cut, in_turns, sizes
 from bench.tasks.movie_reviews import MovieReviews
+from bench.tasks.probe import Tuned
 from bench.tasks.question_classes import QuestionClasses
 from bench.tasks.text_classification import ClassificationOptions, TextClassification
 

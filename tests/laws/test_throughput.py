@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.compose import compose_runs
+from bench.config.compose import compose_runs
+from bench.config.run_spec import RunSpec
 from bench.errors import BenchError
-from bench.launchers import throughput
-from bench.launchers.throughput import fastest
-from bench.spec import RunSpec
+from bench.sweep.launchers import throughput
+from bench.sweep.launchers.throughput import fastest
 
 
 def spec(folder: Path, *words: str) -> RunSpec:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from toy_data import SETTINGS, ToyText, assert_one_line, prepare, texts_of, toy_documents
 
-from bench import shards, tokens
-from bench.corpora.base import Document, Split, split_of
+from bench.data import shards, tokens
+from bench.data.corpora.base import Document, Split, split_of
+from bench.data.tokenizer import BOS, EOS, MASK, MIN_VOCAB_SIZE, PAD, train_tokenizer
+from bench.data.tokens import TextData, TokenArray, prepare_text
 from bench.errors import ConfigError, DataError
-from bench.tokens import TextData, TokenArray, prepare_text
-from bench.vocabulary import BOS, EOS, MASK, MIN_VOCAB_SIZE, PAD, train_tokenizer
 
 
 @pytest.fixture(scope="module")

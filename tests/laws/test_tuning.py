@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from toy_models import SHAPES, generator, make_strategy, with_features
 
-from bench import tuning
-from bench.descent import descend
 from bench.errors import ConfigError
 from bench.objectives.base import Objective
-from bench.protocols import Tuned, Tuning, fine_tune, hits, text_features
+from bench.tasks import finetune
 from bench.tasks.base import Setting
+from bench.tasks.descent import descend
+from bench.tasks.probe import Tuned, Tuning, fine_tune, hits, text_features
 
 D = SHAPES.model.d_model
 Row = list[float | None]
@@ -123,14 +123,14 @@ class Scripted:
     ) -> None:
         self.rows: Iterator[Row] = iter([row for rows in scores.values() for row in rows])
         self.states: list[list[dict[str, Tensor]]] = []
-        plain = tuning.descend
+        plain = finetune.descend
 
         def begun(*args: Any, **kwargs: Any) -> Iterator[int]:
             self.row = list(next(self.rows))
             self.states.append([])
             return plain(*args, **kwargs)
 
-        monkeypatch.setattr(tuning, "descend", begun)
+        monkeypatch.setattr(finetune, "descend", begun)
         self.plan = replace(ONE, lr_grid=list(scores), n_fits=len(next(iter(scores.values()))))
 
     def loss(self, model: Objective, head: nn.Module, index: Tensor) -> Tensor:

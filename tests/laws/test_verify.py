@@ -8,7 +8,7 @@ from test_report import FIGURES, write_report
 from toy_runs import make_run, toy_runs, write_study
 
 from bench.errors import ConfigError
-from bench.verify import Verified, verify
+from bench.report.verify import Verified, verify
 
 
 @pytest.fixture

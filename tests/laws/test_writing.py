@@ -10,15 +10,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from toy_models import N_SPECIAL, OPTIM, SHAPES, generator, make_strategy, ragged_tokens, stems, text_rows
 
-from bench.backbones.heads import PredictionHead
-from bench.backbones.transformer import Transformer
+from bench.data.tokenizer import BOS, EOS, PAD
 from bench.errors import InapplicableError
-from bench.meter import Meter
+from bench.models.heads import PredictionHead
+from bench.models.transformer import Transformer
 from bench.objectives.base import Core, Objective
 from bench.objectives.combined import Combined
 from bench.objectives.reference import Reference
-from bench.sampling import Sampling
-from bench.vocabulary import BOS, EOS, PAD
+from bench.objectives.sampling import Sampling
+from bench.tasks.meter import Meter
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0)
 NUCLEUS = Sampling(temperature=1.0, top_p=0.9)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import schema
-from bench.corpora.base import Document, Pair, PairCorpus, TextCorpus
+from bench.config import schema
+from bench.data.corpora.base import Document, Pair, PairCorpus, TextCorpus
+from bench.data.tokenizer import EOS
+from bench.data.tokens import TextData, TokenArray, prepare_text
 from bench.errors import BenchError
-from bench.tokens import TextData, TokenArray, prepare_text
-from bench.vocabulary import EOS
 
 SETTINGS = schema.Tokenizer(vocab_size=300, train_bytes=2000)
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from toy_data import prepare
 from toy_models import CONF, MODEL, OPTIM
 
-from bench.audit import OPTIONS
-from bench.build import build
+from bench.config.build import build
+from bench.data.tokenizer import EOS, PAD
 from bench.objectives.base import Attention, Objective, Shapes
 from bench.objectives.scratch import Scratch
+from bench.tasks.audit import OPTIONS
 from bench.tasks.base import Outcome, Setting, Task
-from bench.vocabulary import EOS, PAD
 
 SHAPES = Shapes(model=MODEL, vocab_size=300, sequence_length=24, caption_length=6, image_size=8)
 Entry = dict[str, Any]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.corpora.base import Split
+from bench.data.corpora.base import Split
 from bench.tasks.base import Setting, Task
 from bench.tasks.text_classification import TextClassification
 

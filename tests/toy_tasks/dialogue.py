@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import dialogues
+from bench.tasks import dialogues
 from bench.tasks.base import Task
 
 QUICK = {"test_items": 6, "train_items": 20, "n_candidates": 4, "samples": 2}

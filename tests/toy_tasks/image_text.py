@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.pairs import PairArray
+from bench.data.pairs import PairArray
 from bench.tasks import image_classification
 from bench.tasks.base import Task
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.corruptions import Pair
 from bench.tasks.base import Setting, Task
+from bench.tasks.corruptions import Pair
 from bench.tasks.minimal_pairs import MinimalPairs
 
 QUICK = {"pairs_per_uid": 8, "samples": 2}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bench.corpora.base import Split
+from bench.data.corpora.base import Split
 from bench.tasks.base import Task
 from bench.tasks.tagged import Sentence
 from bench.tasks.tagging import Tagging

@@ -1,1 +1,0 @@
-"""The one Transformer that all strategies share, and the vision tower of the same blocks."""

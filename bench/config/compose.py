@@ -1,0 +1,276 @@
+"""Command line -> runs. Hydra composes, the sweep is expanded, every run gets its identity. No torch."""
+
+import hashlib
+import itertools
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.config import schema
+from bench.config.checks import validate
+from bench.config.hydra_errors import check_values, explain, unknown_choice
+from bench.config.overrides import CONF, MOST_RUNS, elements, is_choice, is_value, parse
+from bench.config.run_spec import NOT_SCIENCE, RunSpec, read_spec, science_of
+from bench.errors import ConfigError
+from bench.records import STUDY_NAME, finished, read_records
+
+LABELLED = ("strategy", "model", "budget")  # axes whose changes show in their own name
+PLUGGABLE = ("strategy", "task", "corpus", "launcher")  # whose options their class checks
+UNLABELLED = ("optim", "corpus/text", "corpus/pairs")  # groups that show in a run's variant
+
+
+def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose one config by Hydra, the `hydra` node included.
+
+    Raises:
+        ConfigError: whatever Hydra or OmegaConf refuses, in one line.
+    """
+    schema.register()
+    parse(overrides)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose(name, overrides=list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, CONF)) from error
+    experiment = composed.hydra.runtime.choices.get("experiment")
+    if experiment and not (CONF / "experiment" / f"{experiment}.yaml").exists():  # optional: Hydra is silent
+        raise ConfigError(unknown_choice("experiment", experiment, CONF))
+    return composed
+
+
+def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
+    """The runs that a command line asks for, each once, in the order of the sweep.
+
+    Args:
+        overrides: Hydra overrides; with `multirun`, `a=1,2` sweeps and `hydra.sweeper.params` of the
+            experiment are expanded as well (the command line wins).
+        multirun: a sweep rather than one run.
+
+    Raises:
+        ConfigError: an unknown choice, key or type, or a sweep without `-m`.
+    """
+    given = parse(overrides)
+    command = shlex.join(["bench", "train", *(["-m"] if multirun else []), *overrides])
+    several = [o.key_or_group for o in given if o.is_sweep_override()]
+    if several and not multirun:
+        raise ConfigError(f"{several[0]}: several values for one key are a sweep: add -m")
+    fixed = [o for o in given if not o.is_sweep_override()]
+    if not multirun:
+        return [_spec(fixed, command)]
+    params = _compose_line(fixed).hydra.sweeper.params or {}
+    named = {o.key_or_group for o in given}
+    swept = [o for o in given if o.is_sweep_override()]
+    swept += parse([f"{key}={value}" for key, value in params.items() if key not in named])
+    if tasks := [o.key_or_group for o in swept if o.key_or_group.split(".")[0] == "task"]:
+        raise ConfigError(f"{tasks[0]}: a task's settings are no axis; give each its own file in conf/task")
+    axes = [elements(o) for o in swept]
+    if (n_runs := math.prod(map(len, axes))) > MOST_RUNS:
+        keys = ", ".join(o.key_or_group for o in swept)
+        raise ConfigError(f"{keys}: a sweep of more than {MOST_RUNS} runs ({n_runs}); give fewer values")
+    runs: dict[str, RunSpec] = {}
+    for values in itertools.product(*map(parse, axes)):
+        spec = _spec([*fixed, *values], command)
+        runs.setdefault(spec.run_id, spec)  # strategies that ignore an axis appear once
+    if not runs:
+        raise ConfigError("the sweep holds no run; give every key at least one value")
+    return list(runs.values())
+
+
+def _compose_line(line: Sequence[Override]) -> DictConfig:
+    """Compose a run: files once for equal choices, which takes Hydra most of its time; then values are set,
+    as Hydra does. What adds or deletes is left to it, with all before it.
+    """
+    left = [i for i, override in enumerate(line) if not is_choice(override) and not is_value(override)]
+    n_left = left[-1] + 1 if left else 0
+    values = [override for override in line[n_left:] if not is_choice(override)]
+    config = deepcopy(_composed((*_words(line[:n_left]), *_chosen(line[n_left:]))))
+    try:
+        for override in values:
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+    except (OmegaConfBaseException, ValueError):  # Hydra says it better
+        return compose_config("config", _words(line))
+    return config
+
+
+def _words(line: Iterable[Override]) -> tuple[str, ...]:
+    return tuple(override.input_line or "" for override in line)
+
+
+def _chosen(line: Sequence[Override]) -> tuple[str, ...]:
+    return _words(filter(is_choice, line))
+
+
+@lru_cache(maxsize=256)
+def _composed(words: tuple[str, ...]) -> DictConfig:
+    """As `compose_config`, once; not to be changed."""
+    return compose_config("config", words)
+
+
+def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
+    """The finished runs of a study, to be measured by the tasks of a command line.
+
+    Args:
+        overrides: `study=NAME`, `task=[A,B]`, and settings of those tasks, of `launcher` or `paths`.
+
+    Raises:
+        ConfigError: no study or task named, or no run to measure.
+    """
+    keys = {o.key_or_group.split(".")[0] for o in parse(overrides)}
+    if not {"study", "task"} <= keys:
+        raise ConfigError("say which runs and by what: bench evaluate study=NAME task=[A,B]")
+    if other := sorted(keys - {"study", *NOT_SCIENCE}):
+        raise ConfigError(f"{other[0]} is fixed by the study's runs; only tasks are added to them")
+    try:
+        plain = _plain(compose_config("config", overrides), complete=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, CONF)) from error
+    _check_shape(plain)
+    folder = Path(plain["paths"]["experiments"]) / plain["study"]
+    records, _ = read_records(folder / "records")
+    command = shlex.join(["bench", "evaluate", *overrides])
+    specs = []
+    for record in finished(records):
+        run = folder / "runs" / record.run_id
+        own = read_spec(run).config if (run / "config.json").exists() else record.config
+        science = {key: own[key] for key in plain.keys() & own.keys() - set(NOT_SCIENCE)}
+        names = {field.name for field in fields(RunSpec)} - {"config", "command"}
+        axes = {name: getattr(record, name) for name in names} | {"study": folder.name}
+        spec = RunSpec(**axes, command=command, config=plain | science)
+        validate(spec.typed())
+        specs.append(spec)
+    if not specs:
+        raise ConfigError(f"study={plain['study']}: no finished run in {folder}; run it with `bench train`")
+    return specs
+
+
+def _spec(line: Sequence[Override], command: str) -> RunSpec:
+    composed, chosen = _compose_line(line), _chosen(line)
+    choices = composed.hydra.runtime.choices
+    for axis in (*LABELLED, "corpus/text", "corpus/pairs"):
+        if axis not in choices:
+            raise ConfigError(f"{axis} takes one choice; to compare several, sweep: -m {axis}=a,b")
+    try:
+        check_types(composed, _composed(chosen), line)
+        plain = _plain(composed, complete=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, CONF)) from error
+    _check_shape(plain)
+    science = science_of(plain)
+    text = json.dumps(science, sort_keys=True, allow_nan=False)
+    names = _names(composed, _unchanged_science(chosen), science)
+    return RunSpec(
+        run_id=hashlib.sha256(text.encode()).hexdigest()[:12],
+        study=str(plain["study"]),
+        strategy=names["strategy"],
+        model=names["model"],
+        budget=names["budget"] if "budget" in science else None,
+        variant=names["variant"],
+        seed=int(plain["seed"]),
+        corpus={kind: str(choices[f"corpus/{kind}"]) for kind in ("text", "pairs")},
+        config=plain,
+        command=command,
+    )
+
+
+def _check_shape(config: Mapping[str, Any]) -> None:
+    """Refuse what would break before `bench.config.checks` or `bench.config.build` could name it."""
+    check_values(config)
+    if not STUDY_NAME.fullmatch(config["study"]):
+        raise ConfigError(
+            f"study={config['study']!r} names a folder: use at most 100 letters, digits, '_', '.', '-'"
+        )
+    parts = {key: config[key] for key in ("strategy", "launcher")}
+    parts |= {f"corpus.{kind}": node for kind, node in config["corpus"].items()}
+    parts |= {f"task.{name}": node for name, node in config["task"].items()}
+    for key, node in parts.items():
+        if not isinstance(node, dict):
+            group = "task" if key.startswith("task.") else key.replace(".", "/")
+            raise ConfigError(f"{key}={node!r} is no set of options; choose one by {group}=NAME")
+    if not isinstance(config["strategy"].get("modality"), str):
+        raise ConfigError("strategy.modality is missing; choose text, pairs or none, as its class says")
+    if odd := [name for name in config["task"] if not name.isidentifier()]:
+        raise ConfigError(f"task.{odd[0]}: a task's name is a column's name; use letters, digits and '_'")
+
+
+def _names(composed: DictConfig, before: Mapping[str, str], science: Mapping[str, Any]) -> dict[str, str]:
+    """What tables call the run: `mlm[mask_rate=0.15]` for a changed choice, `variant` for all else.
+
+    Names come from values, not from how they were typed: equal science, equal name, and no two runs of
+    different science share one.
+    """
+    choices = composed.hydra.runtime.choices
+    changes = {k: v for k, v in _flat(science).items() if before.get(k) != v and k != "seed"}
+    names = {}
+    for axis in LABELLED:
+        own = [f"{k.removeprefix(f'{axis}.')}={v}" for k, v in changes.items() if k.startswith(f"{axis}.")]
+        names[axis] = f"{choices[axis]}[{','.join(own)}]" if own else str(choices[axis])
+    experiment = choices.get("experiment")
+    usual = _composed((f"experiment={experiment}",) if experiment else ()).hydra.runtime.choices
+    groups = [group for group in UNLABELLED if group.split("/")[0] in science]
+    variant = [f"{group}={choices[group]}" for group in groups if choices[group] != usual[group]]
+    variant += [f"{k}={v}" for k, v in changes.items() if k.split(".")[0] not in LABELLED]
+    return names | {"variant": " ".join(variant)}
+
+
+@lru_cache(maxsize=256)
+def _unchanged_science(chosen: tuple[str, ...]) -> Mapping[str, str]:
+    """What of it may change a run's weights, flat."""
+    return _flat(science_of(_plain(_composed(chosen), complete=False)))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"a": {"b": 1}} -> {"a.b": "1"}; a value's text holds no space."""
+    found: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            found[f"{prefix}{key}"] = "_".join(text.split())
+    return found
+
+
+def _plain(composed: DictConfig, *, complete: bool) -> dict[str, Any]:
+    """The config without Hydra's node, as plain containers; `complete`: no value may be missing."""
+    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    container = OmegaConf.to_container(ours, resolve=True, throw_on_missing=complete)
+    if complete:  # once more, since nothing has checked what an interpolation brought in
+        container = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema.Config), container))
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def check_types(composed: DictConfig, unchanged: DictConfig, overrides: Sequence[Override]) -> None:
+    """Refuse an override of a pluggable part whose type differs from the YAML's own value.
+
+    Their `Options` dataclasses are checked again where they are built; this needs no torch.
+
+    Raises:
+        ConfigError: names the key, the value and the type that the YAML has.
+    """
+    deep = [o for o in overrides if "." in o.key_or_group and not o.is_add()]
+    pluggable = [o for o in deep if o.key_or_group.split(".")[0] in PLUGGABLE]
+    for override in pluggable:
+        key = override.key_or_group
+        was, now = OmegaConf.select(unchanged, key), OmegaConf.select(composed, key)
+        if was is not None and now is not None and not _fits(now, was):
+            wanted = type(was).__name__.replace("ListConfig", "list").replace("DictConfig", "mapping")
+            raise ConfigError(f"{key}={now!r}: expected {wanted}, such as {was!r}")
+
+
+def _fits(now: Any, was: Any) -> bool:
+    if isinstance(was, float) and not isinstance(was, bool):
+        return isinstance(now, int | float) and not isinstance(now, bool)
+    return type(now) is type(was)

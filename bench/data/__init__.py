@@ -1,0 +1,1 @@
+"""Corpora, tokenizer and prepared batches: documents or image-caption pairs -> tokens -> batches."""

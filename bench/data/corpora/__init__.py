@@ -1,0 +1,1 @@
+"""Text and image-text corpora, one file each."""

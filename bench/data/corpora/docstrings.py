@@ -1,0 +1,180 @@
+"""Docstrings of installed Python packages, read with `ast`; nothing is imported or run.
+
+Available offline wherever the benchmark is installed, since the default packages are its dependencies:
+technical English with code, with library and kind of object as free labels.
+"""
+
+import ast
+import functools
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from omegaconf import MISSING
+from pebble import ProcessExpired, ProcessPool
+
+from bench.data.corpora.base import Document, TextCorpus
+from bench.errors import ConfigError, DataError
+
+# Tests hardly have docstrings; vendored copies are another library's text under the wrong label.
+SKIPPED = {"tests", "test", "testing", "_vendor", "_vendored", "vendored", "vendor", "extern", "externals"}
+FEW_FILES = 256  # parsed before a process has started
+FILES_AT_ONCE = 32
+MOST_PARSERS = 8  # of some 60 MB each
+Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class File(NamedTuple):
+    """A source file of a package."""
+
+    path: Path
+    relative: Path  # to the folder that the package lies in
+    package: str
+
+
+@dataclass(frozen=True)
+class DocstringsOptions:
+    """Which packages, and how short a docstring may be."""
+
+    packages: list[str] = field(default_factory=lambda: MISSING)  # import names
+    min_chars: int = MISSING
+
+    def __post_init__(self) -> None:
+        if not self.packages:
+            raise ConfigError("corpus.text.packages is empty; name at least one installed package")
+        if self.min_chars < 1:
+            raise ConfigError(f"corpus.text.min_chars={self.min_chars} must be at least 1")
+
+
+class Docstrings(TextCorpus):
+    """One document per module, class and function; a file is a group."""
+
+    Options: ClassVar[type[Any]] = DocstringsOptions
+    labelled = True
+
+    def __init__(self, options: DocstringsOptions) -> None:
+        self.options = options
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Package versions and options; the Python version, since newer syntax does not parse."""
+        return {
+            "versions": {name: _version(name) for name in self.options.packages},
+            "min_chars": self.options.min_chars,
+            "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        }
+
+    def provenance(self) -> dict[str, str]:
+        """Each package with its version and licence."""
+        sources = [f"{name} {_version(name)} ({_licence(name)})" for name in self.options.packages]
+        return {"source": "docstrings of " + ", ".join(sources), "licence": "that of each package"}
+
+    def documents(self) -> Iterator[Document]:
+        """All docstrings, package by package, file by file."""
+        files = [file for package in self.options.packages for file in _files(package)]
+        yield from chain.from_iterable(_side_by_side(self._documents_of, files))
+
+    def _documents_of(self, file: File) -> list[Document]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # invalid escapes in other people's files
+                tree = ast.parse(file.path.read_bytes())
+        except (SyntaxError, ValueError):  # templates, and files for another Python
+            return []
+        module = ".".join(file.relative.with_suffix("").parts).removesuffix(".__init__")
+        found = []
+        for scope, name in _scopes(tree, module):
+            text = _docstring(scope)
+            if len(text) >= self.options.min_chars:
+                labels = {"library": file.package, "kind": _kind(scope), "name": name}
+                found.append(Document(text=text, group=file.relative.as_posix(), labels=labels))
+        return found
+
+
+def _files(package: str) -> Iterator[File]:
+    root = _locate(package)
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root.parent)
+        if not SKIPPED.intersection(relative.parts) and path.name != "conftest.py":
+            yield File(path, relative, package)
+
+
+def _side_by_side(parse: Callable[[File], list[Document]], files: list[File]) -> Iterator[list[Document]]:
+    """What each file gives, in their order. Many are parsed in processes, but not by one of many processes.
+
+    Raises:
+        DataError: one of them died.
+    """
+    if len(files) < FEW_FILES or parent_process():
+        yield from map(parse, files)
+        return
+    pool = ProcessPool(max_workers=min(os.cpu_count() or 1, MOST_PARSERS), context=get_context("spawn"))
+    try:
+        yield from pool.map(parse, files, chunksize=FILES_AT_ONCE).result()
+    except ProcessExpired as error:
+        raise DataError(f"corpus.text: a process that parsed docstrings died ({error}); run again") from error
+    finally:  # when all are parsed, or on the way
+        pool.stop()
+        pool.join()
+
+
+def _scopes(scope: Scope, name: str) -> Iterator[tuple[Scope, str]]:
+    yield scope, name
+    for child in scope.body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _scopes(child, f"{name}.{child.name}")
+
+
+def _docstring(scope: Scope) -> str:
+    match scope.body:
+        case [ast.Expr(value=ast.Constant(value=str(text))), *_]:
+            # A file may hold escaped lone surrogates, which no UTF-8 text can.
+            return inspect.cleandoc(text).encode("utf-8", "replace").decode("utf-8").strip()
+    return ""
+
+
+def _kind(scope: Scope) -> str:
+    if isinstance(scope, ast.Module):
+        return "module"
+    return "class" if isinstance(scope, ast.ClassDef) else "function"
+
+
+def _locate(package: str) -> Path:
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            f"corpus.text.packages: {package!r} is not an installed package; "
+            f"run `pip install {package}` or take it off the list"
+        )
+    return Path(next(iter(spec.submodule_search_locations))).resolve()
+
+
+@functools.cache
+def _distributions() -> dict[str, str]:
+    found = importlib.metadata.packages_distributions()  # sklearn -> scikit-learn
+    return {package: names[0] for package, names in found.items()}
+
+
+def _version(package: str) -> str:
+    _locate(package)
+    name = _distributions().get(package)
+    return importlib.metadata.version(name) if name else "unknown"
+
+
+def _licence(package: str) -> str:
+    name = _distributions().get(package)
+    if name is None:
+        return "licence unknown"
+    metadata = importlib.metadata.metadata(name).json
+    classifiers = [line for line in metadata.get("classifier", []) if line.startswith("License ::")]
+    trove = classifiers[0].split(" :: ")[-1] if classifiers else None
+    stated = metadata.get("license_expression") or trove or metadata.get("license") or "licence unknown"
+    return str(stated).splitlines()[0]

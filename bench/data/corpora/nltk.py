@@ -1,0 +1,141 @@
+"""Corpora of the Natural Language Toolkit, read from the user's NLTK data folder; none is shipped.
+
+A document is a block between blank lines, cut at line ends where it is long (a film script has no blank
+lines). A group is a stretch of a file, since a few long files would make lopsided splits. Brown is given
+back as running text, without its part-of-speech tags.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from bench.data.corpora.base import Document, TextCorpus
+from bench.errors import ConfigError, DataError
+
+TAG = re.compile(r"/[^/\s]+(?=\s|$)")  # Brown: The/at Fulton/np-tl
+DOUBLED = re.compile(r"([?!;])\1")  # Brown writes them twice
+SPACED = re.compile(r"\s+([,.;:?!])(?=\s|$)")
+
+
+@dataclass(frozen=True)
+class NltkOptions:
+    """Which corpora, and how long a document may be."""
+
+    names: list[str] = field(default_factory=lambda: MISSING)  # as `python -m nltk.downloader` has them
+    min_chars: int = MISSING
+    max_chars: int = MISSING
+    blocks_per_group: int = MISSING
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ConfigError("corpus.text.names is empty; name at least one NLTK corpus")
+        if not 1 <= self.min_chars <= self.max_chars:
+            raise ConfigError("corpus.text.min_chars must lie in 1..corpus.text.max_chars")
+        if self.blocks_per_group < 1:
+            raise ConfigError(f"corpus.text.blocks_per_group={self.blocks_per_group} must be at least 1")
+
+
+class Nltk(TextCorpus):
+    """Plain-text and tagged corpora that NLTK has a reader for."""
+
+    Options = NltkOptions
+    labelled = True
+
+    def __init__(self, options: NltkOptions) -> None:
+        self.options = options
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Names and sizes of the files, time of change of the archives or files, and options."""
+        files = [
+            (name, *_stamp(reader, file)) for name, reader in self._readers() for file in reader.fileids()
+        ]
+        return asdict(self.options) | {"files": sha256(repr(files).encode()).hexdigest()}
+
+    def provenance(self) -> dict[str, str]:
+        """The corpora; their terms are in the README of each."""
+        return {"source": "NLTK data: " + ", ".join(self.options.names), "licence": "see each corpus' README"}
+
+    def documents(self) -> Iterator[Document]:
+        """All documents, corpus by corpus, file by file."""
+        for name, reader in self._readers():
+            for file in reader.fileids():
+                labels = {"corpus": name}
+                if hasattr(reader, "categories"):
+                    labels["category"] = " ".join(reader.categories(file))
+                text = _decoded(reader, name, file)
+                for i, block in enumerate(blocks(text.splitlines(), self.options.max_chars)):
+                    if len(block) >= self.options.min_chars:
+                        group = f"{name}/{file}#{i // self.options.blocks_per_group}"
+                        yield Document(text=block, group=group, labels=labels)
+
+    def _readers(self) -> list[tuple[str, Any]]:
+        return [(name, corpus_reader(name, "corpus.text.names")) for name in self.options.names]
+
+
+def corpus_reader(name: str, key: str) -> Any:
+    """NLTK's reader of a corpus in the user's NLTK data.
+
+    Raises:
+        ConfigError: NLTK knows no such corpus.
+        DataError: it is not there; names `key` and the command that gets it.
+    """
+    import nltk.corpus
+
+    reader = getattr(nltk.corpus, name, None)
+    if reader is None:
+        raise ConfigError(f"{key}: NLTK has no corpus {name!r}; correct the name")
+    try:
+        reader.fileids()
+    except LookupError as error:
+        raise DataError(
+            f"{key}: {name!r} is not in your NLTK data; run `python -m nltk.downloader {name}`, "
+            f"or set NLTK_DATA to a folder with corpora/{name}"
+        ) from error
+    return reader
+
+
+def blocks(lines: list[str], max_chars: int) -> Iterator[str]:
+    """Runs of lines between blank ones, cut at line ends so that none is longer than one line or `max_chars`.
+
+    >>> list(blocks(["ab", "cd", "", "ef"], max_chars=4))
+    ['ab', 'cd', 'ef']
+    """
+    block = ""
+    for line in (line.strip() for line in [*lines, ""]):
+        if block and (not line or len(block) + 1 + len(line) > max_chars):
+            yield block
+            block = ""
+        block = f"{block}\n{line}" if block else line
+
+
+def untagged(text: str) -> str:
+    """Running text of Brown's `word/tag` lines.
+
+    >>> untagged("The/at jury/nn said/vbd ``/`` no/at ''/'' ./.")
+    'The jury said "no".'
+    """
+    words = TAG.sub("", text).replace("`` ", '"').replace(" ''", '"')
+    return DOUBLED.sub(r"\1", SPACED.sub(r"\1", words))
+
+
+def _decoded(reader: Any, name: str, file: str) -> str:
+    try:
+        text = str(reader.raw(file))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"corpus.text.names: {name}/{file} is damaged at byte {error.start}; "
+            f"run `python -m nltk.downloader --force {name}`"
+        ) from error
+    return untagged(text) if hasattr(reader, "tagged_words") else text
+
+
+def _stamp(reader: Any, file: str) -> tuple[str, int, int]:
+    pointer = reader.root.join(file)
+    archive = getattr(pointer, "zipfile", None)
+    container = Path(archive.filename if archive else pointer.path)
+    return file, int(pointer.file_size()), container.stat().st_mtime_ns

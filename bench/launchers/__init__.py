@@ -1,1 +1,0 @@
-"""Where a sweep's runs are done, one file per launcher."""

@@ -1,0 +1,246 @@
+"""A Hugging Face checkpoint's weights: files -> backbone, head and sizes, each held against the whole model.
+
+Only safetensors are read, and no code of a checkpoint is ever run. Whatever does not fit is one line that
+names `model.name`. Transformers is imported late: it takes seconds.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.config.schema import Model
+from bench.data.pretrained_files import Checkpoint, CheckpointError, first_line
+from bench.data.tokenizer import SPECIAL_TOKENS
+from bench.models.huggingface import ClipBackbone, HuggingFaceBackbone, HuggingFaceHead
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+TOLERANCE = 1e-3  # of logits computed in two ways, relative to the largest
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint as strategies take it."""
+
+    model: Model
+    backbone: HuggingFaceBackbone
+    head: nn.Module
+
+
+def load(
+    checkpoint: Checkpoint, *, patch_size: int, length: int, pretrained: bool, predicts: bool | None
+) -> Loaded:
+    """Read a checkpoint's weights.
+
+    Args:
+        checkpoint: which.
+        patch_size: of the vision tower that tasks fit.
+        length: of the longest text, in tokens of ours.
+        pretrained: False: its architecture, drawn anew from torch's global generator.
+        predicts: with its language model head; None: if it has one.
+
+    Raises:
+        CheckpointError: an architecture, weights or a tokenizer that do not serve; names what is wrong.
+    """
+    if predicts is None:
+        try:
+            return load(
+                checkpoint, patch_size=patch_size, length=length, pretrained=pretrained, predicts=True
+            )
+        except CheckpointError:  # what is wrong beside the head is found again
+            predicts = False
+    if predicts:
+        whole = _read(checkpoint, _language_model_class(checkpoint), pretrained)
+        body = whole.base_model
+    else:
+        whole = _read(checkpoint, "AutoModel", pretrained)
+        body = whole.get_encoder() if whole.config.is_encoder_decoder else whole
+    backbone = _backbone(body, checkpoint)
+    tokens = _probe_tokens(checkpoint, length)
+    model = _probe(backbone, checkpoint, tokens, patch_size)
+    head = _head(whole, backbone, checkpoint, tokens) if predicts else nn.Identity()
+    return Loaded(model, backbone, head)
+
+
+def _config(checkpoint: Checkpoint) -> "PretrainedConfig":
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            str(checkpoint.folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        problem = f"this transformers knows no {checkpoint.architecture} ({first_line(error)})"
+        raise CheckpointError(checkpoint.name, f"{problem}; choose another checkpoint") from error
+    config.use_cache = False
+    return config
+
+
+def _language_model_class(checkpoint: Checkpoint) -> str:
+    """The Auto class of the checkpoint's head: masked where its architecture has such a one."""
+    from transformers.models.auto import modeling_auto
+
+    config = _config(checkpoint)
+    if not config.is_encoder_decoder:
+        is_decoder = getattr(config, "is_decoder", False)
+        if config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_decoder:
+            return "AutoModelForMaskedLM"
+        if config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            return "AutoModelForCausalLM"
+    raise CheckpointError(
+        checkpoint.name,
+        f"{checkpoint.architecture} predicts no tokens from one stack, so that no strategy can train on from "
+        "it; choose strategy=reference",
+    )
+
+
+def _read(checkpoint: Checkpoint, auto: str, pretrained: bool) -> "PreTrainedModel":
+    import transformers
+
+    quiet_transformers()
+    config, cls = _config(checkpoint), getattr(transformers, auto)
+    if not pretrained:
+        return _without_pooler(cls.from_config(config, dtype=torch.float32))
+    try:
+        whole, report = cls.from_pretrained(
+            str(checkpoint.folder),
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever damaged files and foreign architectures make of it
+        problem = f"its weights cannot be read as {checkpoint.architecture} ({first_line(error)})"
+        raise CheckpointError(checkpoint.name, f"{problem}; choose another checkpoint") from error
+    whole = _without_pooler(whole)
+    _check_weights(checkpoint, whole, set(report["missing_keys"]), set(report["unexpected_keys"]))
+    return whole
+
+
+def _without_pooler(whole: "PreTrainedModel") -> "PreTrainedModel":
+    """A pooler is not asked for, and in many checkpoints not there."""
+    if isinstance(getattr(whole, "pooler", None), nn.Module):
+        whole.pooler = None
+    return whole
+
+
+def _check_weights(
+    checkpoint: Checkpoint, whole: "PreTrainedModel", missing: set[str], unexpected: set[str]
+) -> None:
+    """Heads that are not asked for may be left over; layers may not, and nothing may be made up."""
+    used = whole.get_encoder() if whole.config.is_encoder_decoder else whole
+    ids = {id(weight) for weight in used.parameters()}
+    names = {name for name, w in whole.named_parameters(remove_duplicate=False) if id(w) in ids}
+    lost = sorted(names & missing)
+    own = {name.rpartition(".")[0] for name in names}
+    layers = {part for name in own for part in _numbered(name)}
+    lists = {layer.rpartition(".")[0] for layer in layers}
+    bare = (name.removeprefix(f"{whole.base_model_prefix}.") for name in unexpected)
+    left = sorted(
+        n for n in bare for part in _numbered(n) if part not in layers and part.rpartition(".")[0] in lists
+    )
+    if lost or left:
+        problem = f"weights of {lost[0]} are missing" if lost else f"weights of {left[0]} are left over"
+        raise CheckpointError(checkpoint.name, f"{problem}; its config.json describes another model")
+
+
+def _numbered(name: str) -> list[str]:
+    """`encoder.layer.4.attn` -> [`encoder.layer.4`]."""
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i, part in enumerate(parts) if part.isdigit()]
+
+
+def _backbone(body: "PreTrainedModel", checkpoint: Checkpoint) -> HuggingFaceBackbone:
+    from transformers import CLIPModel
+
+    is_clip = isinstance(body, CLIPModel)
+    rows = (body.text_model if is_clip else body).get_input_embeddings().num_embeddings
+    largest = max((*checkpoint.to_theirs, *checkpoint.prefix))
+    if largest >= rows:
+        raise CheckpointError(
+            checkpoint.name,
+            f"its tokenizer has the id {largest}, its embedding {rows} rows; give it its own",
+        )
+    return (ClipBackbone if is_clip else HuggingFaceBackbone)(body, checkpoint)
+
+
+def _probe_tokens(checkpoint: Checkpoint, length: int) -> Tensor:
+    """(2, T) ids: two texts that differ in their last word."""
+    n_words = checkpoint.vocab_size - len(SPECIAL_TOKENS)
+    first = torch.arange(length) % n_words
+    second = first.clone()
+    second[-1] = (second[-1] + 1) % n_words
+    return torch.stack([first, second]) + len(SPECIAL_TOKENS)
+
+
+@torch.no_grad()
+def _probe(backbone: HuggingFaceBackbone, checkpoint: Checkpoint, tokens: Tensor, patch_size: int) -> Model:
+    """Find out by reading texts: the width, whether attention is causal, what a text costs."""
+    length = tokens.shape[1]
+    try:
+        # The fused kernel on CPU is not counted; the plain one is made of matrix products, which are.
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            hidden = backbone(tokens, causal=None)  # (2, T, D)
+    except Exception as error:
+        problem = f"{checkpoint.architecture} cannot read {length} tokens ({first_line(error)})"
+        raise CheckpointError(
+            checkpoint.name, f"{problem}; lower sequence_length, or choose another"
+        ) from error
+    if not hidden.isfinite().all():
+        raise CheckpointError(
+            checkpoint.name, "its weights are no finite numbers, or make none; choose another checkpoint"
+        )
+    backbone.is_causal = torch.equal(hidden[0, 0], hidden[1, 0])
+    config = backbone.body.config.get_text_config()
+    width, heads = hidden.shape[-1], config.num_attention_heads
+    return Model(
+        name=checkpoint.name,
+        d_model=width,
+        n_layers=config.num_hidden_layers,
+        n_heads=heads if width % (2 * heads) == 0 else 1,  # only a fitted vision tower's, which has RoPE
+        d_ff=_width_of_equal_cost(counter.get_total_flops() / 2, width, config.num_hidden_layers, length),
+        patch_size=patch_size,
+    )
+
+
+def _width_of_equal_cost(flops: float, d_model: int, n_layers: int, length: int) -> int:
+    """The gated feed-forward width with which our blocks cost as much: `blocks_flops` solved for it."""
+    matrices = (flops / n_layers - 4 * length**2 * d_model) / (2 * length)
+    return max(1, round((matrices - 4 * d_model**2) / (3 * d_model)))
+
+
+@torch.no_grad()
+def _head(
+    whole: "PreTrainedModel", backbone: HuggingFaceBackbone, checkpoint: Checkpoint, tokens: Tensor
+) -> HuggingFaceHead:
+    """The head, held against the whole model's logits."""
+    ids, mask = backbone.read(tokens, None)
+    problem = f"the head of {checkpoint.architecture} cannot be told from its body; choose strategy=reference"
+    theirs = whole.eval()(input_ids=ids, attention_mask=mask).logits[:, len(checkpoint.prefix) :]
+    if whole.base_model is whole:
+        raise CheckpointError(checkpoint.name, problem)
+    head = HuggingFaceHead(whole, checkpoint).eval()
+    try:
+        found, wanted = head(backbone(tokens, causal=None)), head.ours(theirs)
+    except Exception as error:
+        raise CheckpointError(checkpoint.name, f"{problem} ({first_line(error)})") from error
+    speaking = ~head.silent
+    gap = (found - wanted)[..., speaking].abs().max()
+    if not gap <= TOLERANCE * wanted[..., speaking].abs().max():
+        raise CheckpointError(checkpoint.name, problem)
+    return head
+
+
+def quiet_transformers() -> None:
+    """No progress bars and no warnings where a model is read or written in a second."""
+    import transformers  # late: it takes seconds
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()

@@ -1,0 +1,52 @@
+"""Exposure of planted secrets against the copies that were planted: a panel per kind of likelihood."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from bench.analysis.series import Series, numbered_series
+from bench.analysis.table import Tables
+from bench.analysis.text import number, with_seeds
+from bench.report.figures.lines import LineFigure, spreads
+
+METRIC = r"(exposure(?:_[a-z]+)?)_at_(\d+)"  # what a task calls it, in bits, at a planted count
+
+
+class CanaryExposure(LineFigure):
+    """How much each strategy remembers of its training text (Carlini et al. 2019, arXiv:1802.08232)."""
+
+    title = "Exposure of planted secrets"
+    nothing = "No exposure of planted secrets was measured: nothing to draw."
+    xlabel = "copies in the training data, evenly spaced (0: never planted)"
+    ylabel = "exposure (bits)"
+    by_model = False
+
+    def find(self, tables: Tables) -> list[Series]:
+        """Exposure at each planted count, one series per task."""
+        return numbered_series(tables, METRIC)
+
+    def scale(self, axes: Axes, xs: Sequence[int]) -> list[float]:
+        """Evenly spaced, since 0 has no logarithm."""
+        axes.set_xticks(range(len(xs)), [f"{x:,}" for x in xs])
+        axes.grid(visible=False, axis="x")
+        return [float(i) for i in range(len(xs))]
+
+    def caption(self, tables: Tables) -> str:
+        """Each strategy's exposure at the largest count."""
+        found = self.series(tables)
+        if not found:
+            return self.nothing
+        return (
+            "Exposure in bits of secrets planted in the training text, by the number of copies: mean over "
+            "all models and data budgets within each seed, then over seeds, with 95 % t intervals. Chance "
+            "(dotted) is what a secret of random rank has on average; kinds of likelihood do not compare. "
+            f"With the most copies: {'; '.join(_finding(tables, series) for series in found)}."
+        )
+
+
+def _finding(tables: Tables, series: Series) -> str:
+    most, measure = series.points[-1]
+    found = [(arm, spreads(tables, series, arm)[-1]) for arm in tables.arms if not arm.is_external]
+    parts = ", ".join(f"{arm.label} {with_seeds(spread)}" for arm, spread in found if spread is not None)
+    chance = "".join(f", chance {number(level)}" for level in tables.measures[measure].chance[:1])
+    return f"{series.task} ({most:,} copies{chance}): {parts or 'no result'}"

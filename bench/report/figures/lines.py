@@ -1,0 +1,140 @@
+"""Base of figures with a line per strategy along a numbered axis: labels, layers, planted counts."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from bench.analysis.compare import grid, level
+from bench.analysis.naming import series_label
+from bench.analysis.series import Series
+from bench.analysis.stats import Interval, interval
+from bench.analysis.table import BASELINE, Arm, Tables
+from bench.analysis.text import number
+from bench.errors import ConfigError
+from bench.report.figures.base import GREY, Figure, blank, is_near, looks, wrapped
+from bench.report.figures.legend import legend
+from bench.report.figures.marks import draw_lines
+
+
+class LineFigure(Figure):
+    """A panel per series of measures, and per model where models are not pooled."""
+
+    nothing: ClassVar[str]
+    xlabel: ClassVar[str]
+    ylabel: ClassVar[str] = ""  # where the titles do not say it
+    by_model: ClassVar[bool]  # else means over all models, as in the headline
+
+    @dataclass(frozen=True)
+    class Options:
+        """Which panels; null: every task that has such measures."""
+
+        tasks: list[str] | None = None
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @abstractmethod
+    def find(self, tables: Tables) -> list[Series]:
+        """All series that the figure could draw."""
+
+    @abstractmethod
+    def scale(self, axes: Axes, xs: Sequence[int]) -> list[float]:
+        """Set the horizontal axis up for `xs`, and say where they stand on it."""
+
+    def moved(self, place: float, share: float) -> float:
+        """A place moved sideways by a share (-0.5 to 0.5) of what keeps strategies apart."""
+        return place + 0.15 * share
+
+    def series(self, tables: Tables) -> list[Series]:
+        """What to draw.
+
+        Raises:
+            ConfigError: a task without such measures.
+        """
+        found, tasks = self.find(tables), self.options.tasks
+        lost = sorted(set(tasks or ()) - {series.task for series in found})
+        if lost:
+            known = ", ".join(dict.fromkeys(series.task for series in found)) or "none"
+            raise ConfigError(f"figure: nothing to draw for tasks={lost}; tasks with such scores: {known}")
+        return [series for series in found if tasks is None or series.task in tasks]
+
+    def applies(self, tables: Tables) -> bool:
+        """Is there a series?"""
+        return bool(self.series(tables))
+
+    def models(self, tables: Tables) -> Sequence[str | None]:
+        """What has panels of its own; None: all models together."""
+        return tables.models if self.by_model else [None]
+
+    def draw(self, tables: Tables) -> Canvas:
+        """Means over seeds with their intervals; scratch dashed in a band, chance dotted."""
+        series_by_model = ((series, model) for series in self.series(tables) for model in self.models(tables))
+        places = [(measured(tables, *place), place[1]) for place in series_by_model]
+        if not places:
+            return blank(self.nothing)
+        canvas, flat = wrapped(len(places))
+        for axes, (series, model) in zip(flat, places, strict=True):
+            self._panel(axes, tables, series, model)
+        canvas.supxlabel(self.xlabel, fontsize=8)
+        canvas.supylabel(self.ylabel, fontsize=8)
+        legend(canvas, tables)
+        return canvas
+
+    def _panel(self, axes: Axes, tables: Tables, series: Series, model: str | None) -> None:
+        places = self.scale(axes, series.xs)
+        _band(axes, places, spreads(tables, series, Arm(BASELINE, ""), model))
+        style = looks(tables)
+        shares = {arm: (i + 0.5) / len(style) - 0.5 for i, arm in enumerate(style)}
+        draw_lines(
+            axes,
+            [
+                (
+                    [self.moved(place, shares[arm]) for place in places],
+                    spreads(tables, series, arm, model),
+                    look,
+                )
+                for arm, look in style.items()
+            ],
+        )
+        lines = [series_label(tables, series.measures[0], series.name)]
+        lines += [f"model {model}"] if model is not None and len(tables.models) > 1 else []
+        axes.set_title("\n".join([*lines, *_chance(axes, tables, series, places)]))
+
+
+def spreads(tables: Tables, series: Series, arm: Arm, model: str | None = None) -> list[Interval | None]:
+    """An arm's mean at each number over the cells of its grid, of one model or of all."""
+    cells = [cell for cell in grid(tables, arm) if model in (None, cell.model)]
+    return [interval(list(level(tables, measure, cells).values())) for measure in series.measures]
+
+
+def measured(tables: Tables, series: Series, model: str | None) -> Series:
+    """What of a series some arm has with a model: a small one has fewer layers."""
+    found = zip(*(spreads(tables, series, arm, model) for arm in tables.arms), strict=True)
+    points = zip(series.points, found, strict=True)
+    return series._replace(points=tuple(point for point, own in points if any(own)))
+
+
+def _band(axes: Axes, places: Sequence[float], found: Sequence[Interval | None]) -> None:
+    nan = math.nan
+    means = [nan if spread is None else spread.mean for spread in found]
+    low = [nan if spread is None or spread.low is None else spread.low for spread in found]
+    high = [nan if spread is None or spread.high is None else spread.high for spread in found]
+    axes.plot(places, means, color=GREY, linestyle="--", linewidth=1)
+    axes.fill_between(places, low, high, color=GREY, alpha=0.15, linewidth=0)
+
+
+def _chance(axes: Axes, tables: Tables, series: Series, places: Sequence[float]) -> list[str]:
+    """Draw chance at each number; or say, in a line for the title, why not."""
+    levels = [chance[0] if (chance := tables.measures[m].chance) else math.nan for m in series.measures]
+    known = [value for value in levels if not math.isnan(value)]
+    if known and not all(is_near(axes, value) for value in known):
+        return [
+            f"chance {' to '.join(dict.fromkeys(number(v) for v in (min(known), max(known))))}, off scale"
+        ]
+    axes.plot(places, levels, color=GREY, linestyle=":", linewidth=1)
+    return []

@@ -1,0 +1,133 @@
+"""Performance profiles (Agarwal et al. 2021, arXiv:2108.13264): the share of runs x tasks above a score."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from bench.analysis import aggregate
+from bench.analysis.compare import is_compared
+from bench.analysis.stats import LEVEL
+from bench.analysis.table import BASELINE, Arm, Tables
+from bench.analysis.text import with_interval, with_seeds
+from bench.report.across_tasks import Suite, improvement, suite
+from bench.report.figures.base import GREY, Figure, blank, bundles, looks, wrapped
+from bench.report.figures.legend import SCRATCH, grey_line
+from bench.report.figures.marks import Stroke, draw_strokes
+
+_NOTHING = "Too few tasks that every strategy can do: nothing to draw."
+_SCRATCH = Arm(BASELINE, "")
+_PALE = "#cfcfcf"
+
+
+class PerformanceProfiles(Figure):
+    """A panel per strategy, with scratch as reference and all others in the background."""
+
+    title = "Performance profiles across tasks"
+
+    @dataclass(frozen=True)
+    class Options:
+        """At how many thresholds a profile is computed."""
+
+        n_thresholds: int
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def applies(self, tables: Tables) -> bool:
+        """Is there a strategy to hold against scratch, on enough tasks?"""
+        found = suite(tables)
+        return found is not None and bool(_compared(found))
+
+    def draw(self, tables: Tables) -> Canvas:
+        """A line that stays higher is better at every level of quality."""
+        found = suite(tables)
+        if found is None or not _compared(found):
+            return blank(_NOTHING)
+        thresholds = self._thresholds(found)
+        profiles = {arm: aggregate.profile(m.scores, thresholds) for arm, m in found.matrices.items()}
+        arms, style = _compared(found), looks(tables)
+        panels = bundles(tables, arms)
+        canvas, flat = wrapped(len(panels))
+        pale = [Stroke(np.column_stack([thresholds, profiles[arm].share]), _PALE, "-", 0.7) for arm in arms]
+        for axes, (title, own) in zip(flat, panels.items(), strict=True):
+            draw_strokes(axes, pale)
+            if _SCRATCH in profiles:
+                _line(axes, thresholds, profiles[_SCRATCH], GREY, "--")
+            for arm in own:
+                _line(axes, thresholds, profiles[arm], style[arm].colour, style[arm].dash)
+            axes.axvline(0, color=GREY, linestyle=":", linewidth=1)
+            axes.set_ylim(-0.02, 1.02)
+            axes.set_title(title)
+        canvas.supxlabel("normalised score τ (0: chance, 1: all right)", fontsize=8)
+        canvas.supylabel("share of runs × tasks above τ", fontsize=8)
+        _legend(canvas)
+        return canvas
+
+    def caption(self, tables: Tables) -> str:
+        """Who is nowhere below scratch, and who has the highest interquartile mean."""
+        found = suite(tables)
+        if found is None or not _compared(found):
+            return _NOTHING
+        means = {arm: aggregate.interquartile_mean(m.scores) for arm, m in found.matrices.items()}
+        best = max(means, key=lambda arm: means[arm].mean)
+        chances = improvement(tables, found, best)
+        over = f", P(better than scratch) {with_interval(chances)}" if chances is not None else ""
+        base = f"; scratch {with_seeds(means[_SCRATCH])}" if _SCRATCH in means and best != _SCRATCH else ""
+        return (
+            f"Share of runs × tasks ({len(found.measures)} tasks) whose normalised score is above τ; bands: "
+            f"{100 * LEVEL:.0f} % percentile bootstrap of whole seeds, pointwise; pale: the other "
+            f"strategies. {self._finding(found)}Highest interquartile mean, flattered by the choice: "
+            f"{best.label} {with_seeds(means[best])}{over}{base}. The table across tasks names the tasks."
+        )
+
+    def _thresholds(self, found: Suite) -> aggregate.Array:
+        """From just below the lowest score to the highest."""
+        scores = np.concatenate([matrix.scores.ravel() for matrix in found.matrices.values()])
+        low, high = min(0.0, float(scores.min())), float(scores.max())
+        margin = 0.02 * (high - low)
+        return np.linspace(low - margin, high + margin, self.options.n_thresholds)
+
+    def _finding(self, found: Suite) -> str:
+        """Strategies by where their profile lies to scratch's, taken at every threshold."""
+        if _SCRATCH not in found.matrices:
+            return ""
+        thresholds = self._thresholds(found)
+        scratch = aggregate.profile(found.matrices[_SCRATCH].scores, thresholds).share
+        groups: dict[str, list[str]] = {}
+        for arm in _compared(found):
+            gap = aggregate.profile(found.matrices[arm].scores, thresholds).share - scratch
+            groups.setdefault(_side(gap, thresholds), []).append(arm.label)
+        return "; ".join(f"{side}: {', '.join(arms)}" for side, arms in sorted(groups.items())) + ". "
+
+
+def _compared(found: Suite) -> list[Arm]:
+    return [arm for arm in found.matrices if is_compared(arm)]
+
+
+def _line(axes: Axes, thresholds: aggregate.Array, own: aggregate.Profile, colour: str, dash: object) -> None:
+    axes.plot(thresholds, own.share, color=colour, linestyle=dash)
+    if own.low is not None and own.high is not None:
+        axes.fill_between(thresholds, own.low, own.high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _legend(canvas: Canvas) -> None:
+    """The panels' titles name the strategies; this names what stands beside each."""
+    drawn = ((GREY, "--", SCRATCH), (_PALE, "-", "other strategies"))
+    handles = [Line2D([], [], color=colour, linestyle=dash, label=label) for colour, dash, label in drawn]
+    handles.append(grey_line(":", "chance"))
+    canvas.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=3)
+
+
+def _side(gap: aggregate.Array, thresholds: aggregate.Array) -> str:
+    """Where a profile lies to scratch's, whose difference is `gap` (K,)."""
+    above, below = gap > 1e-9, gap < -1e-9
+    if not above.any() and not below.any():
+        return "The same profile as scratch"
+    if not below.any():
+        return "Nowhere below scratch's profile"
+    if not above.any():
+        return "Nowhere above scratch's profile"
+    return "Above scratch's profile at some τ and below it at others"

@@ -1,0 +1,230 @@
+"""Base of figures of quality against a cost of pretraining: a panel per task, a point per cell, the front."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from bench.analysis.compare import Summary, summaries
+from bench.analysis.naming import cell_label
+from bench.analysis.pareto import Member, front
+from bench.analysis.table import BASELINE, Cell, Measure, Tables
+from bench.analysis.text import amount, with_p
+from bench.report.figures.base import (
+    GREY,
+    Look,
+    TaskFigure,
+    blank,
+    crowd_note,
+    finish,
+    is_crowded,
+    looks,
+    lost_note,
+    references,
+    wrapped,
+)
+from bench.report.figures.legend import legend
+from bench.report.figures.marks import Stroke, draw_bars, draw_strokes
+from bench.report.most_spread import left_out_note, most_spread
+
+MOST_TASKS = 9  # more panels than a page holds tell nobody anything
+_SAME = 1.05  # cells within 5 % of a cost are matched, and no line joins them
+_APART, _MOST_MOVED = 0.02, 0.5  # of an axis: between two cells, and all such gaps together
+_RING = {True: ("black", "-"), False: ("black", ":")}  # of members of the front, by whether clear
+
+Costs = Mapping[Cell, float]
+
+
+class QualityVsCost(TaskFigure):
+    """What a cost buys. Scratch pretrains nothing, so it is a line, and the cheapest member of the front."""
+
+    nothing: ClassVar[str]
+    cost: ClassVar[str]  # in words, with the unit, for axis and caption
+
+    @abstractmethod
+    def costs(self, tables: Tables) -> dict[str, Costs]:
+        """The costs of cells; one entry for each way to know them, which is named and gets its own panels."""
+
+    @abstractmethod
+    def value(self, cost: float) -> str:
+        """A cost with its unit, for the caption."""
+
+    def draw(self, tables: Tables) -> Canvas:
+        """One panel per task and way to know the cost; the larger the marker, the larger the model."""
+        places = self._places(tables)
+        if not places:
+            return blank(self.nothing)
+        canvas, grid = wrapped(len(places))
+        for axes, (measure, source, costs) in zip(grid, places, strict=True):
+            _panel(axes, tables, measure, costs)
+            finish(axes, tables, measure, source)
+        canvas.supxlabel(f"{self.cost} (log scale), evaluation not included", fontsize=8)
+        legend(canvas, tables, *_handles(tables))
+        return canvas
+
+    def caption(self, tables: Tables) -> str:
+        """Per task, the members of the front whose gain is clear, and which tasks are left out."""
+        places = self._places(tables)
+        if not places:
+            return self.nothing
+        findings = "; ".join(self._finding(tables, *place) for place in places)
+        return (
+            f"Each task's metric against {self.cost}{self.remark(tables)}. A point is a cell: its mean "
+            "over seeds with the 95 % t interval, the fainter the smaller its data budget, moved "
+            "sideways where it would hide another; lines join a strategy's cells of growing cost at one data "
+            "budget. Steps: the Pareto front, from scratch at no cost. Ringed: its members, dotted where the "
+            "gain over the next cheaper one, if any, is unclear (p > 0.05, seed-paired t test, uncorrected)."
+            f"{crowd_note(tables)}{lost_note(tables)}"
+            f"{left_out_note(self.measures(tables), [measure for measure, *_ in places])} "
+            f"Members with a clear gain: {findings}."
+        )
+
+    def remark(self, tables: Tables) -> str:
+        """What else must be known of the cost."""
+        return ""
+
+    def _places(self, tables: Tables) -> list[tuple[Measure, str, Costs]]:
+        """The panels: measure, how the cost is known, and the costs of the cells that have both."""
+        known = self.costs(tables)
+        measures = self.measures(tables)
+        if self.options.tasks is None:
+            measures = most_spread(tables, measures, MOST_TASKS // max(len(known), 1))
+        places = [(measure, source, costs) for measure in measures for source, costs in known.items()]
+        return [place for place in places if any(cell in place[2] for cell in tables.values[place[0]])]
+
+    def _finding(self, tables: Tables, measure: Measure, source: str, costs: Costs) -> str:
+        name = f"{measure.task} ({', '.join(part for part in (measure.metric, source) if part)})"
+        if not tables.measures[measure].sign:
+            return f"{name}: descriptive, nothing is better"
+        members = front(tables, measure, costs)
+        clear = [self._gain(member) for member in members if member.is_clear]
+        return f"{name}: {', '.join(clear) or 'none'}"
+
+    def _gain(self, member: Member) -> str:
+        return f"{cell_label(member.cell)} at {self.value(member.cost)}, {with_p(member.gain)}"
+
+
+def _panel(axes: Axes, tables: Tables, measure: Measure, costs: Costs) -> None:
+    found = {row.cell: row for row in summaries(tables, measure)}
+    for cell, row in found.items():
+        if cell.arm.strategy == BASELINE:
+            references(axes, row.interval)
+    low, high = min(costs.values()), max(costs.values())
+    places = places_of(tables, costs)
+    lines: list[Stroke] = []
+    for arm, look in looks(tables).items():
+        own = [cell for cell in found if cell.arm == arm and cell in costs and found[cell].interval]
+        _points(axes, tables, look, [(places[cell], found[cell]) for cell in own])
+        for budget in tables.budgets:
+            line = sorted(
+                (costs[cell], places[cell], _mean(found[cell])) for cell in own if cell.budget == budget
+            )
+            if len(line) > 1 and all(b[0] > a[0] * _SAME for a, b in pairwise(line)):
+                colour = to_rgba(look.colour, 0.6 * _alpha(tables, budget))
+                lines.append(Stroke([(x, y) for _, x, y in line], colour, "-", 0.7))
+    draw_strokes(axes, lines)
+    _log_axis(axes, low, high)
+    _front(axes, tables, front(tables, measure, costs), places)
+
+
+def places_of(tables: Tables, costs: Costs) -> dict[Cell, float]:
+    """Where cells stand on the axis: as near to their cost as leaves room between them, in its order.
+
+    Least squares of the logarithm under these gaps: isotonic regression of the costs less the gaps before.
+    """
+    arms = {arm: i for i, arm in enumerate(looks(tables))}
+    cells = sorted((cell for cell in costs if cell.arm in arms), key=lambda c: (costs[c], arms[c.arm]))
+    width = max(math.log10(max(costs.values()) / min(costs.values())), 0.3)
+    gaps = min(_APART, _MOST_MOVED / max(len(cells), 1)) * width * np.arange(len(cells))
+    logs = np.log10([costs[cell] for cell in cells])
+    placed = scipy.optimize.isotonic_regression(logs - gaps).x + gaps if cells else gaps
+    return dict(zip(cells, (10.0**placed).tolist(), strict=True))
+
+
+def _points(axes: Axes, tables: Tables, look: Look, points: Sequence[tuple[float, Summary]]) -> None:
+    """An arm's cells at their places; in a crowd without intervals."""
+    xs = [x for x, _ in points]
+    means = [_mean(row) for _, row in points]
+    if is_crowded(tables):
+        axes.plot(xs, means, ".", ms=2, color=look.colour, alpha=0.6)
+        return
+    colours = [to_rgba(look.colour, _alpha(tables, row.cell.budget)) for _, row in points]
+    draw_bars(axes, xs, [row.interval for _, row in points], colours)
+    style: dict[str, Any] = {"c": colours, "marker": look.marker, "edgecolors": "white", "linewidths": 0.4}
+    axes.scatter(xs, means, s=[_size(tables, row.cell.model) ** 2 for _, row in points], zorder=2, **style)
+
+
+def _front(axes: Axes, tables: Tables, members: Sequence[Member], places: Mapping[Cell, float]) -> None:
+    """Steps through the members, from the left edge where scratch is one, and a ring around each other."""
+    low, high = axes.get_xlim()
+    xs = [places.get(member.cell, low) for member in members]
+    ys = [member.interval.mean for member in members]
+    if members:
+        axes.step([*xs, high], [*ys, ys[-1]], where="post", color="black", linewidth=0.7, zorder=1.5)
+    for x, y, member in zip(xs, ys, members, strict=True):
+        if member.cell in places:
+            colour, dash = _RING[member.is_clear is not False]
+            area = (_size(tables, member.cell.model) + 4) ** 2
+            ring: dict[str, Any] = {"facecolors": "none", "edgecolors": colour, "linestyles": dash}
+            axes.scatter([x], [y], s=area, linewidths=0.9, zorder=3, clip_on=False, **ring)
+
+
+def _handles(tables: Tables) -> list[Line2D]:
+    sizes = [
+        Line2D(
+            [],
+            [],
+            color=GREY,
+            marker="o",
+            linestyle="",
+            markersize=_size(tables, model),
+            label=f"model {model}",
+        )
+        for model in tables.models
+    ]
+    return [*sizes, Line2D([], [], color="black", linewidth=0.7, label="Pareto front")]
+
+
+def _size(tables: Tables, model: str) -> float:
+    return 4.5 + 1.8 * tables.models.index(model)
+
+
+def _alpha(tables: Tables, budget: str | None) -> float:
+    if budget is None or len(tables.budgets) == 1:
+        return 1.0
+    return 0.3 + 0.7 * tables.budgets.index(budget) / (len(tables.budgets) - 1)
+
+
+def _mean(row: Summary) -> float:
+    if row.interval is None:
+        raise ValueError("a cell without a number cannot be drawn")
+    return row.interval.mean
+
+
+def _log_axis(axes: Axes, low: float, high: float) -> None:
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    ticks = list(dict.fromkeys(round_ticks(low, high)))
+    axes.set_xticks(ticks, [amount(tick) for tick in ticks])
+    margin = max(1.25, (high / low) ** 0.1)
+    axes.set_xlim(low / margin, high * margin)
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """A few round numbers between the bounds of a log axis, or the bounds if there are none."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps: Sequence[Sequence[int]] = ((1, 2, 5), (1, 3), (1,))
+    for step in steps:
+        ticks = [factor * 10.0**exponent for exponent in powers for factor in step]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) <= 4:
+            return inside if len(inside) > 1 else [low, high]
+    return inside[:: math.ceil(len(inside) / 4)]

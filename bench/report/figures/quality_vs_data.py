@@ -1,0 +1,133 @@
+"""Quality against unique data: a line per strategy, a row per task, a column per model."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import EngFormatter
+
+from bench.analysis.compare import baseline_cell, choose, summaries
+from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables
+from bench.analysis.text import number, with_p, with_seeds
+from bench.report.figures.base import (
+    N_COLUMNS,
+    WIDTH_IN,
+    TaskFigure,
+    blank,
+    crosses,
+    crowd_note,
+    finish,
+    looks,
+    lost_note,
+    n_columns,
+    panels,
+    references,
+    wrapped,
+)
+from bench.report.figures.legend import legend
+from bench.report.figures.marks import draw_lines
+from bench.report.most_spread import left_out_note, most_spread
+
+MOST_PANELS = 15  # that a page holds
+_CHARACTER_IN, _GAP_IN = 0.06, 0.05  # of a tick's label, and between two
+_BESIDE_IN = 0.3  # of a panel's place, for what stands left of it
+_SHORT = EngFormatter(sep="")
+_NOTHING = "No finished pretrained run: nothing to draw."
+
+
+class QualityVsData(TaskFigure):
+    """What more unique data buys each strategy. Data budgets are in order of size, evenly spaced."""
+
+    title = "Quality against unique data"
+
+    def draw(self, tables: Tables) -> Canvas:
+        """One panel per task and model."""
+        measures = self._drawn(tables)
+        if not measures or not tables.budgets:
+            return blank(_NOTHING)
+        if len(tables.models) == 1:
+            canvas, flat = wrapped(len(measures))
+            grid = [[axes] for axes in flat]
+        else:
+            canvas, grid = panels(len(measures), len(tables.models), 1.7, sharey=True)
+        for row, measure in zip(grid, measures, strict=True):
+            for axes, model in zip(row, tables.models, strict=True):
+                _panel(axes, tables, measure, model)
+            for axes, model in zip(row, tables.models, strict=True):
+                finish(axes, tables, measure, f"model {model}" if len(tables.models) > 1 else "")
+        canvas.supxlabel("data budget (unique data, then compute), in order of size", fontsize=8)
+        legend(canvas, tables)
+        return canvas
+
+    def caption(self, tables: Tables) -> str:
+        """The best strategy at the largest budget per task, against scratch and the smallest budget."""
+        measures = self._drawn(tables)
+        if not measures or not tables.budgets:
+            return _NOTHING
+        model, budget = tables.models[-1], tables.budgets[-1]
+        findings = [_finding(tables, measure, model, budget) for measure in measures]
+        sizes = ", ".join(tables.budgets)
+        return (
+            f"Each task's metric against the data budget ({sizes}). Points are means over seeds, "
+            "bars their 95 % t intervals; a gap is a cell without a number, a cross one whose runs "
+            f"were all lost.{crowd_note(tables)}{lost_note(tables)}"
+            f"{left_out_note(self.measures(tables), measures)} "
+            f"At the largest budget ({budget}) with model {model}: {'; '.join(findings)}."
+        )
+
+    def _drawn(self, tables: Tables) -> list[Measure]:
+        """The tasks that were asked for, or as many as a page holds."""
+        measures = self.measures(tables)
+        if self.options.tasks is None:
+            return most_spread(tables, measures, MOST_PANELS // max(1, min(len(tables.models), N_COLUMNS)))
+        return measures
+
+
+def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:
+    found = {row.cell: row.interval for row in summaries(tables, measure)}
+    references(axes, found.get(Cell(Arm(BASELINE, ""), model, None)))
+    style, lines = looks(tables), []
+    for index, (arm, look) in enumerate(style.items()):
+        offset = (index - (len(style) - 1) / 2) * min(0.06, 0.5 / len(style))
+        spreads = [found.get(Cell(arm, model, budget)) for budget in tables.budgets]
+        lines.append(([i + offset for i in range(len(spreads))], spreads, look))
+        tried = [Cell(arm, model, budget) in found for budget in tables.budgets]
+        lost = [i + offset for i, spread in enumerate(spreads) if spread is None and tried[i]]
+        if len(lost) < len(spreads):
+            crosses(axes, lost, look.colour)
+    draw_lines(axes, lines)
+    labels = [tick_label(name) for name in tables.budgets]
+    shown = with_room(labels, WIDTH_IN / n_columns(axes) - _BESIDE_IN)
+    axes.set_xticks(shown, [labels[i] for i in shown])
+    axes.set_xlim(-0.5, len(labels) - 0.5)
+    axes.grid(visible=False, axis="x")
+
+
+def with_room(labels: Sequence[str], width_in: float) -> range:
+    """Which labels to show, so that none hides another; the last always."""
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    step = math.ceil((longest * _CHARACTER_IN + _GAP_IN) * len(labels) / width_in)
+    return range((len(labels) - 1) % step, len(labels), step)
+
+
+def tick_label(budget: str) -> str:
+    """A budget's name in short lines: `4mb[tokens=120000]` as 4mb, tokens, 120k."""
+    name, _, changes = budget.rstrip("]").partition("[")
+    parts = [part for change in changes.split(",") for part in change.split("=") if part]
+    return "\n".join([name, *(_SHORT(int(part)) if part.isdecimal() else part for part in parts)])
+
+
+def _finding(tables: Tables, measure: Measure, model: str, budget: str) -> str:
+    if not tables.measures[measure].sign:
+        return f"{measure.task} ({measure.metric}): descriptive, nothing is better"
+    choice = choose(tables, measure, model, budget)
+    if choice is None:
+        return f"{measure.task}: no result"
+    best = f"{measure.task} ({measure.metric}): {choice.best.label} {with_seeds(choice.interval)}"
+    if choice.best.strategy == BASELINE:
+        return f"{best}, ahead of every pretrained strategy's mean"
+    scratch = baseline_cell(tables, Cell(choice.best, model, budget))
+    values = tables.values[measure].get(scratch, {})
+    level = f" of {number(sum(values.values()) / len(values))}" if values else ""
+    return f"{best}; minus scratch{level}: {with_p(choice.to_scratch)}"

@@ -1,0 +1,169 @@
+"""Loss or error against training positions: fits with bands, measured cells, and the held-out prediction."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+from bench.analysis.predicting import HeldOut, held_out
+from bench.analysis.scaled import Quantity, measured_cells, record_of
+from bench.analysis.scaling import Fit, half_width
+from bench.analysis.stats import interval
+from bench.analysis.table import Arm, Tables
+from bench.errors import ConfigError
+from bench.report.figures.base import GREY, LONG_TITLE, Figure, Look, blank, looks, wrapped
+from bench.report.figures.legend import place_legend
+from bench.report.figures.marks import draw_bars
+from bench.report.scaling_views import Row, check, exponent, fits
+
+_NOTHING = "No strategy was trained for two amounts of training: nothing to draw."
+_DASHES: list[Any] = ["-", "--", ":", "-."]
+
+
+class Panel(NamedTuple):
+    """Strategies that may be held against each other on a quantity."""
+
+    rows: tuple[Row, ...]
+
+
+class Scaling(Figure):
+    """What more training buys each strategy, and what its fit says of it."""
+
+    title = "Scaling with training"
+
+    @dataclass(frozen=True)
+    class Options:
+        """Which tasks; null: all, and the validation loss."""
+
+        tasks: list[str] | None = None
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def panels(self, tables: Tables) -> list[Panel]:
+        """A panel per task, and per strategy for its loss.
+
+        Raises:
+            ConfigError: a task that cannot be drawn.
+        """
+        found = [row for row in fits(tables) if _n_budgets(tables, row) > 1]
+        tasks = self.options.tasks
+        measures = dict.fromkeys(quantity.measure for quantity, *_ in found if quantity.measure)
+        lost = sorted(set(tasks or ()) - {measure.task for measure in measures})
+        if lost:
+            known = ", ".join(measure.task for measure in measures) or "none"
+            raise ConfigError(f"figure: nothing to draw for tasks={lost}; tasks to draw: {known}")
+        losses = [Panel((row,)) for row in found if row[0].measure is None and tasks is None]
+        wanted = [measure for measure in measures if tasks is None or measure.task in tasks]
+        return losses + [Panel(tuple(row for row in found if row[0].measure == m)) for m in wanted]
+
+    def applies(self, tables: Tables) -> bool:
+        """Was any strategy trained for two amounts of training?"""
+        return bool(self.panels(tables))
+
+    def draw(self, tables: Tables) -> Canvas:
+        """Log D; colour is the strategy, dash the model."""
+        found = self.panels(tables)
+        if not found:
+            return blank(_NOTHING)
+        canvas, flat = wrapped(len(found))
+        for axes, panel in zip(flat, found, strict=True):
+            _panel(axes, tables, panel)
+        canvas.supxlabel("training positions D", fontsize=8)
+        _legend(canvas, tables, {arm for panel in found for _, arm, _ in panel.rows})
+        return canvas
+
+    def caption(self, tables: Tables) -> str:
+        """Exponents and held-out checks of all fits, and how many strategies have none."""
+        rows = [row for panel in self.panels(tables) for row in panel.rows]
+        if not rows:
+            return _NOTHING
+        fitted = [_finding(q, arm, result) for q, arm, result in rows if isinstance(result, Fit)]
+        reasons = list(dict.fromkeys(result for *_, result in rows if isinstance(result, str)))
+        refused = f" {len(rows) - len(fitted)} of {len(rows)} fits refused: {'; '.join(reasons)}."
+        return (
+            "Loss or error against training positions, lower is better; losses compare only within an "
+            "objective. Points are means over seeds, bars their 95 % t intervals; lines are fits on data "
+            "that is not repeated, with bands over seeds; thin lines join what has no fit; hollow: the "
+            f"largest budget as predicted without it.{refused if reasons else ''}"
+            + (f" Fits: {'; '.join(fitted)}." if fitted else "")
+        )
+
+
+def _n_budgets(tables: Tables, row: Row) -> int:
+    """Amounts of training that differ."""
+    cells = measured_cells(tables, row[0], row[1])
+    return len({record_of(tables, cell).spent.forward_tokens for cell in cells})
+
+
+def _panel(axes: Axes, tables: Tables, panel: Panel) -> None:
+    style = looks(tables)
+    for quantity, arm, result in panel.rows:
+        for model in tables.models:
+            _line(axes, tables, (quantity, arm, result), model, style[arm])
+        if isinstance(result, Fit) and isinstance(held := held_out(result.seen), HeldOut):
+            _hollow(axes, held, style[arm])
+    quantity, arm, _ = panel.rows[0]
+    lines = quantity.label.split(": ", 1) if len(quantity.label) > LONG_TITLE else [quantity.label]
+    axes.set_title("\n".join([*lines, *([] if quantity.is_shared else [arm.label])]))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _line(axes: Axes, tables: Tables, row: Row, model: str, look: Look) -> None:
+    """The measured cells of a model, and the fit with its band."""
+    quantity, arm, result = row
+    cells = [cell for cell in measured_cells(tables, quantity, arm) if cell.model == model]
+    if not cells:
+        return
+    records = [record_of(tables, cell) for cell in cells]
+    tokens = [float(record.spent.forward_tokens) for record in records]
+    spreads = [interval(list(quantity.values[cell].values())) for cell in cells]
+    means = [math.nan if spread is None else spread.mean for spread in spreads]
+    dash = _DASHES[tables.models.index(model) % len(_DASHES)]
+    joined: dict[str, Any] = {"linestyle": dash if isinstance(result, str) else "none", "linewidth": 0.8}
+    draw_bars(axes, tokens, spreads, [look.colour] * len(tokens))
+    axes.plot(tokens, means, color=look.colour, marker=look.marker, **joined)
+    if isinstance(result, Fit):
+        places = np.geomspace(min(tokens), result.seen.tokens.max(), 100)
+        best, draws = result.curve(records[0].parameters, places)
+        axes.plot(places, best, color=look.colour, linestyle=dash)
+        if len(draws):
+            factor = np.exp(half_width(np.log(draws), len(result.seen.values)))
+            band = best / factor, best * factor
+            axes.fill_between(places, *band, color=look.colour, alpha=0.18, linewidth=0)
+
+
+def _hollow(axes: Axes, held: HeldOut, look: Look) -> None:
+    """The held-out prediction with its band, a little right of what was measured."""
+    place = [held.tokens * 1.25]
+    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": "none"}
+    draw_bars(axes, place, [held.predicted], [look.colour])
+    axes.plot(place, [held.predicted.mean], markerfacecolor="white", markersize=6, **style)
+
+
+def _legend(canvas: Canvas, tables: Tables, drawn: set[Arm]) -> None:
+    handles = [
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle="-", label=arm.label)
+        for arm, look in looks(tables).items()
+        if arm in drawn
+    ]
+    if len(tables.models) > 1:
+        handles += [
+            Line2D([], [], color=GREY, linestyle=_DASHES[i % len(_DASHES)], label=f"model {model}")
+            for i, model in enumerate(tables.models)
+        ]
+    place_legend(canvas, handles, most_columns=5)
+
+
+def _finding(quantity: Quantity, arm: Arm, result: Fit) -> str:
+    names = [name for name in ("alpha", "beta", "R*") if result.exponent(name) is not None]
+    said = ", ".join(f"{name} {exponent(result, name)}" for name in names)
+    return f"{quantity.label}, {arm.label}: {said}; held out: {check(held_out(result.seen))}"

@@ -1,0 +1,263 @@
+"""`bench scale`: settings -> planned runs, built on torch's meta device -> a page of Markdown.
+
+Every run is composed as `bench train` composes it and its strategy is built without weights, so that
+parameters, positions and FLOPs are those that its record would hold.
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from bench.analysis.text import amount, power
+from bench.config.checks import validate
+from bench.config.compose import compose_config, compose_runs
+from bench.config.run_spec import RunSpec
+from bench.errors import ConfigError
+from bench.models.flops import text_parameters
+from bench.report.rendering import template
+from bench.training import memory
+from bench.training.memory import Planned, Scale
+
+GIGA = 1e9
+DOES_NOT_FIT = "does not fit"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What FLOPs take on a number of GPUs."""
+
+    gpu_hours: float
+    hours: float
+    kwh: float
+    co2_kg: float
+
+
+def settings_of(overrides: Sequence[str]) -> Scale:
+    """`conf/scale.yaml` with overrides, checked."""
+    ConfigStore.instance().store(name="scale_schema", node=Scale)
+    composed = compose_config("scale", overrides)
+    own = OmegaConf.masked_copy(composed, [part.name for part in fields(Scale)])
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Scale), own))
+    assert isinstance(settings, Scale)
+    memory.validate(settings)
+    return settings
+
+
+def plan(settings: Scale) -> list[Planned]:
+    """Each strategy at each size, sizes first.
+
+    Raises:
+        ConfigError: an unknown strategy or model, one that is not trained, or sizes that do not fit together.
+    """
+    shared = [  # no tasks: they cost no pretraining, and take long to compose
+        *("task=[]", "optim=wsd_trunk", f"optim.tokens_per_step={settings.tokens_per_step}"),
+        *(f"tokenizer.vocab_size={settings.vocab_size}", f"sequence_length={settings.sequence_length}"),
+        *(f"caption_length={settings.caption_length}", "trainer=gpu", "trainer.precision=bf16-mixed"),
+    ]
+    found = []
+    for model in settings.models:
+        for strategy in settings.strategies:
+            line = [f"strategy={strategy}", f"model={model}", *shared]
+            (spec,) = compose_runs(line, multirun=False)
+            found.append(planned(spec, vocab_size=settings.vocab_size, image_size=settings.image_size))
+    return found
+
+
+def planned(spec: RunSpec, *, vocab_size: int, image_size: int) -> Planned:
+    """A run's parameters and the cost of its steps, without weights or data."""
+    import torch  # late, as all that builds a strategy: the command line answers without
+
+    from bench.models.heads import PredictionHead
+    from bench.objectives.combined import Combined
+    from bench.training.objective import build_objective
+
+    config = spec.typed()
+    validate(config)
+    if config.strategy["modality"] == "none":
+        raise ConfigError(f"strategies: {spec.strategy} is not trained, so it costs nothing; leave it out")
+    with torch.device("meta"):
+        objective = build_objective(spec, vocab_size=vocab_size, image_size=image_size)
+    cost = objective.step_cost(config.optim.tokens_per_step)
+    parts = [objective.part(name) for name in objective.names] if isinstance(objective, Combined) else []
+    peaks = [part.step_cost(config.optim.tokens_per_step).supervised_tokens for part in parts]
+    heads = [head for head in objective.modules() if isinstance(head, PredictionHead)]
+    return Planned(
+        strategy=spec.strategy,
+        model_name=spec.model,
+        model=config.model,
+        parameters=sum(p.numel() for p in objective.parameters()),
+        vocab_size=max((head.decoder.out_features for head in heads), default=0),
+        cost=cost,
+        peak_targets=max([cost.supervised_tokens, *peaks]),
+        cooldown_share=config.optim.cooldown_share,
+        has_phases=objective.trunk_share is not None,
+    )
+
+
+def positions(run: Planned, per_parameter: float, settings: Scale) -> float:
+    """The budget of a run: the same for all strategies of a size."""
+    return per_parameter * text_parameters(run.model, settings.vocab_size)
+
+
+def layout(run: Planned, n_gpus: int, settings: Scale) -> memory.Layout | None:
+    """How the run fits the settings' GPUs, if it does."""
+    return memory.fitting(run, n_gpus, settings.memory_share * settings.gpu.memory_gb * GIGA)
+
+
+def taken(run: Planned, flops: float, n_gpus: int, mfu: float, settings: Scale) -> Taken | None:
+    """What so many FLOPs of a run take on `n_gpus`; None where the run does not fit them."""
+    chosen = layout(run, n_gpus, settings)
+    if chosen is None:
+        return None
+    utilisation = mfu * memory.efficiency(n_gpus, settings.loss_per_doubling)
+    hours = memory.gpu_hours(flops, settings.gpu.peak_flops, utilisation, recompute=chosen.recompute)
+    energy = memory.kwh(hours, settings.gpu.watts, settings.pue)
+    return Taken(hours, hours / n_gpus, energy, energy * settings.co2_kg_per_kwh)
+
+
+def budget_flops(run: Planned, settings: Scale) -> list[float]:
+    """FLOPs of one run at each budget."""
+    return [run.flops(positions(run, k, settings)) for k in settings.tokens_per_parameter]
+
+
+def family_flops(run: Planned, settings: Scale, *, branched: bool) -> float:
+    """FLOPs of all budgets of one seed; `branched`: from one trunk, where nothing but length differs."""
+    each = budget_flops(run, settings)
+    if branched and not run.has_phases:
+        return memory.branched(each, run.cooldown_share)
+    return memory.separately(each)
+
+
+def study(
+    runs: Sequence[Planned], n_gpus: int, mfu: float, settings: Scale, *, branched: bool
+) -> Taken | None:
+    """The whole study, one run after the other; None where a run does not fit."""
+    parts = [
+        taken(r, settings.seeds * family_flops(r, settings, branched=branched), n_gpus, mfu, settings)
+        for r in runs
+    ]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    return Taken(*(sum(getattr(part, f.name) for part in known) for f in fields(Taken)))
+
+
+# Rows of the page's tables, as text
+
+
+def size_rows(runs: Sequence[Planned], settings: Scale) -> list[list[str]]:
+    """What a run is: parameters, and how its FLOPs compare with 6 N D."""
+    rows = []
+    for run in runs:
+        per_position = run.cost.flops / run.cost.forward_tokens
+        rule = 6 * text_parameters(run.model, settings.vocab_size)
+        targets = run.cost.supervised_tokens / run.cost.forward_tokens
+        rows.append(
+            [
+                *(run.model_name, run.strategy, power(run.parameters), amount(run.cost.rows)),
+                *(f"{targets:.0%}", power(per_position), f"{per_position / rule:.2f}"),
+            ]
+        )
+    return rows
+
+
+def memory_rows(runs: Sequence[Planned], settings: Scale) -> list[list[str]]:
+    """GB on each GPU under DDP, and the first layout that fits."""
+    rows = []
+    for run in runs:
+        row = [run.model_name, run.strategy]
+        for n in settings.gpus:
+            needs = memory.memory(run, n, memory.LAYOUTS[0])
+            chosen = layout(run, n, settings)
+            parts = " + ".join(f"{x / GIGA:.0f}" for x in (needs.states, needs.activations, needs.logits))
+            row.append(f"{parts} = {needs.total / GIGA:.0f}: {chosen.name if chosen else DOES_NOT_FIT}")
+        rows.append(row)
+    return rows
+
+
+def run_rows(runs: Sequence[Planned], settings: Scale) -> list[list[str]]:
+    """One run of each strategy, size and budget, at the expected utilisation."""
+    rows = []
+    for run in runs:
+        for k, flops in zip(settings.tokens_per_parameter, budget_flops(run, settings), strict=True):
+            found = [taken(run, flops, n, settings.mfu.expected, settings) for n in settings.gpus]
+            known = [part for part in found if part is not None]
+            rows.append(
+                [
+                    *(run.model_name, run.strategy, f"{k:g}", amount(run.steps(positions(run, k, settings)))),
+                    *(power(positions(run, k, settings)), power(flops)),
+                    *(amount(part and part.hours) for part in found),
+                    *(
+                        spread([getattr(part, key) for part in known])
+                        for key in ("gpu_hours", "kwh", "co2_kg")
+                    ),
+                ]
+            )
+    return rows
+
+
+def study_rows(runs: Sequence[Planned], settings: Scale, *, branched: bool) -> list[list[str]]:
+    """The study on each number of GPUs: expected, and from the highest to the lowest utilisation."""
+    rows = []
+    mfu = settings.mfu
+    for n in settings.gpus:
+        found = [study(runs, n, m, settings, branched=branched) for m in (mfu.expected, mfu.high, mfu.low)]
+        known = [part for part in found if part is not None]
+        cells = [[getattr(part, f.name) for part in known] for f in fields(Taken)]
+        units = (1, 24, 1000, 1000)  # GPU-hours, days, MWh, t
+        rows.append(
+            [amount(n), *(ranged([x / unit for x in c]) for c, unit in zip(cells, units, strict=True))]
+        )
+    return rows
+
+
+def saving_rows(runs: Sequence[Planned], settings: Scale) -> list[list[str]]:
+    """FLOPs of the study by size: each run alone, and budgets as branches of a trunk."""
+    rows = []
+    for name in [*settings.models, "all"]:
+        own = [run for run in runs if name in (run.model_name, "all")]
+        n_runs = len(own) * settings.seeds * len(settings.tokens_per_parameter)
+        alone, shared = (
+            settings.seeds * sum(family_flops(run, settings, branched=b) for run in own)
+            for b in (False, True)
+        )
+        rows.append([name, amount(n_runs), power(alone), power(shared), f"{1 - shared / alone:.0%}"])
+    return rows
+
+
+def spread(values: Sequence[float]) -> str:
+    """From the least to the most; one where both read the same."""
+    ends = [amount(end) for end in (min(values), max(values))] if values else [amount(None)]
+    return "–".join(dict.fromkeys(ends))
+
+
+def ranged(values: Sequence[float]) -> str:
+    """The first, then the others in brackets."""
+    return f"{amount(values[0])} ({spread(values[1:])})" if values else DOES_NOT_FIT
+
+
+def page(overrides: Sequence[str]) -> str:
+    """The planning document.
+
+    Raises:
+        ConfigError: settings that cannot be planned.
+    """
+    settings = settings_of(overrides)
+    runs = plan(settings)
+    return template("scale.md.j2", is_html=False, amount=amount, power=power).render(
+        command=shlex.join(["bench", "scale", *overrides]),
+        s=settings,
+        scale=memory,
+        runs=runs,
+        n_runs=len(runs) * settings.seeds * len(settings.tokens_per_parameter),
+        sizes=size_rows(runs, settings),
+        memories=memory_rows(runs, settings),
+        each=run_rows(runs, settings),
+        alone=study_rows(runs, settings, branched=False),
+        branched=study_rows(runs, settings, branched=True),
+        savings=saving_rows(runs, settings),
+        phased=[run.strategy for run in runs[: len(settings.strategies)] if run.has_phases],
+    )

@@ -1,0 +1,1 @@
+"""Many runs: launch, resume, divide, watch and export them."""

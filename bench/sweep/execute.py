@@ -1,0 +1,192 @@
+"""One run: prepare, build, fit, record, evaluate. config -> run record, evaluation record."""
+
+import logging
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import torch.distributed as dist
+
+from bench.config.build import build
+from bench.config.run_spec import RunSpec
+from bench.data.prepare import Prepared, prepare
+from bench.errors import DivergedError, InterruptedRunError, in_one_line
+from bench.objectives.base import Objective
+from bench.objectives.precision import device_of
+from bench.records import RunRecord, Spent, write_atomically, write_record
+from bench.tasks.base import Task
+from bench.tasks.evaluate import Evaluation
+from bench.training import checkpoint, environment, loggers
+from bench.training.energy import EnergyMeter
+from bench.training.objective import build_objective
+from bench.training.pretrain import Job, divergences, pretrain_until_finite
+from bench.training.shared_trunk import entered
+from bench.training.stopping import Stop, supervisors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A pretrained strategy, ready for its tasks."""
+
+    objective: Objective
+    data: Prepared
+
+
+def execute(spec: RunSpec, threads: int | None = None, watched: Sequence[int] | None = None) -> str:
+    """Do one run to its record, or leave it resumable.
+
+    Args:
+        spec: the run.
+        threads: for matrix products; None: torch's choice.
+        watched: processes without which to stop; None: the launcher that this is a worker of.
+
+    Returns:
+        The status: finished, diverged, failed or interrupted.
+    """
+    environment.set_up_process(threads)
+    stop = Stop(supervisors() if watched is None else watched)
+    stop.listen()
+    folder = spec.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "config.json", spec.to_json())
+    status = loggers.StatusFile(folder, spec.label)
+    job = Job(spec, folder, loggers.make_loggers(spec), status, stop, EnergyMeter(spec.typed().energy))
+    try:
+        return _do(job)
+    except (InterruptedRunError, KeyboardInterrupt, SystemExit):  # Lightning's answer to SIGTERM
+        job.status.write("interrupted", "stopped")
+        loggers.close(job.loggers)
+        return "interrupted"
+
+
+def _do(job: Job) -> str:
+    """Pretrain unless that is done, then evaluate by the tasks that are not."""
+    before = job.spec.version()
+    record = known = job.spec.recorded()
+    trained: Trained | None = None
+    if known is None or known.status != "finished" or not _has_model(job.spec):
+        record, trained = _outcome(job)
+        if record is None:  # rank 0 records for all
+            return "finished"
+        is_first = known is None or known.status != "finished"  # a run that is done again keeps its record
+        if is_first and (record.status == "finished" or not _is_recorded_since(job.spec, before)):
+            write_record(record, job.spec.records)
+    assert record is not None
+    status: str = record.status
+    if status == "finished":
+        status = _evaluate(job, trained)
+    try:
+        loggers.mirror_result(job.loggers, record, job.spec.results())
+    except Exception:  # a mirror that breaks costs no result
+        (job.folder / "error.log").write_text(traceback.format_exc())
+    job.status.write(status, "done")
+    return status
+
+
+def _has_model(spec: RunSpec) -> bool:
+    """Is there a model to evaluate? Damaged weights are done again, from the last checkpoint on."""
+    if spec.weights.exists() and not checkpoint.is_whole(spec.weights):
+        log.warning("%s are damaged and will be trained again", spec.weights)
+        return False
+    return spec.can_be_evaluated()
+
+
+def _outcome(job: Job) -> "tuple[RunRecord | None, Trained | None]":
+    """The run's record, whether it finished or not, and the trained model; None on a rank that has none."""
+    versions = environment.environment(job.spec.typed().trainer)
+    blank = replace(job.spec.record("finished"), environment=versions)
+    try:
+        return _run(job, blank)
+    except InterruptedRunError:
+        raise
+    except DivergedError as error:
+        lost = replace(blank, status="diverged", reason=str(error), curve=loggers.curve(job.folder))
+        return replace(lost, divergences=tuple(divergences(job.folder))), None
+    except Exception as error:
+        (job.folder / "error.log").write_text(traceback.format_exc())
+        return replace(blank, status="failed", reason=in_one_line(error)), None
+
+
+def _is_recorded_since(spec: RunSpec, before: str) -> bool:
+    """Has another rank failed first? Its reason is the cause, this rank's is the lost connection."""
+    return dist.is_initialized() and spec.version() != before
+
+
+def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]":
+    environment.reset_peak_memory()
+    job.status.write("running", "prepare")
+    config = job.spec.typed()
+    for name, node in config.task.items():  # a mistake in a task is said before hours of pretraining
+        build(node, Task, f"task.{name}").check(f"task.{name}")  # type: ignore[type-abstract]
+    data = prepare(job.spec)
+    spent, energy = Spent(), None
+    if config.strategy["modality"] == "none":
+        objective = _build(job.spec, data)
+    else:
+        with job.energy.measured() as drawn:
+            objective, spent, weights = pretrain_until_finite(job, partial(_build, job.spec, data), data)
+        energy = drawn()
+        if not _is_rank_zero_alone():
+            return None, None
+        if weights is not None:  # the trained object holds slices
+            objective = _build(job.spec, data)
+            objective.load_state_dict(weights)
+    if data.checkpoint is None or objective.modality != "none":  # a checkpoint as it is lies elsewhere
+        checkpoint.write_weights(objective, job.spec.weights)
+    record = replace(
+        blank,
+        parameters=sum(p.numel() for p in objective.parameters()),
+        spent=replace(spent, energy=energy, peak_memory_bytes=environment.peak_memory_bytes(config.trainer)),
+        curve=loggers.curve(job.folder),
+        data=data.described() | entered(job.folder),
+        divergences=tuple(divergences(job.folder)),
+    )
+    return record, Trained(objective, data)
+
+
+def _build(spec: RunSpec, data: Prepared, lr_share: float = 1.0) -> Objective:
+    sizes = {"vocab_size": data.text.vocab_size, "image_size": data.pairs.image_size}
+    objective = build_objective(spec, **sizes, lr_share=lr_share)
+    # Lightning makes it double only after it has loaded, and so rounded, a checkpoint's weights.
+    return objective.double() if spec.typed().trainer.precision == "64-true" else objective
+
+
+def _evaluate(job: Job, trained: Trained | None) -> str:
+    """finished, or failed if a task has; what keeps every task from being done fails them all."""
+    if not job.spec.pending_tasks():
+        return "finished"
+    evaluation = Evaluation(job.spec, job.status, job.stop, job.energy)
+    try:
+        model = trained or _restored(job)
+    except Exception as error:
+        (job.folder / "error.log").write_text(traceback.format_exc())
+        results = evaluation.give_up(in_one_line(error))
+    else:
+        # Lightning left it on the CPU; tasks compute in float32, whatever it was trained in.
+        model.objective.to(device_of(job.spec.typed().trainer), torch.float32)
+        results = evaluation.do(model.objective, model.data)
+    return "failed" if any(result.status == "failed" for result in results) else "finished"
+
+
+def _restored(job: Job) -> Trained:
+    """The model of a run that was trained before."""
+    job.status.write("running", "prepare")
+    data = prepare(job.spec)
+    trained = Trained(_build(job.spec, data), data)
+    if job.spec.weights.exists():
+        checkpoint.read_weights(trained.objective, job.spec.weights)
+    return trained
+
+
+def _is_rank_zero_alone() -> bool:
+    """Leave the process group; evaluation is one process' work."""
+    if not dist.is_initialized():
+        return True
+    rank = dist.get_rank()
+    dist.barrier()
+    dist.destroy_process_group()
+    return rank == 0

@@ -1,0 +1,1 @@
+"""Where runs are executed: this machine, Slurm or Ray, one file each."""

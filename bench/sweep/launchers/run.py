@@ -1,0 +1,141 @@
+"""One run in the process that a launcher gives it: under its lock, skipped if done, its failure recorded."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+from filelock import Timeout
+
+from bench.config.run_spec import RunSpec
+from bench.evaluations import write_evaluation
+from bench.records import write_atomically, write_record
+from bench.sweep import locks
+from bench.sweep.launchers.base import POLL_S
+from bench.sweep.progress import read_status
+from bench.training.stopping import Stop, supervisors
+
+OMP = "OMP_NUM_THREADS"
+
+
+def run_one(text: str, threads: int | None, before: str | None = None) -> str:
+    """Do one run in this process, or under torchrun if it wants several; the entry of a worker.
+
+    Args:
+        text: the run, as `RunSpec.to_json` writes it.
+        threads: for matrix products; None: torch's choice.
+        before: the run's `RunSpec.version` when the launcher began; see `sharing.ended`.
+
+    Returns:
+        Its status, or `busy` if another process holds it.
+    """
+    spec = RunSpec(**json.loads(text))
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locks.lock(spec.folder):
+            if status := locks.ended(spec, before):
+                return status
+            locks.tidy(spec)
+            settings = spec.typed().trainer
+            if settings.devices > 1:
+                return _run_distributed(spec)
+            with threads_of_torch(threads):
+                from bench.sweep.execute import execute  # torch, in the worker only
+
+            return execute(spec, threads)
+    except Timeout:
+        return "busy"
+
+
+@contextmanager
+def threads_of_torch(threads: int | None) -> Iterator[None]:
+    """Inside, torch is imported with so many threads; None: its choice.
+
+    Where it is told only later, by `torch.set_num_threads`, MKL opens a team of threads for each small
+    product inside attention's own threads, and attention takes up to twice as long.
+    """
+    before = os.environ.get(OMP)
+    if threads:
+        os.environ[OMP] = str(threads)
+    try:
+        yield
+    finally:  # what this process starts decides for itself, such as torchrun
+        os.environ.pop(OMP, None)
+        if before is not None:
+            os.environ[OMP] = before
+
+
+def record_failure(spec: RunSpec, reason: str) -> str:
+    """Of the run, or of its tasks if it was trained before its process broke; what is done stays so.
+
+    Returns:
+        The status of the run.
+    """
+    if status := locks.ended(spec):
+        return status
+    reason, trained = " ".join(reason.split()), spec.recorded()
+    if trained is not None and trained.status == "finished":
+        write_evaluation(spec.failed_evaluation(reason), spec.evaluations)
+    else:
+        write_record(spec.record("failed", reason), spec.records)
+    return "failed"
+
+
+def ask_to_stop(spec: RunSpec) -> bool:
+    """Signal the process that does the run, if it is one of ours: a status file may be left from another."""
+    state = read_status(spec.folder)
+    if not state or state["status"] != "running":
+        return False
+    ours = {child.pid: child for child in psutil.Process().children(recursive=True)}
+    if state["pid"] not in ours:
+        return False
+    with suppress(psutil.NoSuchProcess):
+        ours[state["pid"]].terminate()
+    return True
+
+
+def _run_distributed(spec: RunSpec) -> str:
+    """One run over several processes of this node, each started by torchrun."""
+    settings = spec.typed().trainer
+    config = spec.folder / "config.json"
+    write_atomically(config, spec.to_json())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(settings.devices), "-m", "bench.sweep.torchrun_worker", str(config)]
+    command += map(str, supervisors())
+    log, before = spec.folder / "torchrun.log", read_status(spec.folder)
+    returncode = _supervise(spec, command, log)
+    state = read_status(spec.folder) or {}
+    if state.get("status") == "interrupted" and state != before:
+        return "interrupted"
+    record = spec.recorded()
+    reason = f"torchrun exited with {returncode}; see {log}"
+    if record is None:
+        return record_failure(spec, reason)
+    if record.status != "finished" or spec.is_done():
+        return record.status
+    asked = any(result.status == "failed" for result in spec.results().values())
+    return "failed" if asked else record_failure(spec, reason)
+
+
+def _supervise(spec: RunSpec, command: list[str], log: Path) -> int:
+    """Run torchrun to its end; a stop asked of this process goes on to the ranks, which save their state."""
+    stop, asked = Stop(supervisors()), False
+    # Slurm signals all processes of a job, and torchrun would die of this one before its ranks have saved.
+    before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        stop.listen()
+        try:
+            while process.poll() is None:
+                asked = asked or (stop.wanted() and ask_to_stop(spec))
+                time.sleep(POLL_S)
+        finally:
+            process.kill()  # after a second Ctrl-C; its ranks notice
+            signal.signal(signal.SIGUSR2, before)
+    return process.returncode

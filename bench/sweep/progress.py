@@ -1,0 +1,130 @@
+"""The progress of a sweep on the terminal: one bar for all runs, one for each run under way.
+
+It reads the status files that runs write, so it shows what another process does as well as its own.
+Without a terminal, one line per finished run.
+"""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+from bench.config.run_spec import STATUS_FILE, RunSpec
+from bench.errors import printable
+
+BAR_WIDTH = 16
+NUMBERS_WIDTH = 52  # steps, tokens/s, time passed and left, with what separates them
+
+
+def read_status(folder: Path) -> dict[str, Any] | None:
+    """What a run last said of itself; None if it said nothing yet."""
+    try:
+        state: dict[str, Any] = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state
+
+
+class _Remaining(ProgressColumn):
+    """Time left: for a run from its own speed, for the sweep from the runs done so far."""
+
+    def render(self, task: Task) -> Text:
+        """An empty field until there is something to go by."""
+        seconds = task.fields.get("remaining_s")
+        if seconds is None and task.fields.get("done_here") and task.elapsed and task.total is not None:
+            seconds = task.elapsed / task.fields["done_here"] * (task.total - task.completed)
+        return Text(f"ETA {seconds // 60:.0f}:{seconds % 60:02.0f}" if seconds is not None else "")
+
+
+class Display:
+    """Shows a sweep while it runs; use as a context manager."""
+
+    def __init__(self, n_runs: int, n_done: int) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=BAR_WIDTH),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            _Remaining(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.n_runs, self.n_done = n_runs, n_done
+        self.bars: dict[str, TaskID] = {}
+        self.whole = self.progress.add_task("all runs", total=n_runs, completed=n_done, rate="", done_here=0)
+
+    def __enter__(self) -> "Display":
+        self.progress.start()
+        if self.n_done:
+            self.say(f"{self.n_done} of {self.n_runs} runs are done already")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def say(self, message: str) -> None:
+        """A line above the bars."""
+        self.console.print(printable(message), markup=False, soft_wrap=True)
+
+    def update(self, spec: RunSpec) -> None:
+        """Show what a run under way last said."""
+        state = read_status(spec.folder)
+        if state is None or state["status"] != "running":
+            return
+        if spec.run_id not in self.bars:
+            self.bars[spec.run_id] = self.progress.add_task("", total=None, rate="")
+        speed, cost = state["tokens_per_s"], state.get("seconds_left")
+        self.progress.update(
+            self.bars[spec.run_id],
+            description=self._name(spec.label, state["phase"]),
+            completed=state["step"],
+            total=state["total_steps"] or None,
+            rate=f"{speed:,.0f} tokens/s" if speed else "",
+            remaining_s=cost,
+        )
+
+    def queue(self, n_queued: int) -> None:
+        """Show how many runs still wait for their turn."""
+        queued = f", {n_queued} queued" if n_queued else ""
+        self.progress.update(self.whole, description=f"all runs{queued}")
+
+    def _name(self, label: str, phase: str) -> str:
+        """A name that leaves room for the numbers: its ends say strategy and seed, its middle gives way."""
+        room = max(8, self.console.width - BAR_WIDTH - NUMBERS_WIDTH - len(phase) - 2)
+        if len(label) > room:
+            label = f"{label[: room - room // 3 - 1]}…{label[-(room // 3) :]}"
+        return printable(f"{label}  {phase}")
+
+    def finish(self, spec: RunSpec, status: str) -> None:
+        """A run is over: say how it went and drop its bar. One that is `busy` elsewhere is not over."""
+        if spec.run_id in self.bars:
+            self.progress.remove_task(self.bars.pop(spec.run_id))
+        if status == "busy":
+            return
+        self.n_done += 1
+        done_here = self.progress.tasks[0].fields["done_here"] + 1
+        self.progress.update(self.whole, completed=self.n_done, done_here=done_here)
+        record = spec.recorded() if status in ("finished", "diverged", "failed") else None
+        detail = ""
+        if record:
+            spent_s = record.spent.pretrain_s + sum(r.cost.seconds or 0.0 for r in spec.results().values())
+            detail = spec.why_lost() or f"{spent_s:.1f} s"
+            detail = "; ".join(filter(None, [detail, record.retried]))
+        self.say(f"[{self.n_done}/{self.n_runs}] {status:<11} {spec.label}  {spec.run_id}  {detail}")

@@ -1,0 +1,128 @@
+"""A sweep: skip what is done, refuse what cannot work, let the launcher do the rest, say what happened.
+
+This process never imports torch.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.analysis.claims import read_claims
+from bench.config.build import build
+from bench.config.checks import validate
+from bench.config.run_spec import RunSpec
+from bench.data.prepare import prepare
+from bench.data.pretrained_files import CheckpointError
+from bench.errors import ConfigError
+from bench.models import flops
+from bench.records import write_atomically
+from bench.sweep import locks
+from bench.sweep.launchers.base import Launcher
+from bench.sweep.launchers.run import record_failure
+from bench.sweep.progress import Display
+from bench.training import branching
+
+
+def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
+    """Do the runs that are not done yet.
+
+    Returns:
+        The status of every run by id: finished, diverged, failed, interrupted, busy (another launcher is
+        doing it), or queued or running where it goes on without this process.
+
+    Raises:
+        BenchError: a config or corpus that cannot work, before any run is started.
+    """
+    for spec in specs:
+        validate(spec.typed())
+        refuse_nodes(spec)
+    launcher = build(specs[0].config["launcher"], Launcher, "launcher")
+    launcher.check(specs)
+    statuses = _prepare(specs)
+    statuses |= {spec.run_id: status for spec in specs if (status := locks.ended(spec))}
+    todo = [spec for spec in specs if spec.run_id not in statuses]
+    branching.announce(todo)
+    todo = _in_order(todo)
+    n_done = sum(status in ("finished", "diverged") for status in statuses.values())
+    with Display(len(specs), n_done) as display:
+        for line in locks.damage(todo):
+            display.say(line)
+        return statuses | locks.share(todo, lambda runs: launcher.launch(specs, runs, display), display)
+
+
+def planned(specs: Sequence[RunSpec]) -> list[str]:
+    """What the runs' study claims, and whether they can tell; nothing where it claims nothing.
+
+    Raises:
+        ConfigError: a malformed claim.
+    """
+    asked = read_claims(specs[0].records.parent)
+    if asked is None:
+        return []
+    from bench.analysis.planning import Sweep, plan  # scipy, for studies with claims only
+
+    sweep = Sweep(
+        strategies={spec.strategy for spec in specs},
+        budgets={spec.budget for spec in specs},
+        tasks={task for spec in specs for task in spec.config["task"]},
+        seeds={spec.seed for spec in specs},
+    )
+    return plan(asked, sweep)
+
+
+def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
+    """Prepare all runs' data; a run whose checkpoint cannot be used fails by itself.
+
+    Returns:
+        The status of those by id.
+    """
+    statuses = {}
+    for spec in specs:
+        try:
+            prepare(spec)
+        except CheckpointError as error:
+            statuses[spec.run_id] = record_failure(spec, str(error))
+    return statuses
+
+
+def refuse_nodes(spec: RunSpec) -> None:
+    """A run over several nodes is not started from one of them: leave its config for torchrun.
+
+    Raises:
+        ConfigError: says how to start it.
+    """
+    settings = spec.config["trainer"]
+    if settings["nodes"] > 1 and not spec.is_done():
+        spec.folder.mkdir(parents=True, exist_ok=True)
+        config = spec.folder / "config.json"
+        write_atomically(config, spec.to_json())
+        raise ConfigError(
+            f"trainer.nodes={settings['nodes']}: on each node run torchrun --nnodes {settings['nodes']} "
+            f"--nproc-per-node {settings['devices']} --rdzv-backend c10d --rdzv-endpoint HOST:PORT "
+            f"-m bench.sweep.torchrun_worker {config}"
+        )
+
+
+def _in_order(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """Longest first, so that there is no straggler at the end; but before the shorter runs that branch from
+    a trunk, the longest of every trunk, which trains it.
+    """
+    n_before: Counter[Path] = Counter()
+    ranked: list[tuple[int, RunSpec]] = []
+    for spec in sorted(specs, key=_size, reverse=True):
+        folder = branching.stable_trunk(spec)
+        ranked.append((n_before[folder] if folder else 0, spec))
+        n_before.update([folder] if folder else [])
+    return [spec for _, spec in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _size(spec: RunSpec) -> float:
+    """Roughly proportional to a run's time."""
+    config = spec.typed()
+    if config.model.name is not None:
+        return math.inf  # a checkpoint's size is not known yet, and seldom small
+    parameters = flops.text_parameters(config.model, config.tokenizer.vocab_size)
+    if config.strategy["modality"] == "none":
+        return 0.0
+    return config.budget.flops or float(parameters * (config.budget.tokens or 0))

@@ -1,0 +1,47 @@
+"""One rank of a distributed run: `torchrun -m bench.sweep.torchrun_worker RUN/config.json PID...`.
+
+The launcher starts the ranks of one node. Those of several are started on each of them, by hand or by a
+scheduler, with the config that `bench train` leaves; see conf/trainer/ddp.yaml.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.config.run_spec import RunSpec
+from bench.errors import ConfigError
+from bench.sweep.execute import execute
+
+
+def main(path: str, supervisors: Sequence[str]) -> int:
+    """Do this rank's part; the exit code tells torchrun whether to stop the other ranks.
+
+    Raises:
+        ConfigError: torchrun has started another number of ranks than the config says.
+    """
+    spec = RunSpec(**json.loads(Path(path).read_text(encoding="utf-8")))
+    settings, world = spec.typed().trainer, int(os.environ.get("WORLD_SIZE", 1))
+    if settings.n_ranks != world:
+        raise ConfigError(
+            f"trainer.nodes={settings.nodes} times trainer.devices={settings.devices} are not the {world} "
+            "ranks that torchrun has started; change --nnodes, --nproc-per-node or these keys"
+        )
+    if os.environ.get("RANK", "0") != "0" and _is_trained(spec):
+        return 0  # to evaluate is one process' work
+    watched = [os.getppid(), *map(int, supervisors)]
+    return 1 if execute(spec, watched=watched) == "failed" else 0
+
+
+def _is_trained(spec: RunSpec) -> bool:
+    record = spec.recorded()
+    is_recorded = record is not None and record.status == "finished"
+    return spec.can_be_evaluated() and (is_recorded or spec.config["strategy"]["modality"] == "none")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1], sys.argv[2:]))
+    except ConfigError as error:
+        sys.exit(f"bench: {error}")

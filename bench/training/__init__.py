@@ -1,0 +1,1 @@
+"""One pretraining run: the fit, its steps, checkpoints, loggers, processes and energy."""

@@ -1,0 +1,186 @@
+"""What a run tells the outside while it runs: a metric file, a status file and, if asked, W&B.
+
+The files are the truth; W&B mirrors them. Nothing is read back from it.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from bench.config.run_spec import STATUS_FILE, RunSpec
+from bench.evaluations import TaskResult
+from bench.records import CurvePoint, RunRecord, Score, write_atomically
+
+METRICS_FILE = "metrics.jsonl"
+HEARTBEAT_S = 0.5
+LONGEST_TAG = 64  # characters; W&B refuses longer ones
+
+
+class MetricFile(Logger):
+    """Lightning logger that appends one JSON line per call to `metrics.jsonl` and never rewrites it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / METRICS_FILE
+        self._end_cut_line()
+
+    @property
+    def name(self) -> str:
+        """Lightning's name of the logger."""
+        return "files"
+
+    @property
+    def version(self) -> str:
+        """Runs have ids, not versions."""
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # type: ignore[override]
+        """Append the metrics of one optimizer step."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    @rank_zero_only
+    def _end_cut_line(self) -> None:
+        """What comes next is not joined to a line that a full disk has cut."""
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n")
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The config stands in `config.json`."""
+
+
+def read_metrics(folder: Path) -> dict[int, dict[str, float]]:
+    """Logged metrics by step; where a resumed run logged a step again, the later value counts."""
+    path = folder / METRICS_FILE
+    by_step: dict[int, dict[str, float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:  # the line that a kill cut short
+            continue
+        step = int(row.pop("step"))
+        by_step[step] = by_step.get(step, {}) | {k: float(v) for k, v in row.items()}
+    return by_step
+
+
+def curve(folder: Path) -> tuple[CurvePoint, ...]:
+    """The loss curve at the steps that were validated; training loss averaged since the one before."""
+    points: list[CurvePoint] = []
+    train: list[float] = []
+    for step, row in sorted(read_metrics(folder).items()):
+        if "train_loss_nats" in row:
+            train.append(row["train_loss_nats"])
+        if "validation_loss_nats" in row:
+            mean = sum(train) / len(train) if train else None
+            tokens, flops = int(row["forward_tokens"]), row["flops"]
+            points.append(CurvePoint(step, tokens, flops, mean, row["validation_loss_nats"]))
+            train = []
+    return tuple(points)
+
+
+@dataclass
+class StatusFile:
+    """`status.json` of one run: what it is doing, for `bench status` and the progress display."""
+
+    folder: Path
+    label: str
+    _written_at: float = 0.0
+
+    @rank_zero_only
+    def write(
+        self,
+        status: str,
+        phase: str,
+        step: int = 0,
+        total_steps: int = 0,
+        *,
+        tokens_per_s: float = 0.0,
+        seconds_left: float | None = None,
+    ) -> None:
+        """Write it now; `seconds_left` of this phase, None where nobody knows."""
+        self._written_at = time.monotonic()
+        state = {
+            "status": status,
+            "label": self.label,
+            "phase": phase,
+            "step": step,
+            "total_steps": total_steps,
+            "tokens_per_s": tokens_per_s,
+            "seconds_left": seconds_left,
+            "updated_at": time.time(),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+        }
+        # Not durable: it comes twice a second, between two steps, and what it says is soon no longer so.
+        write_atomically(self.folder / STATUS_FILE, json.dumps(state) + "\n", is_durable=False)
+
+    def due(self) -> bool:
+        """Is the last write old enough for a new one?"""
+        return time.monotonic() - self._written_at >= HEARTBEAT_S
+
+
+def make_loggers(spec: RunSpec) -> list[Logger]:
+    """The metric file, and W&B where the config asks for it."""
+    loggers: list[Logger] = [MetricFile(spec.folder)]
+    settings = spec.typed().logger
+    if settings.wandb:
+        _silence_wandb()
+        axes = [spec.strategy, spec.model, spec.budget or "no budget", *spec.corpus.values()]
+        tags = [*axes, *filter(None, [spec.variant]), f"seed={spec.seed}"]
+        loggers.append(
+            WandbLogger(
+                project=settings.wandb_project,
+                group=spec.study,
+                name=spec.label,
+                id=spec.run_id,
+                tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in tags)),
+                config=spec.science,
+                save_dir=str(spec.folder),
+                mode=settings.wandb_mode,
+                resume="allow",
+                reinit="finish_previous",
+            )
+        )
+    return loggers
+
+
+@rank_zero_only
+def _silence_wandb() -> None:
+    """Before Lightning's first call: its defaults alone make W&B warn."""
+    import wandb  # 0.8 s, where it is asked for only
+
+    wandb.setup(wandb.Settings(silent=True))
+
+
+def mirror_result(loggers: list[Logger], record: RunRecord, results: Mapping[str, TaskResult]) -> None:
+    """Write a run's scores and costs to W&B's summary and close it."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            scores = {_summary_key(s): s.value for r in results.values() for s in r.scores}
+            spent = {f"spent/{key}": value for key, value in asdict(record.spent).items()}
+            summary = {**scores, **spent, "status": record.status, "parameters": record.parameters}
+            logger.experiment.summary.update(summary)
+    close(loggers, exit_code=0 if record.status == "finished" else 1)
+
+
+def _summary_key(score: Score) -> str:
+    labels = "" if score.n_labels is None else f"@{score.n_labels}"
+    return f"{score.task}/{score.metric}{labels}"
+
+
+def close(loggers: list[Logger], exit_code: int = 1) -> None:
+    """Close W&B's run: the next run in this process would be merged into it (wandb#1314)."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish(exit_code=exit_code)
