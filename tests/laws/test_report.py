@@ -297,7 +297,7 @@ def test_status_of_an_unknown_study_names_the_known_ones(study: Path):
 
 
 @pytest.mark.parametrize(
-    ("module", "absent"), [("report", ("torch",)), ("status", ("torch", "pandas", "matplotlib"))]
+    ("module", "absent"), [("report.write", ("torch",)), ("sweep.status", ("torch", "pandas", "matplotlib"))]
 )
 def test_reading_results_imports_no_training_code(module: str, absent: tuple[str, ...]):
     wanted = (*absent, "pytorch_lightning")
