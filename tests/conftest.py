@@ -1,13 +1,11 @@
 """What all tests share: one thread and one seed, so that none depends on the machine or on another test."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent / "laws"))  # toy corpora serve the contract tests too
+pytest_plugins = ["places"]  # fixtures for tests of whole commands
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """Ours with one of its savings left out: the same losses within rounding, in a time that tells what it gives.
 
-What is plain is what one would write first; `tests/laws/test_ablations.py` holds each to ours.
+What is plain is what one would write first; `tests/speed/test_ablations.py` holds each to ours.
 """
 
 from collections.abc import Callable, Iterator, Mapping

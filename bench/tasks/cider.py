@@ -1,7 +1,7 @@
 """CIDEr-D: how well a caption agrees with those that people gave (Vedantam et al. 2015, arXiv:1411.5726).
 
 Written out here since the packages that carry it bring Java and 100 MB (pycocoevalcap 1.2) or models of audio
-(aac-metrics 0.6.0); it agrees with both (tests/laws/test_cider.py).
+(aac-metrics 0.6.0); it agrees with both (tests/tasks/test_cider.py).
 """
 
 import math

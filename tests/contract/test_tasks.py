@@ -34,7 +34,7 @@ from bench.tasks.generation import token_shares
 from bench.tasks.library import MASKED, Library
 from bench.tasks.sentence_polarity import SentencePolarity
 
-TOY_TASKS = Path(__file__).parents[1] / "toy_tasks"
+TOY_TASKS = Path(__file__).parents[1] / "helpers" / "toy_tasks"
 NODES: dict[str, dict[str, Any]] = {}
 for _stem in stems("task"):
     NODES |= OmegaConf.to_container(OmegaConf.load(CONF / "task" / f"{_stem}.yaml"))  # type: ignore[operator]

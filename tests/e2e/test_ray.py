@@ -6,8 +6,7 @@ import signal
 
 import psutil
 import pytest
-from harness import Place, until
-from test_resume import assert_same_bits
+from harness import Place, assert_same_bits, until
 
 pytestmark = [
     pytest.mark.ray,

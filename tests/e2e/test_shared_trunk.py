@@ -1,8 +1,7 @@
 """Budgets of compute under WSD train one stable phase, and each ends with the bits of a run of its own."""
 
 import pytest
-from harness import Place
-from test_resume import numbers
+from harness import Place, numbers
 
 from bench.records import RunRecord, read_record
 

@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from harness import Place
+from harness import Place, assert_same_bits, ctrl_c, numbers, steps_logged, weights
 from harness import until as until_within
-from test_resume import assert_same_bits, ctrl_c, numbers, steps_logged, weights
 
 STRATEGIES = ("clm", "mlm", "clip")
 LONG = ("budget.tokens=160000", "trainer.checkpoint_every_s=0.2")  # some seconds

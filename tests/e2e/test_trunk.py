@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-from harness import Place
-from test_resume import numbers
+from harness import Place, numbers
 
 from bench.records import RunRecord, read_record
 

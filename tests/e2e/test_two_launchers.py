@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from harness import Place
-from test_resume import steps_logged
+from harness import Place, steps_logged
 
 from bench.config.compose import compose_runs
 from bench.config.run_spec import RunSpec

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).parents[2] / "bench"
+BENCH = Path(__file__).parents[1] / "bench"
 HEAVY = {"torch", "lightning", "pytorch_lightning", "safetensors"}
 
 

@@ -140,7 +140,7 @@ def test_no_name_is_a_command_of_latex(text: str):
 
 
 def test_the_audit_knows_licences_that_bind_and_those_that_are_not_told():
-    path = Path(__file__).parents[2] / ".ci/audit.py"
+    path = Path(__file__).parents[1] / ".ci/audit.py"
     spec = importlib.util.spec_from_file_location("audit", path)
     assert spec is not None
     assert spec.loader is not None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import HOSTILE, write_report
+from toy_reports import HOSTILE, write_report
 from toy_runs import make_run, toy_runs, write_study
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)

@@ -1,11 +1,15 @@
 """What bad input must come to, and how often: one line that says what to change, soon, and no run."""
 
+import io
+import os
+import pickle
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
@@ -16,6 +20,7 @@ from bench.errors import BenchError
 SOON_S = 5.0  # of computing, however busy the machine is
 PATIENCE_S = 60.0  # of waiting
 LEAST = {"settings": 100, "text": 20, "images": 20, "tokenizers": 20, "records": 120}  # distinct bad inputs
+MARK = "touched"  # a file that a trap leaves where it was sprung
 
 
 def many(n: int) -> Any:
@@ -81,3 +86,21 @@ class Bench:
         assert err.endswith("\n")
         assert_one_line(err[:-1])
         return err
+
+
+class Trap:
+    """Unpickled, it leaves a file behind."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (MARK,)
+
+
+def traps() -> dict[str, bytes]:
+    """Files that run code where they are unpickled."""
+    return {"pickle": pickle.dumps(Trap()), "object array": _saved(np.array([Trap()], dtype=object))}
+
+
+def _saved(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_analysis import PROBE, cell
-from test_report import FIGURES, Page, write_report
-from toy_runs import CLM, SCRATCH, ToyRun, make_run, tables_of, toy_runs, toy_tables, write_study
+from toy_reports import FIGURES, Page, write_report
+from toy_runs import CLM, PROBE, SCRATCH, ToyRun, cell, make_run, tables_of, toy_runs, toy_tables, write_study
 
 from bench.analysis.compare import pooled
 from bench.analysis.crossover import BEFORE, BEYOND, Crossover, crossover, stops_helping

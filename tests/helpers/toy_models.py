@@ -20,8 +20,8 @@ from bench.models.transformer import Transformer
 from bench.objectives.base import Core, Objective, Shapes
 from bench.objectives.reference import Reference
 
-CONF = Path(__file__).parents[1] / "conf"
-EXAMPLE = Path(__file__).parent / "example"  # a strategy as a newcomer would add it: a file and a YAML
+CONF = Path(__file__).parents[2] / "conf"
+EXAMPLE = Path(__file__).parents[1] / "example"  # a strategy as a newcomer would add it: a file and a YAML
 N_SPECIAL = len(SPECIAL_TOKENS)
 MODEL = schema.Model(d_model=32, n_layers=2, n_heads=2, d_ff=48, patch_size=4)
 SHAPES = Shapes(model=MODEL, vocab_size=64, sequence_length=16, caption_length=6, image_size=8)

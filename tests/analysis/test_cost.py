@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 from matplotlib.collections import PathCollection
-from test_analysis import PROBE
-from test_report import FIGURES
-from toy_runs import ToyRun, make_run, tables_of
+from toy_reports import FIGURES
+from toy_runs import PROBE, ToyRun, make_run, tables_of
 
 from bench.analysis.cost import cost, joules, seconds
 from bench.analysis.pareto import front, pareto

@@ -5,12 +5,17 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from bench.analysis.table import Tables, tabulate
+from bench.analysis.table import Arm, Cell, Measure, Tables, tabulate
 from bench.evaluations import EvaluationRecord, TaskResult, write_evaluation
 from bench.records import CurvePoint, RunRecord, Score, Spent, write_record
 
 SCRATCH = (0.50, 0.52, 0.54)
 CLM = (0.60, 0.63, 0.66)  # minus scratch: 0.10, 0.11, 0.12
+PROBE = Measure("probe", "accuracy")
+
+
+def cell(strategy: str, budget: str | None = "1kb") -> Cell:
+    return Cell(Arm(strategy, ""), "tiny", budget)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import psutil
 from deadly import bench_in_fork
 
 from bench.evaluations import TaskResult, read_evaluations, results_of
-from bench.records import RunRecord, read_record
+from bench.records import RunRecord, Score, read_record
 
 BENCH = [sys.executable, "-m", "bench.cli"]
 MARK = "BENCH_E2E"  # an environment variable that all descendants inherit
@@ -129,3 +130,32 @@ def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
+
+
+def weights(place: Place, strategy: str) -> bytes:
+    return (place.folders()[strategy] / "weights.safetensors").read_bytes()
+
+
+def numbers(record: RunRecord) -> tuple[object, ...]:
+    """All of a record that does not tell the time."""
+    spent = vars(record.spent) | {"pretrain_s": 0, "energy": None, "peak_memory_bytes": 0}
+    return record.run_id, record.status, record.curve, spent
+
+
+def scores(place: Place, strategy: str) -> list[Score]:
+    return [score for result in place.results()[strategy].values() for score in result.scores]
+
+
+def assert_same_bits(place: Place, undisturbed: Place, *strategies: str) -> None:
+    for strategy in strategies:
+        assert weights(place, strategy) == weights(undisturbed, strategy)
+        assert numbers(place.records()[strategy]) == numbers(undisturbed.records()[strategy])
+        assert scores(place, strategy) == scores(undisturbed, strategy) != []
+
+
+def steps_logged(folder: Path) -> list[str]:
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
+def ctrl_c(pid: int) -> None:
+    os.killpg(pid, signal.SIGINT)  # as a terminal does: the launcher and its workers

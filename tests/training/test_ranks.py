@@ -30,7 +30,7 @@ def on_two_ranks(folder: Path, layouts: Sequence[str], strategies: Sequence[str]
     """Run the script; its files are the result."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [two_ranks.__file__, str(folder), ",".join(layouts), ",".join(strategies)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_analysis import PROBE
-from toy_runs import CLM, SCRATCH, ToyRun, make_run, tables_of, toy_runs, toy_tables, write_study
+from toy_runs import CLM, PROBE, SCRATCH, ToyRun, make_run, tables_of, toy_runs, toy_tables, write_study
 
 from bench.analysis.advise import advise, matching, read_bytes, read_flops
 from bench.analysis.decision import Caps, Decision, decide, decision_table, decisions, levels, needs

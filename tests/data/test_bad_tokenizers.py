@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bad_inputs import LEAST, assert_one_line, refusal
+from bad_inputs import LEAST, MARK, assert_one_line, refusal, traps
 
 from bench.data.pretrained_files import open_checkpoint
 from bench.errors import printable
@@ -80,8 +80,6 @@ def test_a_tokenizer_that_is_damaged_is_told_by_its_checkpoint(what: str, checkp
 def test_a_checkpoint_that_is_a_pickle_is_refused_and_nothing_in_it_runs(
     name: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from test_bad_records import MARK, traps
-
     from bench.models.from_huggingface import load
 
     monkeypatch.chdir(tmp_path)

@@ -6,24 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy_runs import CLM, make_run, tables_of, toy_runs, toy_tables
+from toy_runs import CLM, PROBE, cell, make_run, tables_of, toy_runs, toy_tables
 
 from bench.analysis import stats
 from bench.analysis.compare import baseline_cell, choose, pooled, summaries
 from bench.analysis.decision import Decision, decisions, needs
-from bench.analysis.table import Arm, Cell, Measure, Tables
+from bench.analysis.table import Arm, Cell, Tables
 from bench.analysis.text import latex_escape, markdown_escape, plain, with_seeds
 from bench.records import CurvePoint, Divergence, RunRecord, Score, Spent, read_record, write_record
 from bench.report import views
 from bench.report.csv_tables import csv_tables
 from bench.report.learning import learning
 from bench.report.provenance import warnings
-
-PROBE = Measure("probe", "accuracy")
-
-
-def cell(strategy: str, budget: str | None = "1kb") -> Cell:
-    return Cell(Arm(strategy, ""), "tiny", budget)
 
 
 def summary_of(tables: Tables, wanted: Cell) -> Any:

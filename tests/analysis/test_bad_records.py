@@ -2,17 +2,14 @@
 
 import copy
 import json
-import os
-import pickle
 import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from bad_inputs import LEAST, Bench, assert_one_line, many, refusal
+from bad_inputs import LEAST, MARK, Bench, assert_one_line, many, refusal, traps
 from hypothesis import given
 from hypothesis import strategies as st
 from toy_runs import toy_runs, write_study
@@ -28,8 +25,6 @@ from bench.reading import MisfitError, typed
 from bench.records import Score, read_record
 from bench.report import side_by_side
 from bench.report.csv_tables import csv_tables, csv_text
-
-MARK = "touched"
 
 
 @pytest.fixture(scope="module")
@@ -227,26 +222,6 @@ def test_a_finished_run_whose_config_is_damaged_is_not_evaluated(cli: Bench):
 
 
 # Arrays
-
-
-class Trap:
-    """Unpickled, it leaves a file behind."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (MARK,)
-
-
-def traps() -> dict[str, bytes]:
-    """Files that run code where they are unpickled."""
-    return {"pickle": pickle.dumps(Trap()), "object array": _saved(np.array([Trap()], dtype=object))}
-
-
-def _saved(array: Any) -> bytes:
-    import io
-
-    file = io.BytesIO()
-    np.save(file, array, allow_pickle=True)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04" + b"\0" * 50, *traps().values()])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
-from test_report import FIGURES, write_report
+from toy_reports import FIGURES, write_report
 from toy_runs import make_run, toy_runs, write_study
 
 from bench.errors import ConfigError

@@ -7,7 +7,7 @@ import pytest
 
 from bench.report.write import cells_markdown, claims_markdown, headline_markdown
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"<!-- (headline|cells|claims): (.*?) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 TABLES = {"headline": headline_markdown, "cells": cells_markdown, "claims": claims_markdown}

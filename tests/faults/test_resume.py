@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import Place, until
-
-from bench.records import RunRecord, Score
+from harness import Place, assert_same_bits, ctrl_c, steps_logged, until
 
 pytestmark = pytest.mark.faults
 
@@ -24,35 +22,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, settings: list[str]) -
     made = Place(tmp_path_factory.mktemp("undisturbed"), settings)
     assert made.bench(*sweep(made)).returncode == 0
     return made
-
-
-def weights(place: Place, strategy: str) -> bytes:
-    return (place.folders()[strategy] / "weights.safetensors").read_bytes()
-
-
-def numbers(record: RunRecord) -> tuple[object, ...]:
-    """All of a record that does not tell the time."""
-    spent = vars(record.spent) | {"pretrain_s": 0, "energy": None, "peak_memory_bytes": 0}
-    return record.run_id, record.status, record.curve, spent
-
-
-def scores(place: Place, strategy: str) -> list[Score]:
-    return [score for result in place.results()[strategy].values() for score in result.scores]
-
-
-def assert_same_bits(place: Place, undisturbed: Place, *strategies: str) -> None:
-    for strategy in strategies:
-        assert weights(place, strategy) == weights(undisturbed, strategy)
-        assert numbers(place.records()[strategy]) == numbers(undisturbed.records()[strategy])
-        assert scores(place, strategy) == scores(undisturbed, strategy) != []
-
-
-def steps_logged(folder: Path) -> list[str]:
-    return (folder / "metrics.jsonl").read_text().splitlines()
-
-
-def ctrl_c(pid: int) -> None:
-    os.killpg(pid, signal.SIGINT)  # as a terminal does: the launcher and its workers
 
 
 def terminate(pid: int) -> None:

@@ -7,17 +7,15 @@ import subprocess
 import sys
 import time
 from functools import partial
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from rich.console import Console
-from test_analysis import PROBE
-from toy_runs import make_run, tables_of, toy_runs, toy_tables, write_study
+from toy_reports import CONF, FIGURES, HOSTILE, Page, write_report
+from toy_runs import PROBE, make_run, tables_of, toy_runs, toy_tables, write_study
 
 from bench import analysis
 from bench.analysis.text import latex_escape
@@ -33,44 +31,11 @@ from bench.report.readme import blocks
 from bench.sweep import status
 from bench.sweep.locks import lock
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 ALWAYS = {"quality_vs_data", "quality_vs_flops", "loss_curves"}  # figures that no task needs to be done for
-FIGURES: dict[str, Any] = {}
-for path in sorted((CONF / "figure").glob("*.yaml")):
-    FIGURES |= OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[operator]
-
-
-def write_report(folder: Path) -> Path:
-    return write.write("toy", folder / "experiments", folder / "reports", FIGURES)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
-
-
-class Page(HTMLParser):
-    """Ids, internal links, other links, images without alt text, tags and scripts of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.tags: set[str] = set()
-        self.n_scripts = 0
-        self.silent_images = 0
-        self.text = ""
-        self.feed(text)
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        self.tags.add(tag)
-        self.n_scripts += tag == "script"
-        self.ids += [found["id"] or ""] if "id" in found else []
-        self.links += [found["href"] or ""] if "href" in found else []
-        self.silent_images += tag == "img" and not found.get("alt")
 
 
 @pytest.fixture
@@ -124,18 +89,6 @@ def test_the_headline_has_chance_scratch_and_every_strategy(study: Path):
     assert "| scratch | 0.520 \\[0.470, 0.570\\] |" in table
     assert "| clm | 0.630 \\[0.555, 0.705\\] ▲ |" in table
     assert "95 % t interval" in table
-
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "</title></style></script><b>x</b>",
-    "a|b $\\frac{1}{ & <b>",
-    "_x%#~^{}\\",
-    "[x](javascript:alert) ![y](http://z) `<b>`",
-    "\" onmouseover='alert(1)' x=\"",
-    "\N{RIGHT-TO-LEFT OVERRIDE}txt.exe",
-    "w" * 400,
-]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
