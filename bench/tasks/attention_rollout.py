@@ -1,9 +1,10 @@
-"""Attention rollout for a chosen text (Abnar & Zuidema 2020, arXiv:2005.00928, sec. 3).
+"""Attention rollout for a given text (Abnar & Zuidema 2020, arXiv:2005.00928, sec. 3).
 
-How much of each token's last state comes from each token of the text, if attention were all that mixes them:
-the product over layers of 0.5 A + 0.5 I, A the layer's attention, mean over heads. It describes and is no
-verdict: nothing is better or worse. A causal model's early tokens have few others to draw on: compare scores
-among strategies that attend alike.
+The rollout estimates how much of each token's last state comes from each token of the text, as if only
+attention mixed them: the product over layers of 0.5 A + 0.5 I, where A is the layer's attention, averaged
+over heads. It is descriptive; no value is better than another. Early tokens of a causal model attend to few
+tokens, so compare only strategies with the same attention mask.
+Shapes: T tokens, H heads.
 """
 
 from collections.abc import Sequence
@@ -14,52 +15,54 @@ from typing import Protocol, runtime_checkable
 import torch
 from omegaconf import MISSING
 from torch import Tensor
+from typing_extensions import override
 
 from bench.errors import ConfigError, InapplicableError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.probe import encode
 
-BEFORE, END = "[before the text]", "[end]"  # BEFORE: a checkpoint's own opening token, such as [CLS]
-ROUNDING = 1e-4  # of a row's sum
+BEFORE, END = "[before the text]", "[end]"  # BEFORE: a checkpoint's own first token, such as [CLS]
+ROUNDING = 1e-4  # tolerance of a row's sum
 
 
 @runtime_checkable
 class Attentive(Protocol):
-    """A backbone that shows its attention."""
+    """A backbone that exposes its attention weights."""
 
-    n_before: int  # tokens of its own that stand before every text
+    n_before: int  # tokens that the backbone puts before every text
 
     def recorded_attention(self) -> AbstractContextManager[list[Tensor]]:
-        """A list that passes inside fill with the layers' weights, each (B, H, T, T)."""
+        """Yield a list that forward passes fill with the layers' weights, each (B, H, T, T)."""
         ...
 
 
 class AttentionRollout(Task):
-    """One text, with the strategy's own attention."""
+    """Describe one text under the strategy's own attention."""
 
     @dataclass(frozen=True)
     class Options:
         """The text."""
 
-        text: str = MISSING  # tokens past sequence_length are left out, and counted
+        text: str = MISSING  # tokens beyond sequence_length are left out and counted
 
         def __post_init__(self) -> None:
             if not self.text.strip():
-                raise ConfigError("task.*.text is empty; give a text to look at")
+                raise ConfigError("task.*.text is empty; give a text")
 
     options: Options
 
+    @override
     @torch.no_grad()
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
-        """Means over the text's T tokens: entropy in bits of what a token draws on, its shares from the first
-        token and from itself.
+        """Return means over tokens: the entropy of a rollout's row in bits, and two of its entries.
 
-        T counts the closing token, and what a checkpoint puts before a text. The matrix is the item
-        `rollout`, (T, T): row i is what token i draws on; samples name the tokens, in order.
+        The entries are those of the first token and of the token itself. T includes the closing token and
+        tokens that a checkpoint puts before a text. The item `rollout` (T, T) holds the matrix, whose row i
+        says where token i's state comes from; samples name the tokens, in order.
         """
         if not (model.has_weights and isinstance(model.backbone, Attentive)):
-            raise InapplicableError("shows no attention")
+            raise InapplicableError("exposes no attention weights")
         tokens = encode([self.options.text], setting.tokenizer, setting.sequence_length)
         before = model.backbone.n_before
         names = [BEFORE] * before + [setting.tokenizer.decode([i]) for i in tokens[0].tolist()[:-1]] + [END]
@@ -86,18 +89,18 @@ class AttentionRollout(Task):
 
 
 def rollout(layers: Sequence[Tensor]) -> Tensor:
-    """Attention of each layer (T, T), the first layer first -> their rollout (T, T), rows sum to one."""
+    """Return the rollout (T, T), whose rows sum to one, of the attention (T, T) of all layers in order."""
     identity = torch.eye(len(layers[0]), dtype=layers[0].dtype)
     mixed = identity
     for weights in layers:
-        mixed = (0.5 * weights + 0.5 * identity) @ mixed  # half of a state is what the residual carries
+        mixed = (0.5 * weights + 0.5 * identity) @ mixed  # the residual stream carries half of a state
     return mixed
 
 
 def _means(layers: Sequence[Tensor], length: int) -> list[Tensor]:
-    """Weights (1, H, T', T') -> their means over heads (T, T), without padding."""
+    """Average weights (1, H, T', T') over heads and drop padding -> (T, T)."""
     found = [layer[0].mean(dim=0)[:length, :length].double().cpu() for layer in layers]
     is_whole = all((layer.sum(dim=-1) - 1).abs().max() < ROUNDING for layer in found)
     if not found or not is_whole or any(layer.shape != (length, length) for layer in found):
-        raise InapplicableError("its architecture shows no attention of whole texts")
+        raise InapplicableError("its architecture exposes no attention weights of whole texts")
     return found

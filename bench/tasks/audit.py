@@ -30,8 +30,8 @@ from bench.objectives.scratch import Scratch
 from bench.tasks import probe
 from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.evaluate import setting_of
-from bench.tasks.feature_cache import FeatureCache
 from bench.tasks.generation import token_shares
+from bench.tasks.probe import FeatureCache
 from bench.training import environment
 
 LUCK = 1e-4  # chance that a sound task fails a check by luck alone

@@ -1,7 +1,7 @@
-"""What a task is: something that a pretrained strategy is asked to do, with a metric and a chance level."""
+"""The contract of a task: a downstream evaluation of a pretrained model, with a metric and a chance level."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,18 +14,19 @@ from torch import Tensor
 from bench.data.corpora.nltk import corpus_reader
 from bench.data.pairs import PairData
 from bench.data.tokens import TextData
+from bench.errors import ConfigError
 from bench.errors import InapplicableError as InapplicableError
 from bench.objectives.base import Objective
-from bench.tasks.feature_cache import FeatureCache
 from bench.tasks.meter import Meter
+from bench.tasks.probe import FeatureCache
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a task may use besides the model: the same for every strategy of a run's cell.
+    """Everything a task may use besides the model; equal for all strategies that are compared.
 
-    The meter counts what the evaluation costs: forward passes of the model's backbone by themselves, anything
-    else that is not small by `setting.meter.add`.
+    The meter counts the FLOPs of the evaluation. Forward passes of the model's backbone are counted
+    automatically; any other considerable work is reported by `setting.meter.add`.
     """
 
     tokenizer: Tokenizer
@@ -34,13 +35,13 @@ class Setting:
     pairs: PairData
     data_dir: Path
     seed: int
-    keep_going: Callable[[], None]  # called between steps; raises when the run is told to stop
+    keep_going: Callable[[], None]  # called between steps; raises when the run is asked to stop
     meter: Meter = field(default_factory=Meter)
-    cache: FeatureCache = field(default_factory=FeatureCache)  # shared by the tasks of one checkpoint
-    permutes_labels: bool = False  # in an audit: what is learnt from such labels must score chance
+    cache: FeatureCache = field(default_factory=FeatureCache)  # shared by all tasks of one checkpoint
+    permutes_labels: bool = False  # set by an audit: models trained on permuted labels must score chance
 
     def labels(self, given: Tensor) -> Tensor:
-        """The labels (N, ...) to fit to: as given; in an audit, of other items. Never those of test items."""
+        """Return the training labels (N, ...) to fit to, which an audit permutes; not for test labels."""
         if not self.permutes_labels:
             return given
         return given[torch.randperm(len(given), generator=torch.Generator().manual_seed(self.seed))]
@@ -50,9 +51,10 @@ class Setting:
 class Measured:
     """One metric of one task.
 
-    `chance` is what a model that knows nothing scores, None where that is not defined. `n_labels` is the
-    number of labelled items that were fitted to, where a task is measured at several (label budgets).
-    `higher_is_better` is None for what only describes: nothing is better or worse.
+    Attributes:
+        chance: the score of an uninformed model; None where that is undefined.
+        higher_is_better: None for a descriptive quantity that has no better or worse.
+        n_labels: the number of labelled training items, for tasks with label budgets.
     """
 
     metric: str
@@ -65,15 +67,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task found.
+    """The result of a task.
 
     Attributes:
-        scores: the headline metric first; a (metric, n_labels) occurs once.
-        items: arrays that the scores are made of, under the metric's name: (N,) outcomes of the test items in
-            a fixed order, the same for every strategy, so that strategies can be paired by item. With label
-            budgets `metric@n_labels`; with several fits (fits, N). Also what figures are drawn from.
-        counts: items that could not count, by the reason ("label unseen in training").
-        samples: texts for a reader, each a row of a small table: column -> text.
+        scores: the headline metric first; each pair of metric and n_labels occurs once.
+        items: the arrays that the scores are computed from, by the metric's name: the outcomes (N,) of the
+            test items in a fixed order that is the same for every strategy, so that strategies can be paired
+            by item. With label budgets the name is `metric@n_labels`; with several fits the shape is
+            (fits, N). Figures are drawn from them too.
+        counts: the number of items that could not be used, by reason ("label unseen in training").
+        samples: texts for the reader of a report; each is a table row, column -> text.
     """
 
     scores: list[Measured]
@@ -83,35 +86,83 @@ class Outcome:
 
 
 class Task(ABC):
-    """Base of all tasks."""
+    """Base class of all tasks. A new task is one subclass in one file, and one YAML file in conf/task.
+
+    `Options` declares the keys of the YAML file; they have no defaults in Python, and `__post_init__` raises
+    `ConfigError` for values that make no sense. `evaluate` receives a pretrained model and a `Setting`, and
+    returns an `Outcome`. What it must respect:
+
+    - Protocol. A frozen probe fits a classifier to the model's features (`bench.tasks.probe`), fine-tuning
+      trains a copy of the model (`bench.tasks.finetune`), zero-shot fits nothing. State the protocol in the
+      task's name or options; scores of different protocols are never compared with each other.
+    - Fairness. Never ask which strategy the model belongs to. If the model lacks a needed input or output,
+      raise `InapplicableError`. Draw training items with `setting.seed`; test items are the same for all.
+    - Chance. Give every score the value that a model without any knowledge reaches in expectation; a model
+      whose features are all equal must score exactly that. Ties must therefore not favour the right answer
+      (see `bench.tasks.probe.hits`).
+    - Label budgets. A task that fits to labels measures several numbers of labels, where smaller sets are
+      prefixes of larger ones (`bench.tasks.label_budgets`). Pass training labels through `setting.labels`.
+    - Items. Return the outcome of every test item, in a fixed order.
+    - Cost. Call `setting.keep_going()` between batches. The meter counts passes through the backbone; add
+      the FLOPs of prediction heads and of other models by `setting.meter.add`.
+
+    For text classification, tagging and extractive question answering, subclass `TextClassification`,
+    `Tagging` or `QuestionAnswering` instead, which need only the data. The contract tests find a new task by
+    its YAML file, and `bench audit` checks its chance level and its ceiling.
+
+    Example of a zero-shot task (its YAML file has `_target_`, `kind`, `length_normalisation`, `samples` and
+    `batch_size`)::
+
+        class Capitals(Task):
+            Options = LikelihoodOptions
+
+            def evaluate(self, model: Objective, setting: Setting) -> Outcome:
+                texts = [whole_text(text, setting.tokenizer) for text in (RIGHT, WRONG)]
+                right, wrong = continuation_nll(model, texts, self.options, setting)
+                correct = np.array([float(right < wrong)])
+                return Outcome([Measured("accuracy", correct.mean(), 0.5, 1)], {"accuracy": correct})
+    """
 
     Options: ClassVar[type[Any]]
-    nltk_corpora: tuple[str, ...] = ()  # that it reads from the user's NLTK data
+    nltk_corpora: tuple[str, ...] = ()  # corpora that the task reads from the user's NLTK data
 
     def __init__(self, options: Any) -> None:
         self.options = options
 
     @abstractmethod
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
-        """Measure a pretrained strategy; `model` is left as it was.
+        """Measure a pretrained model without changing it.
 
         Raises:
-            InapplicableError: the strategy has no such input or output.
-            DataError: the task's data is missing or too small.
+            InapplicableError: the strategy lacks a needed input or output.
+            DataError: the task's data are missing or too small.
         """
 
     def check(self, key: str) -> None:
-        """Look for data that a user must bring, before anything is trained.
+        """Check, before any training, that data which the user must provide are present.
 
         Args:
-            key: of the task in the config, for messages.
+            key: the task's key in the config, for messages.
 
         Raises:
-            DataError: missing; says how to get them.
+            DataError: data are missing; the message says how to get them.
         """
         for name in self.nltk_corpora:
             corpus_reader(name, key)
 
     def ceiling(self, setting: Setting) -> Outcome | None:
-        """What one that knows every answer gets through the task's own scoring; None: nobody can know it."""
+        """Return the outcome of a model that knows every answer; None where no such model can exist."""
         return None
+
+
+def require_at_least(options: Any, least: int, *keys: str) -> None:
+    """Raise ConfigError if one of these options is below `least`."""
+    for key in keys:
+        if getattr(options, key) < least:
+            raise ConfigError(f"task.*.{key}={getattr(options, key)}: choose {least} or more")
+
+
+def require_choice(options: Any, key: str, choices: Sequence[str]) -> None:
+    """Raise ConfigError if an option is not one of `choices`."""
+    if getattr(options, key) not in choices:
+        raise ConfigError(f"task.*.{key}={getattr(options, key)!r}: choose one of {', '.join(choices)}")

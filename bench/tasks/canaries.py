@@ -1,13 +1,13 @@
-"""Canaries: does a strategy remember secrets of its training text? (Carlini et al. 2019, arXiv:1802.08232).
+"""Canaries: does a strategy remember secrets of its training text? (Carlini et al. 2019, arXiv:1802.08232)
 
-Exposure (sec. 4) is log2 |R| - log2 rank: the bits by which the planted secret's rank among the set R, by
-the strategy's own likelihood of it given the text before, is better than the last. R is a sample here: the
-planted secret and others, drawn uniformly from those with as many tokens, so that no rank is a matter of
-length. Exposure is then at most log2 of the sample's size; that of a secret never planted is chance in
+Exposure (sec. 4) is log2 |R| - log2 rank, where rank is the rank of the planted secret among the set R of
+secrets, by the strategy's likelihood of the secret given the text before it. Here R is a sample: the planted
+secret and others, drawn uniformly from those with the same number of tokens, so that length never decides a
+rank. Exposure is at most log2 of the sample's size; a secret that was never planted has chance exposure in
 expectation, whatever a strategy prefers.
 
-Counts are copies in the training data; how often a run has read each is the count times the run's epochs,
-which its record holds.
+Counts are copies in the training data. A run reads each copy once per epoch; its record holds the epochs.
+Shapes: M canaries, N candidates.
 """
 
 import math
@@ -19,70 +19,68 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import MISSING
 from scipy.special import gammaln
+from typing_extensions import override
 
 from bench.data.corpora.base import Planted
 from bench.data.corpora.canaries import spell
-from bench.errors import ConfigError, DataError, InapplicableError
+from bench.errors import DataError, InapplicableError
 from bench.objectives.base import Objective
-from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.tasks.likelihood_ranking import (
+from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least
+from bench.tasks.likelihood import (
     DECIMALS,
-    NAMES,
     Continuation,
+    KindOptions,
     LikelihoodOptions,
-    continuation_nats,
+    continuation_nll,
     require_kind,
 )
 
-SEED = 0  # of the drawn secrets: the same for every strategy and every seed of it
-DRAWN = 128  # secrets drawn for each that is ranked, at most: others have more tokens or fewer
+SEED = 0  # of the drawn secrets, which are the same for every strategy and every run
+DRAWN = 128  # secrets drawn for each that is ranked, at most, since many have another number of tokens
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The secrets that are ranked for one canary, the planted one first."""
+    """The secrets that are ranked for one canary; the planted one comes first."""
 
     canary: Planted
     secrets: list[str]
-    texts: list[Continuation]  # of which the secret is scored
+    texts: list[Continuation]  # whose scored end is the secret
 
 
 class Canaries(Task):
-    """The canaries that `bench.data.corpora.canaries` has planted, and its controls."""
+    """Measure the exposure of the canaries of `bench.data.corpora.canaries`, and of its controls."""
 
     @dataclass(frozen=True)
-    class Options:
-        """Which quantity ranks, and among how many."""
+    class Options(KindOptions):
+        """The number of candidates."""
 
-        kind: str = MISSING  # exact | bound | pseudo
-        candidates: int = MISSING  # secrets that are ranked, the planted one among them
-        samples: int = MISSING  # draws per text, for a bound
+        candidates: int = MISSING  # ranked secrets, the planted one included
 
         def __post_init__(self) -> None:
-            if self.kind not in NAMES:
-                raise ConfigError(f"task.*.kind={self.kind!r}: choose one of {', '.join(NAMES)}")
-            for key, least in (("candidates", 2), ("samples", 1)):
-                if getattr(self, key) < least:
-                    raise ConfigError(f"task.*.{key}={getattr(self, key)}: use {least} or more")
+            super().__post_init__()
+            require_at_least(self, 2, "candidates")
 
     options: Options
 
+    @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
-        """Mean exposure in bits of the canaries of each count, the largest first; 0 are the controls."""
+        """Return the mean exposure in bits by number of copies, the largest first; controls have 0 copies."""
         canaries = self.canaries(setting)
         require_kind(model, self.options.kind)
         ranked = [self._candidates(i, canary, setting) for i, canary in enumerate(canaries)]
-        return self._outcome(ranked, self._nats(model, ranked, setting))
+        return self._outcome(ranked, self._nll(model, ranked, setting))
 
+    @override
     def ceiling(self, setting: Setting) -> Outcome:
-        """Each planted secret, and each control's, is likelier than all others."""
+        """Return the outcome of a model to which each canary's and control's own secret is the likeliest."""
         ranked = [self._candidates(i, canary, setting) for i, canary in enumerate(self.canaries(setting))]
-        nats = np.ones((len(ranked), self.options.candidates))
-        nats[:, 0] = 0
-        return self._outcome(ranked, nats)
+        nll = np.ones((len(ranked), self.options.candidates))
+        nll[:, 0] = 0
+        return self._outcome(ranked, nll)
 
     def canaries(self, setting: Setting) -> list[Planted]:
-        """In the order of the corpus; each text ends with its secret."""
+        """Return the canaries in the order of the corpus; each text ends with its secret."""
         planting = setting.text.manifest.get("planted")
         if planting is None:
             raise InapplicableError("no canaries in the corpus")
@@ -114,31 +112,36 @@ class Canaries(Task):
         )
 
     def _continuations(self, ids: list[list[int]], setting: Setting) -> list[Continuation]:
-        """What all rows begin with is given, the rest is scored."""
+        """Treat the common beginning of all rows as given, and score the rest."""
         n_given = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*ids, strict=True)))
         texts = [Continuation(tuple(row[:n_given]), tuple(row[n_given:]), n_bytes=0) for row in ids]
         if len(texts[0]) > setting.sequence_length:
             raise DataError(
-                f"a canary has {len(texts[0])} tokens: no row of sequence_length={setting.sequence_length} "
-                "can hold one; raise it"
+                f"a canary has {len(texts[0])} tokens, more than sequence_length={setting.sequence_length}; "
+                "raise it"
             )
         return texts
 
-    def _nats(self, model: Objective, ranked: Sequence[Candidates], setting: Setting) -> NDArray[np.float64]:
-        """(M, N) nats of each canary's candidates.
+    def _nll(self, model: Objective, ranked: Sequence[Candidates], setting: Setting) -> NDArray[np.float64]:
+        """Return the negative log-likelihoods (M, N) of each canary's candidates, in nats.
 
-        One candidate of every canary is read at a time: a bound then draws the same for all candidates of a
-        canary, so that its noise does not rank them.
+        A batch holds one candidate of every canary, so that a bound uses the same random draws for all
+        candidates of a canary and its noise does not rank them.
         """
-        options = LikelihoodOptions(self.options.kind, "none", self.options.samples, batch_size=len(ranked))
+        options = LikelihoodOptions(
+            kind=self.options.kind,
+            samples=self.options.samples,
+            length_normalisation="none",
+            batch_size=len(ranked),
+        )
         columns = [
-            continuation_nats(model, [item.texts[n] for item in ranked], options, setting)
+            continuation_nll(model, [item.texts[n] for item in ranked], options, setting)
             for n in range(self.options.candidates)
         ]
         return np.stack(columns, axis=1).round(DECIMALS)
 
-    def _outcome(self, ranked: Sequence[Candidates], nats: NDArray[np.float64]) -> Outcome:
-        bits, chance = exposure(nats), chance_exposure(nats.shape[1])
+    def _outcome(self, ranked: Sequence[Candidates], nll: NDArray[np.float64]) -> Outcome:
+        bits, chance = exposure(nll), chance_exposure(nll.shape[1])
         counts = np.array([item.canary.copies for item in ranked])
         items = {
             f"exposure_{self.options.kind}_at_{count}": bits[counts == count]
@@ -155,20 +158,20 @@ class Canaries(Task):
                 "exposure in bits": f"{own:.2f}",
                 "likeliest secret": item.secrets[best],
             }
-            for item, own, best in zip(ranked, bits, nats.argmin(axis=1), strict=True)
+            for item, own, best in zip(ranked, bits, nll.argmin(axis=1), strict=True)
         ]
         return Outcome(scores, items, samples=samples)
 
 
-def exposure(nats: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(M, N) nats of candidates, the planted one first -> (M,) bits; ties count their expectation."""
-    own = nats[:, :1]
-    better, tied = (nats < own).sum(axis=1), (nats == own).sum(axis=1)  # tied: itself included
-    log_ranks = (gammaln(better + tied + 1) - gammaln(better + 1)) / tied  # the mean of the tied ranks' logs
-    bits: NDArray[np.float64] = math.log2(nats.shape[1]) - log_ranks / math.log(2)
-    return bits.clip(min=0)  # of the last rank: 0, not what rounding leaves of it
+def exposure(nll: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the exposure (M,) in bits of the first of N candidates (M, N); ties count their expectation."""
+    own = nll[:, :1]
+    better, tied = (nll < own).sum(axis=1), (nll == own).sum(axis=1)  # tied: itself included
+    log_ranks = (gammaln(better + tied + 1) - gammaln(better + 1)) / tied  # mean log rank among the ties
+    bits: NDArray[np.float64] = math.log2(nll.shape[1]) - log_ranks / math.log(2)
+    return bits.clip(min=0)  # the last rank has exactly 0 bits, not a rounding error
 
 
 def chance_exposure(n: int) -> float:
-    """What a secret of random rank among `n` has on average: near 1 / ln 2 = 1.44 bits where n is large."""
+    """Return the mean exposure of a random rank among `n` secrets, near 1 / ln 2 = 1.44 bits for large n."""
     return math.log2(n) - math.lgamma(n + 1) / math.log(2) / n

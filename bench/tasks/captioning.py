@@ -1,15 +1,20 @@
-"""Captions of test images, against those that they have: chrF, CIDEr-D and BLEU.
+"""Image captioning: one caption per test image, scored against all its captions by chrF, CIDEr-D and BLEU.
 
-Three protocols, never in one column: `generate` writes, greedily; `retrieve` takes the training caption that
-is nearest in the strategy's own space; `fitted` the same in a space fitted to frozen text features, which
-every strategy has. The references of an image are all its captions. OpenMoji has one, often of two words: no
-text of two words can reach CIDEr-D 10, and the ceiling says how far one can get.
+There are three protocols, which are never compared with each other. `generate` decodes a caption greedily.
+`retrieve` takes the nearest training caption in the strategy's own joint space. `fitted` does the same in a
+space fitted to frozen text features, which is open to every strategy. OpenMoji has one caption per image,
+often of two words; no text of two words can reach a CIDEr-D of 10, so the ceiling is lower.
 
 chrF (Popović 2015) is the mean over images of sacrebleu's sentence score, with the best of the references;
-BLEU is sacrebleu's score of the corpus (case:mixed|eff:no|tok:13a|smooth:exp). Both run from 0 to 100.
-CIDEr-D is `bench.tasks.cider`'s.
+BLEU is sacrebleu's corpus score (case:mixed|eff:no|tok:13a|smooth:exp). Both range from 0 to 100. CIDEr-D
+(Vedantam et al. 2015, arXiv:1411.5726) measures how well a caption agrees with those that people wrote. It is
+implemented here since the packages that provide it bring Java and 100 MB (pycocoevalcap 1.2) or audio models
+(aac-metrics 0.6.0); a test shows that it agrees with both.
+Shapes: N images, M captions, S pixels per side, L tokens per caption.
 """
 
+import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,28 +24,29 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import MISSING
 from torch import Tensor
+from typing_extensions import override
 
 from bench.data.batches import PairRows
 from bench.data.pairs import PairArray
 from bench.data.tokenizer import PAD
-from bench.errors import ConfigError, DataError, InapplicableError
+from bench.errors import DataError, InapplicableError
 from bench.models.flops import blocks_flops, head_flops, vision_flops
 from bench.models.vision import n_patches
 from bench.objectives.base import Objective
-from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.tasks.cider import cider_d, words
-from bench.tasks.probe import check_fit, in_batches
-from bench.tasks.retrieval_space import similarities, space
+from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least, require_choice
+from bench.tasks.finetune import ContrastiveFit
+from bench.tasks.probe import in_batches
+from bench.tasks.retrieval import similarities, space
 
 N_SAMPLES = 8
 
 
 @runtime_checkable
 class Captions(Protocol):
-    """A strategy that writes captions."""
+    """A strategy that generates captions."""
 
     def caption_images(self, images: Tensor, n_new: int) -> Tensor:
-        """(B, S, S, 3) uint8 -> ids (B, n_new), PAD behind the closing EOS."""
+        """(B, S, S, 3) uint8 -> ids (B, n_new), with PAD after the closing EOS."""
         ...
 
 
@@ -56,69 +62,66 @@ class Captioning(Task):
     """One caption for each test image."""
 
     @dataclass(frozen=True)
-    class Options:
-        """The protocol, how many items; for `fitted`, the fit of the vision tower."""
+    class Options(ContrastiveFit):
+        """The protocol and the number of items; for `fitted`, the fit of the vision tower."""
 
         protocol: str = MISSING  # generate | retrieve | fitted
         test_images: int = MISSING  # at most
         train_captions: int = MISSING  # to retrieve from, at most: the most frequent ones
-        steps: int = MISSING
-        batch_size: int = MISSING
-        lr_at_64: float = MISSING
-        temperature: float = MISSING
 
         def __post_init__(self) -> None:
-            if self.protocol not in ("generate", "retrieve", "fitted"):
-                raise ConfigError(f"task.*.protocol={self.protocol!r}: choose generate, retrieve or fitted")
-            if self.test_images < 2 or self.train_captions < 1:
-                raise ConfigError("task.*.test_images: choose 2 or more; task.*.train_captions: 1 or more")
+            require_choice(self, "protocol", ("generate", "retrieve", "fitted"))
+            require_at_least(self, 2, "test_images")
+            require_at_least(self, 1, "train_captions")
             if self.protocol == "fitted":
-                check_fit(self)
+                self.check_fit()
 
     options: Options
 
+    @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
-        """chrF first, then CIDEr-D and BLEU.
+        """Return chrF, which is the headline, CIDEr-D and BLEU.
 
-        Chance is what the most frequent training caption scores, given to every image: so retrieves a model
-        to which all captions are equally near. What one that knows nothing would write is not defined.
+        Chance is the score of the most frequent training caption for every image, which is what a model
+        retrieves to which all captions are equally near. It is undefined for generated captions.
         """
         test = described(setting.pairs.test(), self.options.test_images)
         if self.options.protocol == "generate":
-            return outcome(written(model, test.images, setting), test, setting)
+            return outcome(generated(model, test.images, setting), test, setting)
         texts, tokens = frequent_captions(setting.pairs.train(), self.options.train_captions)
         joint = space(model, self.options, setting)
         likeness = similarities(joint.images(test.images), joint.texts(tokens))  # (N, M)
-        nearest = likeness.argmax(dim=1).tolist()  # the first of ties: the most frequent
+        nearest = likeness.argmax(dim=1).tolist()  # of tied captions the first, which is the most frequent
         return outcome([texts[i] for i in nearest], test, setting, constant=texts[0])
 
+    @override
     def ceiling(self, setting: Setting) -> Outcome:
-        """The first caption of each image, held against all of them."""
+        """Score the first caption of each image against all of them."""
         test = described(setting.pairs.test(), self.options.test_images)
         return outcome([texts[0] for texts in test.references], test, setting)
 
 
 def described(pairs: PairArray, limit: int) -> Described:
-    """The first images, each once.
+    """Return the first distinct images with all their captions.
 
     Raises:
-        DataError: fewer than two images; how rare a word is cannot be told then.
+        DataError: there are fewer than two images, so that word frequencies are undefined.
     """
     rows: dict[bytes, list[int]] = {}
     for i, image in enumerate(pairs.images):
         rows.setdefault(image.tobytes(), []).append(i)
     chosen = list(rows.values())[:limit]
     if len(chosen) < 2:
-        raise DataError("corpus.pairs: captioning needs two test images or more; add pairs")
+        raise DataError("corpus.pairs: captioning needs at least two test images; add pairs")
     images = PairRows(pairs).read(np.array([index[0] for index in chosen]))["images"]
     return Described(images, [[pairs.texts[i] for i in index] for index in chosen])
 
 
 def frequent_captions(pairs: PairArray, limit: int) -> tuple[list[str], Tensor]:
-    """Distinct captions, the most frequent first, with their ids (M, L).
+    """Return distinct captions, the most frequent first, and their ids (M, L).
 
-    Of equally frequent ones, the first is that of the most frequent words: nobody who guesses blindly knows a
-    better one.
+    Among equally frequent captions the first has the most frequent words, which makes it the best uninformed
+    guess.
     """
     n_of = Counter(pairs.texts)
     n_with = Counter(word for text in pairs.texts for word in set(words(text)))
@@ -132,10 +135,10 @@ def frequent_captions(pairs: PairArray, limit: int) -> tuple[list[str], Tensor]:
     return texts, PairRows(pairs).read(np.array([row_of[text] for text in texts]))["captions"]
 
 
-def written(model: Objective, images: Tensor, setting: Setting) -> list[str]:
-    """What a strategy writes to images (N, S, S, 3), at most as long as it saw captions."""
+def generated(model: Objective, images: Tensor, setting: Setting) -> list[str]:
+    """Generate captions of images (N, S, S, 3), at most as long as those seen in training."""
     if not isinstance(model, Captions):
-        raise InapplicableError("writes no captions")
+        raise InapplicableError("generates no captions")
     model.eval()
     size = model.shapes
 
@@ -156,7 +159,7 @@ def written(model: Objective, images: Tensor, setting: Setting) -> list[str]:
 
 
 def outcome(texts: Sequence[str], test: Described, setting: Setting, constant: str | None = None) -> Outcome:
-    """Scores of one caption for each image; chance is that of `constant` for all."""
+    """Score one caption for each image; chance is the score of `constant` for all images."""
     items, bleu = scored(texts, test.references)
     values = {name: float(found.mean()) for name, found in items.items()} | {"bleu": bleu}
     chance: Mapping[str, float | None] = dict.fromkeys(values)
@@ -172,17 +175,81 @@ def outcome(texts: Sequence[str], test: Described, setting: Setting, constant: s
 def scored(
     texts: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[dict[str, NDArray[np.float64]], float]:
-    """chrF and CIDEr-D of each text, and BLEU of all together."""
+    """Return chrF and CIDEr-D of each text, and BLEU of the corpus."""
     from sacrebleu.metrics import BLEU, CHRF
 
     chrf = CHRF()
     width = max(map(len, references))
     streams = [[own[k] if k < len(own) else None for own in references] for k in range(width)]
-    likeness = [
+    by_text = [
         chrf.sentence_score(text, list(own)).score for text, own in zip(texts, references, strict=True)
     ]
     consensus = cider_d(
         [words(text) for text in texts], [[words(text) for text in own] for own in references]
     )
-    bleu = BLEU(force=True).corpus_score(list(texts), streams)  # force: a full stop in a text is no mistake
-    return {"chrf": np.array(likeness), "cider_d": consensus}, float(bleu.score)
+    bleu = BLEU(force=True).corpus_score(list(texts), streams)  # force: no warning about tokenised texts
+    return {"chrf": np.array(by_text), "cider_d": consensus}, float(bleu.score)
+
+
+MAX_N = 4  # n-grams of one to four words
+SIGMA = 6.0  # of the penalty for a difference in length
+SCALE = 10.0
+
+Text = Sequence[str]  # words
+Gram = tuple[str, ...]
+Vectors = list[dict[Gram, float]]  # tf-idf weights of the n-grams, for each n
+
+
+def words(text: str) -> list[str]:
+    """Split a text into lower-case words without punctuation, nearly as the COCO server's tokenizer does.
+
+    >>> words("A cat's medium-light eye!")
+    ['a', "cat's", 'medium-light', 'eye']
+    """
+    return re.findall(r"\w+(?:['’-]\w+)*", text.lower())
+
+
+def cider_d(candidates: Sequence[Text], references: Sequence[Sequence[Text]]) -> NDArray[np.float64]:
+    """Return CIDEr-D of each candidate; the score of a system is the mean.
+
+    Args:
+        candidates: the words of one caption per image.
+        references: for each image the words of each reference; n-grams of few images weigh more.
+
+    Returns:
+        (N,) from 0 to 10. A text equal to its only reference scores 10 only if it has four words or more: the
+        n-grams that a shorter one lacks count as not found.
+    """
+    of_references = [[_grams(text) for text in texts] for texts in references]
+    n_images_with = Counter(gram for texts in of_references for gram in set().union(*texts))
+    log_n = math.log(len(references))
+
+    def weighted(grams: Counter[Gram]) -> Vectors:
+        vectors: Vectors = [{} for _ in range(MAX_N)]
+        for gram, n in grams.items():
+            vectors[len(gram) - 1][gram] = n * (log_n - math.log(max(1, n_images_with[gram])))
+        return vectors
+
+    scores = []
+    for candidate, texts, grams in zip(candidates, references, of_references, strict=True):
+        vectors = weighted(_grams(candidate))
+        cosines = [
+            _similarity(vectors, weighted(own), len(candidate) - len(text))
+            for text, own in zip(texts, grams, strict=True)
+        ]
+        scores.append(SCALE * sum(cosines) / len(cosines))
+    return np.array(scores)
+
+
+def _grams(text: Text) -> Counter[Gram]:
+    return Counter(tuple(text[i : i + n]) for n in range(1, MAX_N + 1) for i in range(len(text) - n + 1))
+
+
+def _similarity(candidate: Vectors, reference: Vectors, difference: int) -> float:
+    """Return the mean cosine over n, with the candidate's weights clipped to the reference's."""
+    total = 0.0
+    for a, b in zip(candidate, reference, strict=True):
+        length = math.sqrt(sum(w * w for w in a.values()) * sum(w * w for w in b.values()))
+        if length:
+            total += sum(min(w, b[gram]) * b[gram] for gram, w in a.items() if gram in b) / length
+    return total / MAX_N * math.exp(-(difference**2) / (2 * SIGMA**2))

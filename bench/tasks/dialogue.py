@@ -1,14 +1,24 @@
-"""Dialogue: which of ten responses follows a turn? (response selection: Lowe et al. 2015, arXiv:1506.08909)
+"""Dialogue: choose the response that follows a turn (response selection: Lowe et al. 2015, arXiv:1506.08909).
 
-`DialogueFitted` gives every strategy the same chance: its features of context and response are frozen, and
-a form that compares them is fitted on training conversations. `DialogueLikelihood` asks, without any fit,
-which response is the likeliest. Recall@1 and the mean reciprocal rank; ties count their expectation.
+`DialogueFitted` is open to every strategy: its features of context and response are frozen, and a bilinear
+form that compares them is fitted on training conversations. `DialogueLikelihood` is zero-shot: it chooses the
+likeliest response. Metrics are recall at 1 and the mean reciprocal rank; ties count their expectation.
+
+Corpora of exchanges (a response and the turns before it):
+`overheard` is Overheard in New York, from NLTK's webtext: thousands of short conversations, real and often
+coarse. `chatterbot` is the English part of the package chatterbot-corpus (BSD licence): some hundreds of
+questions to a chatbot with one answer each, and few longer conversations.
+Shapes: N test items, C candidates, D width.
 """
 
+import importlib.util
 import random
+import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,31 +27,148 @@ from numpy.typing import NDArray
 from omegaconf import MISSING
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bench.data.corpora.base import Split, split_of
 from bench.data.corpora.nltk import corpus_reader
-from bench.data.tokenizer import EOS, PAD
-from bench.errors import ConfigError, DataError
+from bench.data.tokenizer import EOS
+from bench.errors import DataError
 from bench.objectives.base import Objective
 from bench.objectives.contrastive import info_nce
-from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.tasks.descent import descend, scaled
-from bench.tasks.dialogues import Exchange, candidates, check_corpus, read_exchanges
-from bench.tasks.likelihood_ranking import (
-    Continuation,
-    LikelihoodOptions,
-    continuation_nats,
-    normalised,
-    require_positive,
-)
-from bench.tasks.probe import check_fit, hits, text_features
+from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least, require_choice
+from bench.tasks.finetune import ContrastiveFit
+from bench.tasks.likelihood import Continuation, LikelihoodOptions, continuation_nll, normalised
+from bench.tasks.probe import hits, padded, text_features
 
 TURN_END = "\n"  # between turns, for every strategy
+SPOKEN = re.compile(r"[^:]{1,60}: (.*)")  # "Guy #1: So this ..."
+SEED = 0  # of the drawn distractors, which are the same for every strategy and every run
+# Files of chatterbot without dialogues: code, and ten sentences that are repeated a hundred times each.
+NO_DIALOGUES = ("coding", "tech_support")
+# Files of chatterbot whose lists are conversations. In other files a question is followed by alternative
+# answers, of which the first is used.
+OF_TURNS = ("conversations", "health")
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One turn of a conversation, with the turns before it. A `group` lies in one split."""
+
+    context: tuple[str, ...]  # in order of time
+    response: str
+    group: str
+
+    def key(self) -> tuple[str, str]:
+        """Return what identifies an exchange: the words of its context and response."""
+        return normal(" ".join(self.context)), normal(self.response)
+
+
+def normal(text: str) -> str:
+    """Return the words of a text in lower case; texts with equal words count as equal.
+
+    >>> normal("Oh, YEAH...")
+    'oh yeah'
+    """
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def read_exchanges(corpus: str, context_turns: int) -> tuple[list[Exchange], Counter[str]]:
+    """Return the distinct exchanges of a corpus, in a fixed order, and the number of unused ones by reason.
+
+    Args:
+        corpus: a key of CORPORA.
+        context_turns: the largest number of turns before the response.
+
+    Raises:
+        DataError: the corpus is not installed.
+    """
+    found: dict[tuple[str, str], Exchange] = {}
+    left_out: Counter[str] = Counter()
+    for turns in CORPORA[corpus]():
+        if len(turns) < 2:
+            left_out["conversation of less than two turns, or not one turn a line"] += 1
+        for i in range(1, len(turns)):
+            exchange = Exchange(tuple(turns[max(0, i - context_turns) : i]), turns[i], normal(turns[0]))
+            if not all(exchange.key()):
+                left_out["turn without words"] += 1
+            elif exchange.key() in found:
+                left_out["exchange that is there already"] += 1
+            else:
+                found[exchange.key()] = exchange
+    return list(found.values()), left_out
+
+
+def of_split(exchanges: Sequence[Exchange], split: Split) -> list[Exchange]:
+    """Return the exchanges of a split; a conversation lies in one split."""
+    return [exchange for exchange in exchanges if split_of(exchange.group) == split]
+
+
+def candidates(
+    items: Sequence[Exchange], known: Sequence[Exchange], n_candidates: int
+) -> list[tuple[str, ...]]:
+    """Return for each item its own response, which comes first, and distractors.
+
+    Distractors are responses of other items, drawn as often as they occur. None of them has the same words
+    as the response, as another distractor, or as any response that is known to follow the same last turn;
+    none comes from the same conversation.
+
+    Args:
+        items: the exchanges of one split.
+        known: the exchanges of all splits.
+
+    Raises:
+        DataError: there are too few different responses.
+    """
+    answers: dict[str, set[str]] = defaultdict(set)
+    for exchange in known:
+        answers[normal(exchange.context[-1])].add(normal(exchange.response))
+    rng = random.Random(SEED)  # noqa: S311 - not for cryptography
+    found = []
+    for item in items:
+        right = answers[normal(item.context[-1])] | {normal(item.response)}
+        drawn: dict[str, str] = {}
+        for other in rng.sample(items, len(items)):
+            words = normal(other.response)
+            if other.group != item.group and words not in right and words not in drawn:
+                drawn[words] = other.response
+            if len(drawn) == n_candidates - 1:
+                break
+        else:
+            raise DataError(f"task.*.n_candidates={n_candidates}: too few different responses; lower it")
+        found.append((item.response, *drawn.values()))
+    return found
+
+
+def _overheard() -> Iterator[list[str]]:
+    text = str(corpus_reader("webtext", "task.*.corpus").raw("overheard.txt"))
+    for block in re.split(r"\n\s*\n", text.replace("\r", "")):
+        lines = [line.strip() for line in block.split("\n") if line.strip()]
+        spoken = [SPOKEN.fullmatch(line) for line in lines]
+        if lines:
+            yield [turn[1].strip() for turn in spoken if turn] if all(spoken) else []
+
+
+def _chatterbot() -> Iterator[list[str]]:
+    import yaml
+
+    spec = importlib.util.find_spec("chatterbot_corpus")
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError("task.*.corpus=chatterbot: run `pip install chatterbot-corpus`")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data" / "english"
+    for path in sorted(folder.glob("*.yml")):
+        if path.stem not in NO_DIALOGUES:
+            # The base loader keeps `Yes` and `1963` as texts.
+            read = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506
+            for turns in read["conversations"]:
+                yield turns if path.stem in OF_TURNS else turns[:2]
+
+
+CORPORA: dict[str, Callable[[], Iterator[list[str]]]] = {"overheard": _overheard, "chatterbot": _chatterbot}
 
 
 @dataclass(frozen=True)
 class DialogueOptions:
-    """Which conversations, and how they are asked about."""
+    """The conversations and the candidates."""
 
     corpus: str = MISSING  # overheard (NLTK's webtext) | chatterbot (a package)
     context_turns: int = MISSING  # at most
@@ -49,15 +176,14 @@ class DialogueOptions:
     test_items: int = MISSING  # at most; spread evenly over the test conversations
 
     def __post_init__(self) -> None:
-        check_corpus(self.corpus)
-        require_positive(self, "context_turns", "test_items")
-        if self.n_candidates < 2:
-            raise ConfigError(f"task.*.n_candidates={self.n_candidates}: use 2 or more")
+        require_choice(self, "corpus", tuple(CORPORA))
+        require_at_least(self, 1, "context_turns", "test_items")
+        require_at_least(self, 2, "n_candidates")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Test items with their candidates, the right one first."""
+    """Test items with their candidates, the right one first, and the number of unused exchanges by reason."""
 
     items: list[Exchange]
     candidates: list[tuple[str, ...]]
@@ -65,39 +191,39 @@ class Selection:
 
 
 class Dialogue(Task):
-    """What both protocols share: the conversations, the candidates, the metrics."""
+    """Base of both protocols: conversations, candidates and metrics."""
 
     options: DialogueOptions
 
+    @override
     def check(self, key: str) -> None:
-        """One of the corpora is NLTK's."""
         if self.options.corpus == "overheard":
             corpus_reader("webtext", key)
 
     @abstractmethod
     def scores(self, model: Objective, selection: Selection, setting: Setting) -> Tensor:
-        """(N, C), the higher the better, of each item's candidates."""
+        """Return the scores (N, C) of each item's candidates; higher is better."""
 
+    @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
-        """Recall@1, then the mean reciprocal rank. Exchanges of one conversation are items of their own."""
         selection = self.selection()
         return self._outcome(self.scores(model, selection, setting), selection)
 
+    @override
     def ceiling(self, setting: Setting) -> Outcome:
-        """Only the right responses score."""
         selection = self.selection()
         scores = torch.zeros(len(selection.items), self.options.n_candidates)
         scores[:, 0] = 1.0
         return self._outcome(scores, selection)
 
     def selection(self) -> Selection:
-        """The test items, the same for all strategies and seeds."""
+        """Return the test items, the same for all strategies and seeds."""
         known, counts = read_exchanges(self.options.corpus, self.options.context_turns)
         test = of_split(known, "test")
         n = min(self.options.test_items, len(test))
         chosen = [i * len(test) // n for i in range(n)] if n else []
         if not chosen:
-            raise DataError(f"task.*.corpus={self.options.corpus}: no test conversations in it")
+            raise DataError(f"task.*.corpus={self.options.corpus} has no test conversations; choose another")
         drawn = candidates(test, known, self.options.n_candidates)
         return Selection([test[i] for i in chosen], [drawn[i] for i in chosen], counts)
 
@@ -120,27 +246,23 @@ class Dialogue(Task):
 
 
 class DialogueFitted(Dialogue):
-    """A bilinear form of both texts' features, fitted by InfoNCE."""
+    """Score responses by a bilinear form of both texts' features, fitted by InfoNCE."""
 
     @dataclass(frozen=True)
-    class Options(DialogueOptions):
+    class Options(ContrastiveFit, DialogueOptions):
         """The fit, the same for every strategy."""
 
         train_items: int = MISSING  # at most, drawn by the run's seed
-        steps: int = MISSING
-        batch_size: int = MISSING
-        lr_at_64: float = MISSING
-        temperature: float = MISSING
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require_positive(self, "train_items")
-            check_fit(self)
+            require_at_least(self, 1, "train_items")
+            self.check_fit()
 
     options: Options
 
+    @override
     def scores(self, model: Objective, selection: Selection, setting: Setting) -> Tensor:
-        """By the fitted form."""
         train = self._drawn(setting)
         contexts, means = _standardised(self._contexts(model, train, setting))
         answers = [exchange.response for exchange in train]
@@ -159,8 +281,10 @@ class DialogueFitted(Dialogue):
         known, _ = read_exchanges(self.options.corpus, self.options.context_turns)
         train = of_split(known, "train")
         if len(train) < 2:
-            raise DataError(f"task.*.corpus={self.options.corpus}: no training conversations in it")
-        rng = random.Random(setting.seed)  # noqa: S311 - a draw, not a secret
+            raise DataError(
+                f"task.*.corpus={self.options.corpus} has no training conversations; choose another"
+            )
+        rng = random.Random(setting.seed)  # noqa: S311 - not for cryptography
         return rng.sample(train, min(self.options.train_items, len(train)))
 
     def _contexts(self, model: Objective, items: Sequence[Exchange], setting: Setting) -> Tensor:
@@ -170,7 +294,7 @@ class DialogueFitted(Dialogue):
         return text_features(model, _encoded(texts, setting, last=False))
 
     def _fit(self, contexts: Tensor, responses: Tensor, setting: Setting) -> nn.Module:
-        """Each of a batch's contexts has its own response to find among all of the batch, and the reverse."""
+        """Fit the form so that contexts find their own responses within a batch, and the reverse."""
         device = contexts.device
         form = Bilinear(contexts.shape[1]).to(device)
         scale = torch.tensor(1 / self.options.temperature, device=device)
@@ -179,29 +303,44 @@ class DialogueFitted(Dialogue):
             index = index.to(device)
             return info_nce(form(contexts[index]), responses[index], scale) / len(index)
 
-        for _ in descend(
+        self.options.minimise(
             loss,
             list(form.parameters()),
             n_items=len(contexts),
-            steps=self.options.steps,
-            batch_size=self.options.batch_size,
-            lr_peak=scaled(self.options.lr_at_64, contexts.shape[1]),
+            d_model=contexts.shape[1],
             generator=torch.Generator().manual_seed(setting.seed),
             keep_going=setting.keep_going,
-        ):
-            pass
+        )
         return form
 
 
+class Bilinear(nn.Module):
+    """x -> (diag(d) + m M) x, where d and M start at zero, so that nothing is known before the fit.
+
+    Words that both texts share act on the diagonal, which learns faster than the other pairs of features.
+    """
+
+    MIX = 0.2  # m
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.diagonal = nn.Parameter(torch.zeros(width))
+        self.mix = nn.Parameter(torch.zeros(width, width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        return self.diagonal * features + self.MIX * features @ self.mix
+
+
 class DialogueLikelihood(Dialogue):
-    """The likeliest response given the context, or the one that the context makes likelier the most."""
+    """Choose the likeliest response, or the one whose likelihood the context increases most."""
 
     @dataclass(frozen=True)
     class Options(LikelihoodOptions, DialogueOptions):
-        """What "likeliest" is."""
+        """How likelihoods are compared."""
 
-        # Nats of the response alone are taken off, since a response common anywhere is no better an answer
-        # (Holtzman et al. 2021, arXiv:2104.08315).
+        # Subtract the log-likelihood of the response alone, so that responses which are common anywhere are
+        # not preferred (Holtzman et al. 2021, arXiv:2104.08315).
         pmi: bool = MISSING
 
         def __post_init__(self) -> None:
@@ -210,25 +349,21 @@ class DialogueLikelihood(Dialogue):
 
     options: Options
 
+    @override
     def scores(self, model: Objective, selection: Selection, setting: Setting) -> Tensor:
-        """Minus the nats of each response given the turns before it, normalised."""
         asked = _asked(selection, setting.tokenizer, setting.sequence_length)
-        nats = continuation_nats(model, asked, self.options, setting)  # (N C)
+        nll = continuation_nll(model, asked, self.options, setting)  # (N C)
         if self.options.pmi:
             alone = {text.scored: Continuation((), text.scored, text.n_bytes) for text in asked}
-            found = continuation_nats(model, list(alone.values()), self.options, setting)
+            found = continuation_nll(model, list(alone.values()), self.options, setting)
             of = dict(zip(alone, found.tolist(), strict=True))
-            nats = nats - np.array([of[text.scored] for text in asked])
-        scores = -normalised(nats, asked, self.options.length_normalisation)
+            nll = nll - np.array([of[text.scored] for text in asked])
+        scores = -normalised(nll, asked, self.options.length_normalisation)
         return torch.from_numpy(scores).view(len(selection.items), self.options.n_candidates)
 
+    @override
     def _metric(self, name: str) -> str:
         return f"{name}_{self.options.kind}"
-
-
-def of_split(exchanges: Sequence[Exchange], split: Split) -> list[Exchange]:
-    """Those of a split, by conversation."""
-    return [exchange for exchange in exchanges if split_of(exchange.group) == split]
 
 
 def harmonic(n: int) -> float:
@@ -237,9 +372,9 @@ def harmonic(n: int) -> float:
 
 
 def reciprocal_ranks(scores: Tensor) -> NDArray[np.float64]:
-    """(N, C) scores, the right candidate first -> (N,) one by its rank; among ties, the mean over all orders.
+    """Return the reciprocal rank (N,) of the first column of scores (N, C); ties count their expectation.
 
-    A constant model's mean is harmonic(C) / C.
+    The mean of a constant model is harmonic(C) / C.
     """
     own = scores[:, :1]
     better, tied = (scores > own).sum(dim=1).tolist(), (scores == own).sum(dim=1).tolist()
@@ -247,7 +382,7 @@ def reciprocal_ranks(scores: Tensor) -> NDArray[np.float64]:
 
 
 def _asked(selection: Selection, tokenizer: Tokenizer, length: int) -> list[Continuation]:
-    """Each item's candidates after its context; what does not fit is cut, the same for all of an item.
+    """Encode each item's candidates after its context; all candidates of an item have the same context.
 
     A response keeps its beginning, at most half of `length`; the context keeps its end.
     """
@@ -265,12 +400,10 @@ def _asked(selection: Selection, tokenizer: Tokenizer, length: int) -> list[Cont
 
 
 def _encoded(texts: Sequence[str], setting: Setting, *, last: bool) -> Tensor:
-    """Ids (N, T) with a closing EOS, padded on the right; of long texts the first or the last are kept."""
+    """Encode texts as padded ids (N, T) with a closing EOS; long texts keep their first or last tokens."""
     most = setting.sequence_length - 1
     found = [_ids(text, setting.tokenizer) for text in texts]
-    rows = [[*(ids[-most:] if last else ids[:most]), EOS] for ids in found]
-    width = max(map(len, rows))
-    return torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
+    return padded([[*(ids[-most:] if last else ids[:most]), EOS] for ids in found])
 
 
 def _ids(text: str, tokenizer: Tokenizer) -> list[int]:
@@ -281,24 +414,6 @@ def _ids(text: str, tokenizer: Tokenizer) -> list[int]:
 def _standardised(
     features: Tensor, moments: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """(N, D) by the mean and deviation of each feature, its own or as given, as unit rows; and these."""
+    """Standardise features (N, D) by their own or given moments, as unit rows; return the moments too."""
     mean, std = moments or (features.mean(dim=0), features.std(dim=0).clamp(min=1e-6))
     return F.normalize((features - mean) / std, dim=-1), (mean, std)
-
-
-class Bilinear(nn.Module):
-    """x -> (diag(d) + m M) x. It begins at zero: a form that begins as the cosine knows an answer untaught.
-
-    Words that both texts share show in the diagonal, which learns faster than all other pairs of features.
-    """
-
-    MIX = 0.2  # m
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.diagonal = nn.Parameter(torch.zeros(width))
-        self.mix = nn.Parameter(torch.zeros(width, width))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, D) -> (B, D)."""
-        return self.diagonal * features + self.MIX * features @ self.mix

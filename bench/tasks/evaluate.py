@@ -21,7 +21,7 @@ from bench.evaluations import EvaluationCost, EvaluationRecord, TaskResult, item
 from bench.objectives.base import Objective
 from bench.records import Score, replacing
 from bench.tasks.base import Outcome, Setting, Task
-from bench.tasks.feature_cache import FeatureCache
+from bench.tasks.probe import FeatureCache
 from bench.training import environment
 from bench.training.energy import EnergyMeter
 from bench.training.loggers import StatusFile

@@ -1,7 +1,7 @@
-"""Fine-tuning, the same for every strategy: several fits, a grid of learning rates, early stopping.
+"""Fine-tuning, equal for every strategy: several fits, a grid of learning rates, early stopping.
 
-As Dodge et al. 2020 (arXiv:2002.06305) and Mosbach et al. 2021 (arXiv:2006.04884) ask for: a checkpoint is
-fine-tuned several times, with warm-up and decay, and the share of fits that fail is a result of its own.
+Follows Dodge et al. 2020 (arXiv:2002.06305) and Mosbach et al. 2021 (arXiv:2006.04884): a checkpoint is
+fine-tuned several times, with warm-up and decay, and the share of failed fits is a result of its own.
 Shapes: N items, B of them in a batch.
 """
 
@@ -16,29 +16,82 @@ from torch import Tensor, nn
 
 from bench.errors import ConfigError
 from bench.objectives.base import Objective
-from bench.tasks.base import Setting
-from bench.tasks.descent import descend, scaled
+from bench.tasks.base import Setting, require_at_least
+
+WEIGHT_DECAY = 0.01
+WARMUP_SHARE = 0.1  # of all steps
+CLIP_NORM = 1.0
 
 Head = Callable[[], nn.Module]
 TuningLoss = Callable[[Objective, nn.Module, Tensor], Tensor]
 Validate = Callable[[Objective, nn.Module], float]
 
 
+def scaled(lr_at_64: float, d_model: int) -> float:
+    """Scale a peak rate in inverse proportion to the width, as in pretraining (`bench.objectives.optim`)."""
+    return lr_at_64 * 64 / d_model
+
+
+def descend(
+    loss: Callable[[Tensor], Tensor],
+    parameters: list[nn.Parameter],
+    *,
+    n_items: int,
+    steps: int,
+    batch_size: int,
+    lr_peak: float,
+    generator: torch.Generator,
+    keep_going: Callable[[], None],
+) -> Iterator[int]:
+    """Minimise a loss in place by AdamW, with warm-up over a tenth of the steps and linear decay to zero.
+
+    The caller iterates over the steps, may inspect the parameters between them, and may stop early.
+
+    Args:
+        loss: mean loss of the items with these indices (B,).
+        n_items: each item is used once before any is used twice, in an order drawn from `generator`.
+
+    Yields:
+        The number of completed steps, from 1.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=lr_peak, weight_decay=WEIGHT_DECAY, fused=True)
+    warmup = max(1, int(steps * WARMUP_SHARE))
+    batch = min(batch_size, n_items)
+    order = torch.empty(0, dtype=torch.long)
+    for step in range(steps):
+        keep_going()
+        if len(order) < batch:
+            order = torch.cat([order, torch.randperm(n_items, generator=generator)])
+        index, order = order[:batch], order[batch:]
+        share = min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+        for group in optimizer.param_groups:
+            group["lr"] = share * lr_peak
+        optimizer.zero_grad()
+        value = loss(index)
+        if not math.isfinite(value.item()):
+            raise FloatingPointError(f"the fit's loss is not finite at step {step}; lower its learning rate")
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+        optimizer.step()
+        yield step + 1
+
+
 @dataclass(frozen=True)
 class Tuning:
-    """How fine-tuning is done, for every strategy, `scratch` included. A task's options may inherit it."""
+    """Options of fine-tuning, for every strategy including `scratch`. A task's Options may inherit them."""
 
     steps: int = MISSING  # at most
     batch_size: int = MISSING
-    lr_grid: list[float] = MISSING  # peaks at width 64; one is chosen on validation items, mean over fits
+    lr_grid: list[float] = MISSING  # peak rates at width 64; chosen by the mean validation score over fits
     n_fits: int = MISSING  # fine-tunings of one checkpoint, each with its own order of items
-    n_validations: int = MISSING  # along a fit; the best state is kept
-    patience: int = MISSING  # validations without gain after which a fit stops
+    n_validations: int = MISSING  # per fit; the best state is kept
+    patience: int = MISSING  # a fit stops after so many validations without improvement
 
     def __post_init__(self) -> None:
-        for key in ("steps", "batch_size", "n_fits", "n_validations", "patience"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose 1 or more")
+        require_at_least(self, 1, "steps", "batch_size", "n_fits", "n_validations", "patience")
         if not self.lr_grid or not all(0 < lr < math.inf for lr in self.lr_grid):
             raise ConfigError(f"task.*.lr_grid={list(self.lr_grid)}: choose one or more rates above 0")
         if self.n_validations > self.steps:
@@ -47,16 +100,19 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Tuned:
-    """One fine-tuning in its best state, in evaluation mode.
+    """One fine-tuned model in its best state, in evaluation mode.
 
-    `validation` is that state's score. `failed`: the fit diverged, or never got above what a constant
-    predictor scores on the validation items; one that never did is given back as it started, with that score.
+    Attributes:
+        steps: number of completed steps.
+        validation: validation score of the best state.
+        failed: the fit diverged, or never exceeded the validation score of a constant predictor. In the
+            second case the model is in its initial state, and `validation` is the constant predictor's score.
     """
 
     model: Objective
     head: nn.Module
     lr_at_64: float
-    steps: int  # that were done
+    steps: int
     validation: float
     failed: bool
 
@@ -72,24 +128,24 @@ def fine_tune(
     setting: Setting,
     floor: float,
 ) -> list[Tuned]:
-    """Train copies of the whole backbone, each with a new head; `model` is left as it was.
+    """Train copies of the whole backbone, each with a new head; `model` itself is not changed.
 
-    Every rate of the grid is tried with every fit, and of all rates each fit sees the items in its own order.
-    A rate is worth its mean over fits on the validation items, where a fit that diverged counts `floor`; of
-    equal ones the first is chosen.
+    Every rate of the grid is tried with every fit; a fit has the same order of items at all rates. The rate
+    with the highest mean validation score over fits is chosen, the first of equal ones; a fit that diverged
+    counts as `floor`.
 
     Args:
-        head: makes a head from torch's global generator, which is the fit's own while it is called.
-        loss: of a model, a head and the indices (B,) of training items: their mean.
+        head: makes a head; torch's global generator is seeded for each fit while it is called.
+        loss: mean loss of a model and a head on the training items with indices (B,).
         validate: a model's score on validation items, without gradients; higher is better.
-        n_items: training items, N.
+        n_items: the number of training items, N.
         floor: the validation score of a constant predictor.
 
     Returns:
-        One per fit, all at the chosen rate.
+        One result per fit, all at the chosen rate.
 
     Raises:
-        FloatingPointError: every fit of every rate diverged.
+        FloatingPointError: every fit at every rate diverged.
     """
     trial = _Trial(head, loss, validate, n_items, tuning, setting, floor)
     root = torch.Generator().manual_seed(setting.seed)
@@ -99,9 +155,9 @@ def fine_tune(
         fits = [trial.run(model, lr_at_64, seed) for seed in seeds]
         if all(diverged for _, diverged in fits):
             continue
-        worth = sum(floor if diverged else f.validation for f, diverged in fits)
-        if best is None or worth > best[0]:
-            best = worth, [fit for fit, _ in fits]
+        total = sum(floor if diverged else f.validation for f, diverged in fits)
+        if best is None or total > best[0]:
+            best = total, [fit for fit, _ in fits]
     if best is None:
         raise FloatingPointError(f"every fine-tuning diverged; lower task.*.lr_grid={list(tuning.lr_grid)}")
     return best[1]
@@ -109,7 +165,7 @@ def fine_tune(
 
 @dataclass(frozen=True)
 class _Trial:
-    """What the fits of a fine-tuning share; see `fine_tune`."""
+    """The arguments that all fits of `fine_tune` share."""
 
     head: Head
     loss: TuningLoss
@@ -120,7 +176,7 @@ class _Trial:
     floor: float
 
     def run(self, model: Objective, lr_at_64: float, seed: int) -> tuple[Tuned, bool]:
-        """One fit of a copy, and whether it diverged; its best state until then is kept."""
+        """Fit a copy; return it in its best state, and whether it diverged."""
         tuned = copy.deepcopy(model).train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -161,11 +217,7 @@ class _Trial:
 
     @torch.no_grad()
     def _score(self, model: Objective, head: nn.Module) -> float:
-        """On the validation items.
-
-        Raises:
-            FloatingPointError: no number.
-        """
+        """Return the score on validation items; raise FloatingPointError if it is not finite."""
         model.eval()
         score = self.validate(model, head.eval())
         model.train()
@@ -177,3 +229,46 @@ class _Trial:
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
     return {name: values.clone() for name, values in module.state_dict().items()}
+
+
+@dataclass(frozen=True)
+class ContrastiveFit:
+    """Options of a fit by InfoNCE (fitted retrieval and dialogue), equal for every strategy.
+
+    Tasks with several protocols inherit them and check them only where something is fitted.
+    """
+
+    steps: int = MISSING
+    batch_size: int = MISSING
+    lr_at_64: float = MISSING  # peak rate at width 64; scaled to other widths in inverse proportion
+    temperature: float = MISSING
+
+    def check_fit(self) -> None:
+        """Raise ConfigError if an option is not above 0, or the rate is negative."""
+        for key in ("steps", "batch_size", "temperature"):
+            if not getattr(self, key) > 0:
+                raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose a number above 0")
+        require_at_least(self, 0, "lr_at_64")
+
+    def minimise(
+        self,
+        loss: Callable[[Tensor], Tensor],
+        parameters: list[nn.Parameter],
+        *,
+        n_items: int,
+        d_model: int,
+        generator: torch.Generator,
+        keep_going: Callable[[], None],
+    ) -> None:
+        """Minimise a loss in place by all steps of `bench.tasks.finetune.descend`."""
+        for _ in descend(
+            loss,
+            parameters,
+            n_items=n_items,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            lr_peak=scaled(self.lr_at_64, d_model),
+            generator=generator,
+            keep_going=keep_going,
+        ):
+            pass

@@ -1,15 +1,17 @@
-"""Classes of images: by prompts in a space that images share with texts, or by a linear probe.
+"""Image classification: by prompts in a joint space of images and texts, or by a linear probe.
 
-`zero_shot` as in CLIP (arXiv:2103.00020, sec. 3.1.4): a class is the mean of the unit rows of its prompts.
-`fitted` does the same through a vision tower fitted to frozen text features (LiT, arXiv:2111.07991), so that
-every strategy can. `probe` is CLIP's linear probe (sec. 3.2) of the strategy's own vision tower.
+Protocol `zero_shot` follows CLIP (arXiv:2103.00020, sec. 3.1.4): a class is represented by the mean of the
+unit rows of its prompts. `fitted` does the same with a vision tower fitted to frozen text features (LiT,
+arXiv:2111.07991), which is open to every strategy. `probe` is CLIP's linear probe (sec. 3.2) of the
+strategy's own vision tower.
 
-Classes are seldom of one size: of OpenMoji's test images 51 % are people. The headline is therefore accuracy
-by class, CLIP's "mean per class": whatever a predictor that sees nothing answers, it scores 1 / C.
+Class sizes differ: 51 % of OpenMoji's test images show people. The headline is therefore the mean accuracy
+over classes, as in CLIP: a predictor that ignores the image scores 1 / C whatever it answers.
 
-OpenMoji's classes are Unicode's groups. Few captions name theirs (1.4 %), so that a group's own name
-("travel and places") says little to a model of captions; the names of its subgroups ("animal bird",
+OpenMoji's classes are Unicode's groups. Only 1.4 % of the captions name their group, so a group's own name
+("travel and places") means little to a model of captions; the names of its subgroups ("animal bird",
 "transport ground") are prompts too.
+Shapes: N images, S pixels per side, C classes, P prompts of a class, L tokens of a prompt, D width.
 """
 
 import random
@@ -24,15 +26,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from omegaconf import MISSING
 from torch import Tensor
+from typing_extensions import override
 
 from bench.data.batches import PairRows
 from bench.data.corpora import openmoji
 from bench.data.pairs import PairArray
 from bench.errors import ConfigError, DataError, InapplicableError
 from bench.objectives.base import Objective
-from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.tasks.probe import check_fit, encode, hits, probe
-from bench.tasks.retrieval_space import JointSpace, similarities, space, through_tower
+from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least, require_choice
+from bench.tasks.finetune import ContrastiveFit
+from bench.tasks.probe import encode, hits, probe
+from bench.tasks.retrieval import JointSpace, similarities, space, through_tower
 
 EMOJI_GROUP = "emoji_group"
 N_SAMPLES = 8
@@ -40,7 +44,7 @@ N_SAMPLES = 8
 
 @runtime_checkable
 class ImageTower(Protocol):
-    """A strategy that reads images, if only into a space of their own."""
+    """A strategy with a vision tower, even if texts do not share its space."""
 
     def image_features(self, images: Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, D)."""
@@ -49,7 +53,7 @@ class ImageTower(Protocol):
 
 @dataclass(frozen=True)
 class Labelled:
-    """Distinct images of a split that are of a class: N rows of the split, with their class."""
+    """Distinct images of a split that have a class: N rows of the split and their classes."""
 
     pairs: PairArray
     index: list[int]
@@ -65,38 +69,31 @@ class Labelled:
 
 
 class ImageClassification(Task):
-    """Test images among the classes that have enough of them."""
+    """Classify test images among the classes that have enough of them."""
 
     @dataclass(frozen=True)
-    class Options:
-        """Which label, how classes are put into words, how many items; for `fitted`, the fit."""
+    class Options(ContrastiveFit):
+        """The label, the prompts and the number of items; for `fitted`, the fit of the vision tower."""
 
         protocol: str = MISSING  # zero_shot | fitted | probe
         label: str = MISSING  # emoji_group, or one of corpus.pairs.label_columns
-        templates: list[str] = field(default_factory=lambda: MISSING)  # of prompts; {} is the class
-        train_per_class: int = MISSING  # of a probe, at most
+        templates: list[str] = field(default_factory=lambda: MISSING)  # of prompts; {} stands for the class
+        train_per_class: int = MISSING  # at most, for the probe
         test_images: int = MISSING  # at most
-        min_test_per_class: int = MISSING  # a class with fewer does not count
-        steps: int = MISSING
-        batch_size: int = MISSING
-        lr_at_64: float = MISSING
-        temperature: float = MISSING
+        min_test_per_class: int = MISSING  # a class with fewer is left out
 
         def __post_init__(self) -> None:
-            if self.protocol not in ("zero_shot", "fitted", "probe"):
-                raise ConfigError(f"task.*.protocol={self.protocol!r}: choose zero_shot, fitted or probe")
+            require_choice(self, "protocol", ("zero_shot", "fitted", "probe"))
             if not self.templates or any(text.count("{}") != 1 for text in self.templates):
                 raise ConfigError(f"task.*.templates={list(self.templates)}: write {{}} once in each")
-            for key in ("train_per_class", "test_images", "min_test_per_class"):
-                if getattr(self, key) < 1:
-                    raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose 1 or more")
+            require_at_least(self, 1, "train_per_class", "test_images", "min_test_per_class")
             if self.protocol == "fitted":
-                check_fit(self)
+                self.check_fit()
 
     options: Options
 
+    @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
-        """Accuracy by class, then the share of images that are classified right."""
         names, test, counts = self._test(setting)
         if self.options.protocol == "probe":
             scores = self._probed(model, names, test, setting)
@@ -109,13 +106,13 @@ class ImageClassification(Task):
             scores = similarities(joint.images(test.images()), means)
         return outcome(scores, test, names, counts)
 
+    @override
     def ceiling(self, setting: Setting) -> Outcome:
-        """Every image is most like its own class."""
         names, test, counts = self._test(setting)
         return outcome(F.one_hot(test.targets(), len(names)).double(), test, names, counts)
 
     def _test(self, setting: Setting) -> tuple[list[str], Labelled, dict[str, int]]:
-        """Names of the C classes, the test images that are of them, and what does not count."""
+        """Return the names of the C classes, their test images, and the number of unused images by reason."""
         test, least = setting.pairs.test(), self.options.min_test_per_class
         labels = labels_of(test, self.options.label)
         chosen = distinct_images(test)[: self.options.test_images]
@@ -139,7 +136,7 @@ class ImageClassification(Task):
         return names, Labelled(test, [i for i, _ in kept], [target for _, target in kept]), dict(+counts)
 
     def _prompts(self, names: Sequence[str], length: int, setting: Setting) -> tuple[list[Tensor], int]:
-        """Ids (P, L) of the P prompts of each class, padded to one length; how many were cut to it."""
+        """Return the ids (P, L) of each class' prompts, padded to one length, and the number that was cut."""
         parts = openmoji.groups() if self.options.label == EMOJI_GROUP else {}
         texts = [
             [text.replace("{}", phrase) for phrase in phrases for text in self.options.templates]
@@ -147,7 +144,7 @@ class ImageClassification(Task):
         ]
         flat = [text for part in texts for text in part]
         encodings = setting.tokenizer.encode_batch(flat, add_special_tokens=False)
-        n_cut = sum(len(encoding.ids) >= length for encoding in encodings)  # EOS needs a place
+        n_cut = sum(len(encoding.ids) >= length for encoding in encodings)  # one token is EOS
         return list(encode(flat, setting.tokenizer, length).split([len(part) for part in texts])), n_cut
 
     def _probed(self, model: Objective, names: Sequence[str], test: Labelled, setting: Setting) -> Tensor:
@@ -157,14 +154,14 @@ class ImageClassification(Task):
         return probe(seen, setting.labels(train.targets()), unseen)
 
     def _drawn(self, names: Sequence[str], setting: Setting) -> Labelled:
-        """Training images of each class, drawn by the run's seed."""
+        """Draw training images of each class by the run's seed."""
         train = setting.pairs.train()
         labels = labels_of(train, self.options.label)
         members: dict[str | None, list[int]] = {name: [] for name in names}
         for i in distinct_images(train):
             if labels[i] in members:
                 members[labels[i]].append(i)
-        rng = random.Random(setting.seed)  # noqa: S311 - a draw, not a secret
+        rng = random.Random(setting.seed)  # noqa: S311 - not for cryptography
         drawn = [
             (i, target)
             for target, name in enumerate(names)
@@ -175,7 +172,7 @@ class ImageClassification(Task):
 
 
 def image_tower(model: Objective) -> Callable[[Tensor], Tensor]:
-    """What a probe reads of images: the tower's own features, before they are projected into a space."""
+    """Return what a probe reads: the tower's own features, before their projection into a joint space."""
     model.eval()
     if isinstance(model, ImageTower):
         return model.image_features
@@ -185,9 +182,9 @@ def image_tower(model: Objective) -> Callable[[Tensor], Tensor]:
 
 
 def labels_of(pairs: PairArray, label: str) -> list[str | None]:
-    """The class of each pair, None where it has none.
+    """Return the class of each pair, None where it has none.
 
-    Unicode's groups of OpenMoji's pairs are looked up by caption: they are no part of the prepared data.
+    Unicode's groups of OpenMoji's pairs are looked up by caption, since they are not in the prepared data.
 
     Raises:
         ConfigError: no pair has such a label.
@@ -199,14 +196,14 @@ def labels_of(pairs: PairArray, label: str) -> list[str | None]:
     if not any(found):
         known = sorted({name for labels in pairs.labels for name in labels})
         raise ConfigError(
-            f"task.*.label={label!r} is no label of the {pairs.split} pairs; choose from "
+            f"task.*.label={label!r} is not a label of the {pairs.split} pairs; choose from "
             f"{', '.join([*known, EMOJI_GROUP])}, or add it to corpus.pairs.label_columns"
         )
     return found
 
 
 def distinct_images(pairs: PairArray) -> list[int]:
-    """The first pair of each image: one with several captions is one item."""
+    """Return the first pair of each image, since an image with several captions is one item."""
     first: dict[bytes, int] = {}
     for i, image in enumerate(pairs.images):
         first.setdefault(image.tobytes(), i)
@@ -214,10 +211,10 @@ def distinct_images(pairs: PairArray) -> list[int]:
 
 
 def outcome(scores: Tensor, test: Labelled, names: Sequence[str], counts: Mapping[str, int]) -> Outcome:
-    """Accuracies of scores (N, C).
+    """Return the accuracies of scores (N, C).
 
-    An item's outcome under `accuracy_by_class` is weighted by N / (C * size of its class), so that the mean
-    over items is the mean over classes.
+    The items of `accuracy_by_class` are weighted by N / (C * size of the class), so that their mean is the
+    mean over classes.
     """
     targets = test.targets()
     correct = hits(scores, targets)
@@ -230,7 +227,7 @@ def outcome(scores: Tensor, test: Labelled, names: Sequence[str], counts: Mappin
         {"image of": test.pairs.texts[i], "class": names[target], "predicted": names[answer]}
         for i, target, answer in list(zip(test.index, test.classes, predicted, strict=True))[:N_SAMPLES]
     ]
-    # One that always answers the largest class is right more often than 1 / C of the time.
+    # `accuracy` has no chance level: always answering the largest class exceeds 1 / C.
     measured = [
         Measured("accuracy_by_class", float(by_class), 1 / len(names), len(targets)),
         Measured("accuracy", float(correct.mean()), None, len(targets)),

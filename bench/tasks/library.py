@@ -1,4 +1,4 @@
-"""Which library does a docstring come from? Embedded data; split by source file, names masked."""
+"""Classify docstrings by their library. Embedded data, split by source file, with library names masked."""
 
 import re
 from collections import defaultdict
@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from omegaconf import MISSING
+from typing_extensions import override
 
 from bench.data.corpora.base import Split, split_of
 from bench.data.corpora.docstrings import Docstrings
@@ -15,7 +16,7 @@ from bench.data.tokens import load_documents
 from bench.tasks.base import Setting
 from bench.tasks.text_classification import ClassificationOptions, TextClassification
 
-# A library's own names give the label away: its import names and usual aliases become one word.
+# The names of a library reveal its label: import names and usual aliases are replaced by one word.
 ALIASES = ("np", "pd", "nx", "plt", "mpl", "sp", "sns", "scikit-learn", "scikits", "pyplot", "torch")
 MASKED = "library"
 
@@ -25,21 +26,21 @@ class Library(TextClassification):
 
     @dataclass(frozen=True)
     class Options(ClassificationOptions):
-        """Which libraries are the classes, and from which length on a docstring counts."""
+        """The libraries, which are the classes, and the shortest docstring."""
 
         packages: list[str] = MISSING
         min_chars: int = MISSING
 
     options: Options
 
+    @override
     def examples(self, split: Split, setting: Setting) -> dict[str, list[str]]:
-        """Docstrings by library, with all libraries' names masked."""
         return _read(tuple(self.options.packages), self.options.min_chars, setting.data_dir)[split]
 
 
-@lru_cache(maxsize=2)  # the runs of one worker share it
+@lru_cache(maxsize=2)  # shared by the runs of one worker
 def _read(packages: tuple[str, ...], min_chars: int, data_dir: Path) -> dict[Split, dict[str, list[str]]]:
-    """Masked docstrings by split and library."""
+    """Return masked docstrings by split and library."""
     corpus = Docstrings(Docstrings.Options(packages=list(packages), min_chars=min_chars))
     names = _any_of([*packages, *ALIASES])
     found: dict[Split, dict[str, list[str]]] = {split: defaultdict(list) for split in SPLITS}
@@ -50,7 +51,7 @@ def _read(packages: tuple[str, ...], min_chars: int, data_dir: Path) -> dict[Spl
 
 
 def _any_of(names: list[str]) -> re.Pattern[str]:
-    """Each as a whole word, in any case. Initials are looked for first: a quarter of the time."""
+    """Match each name as a whole word, in any case. Testing the initial first makes it four times faster."""
     initials = "".join(re.escape(name[:1]) for name in names)
     whole = "|".join(map(re.escape, names))
     return re.compile(rf"(?=[{initials}])\b(?:{whole})\b", re.IGNORECASE)

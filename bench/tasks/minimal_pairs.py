@@ -1,12 +1,17 @@
 """Minimal pairs: is a grammatical sentence likelier than its ungrammatical twin? (BLiMP, arXiv:1912.00582)
 
-Any JSONL file in BLiMP's format, or a folder of them (its 67 phenomena); without a path, pairs made of
-held-out sentences of the run's own text corpus by the rules of `bench.tasks.corruptions`. Ties count a half.
+Reads any JSONL file in BLiMP's format, or a folder of them (its 67 phenomena). Without a path, pairs are made
+from held-out sentences of the run's own text corpus, by rules that put one error into a sentence. The rules
+cover those phenomena of BLiMP (sec. 3) that surface patterns can break reliably, without a parser: each rule
+checks more context than it changes, and skips a sentence where the result might be grammatical ("if the array
+were"; "the data are"; "an LSTM"). Ties count one half.
+Shapes: N pairs.
 """
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,66 +19,203 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import MISSING
-from tokenizers import Tokenizer
+from typing_extensions import override
 
 from bench.data.tokenizer import EOS
 from bench.data.tokens import TextData
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
-from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.tasks.corruptions import Pair, corrupted, sentences
-from bench.tasks.likelihood_ranking import (
+from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least
+from bench.tasks.likelihood import (
     Continuation,
     LikelihoodOptions,
-    continuation_nats,
+    continuation_nll,
     normalised,
-    require_positive,
+    whole_text,
 )
 
-MOST_TOKENS = 2_000_000  # of the test split; a large corpus need not be read whole
-N_SHOWN = 5  # pairs of each outcome among the samples
+MOST_TOKENS = 2_000_000  # read from the test split, of which a large corpus has more than enough
+N_SAMPLES = 5  # pairs with the largest and with the smallest margin, each
+
+# Rules that corrupt sentences
+
+MIN_WORDS, MAX_WORDS = 5, 25
+# Words, whole numbers and commas with a full stop at the end: neither code nor markup.
+SENTENCE = re.compile(r"[A-Z][a-z]*(?:[,;:]? (?:[A-Za-z]+(?:[-'][A-Za-z]+)*|\d+))+\.")
+BREAK = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n")
+# Subjects that may take either form of the verb, or whose usage varies.
+EITHER = (
+    "data|media|series|species|majority|minority|rest|remainder|number|set|group|family|team|pair|couple|variety"
+    "|range|half|lot|crowd|police|staff|government|committee|public|company|audience|jury|press|people|statistics"
+    "|mathematics|physics|news|men|women|children|feet|criteria|phenomena|following|former|latter|same|other"
+    "|others|above|first|last|only|most|few|poor|rich|young|old|dead|wounded|british|french|english"
+)
+NOUN = rf"(?!(?:{EITHER})\b)[a-z]{{3,}}"
+SINGULAR = rf"{NOUN}(?<!s)"
+PLURAL = rf"{NOUN}(?<![siu])s"
+OF_ONE = "[Tt]his|[Tt]hat|[Tt]he|[Aa]n?|[Ee]ach|[Ee]very"
+OF_MANY = "[Tt]hese|[Tt]hose|[Tt]he|[Aa]ll|[Bb]oth|[Mm]any|[Ss]everal"
+# Words after which the verb may be a subjunctive or an infinitive, or the noun part of a longer subject.
+ELSEWHERE = re.compile(
+    r"\b(?:if|If|wish\w*|though|unless|whether|lest|do|does|did|and|or|nor|Let|let|makes?|than)\b"
+)
+THIRD_PERSON = (
+    "returns|computes|creates|takes|uses|provides|contains|allows|makes|gives|raises|represents|implements|holds"
+    "|accepts|performs|applies|calculates|converts|finds|generates|works|requires|supports|stores|defines"
+)
+THINGS = (
+    "function|method|class|module|object|attribute|argument|parameter|option|routine|property|value|array|matrix"
+    "|vector|algorithm|example|operation|package|program|man|woman|book|day|year|country|bill|law|house|work"
+    "|world|country|nation|report|plan|problem|question|story|city|time|war|money|school|state|way"
+)
+CONSONANT = "[bcdfgjklmnpqrstvwz]"
+NO_NOUN = r"(?:times|plus|to|not|from|for|may|must|can|will|with|where|when|which|that|the|has|was|were)\b"
+BEFORE_NOUN = "in|of|for|to|from|with|by|on|at|into|over|as|under|between|through|that"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A grammatical sentence and its ungrammatical twin; `uid` names the phenomenon, if it has a name."""
+
+    good: str
+    bad: str
+    uid: str | None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Replace the first match of `pattern` in a sentence by `error`.
+
+    `error` refers to the pattern's groups as in `re.sub`. The rule does not apply if `unless` matches before.
+    """
+
+    uid: str
+    pattern: re.Pattern[str]
+    error: str
+    unless: re.Pattern[str] | None = None
+
+    def breaks(self, sentence: str) -> str | None:
+        """Return the sentence with the error; None where the rule does not apply."""
+        found = self.pattern.search(sentence)
+        if found is None or (self.unless and self.unless.search(sentence[: found.start()])):
+            return None
+        return sentence[: found.start()] + found.expand(self.error) + sentence[found.end() :]
+
+
+def agreement(singular: str, plural: str, uid: str = "subject_verb_agreement_auxiliary") -> list[Rule]:
+    """Give a verb the wrong number, directly after a pronoun, or after a determiner and a noun."""
+    one = re.compile(rf"\b({OF_ONE}) ({SINGULAR}) {singular}\b")
+    many = re.compile(rf"\b({OF_MANY}) ({PLURAL}) {plural}\b")
+    return [
+        Rule(uid, one, rf"\1 \2 {plural}", ELSEWHERE),
+        Rule(uid, many, rf"\1 \2 {singular}", ELSEWHERE),
+        Rule(uid, re.compile(rf"\b([Ii]t|[Hh]e|[Ss]he) {singular}\b"), rf"\1 {plural}", ELSEWHERE),
+        Rule(uid, re.compile(rf"\b([Tt]hey|[Ww]e) {plural}\b"), rf"\1 {singular}", ELSEWHERE),
+    ]
+
+
+def _third_person() -> list[Rule]:
+    """Turn "This function returns" into "This function return"."""
+    rules = []
+    for verb in THIRD_PERSON.split("|"):
+        plural = verb.removesuffix("ies") + "y" if verb.endswith("ies") else verb.removesuffix("s")
+        pattern = re.compile(rf"\b([Tt]his|[Tt]he) ({THINGS}) {verb}\b")
+        rules.append(Rule("subject_verb_agreement_verb", pattern, rf"\1 \2 {plural}", ELSEWHERE))
+    return rules
+
+
+RULES = [
+    *agreement("is", "are"),
+    *agreement("was", "were"),
+    *agreement("has", "have"),
+    *_third_person(),
+    # The article depends on the sound, so u, h, y, eu, one and single letters are left out.
+    Rule("article_a_an", re.compile(r"(^A|\ba)n (?=[aeio][a-z]{2})(?!eu|one|once)"), r"\1 "),
+    Rule("article_a_an", re.compile(rf"(^A|\ba) (?={CONSONANT}[aeioulr][a-z])(?!{NO_NOUN})"), r"\1n "),
+    Rule("determiner_noun_agreement", re.compile(rf"\b([Tt])his (?={THINGS}\b)(?!\w+ \w+s\b)"), r"\1hese "),
+    Rule("determiner_noun_agreement", re.compile(rf"\b([Tt])hese (?=(?:{THINGS})s\b)"), r"\1his "),
+    # "of the array" -> "of array the": a determiner cannot follow its noun there.
+    Rule(
+        "word_order_determiner_noun",
+        re.compile(
+            rf"\b({BEFORE_NOUN}) (the|an?|this|these) ([a-z]{{3,}})"
+            rf"(?=[,.]| (?:{BEFORE_NOUN}|is|are|was|were)\b)"
+        ),
+        r"\1 \3 \2",
+    ),
+]
+
+
+def sentences(document: str) -> Iterator[str]:
+    """Yield complete sentences of plain words, in order; lines within a paragraph are joined.
+
+    >>> list(sentences("See x[0].\\nThe array is\\n read here. A."))
+    ['The array is read here.']
+    """
+    for piece in BREAK.split(document):
+        sentence = " ".join(piece.split())
+        if MIN_WORDS <= sentence.count(" ") + 1 <= MAX_WORDS and SENTENCE.fullmatch(sentence):
+            yield sentence
+
+
+def corrupted(good: Iterable[str]) -> Iterator[Pair]:
+    """Yield all pairs that the rules make, sentence by sentence, rule by rule."""
+    for sentence in good:
+        done: set[str] = set()
+        for rule in RULES:
+            bad = None if rule.uid in done else rule.breaks(sentence)
+            if bad is not None:
+                done.add(rule.uid)
+                yield Pair(sentence, bad, rule.uid)
+
+
+# The task
 
 
 class MinimalPairs(Task):
-    """Accuracy over all pairs, then by phenomenon."""
+    """Measure the accuracy over all pairs, then by phenomenon."""
 
     @dataclass(frozen=True)
     class Options(LikelihoodOptions):
-        """Which pairs, and what makes a sentence the likelier."""
+        """The pairs."""
 
-        path: str | None = MISSING  # BLiMP-format JSONL, or a folder of them; null: of the text corpus
-        pairs_per_uid: int = MISSING  # at most, of each phenomenon; spread evenly over its pairs
+        path: str | None = (
+            MISSING  # JSONL file in BLiMP's format, or a folder of them; null: made from the text corpus
+        )
+        pairs_per_uid: int = MISSING  # at most, per phenomenon; spread evenly over its pairs
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require_positive(self, "pairs_per_uid")
+            require_at_least(self, 1, "pairs_per_uid")
 
     options: Options
 
+    @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
-        """Share of pairs whose good sentence has fewer nats, by the declared likelihood and normalisation.
+        """Return the share of pairs whose good sentence has the higher likelihood, normalised by length.
 
-        Sentences longer than the model reads are counted, never cut: what differs could be cut off.
+        Pairs with a sentence longer than the model reads are counted and left out, since cutting the sentence
+        might remove the error.
         """
         pairs, good, bad, counts = self._encoded(setting)
-        # Pairs of equal lengths first: both sentences then have a bound's draws in common.
+        # Pairs of equal lengths first, so that both sentences share the random draws of a bound.
         order = sorted(range(len(pairs)), key=lambda i: (len(good[i]) != len(bad[i]), len(good[i]), i))
-        nats = [continuation_nats(model, side, self.options, setting, order=order) for side in (good, bad)]
-        return self._outcome(pairs, good, bad, nats, counts)
+        nll = [continuation_nll(model, side, self.options, setting, order=order) for side in (good, bad)]
+        return self._outcome(pairs, good, bad, nll, counts)
 
+    @override
     def ceiling(self, setting: Setting) -> Outcome:
-        """Only the bad sentences surprise."""
         pairs, good, bad, counts = self._encoded(setting)
         return self._outcome(pairs, good, bad, [np.zeros(len(pairs)), np.ones(len(pairs))], counts)
 
     def pairs(self, setting: Setting) -> list[Pair]:
-        """All there are, in a fixed order."""
+        """Return all pairs, in a fixed order."""
         if self.options.path is not None:
             return read_blimp(Path(self.options.path).expanduser())
         found = list(corrupted(held_out_sentences(setting.text)))
         if not found:
             raise DataError(
-                "task.*.path=null: the text corpus' test split has no sentence to corrupt; give a BLiMP file"
+                "task.*.path=null: no sentence of the text corpus' test split fits a rule; give a BLiMP file"
             )
         return found
 
@@ -82,7 +224,7 @@ class MinimalPairs(Task):
     ) -> tuple[list[Pair], list[Continuation], list[Continuation], Mapping[str, int]]:
         drawn = _spread(self.pairs(setting), self.options.pairs_per_uid)
         encoded = [
-            (pair, _sentence(pair.good, setting.tokenizer), _sentence(pair.bad, setting.tokenizer))
+            (pair, whole_text(pair.good, setting.tokenizer), whole_text(pair.bad, setting.tokenizer))
             for pair in drawn
         ]
         kept = [item for item in encoded if max(len(item[1]), len(item[2])) <= setting.sequence_length]
@@ -96,31 +238,31 @@ class MinimalPairs(Task):
         pairs: Sequence[Pair],
         good: Sequence[Continuation],
         bad: Sequence[Continuation],
-        nats: Sequence[NDArray[np.float64]],
+        nll: Sequence[NDArray[np.float64]],
         counts: Mapping[str, int],
     ) -> Outcome:
         how = self.options.length_normalisation
-        margin = normalised(nats[1], bad, how) - normalised(nats[0], good, how)  # (N,)
+        margin = normalised(nll[1], bad, how) - normalised(nll[0], good, how)  # (N,)
         right = (np.sign(margin.round(5)) + 1) / 2  # a tie is a half
         items = {self._metric(): right}
         for uid in sorted({pair.uid for pair in pairs if pair.uid is not None}):
             items[self._metric(uid)] = right[[pair.uid == uid for pair in pairs]]
         scores = [Measured(name, float(found.mean()), 0.5, len(found)) for name, found in items.items()]
-        return Outcome(scores, items, counts, _shown(pairs, margin))
+        return Outcome(scores, items, counts, _samples(pairs, margin))
 
     def _metric(self, uid: str | None = None) -> str:
         return f"accuracy_{self.options.kind}" + (f"_{uid}" if uid else "")
 
 
 def read_blimp(path: Path) -> list[Pair]:
-    """Pairs of a JSONL file in BLiMP's format, or of all `*.jsonl` of a folder, by name.
+    """Read the pairs of a JSONL file in BLiMP's format, or of all `*.jsonl` files of a folder, by name.
 
-    `sentence_good` and `sentence_bad` are needed; `UID`, or else `field`, names the phenomenon; other fields
-    (`linguistics_term`, `pairID`, ...) are let be.
+    `sentence_good` and `sentence_bad` are required; `UID`, or else `field`, names the phenomenon; other
+    fields (`linguistics_term`, `pairID`, ...) are ignored.
 
     Raises:
-        ConfigError: nothing there.
-        DataError: a line that is no such pair; names file and line.
+        ConfigError: there is no file.
+        DataError: a line is not such a pair; names the file and the line.
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
@@ -152,17 +294,17 @@ def _read_line(line: str, where: str) -> Pair:
     values: dict[str, Any] = row
     for key in ("sentence_good", "sentence_bad"):
         if not isinstance(values.get(key), str) or not values[key].strip():
-            raise DataError(f"{where}: {key!r} is no text; BLiMP has sentence_good and sentence_bad")
+            raise DataError(f"{where}: {key!r} must be a text; give sentence_good and sentence_bad")
     if values["sentence_good"] == values["sentence_bad"]:
-        raise DataError(f"{where}: both sentences are the same; correct or remove it")
+        raise DataError(f"{where}: both sentences are equal; correct or remove the line")
     uid = values.get("UID", values.get("field"))
     if uid is not None and not (isinstance(uid, str) and uid.strip()):
-        raise DataError(f"{where}: 'UID' is no name; give a text or leave it out")
+        raise DataError(f"{where}: 'UID' must be a text; correct it or leave it out")
     return Pair(values["sentence_good"], values["sentence_bad"], uid)
 
 
 def held_out_sentences(text: TextData) -> list[str]:
-    """Sentences of the test split, each once, in the order of its documents, which are shuffled."""
+    """Return the distinct sentences of the test split, in the order of its documents, which are shuffled."""
     split = text.test()
     ids = split.read(0, min(split.n_tokens, MOST_TOKENS))
     documents = [part[part != EOS].tolist() for part in np.split(ids, np.flatnonzero(ids == EOS) + 1)]
@@ -171,7 +313,7 @@ def held_out_sentences(text: TextData) -> list[str]:
 
 
 def _spread(pairs: Sequence[Pair], most: int) -> list[Pair]:
-    """At most so many of each phenomenon, spread evenly over its pairs; in the order that they have."""
+    """Keep at most so many pairs of each phenomenon, spread evenly, in their order."""
     totals, seen, kept = Counter(pair.uid for pair in pairs), Counter[str | None](), []
     for pair in pairs:
         i, n = seen[pair.uid], totals[pair.uid]
@@ -181,15 +323,10 @@ def _spread(pairs: Sequence[Pair], most: int) -> list[Pair]:
     return kept
 
 
-def _sentence(text: str, tokenizer: Tokenizer) -> Continuation:
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
-    return Continuation((), tuple(ids), len(text.encode()))
-
-
-def _shown(pairs: Sequence[Pair], margin: NDArray[np.float64]) -> list[dict[str, str]]:
-    """The surest hits and the worst misses."""
+def _samples(pairs: Sequence[Pair], margin: NDArray[np.float64]) -> list[dict[str, str]]:
+    """Return the pairs with the largest and with the smallest margin."""
     order = np.argsort(margin, kind="stable")
-    chosen = dict.fromkeys([*order[::-1][:N_SHOWN].tolist(), *order[:N_SHOWN].tolist()])
+    chosen = dict.fromkeys([*order[::-1][:N_SAMPLES].tolist(), *order[:N_SAMPLES].tolist()])
     return [
         {
             "phenomenon": pairs[i].uid or "",

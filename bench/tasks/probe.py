@@ -1,15 +1,15 @@
-"""The protocols of measurement: frozen probe, fine-tuning (`bench.tasks.finetune`), fitted vision tower.
+"""Frozen features of a model, and the linear probe that is fitted to them; equal for every strategy.
 
-Nothing here knows which strategy it measures. Shapes: N items, D features, C classes or candidates.
+Shapes: N items, T tokens, D features, C classes or candidates.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -19,71 +19,76 @@ from torch import Tensor, nn
 from bench.data.tokenizer import EOS, PAD
 from bench.errors import ConfigError
 from bench.models.pooling import POOLINGS, pool
-from bench.models.transformer import initialise
-from bench.models.vision import VisionTower, to_float
 from bench.objectives.base import Attention, Objective
-from bench.objectives.contrastive import info_nce
-from bench.tasks.descent import descend, scaled
-from bench.tasks.feature_cache import FeatureCache
-from bench.tasks.finetune import Tuned as Tuned
-from bench.tasks.finetune import Tuning as Tuning
-from bench.tasks.finetune import fine_tune as fine_tune
 
 EVALUATION_BATCH = 256
 CHARS_PER_TOKEN = 32
-Images = NDArray[np.uint8]
+INVERSE_PENALTY = 0.1  # of the probe's logistic regression
+# Inverse penalty of `beats_tag_frequencies`: stronger, since a probe of few words overfits its likelihood.
+INVERSE_PENALTY_OF_CHECK = 0.01
+MAX_ITERATIONS = 500
 
 
-@dataclass(frozen=True)
-class Fit:
-    """How a vision tower is fitted; the same for every strategy, `scratch` included."""
+class FeatureCache:
+    """Frozen features of a checkpoint, kept in memory while the model lives. Not for a model under training.
 
-    steps: int
-    batch_size: int
-    lr_at_64: float  # at width 64; other widths in inverse proportion, as in pretraining
+    Only whole requests are cached. Part of a cached tensor would have been computed in other batches and
+    differ in the last digits, so a score would depend on which tasks ran before.
+    """
+
+    def __init__(self) -> None:
+        self._kept: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Tensor]] = WeakKeyDictionary()
+
+    def get(
+        self, model: nn.Module, tokens: Tensor, how: tuple[str, ...], compute: Callable[[], Tensor]
+    ) -> Tensor:
+        """Return the result of `compute`, computed at the first request only. Do not write into it.
+
+        Args:
+            model: the model; changed weights count as another model.
+            tokens: (N, T) ids that are encoded.
+            how: everything else that determines the result: kind of features, attention, pooling.
+        """
+        ids = hashlib.sha256(tokens.cpu().contiguous().numpy().tobytes()).hexdigest()
+        # Sums of the weights, since torch's own version counter misses what fused optimizers do.
+        weights = tuple(float(parameter.detach().sum()) for parameter in model.parameters())
+        kept = self._kept.setdefault(model, {})
+        key = (ids, tuple(tokens.shape), weights, how)
+        if key not in kept:
+            kept[key] = compute()
+        return kept[key]
 
 
 def as_attention(name: str) -> Attention:
-    """A task's option `attention`: own (the strategy's), causal or bidirectional.
-
-    Raises:
-        ConfigError: another name.
-    """
+    """Validate a task's option `attention`: own (the strategy's), causal or bidirectional."""
     for known in get_args(Attention):
         if name == known:
             return known  # type: ignore[no-any-return]
-    raise ConfigError(f"task.*.attention={name!r}: choose {', '.join(get_args(Attention))}")
-
-
-def check_fit(options: Any) -> None:
-    """Check a task's options of a fit by similarity: `steps`, `batch_size`, `lr_at_64`, `temperature`.
-
-    Raises:
-        ConfigError: names the first that is not above 0, or a rate below it.
-    """
-    for key in ("steps", "batch_size", "temperature"):
-        if not getattr(options, key) > 0:
-            raise ConfigError(f"task.*.{key}={getattr(options, key)}: use a number above 0")
-    if options.lr_at_64 < 0:
-        raise ConfigError(f"task.*.lr_at_64={options.lr_at_64}: use 0 or more")
+    raise ConfigError(f"task.*.attention={name!r}: choose one of {', '.join(get_args(Attention))}")
 
 
 def check_pooling(name: str) -> None:
-    """A task's option `pooling`: own (the strategy's), mean, last or first.
-
-    Raises:
-        ConfigError: another name.
-    """
+    """Validate a task's option `pooling`: own (the strategy's), mean, last or first."""
     if name not in ("own", *POOLINGS):
-        raise ConfigError(f"task.*.pooling={name!r}: choose own, {', '.join(POOLINGS)}")
+        raise ConfigError(f"task.*.pooling={name!r}: choose one of own, {', '.join(POOLINGS)}")
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> Tensor:
-    """Texts to ids (N, T): cut to `length` with a closing EOS, padded on the right to the longest."""
-    cut = [text[: CHARS_PER_TOKEN * length] for text in texts]  # far more than can be kept; the rest is slow
+    """Encode texts as ids (N, T): cut to `length` with a closing EOS, padded on the right."""
+    cut = [text[: CHARS_PER_TOKEN * length] for text in texts]  # encoding all of a long text would be slow
     rows = [[*e.ids[: length - 1], EOS] for e in tokenizer.encode_batch(cut, add_special_tokens=False)]
+    return padded(rows)
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Stack rows of ids as (N, T), padded on the right."""
     width = max(map(len, rows))
-    return torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
+    return torch.tensor([[*row, *[PAD] * (width - len(row))] for row in rows])
+
+
+def trimmed(tokens: Tensor) -> Tensor:
+    """Drop the columns of padded ids (B, T) that hold only padding."""
+    return tokens[:, : int((tokens != PAD).sum(dim=1).max())]
 
 
 def text_features(
@@ -94,16 +99,15 @@ def text_features(
     *,
     cache: FeatureCache | None = None,
 ) -> Tensor:
-    """Frozen features (N, D) of padded ids (N, T), in batches of similar length.
+    """Return frozen features (N, D) of padded ids (N, T).
 
-    With a `cache` they are computed once; not for a model under training.
+    With a `cache` they are computed once; do not give one for a model under training.
     """
 
     def of_batch(batch: Tensor) -> Tensor:
         return model.features(batch, attention, pooling)
 
-    how = ("text", attention, pooling)
-    return _kept(model, tokens, of_batch, how, cache)
+    return _features(model, tokens, of_batch, ("text", attention, pooling), cache)
 
 
 def layer_features(
@@ -114,18 +118,17 @@ def layer_features(
     *,
     cache: FeatureCache | None = None,
 ) -> Tensor:
-    """As `text_features`, of the embedding and of each of the L blocks: (N, L + 1, D)."""
+    """As `text_features`, for the embedding and each of the L blocks: (N, L + 1, D)."""
 
     def of_batch(batch: Tensor) -> Tensor:
         how = model.options.pooling if pooling == "own" else pooling
         layers = [pool(states, batch != PAD, how) for states in model.layer_states(batch, attention)]
         return torch.stack(layers, dim=1)
 
-    how = ("layers", attention, pooling)
-    return _kept(model, tokens, of_batch, how, cache)
+    return _features(model, tokens, of_batch, ("layers", attention, pooling), cache)
 
 
-def _kept(
+def _features(
     model: Objective,
     tokens: Tensor,
     function: Callable[[Tensor], Tensor],
@@ -140,27 +143,24 @@ def _kept(
 
 @torch.no_grad()
 def _by_length(model: Objective, tokens: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """`function` over padded ids (N, T), in batches of similar length -> (N, ...)."""
+    """Apply `function` to padded ids (N, T) in batches of similar length -> (N, ...)."""
     model.eval()
     lengths = (tokens != PAD).sum(dim=1)
     order = lengths.argsort(stable=True)
-    parts = [
-        function(tokens[index, : int(lengths[index].max())].to(model.device))
-        for index in order.split(EVALUATION_BATCH)
-    ]
+    parts = [function(trimmed(tokens[index]).to(model.device)) for index in order.split(EVALUATION_BATCH)]
     return torch.cat(parts)[order.argsort().to(model.device)]
 
 
 @torch.no_grad()
 def in_batches(function: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device) -> Tensor:
-    """`function` over (N, ...) inputs, a batch at a time -> (N, D)."""
+    """Apply `function` to inputs (N, ...) batch by batch -> (N, D)."""
     return torch.cat([function(batch.to(device)) for batch in inputs.split(EVALUATION_BATCH)])
 
 
 def hits(scores: Tensor, targets: Tensor, k: int = 1) -> NDArray[np.float64]:
-    """Is each item's target among the k best candidates? Ties count their expectation.
+    """Return whether each item's target is among the k best candidates; ties count their expectation.
 
-    The mean of a constant model is exactly k / C; with k = 1 the mean is accuracy.
+    The mean of a constant model is exactly k / C; with k = 1 the mean is the accuracy.
 
     Args:
         scores: (N, C).
@@ -170,97 +170,72 @@ def hits(scores: Tensor, targets: Tensor, k: int = 1) -> NDArray[np.float64]:
         (N,) from 0 to 1.
 
     Raises:
-        FloatingPointError: a score is not a number; no rank can be given to it.
+        FloatingPointError: a score is NaN and cannot be ranked.
     """
-    if scores.isnan().any():
-        raise FloatingPointError("scores are not numbers; the model or the fit diverged")
+    require_numbers(scores)
     scores = scores.double()
     own = scores.gather(1, targets[:, None])
     better = (scores > own).sum(dim=1)
-    tied = (scores == own).sum(dim=1)  # itself included
+    tied = (scores == own).sum(dim=1)  # the target included
     found: NDArray[np.float64] = ((k - better).clamp(min=0).double() / tied).clamp(max=1).cpu().numpy()
     return found
 
 
+def require_numbers(scores: Tensor) -> None:
+    """Raise FloatingPointError if a score is NaN."""
+    if scores.isnan().any():
+        raise FloatingPointError("a score is NaN; the model or the fit diverged")
+
+
 def probe(train: Tensor, train_labels: Tensor, test: Tensor) -> Tensor:
-    """Frozen probe: logistic regression on standardised features.
+    """Fit the frozen probe: logistic regression on standardised features.
 
     Args:
-        train: (N, D) features; train_labels: (N,) classes; test: (M, D) features.
+        train: (N, D) features.
+        train_labels: (N,) classes.
+        test: (M, D) features.
 
     Returns:
-        (M, C) decision scores, C the classes that occur in training, in order. Rounded, so that classes that
-        the features cannot tell apart are tied.
+        (M, C) decision scores for the C classes that occur in training, in order. They are rounded, so that
+        classes which the features cannot tell apart are tied.
     """
     if len(train_labels.unique()) == 1:
         return torch.zeros(len(test), 1, dtype=torch.float64)
-    scaler = StandardScaler().fit(train.cpu().double().numpy())
-    classifier = LogisticRegression(C=0.1, max_iter=500)
-    classifier.fit(scaler.transform(train.cpu().double().numpy()), train_labels.numpy())
-    return torch.from_numpy(_class_scores(classifier, scaler.transform(test.cpu().double().numpy())))
-
-
-def _class_scores(classifier: LogisticRegression, features: NDArray[np.float64]) -> NDArray[np.float64]:
+    classifier, (features,) = _logistic(INVERSE_PENALTY, train, train_labels, test)
     decision = np.asarray(classifier.decision_function(features)).round(decimals=9)
-    return np.stack([-decision, decision], axis=1) if decision.ndim == 1 else decision
+    return torch.from_numpy(np.stack([-decision, decision], axis=1) if decision.ndim == 1 else decision)
 
 
-def fit_vision(
-    texts: Tensor,
-    images: Tensor,
-    model: Objective,
-    *,
-    fit: Fit,
-    temperature: float,
-    generator: torch.Generator,
-    keep_going: Callable[[], None],
-) -> tuple[nn.Module, nn.Module]:
-    """A new vision tower fitted to frozen text features (LiT, arXiv:2111.07991, with the sides swapped).
+def beats_tag_frequencies(states: Tensor, labels: Tensor, held_out_share: float) -> bool:
+    """Check that word states carry tag information, before a frozen probe of tagging is trusted.
+
+    Where no tag has a majority, a probe of uninformative states picks among the frequent tags at random, and
+    so scores below a constant predictor by accuracy and above it by the F1 of spans. Tagging therefore
+    replaces a probe that fails this check by the constant predictor.
 
     Args:
-        texts: (N, D) frozen features, standardised; images: (N, S, S, 3) uint8.
+        states: (K, D) states of K words, in the order of the draw.
+        labels: (K,) tags.
+        held_out_share: share of the words, the last ones, that the check does not fit to.
 
     Returns:
-        The image embedder (B, S, S, 3) -> (B, D) and the text embedder (B, D) -> (B, D), unit rows.
+        Whether a logistic regression gives the held-out words a higher likelihood than tag frequencies do.
     """
-    size, device = model.shapes, model.device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-        project = nn.Linear(size.model.d_model, size.model.d_model, bias=False)
-        initialise(project, n_layers=1)
-        tower = VisionTower(size.model, size.image_size)
-    image_side = nn.Sequential(_ToFloat(), tower, _Unit()).to(device)
-    text_side = nn.Sequential(project, _Unit()).to(device)
-    scale = torch.tensor(1 / temperature, device=device)
-
-    def loss(index: Tensor) -> Tensor:
-        rows = info_nce(image_side(images[index].to(device)), text_side(texts[index.to(device)]), scale)
-        return rows / len(index)
-
-    for _ in descend(
-        loss,
-        [*image_side.parameters(), *text_side.parameters()],
-        n_items=len(images),
-        steps=fit.steps,
-        batch_size=fit.batch_size,
-        lr_peak=scaled(fit.lr_at_64, size.model.d_model),
-        generator=generator,
-        keep_going=keep_going,
-    ):
-        pass
-    return image_side.eval(), text_side.eval()
+    n = len(labels) - round(held_out_share * len(labels))
+    seen, counts = np.unique(labels[:n].numpy(), return_counts=True)
+    asked = np.isin(labels[n:].numpy(), seen)  # neither predictor knows other tags
+    if len(seen) < 2 or not asked.any():
+        return False
+    classifier, (held_out,) = _logistic(INVERSE_PENALTY_OF_CHECK, states[:n], labels[:n], states[n:])
+    place = np.searchsorted(seen, labels[n:].numpy()[asked])
+    found = classifier.predict_log_proba(held_out[asked])[np.arange(len(place)), place]
+    return bool(found.mean() > np.log(counts / n)[place].mean())
 
 
-def trimmed(tokens: Tensor) -> Tensor:
-    """Padded ids (B, T) without the columns that hold only padding."""
-    return tokens[:, : int((tokens != PAD).sum(dim=1).max())]
-
-
-class _ToFloat(nn.Module):
-    def forward(self, images: Tensor) -> Tensor:
-        return to_float(images)
-
-
-class _Unit(nn.Module):
-    def forward(self, rows: Tensor) -> Tensor:
-        return F.normalize(rows, dim=-1)
+def _logistic(
+    inverse_penalty: float, train: Tensor, labels: Tensor, *others: Tensor
+) -> tuple[LogisticRegression, list[NDArray[np.float64]]]:
+    """Fit a classifier to standardised features; return it and the other features, standardised alike."""
+    scaler = StandardScaler().fit(train.cpu().double().numpy())
+    fitted, *rest = (scaler.transform(part.cpu().double().numpy()) for part in (train, *others))
+    return LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS).fit(fitted, labels.numpy()), rest

@@ -1,179 +1,311 @@
-"""Extractive question answering: the answer is a span of a text. By frozen probe or by fine-tuning.
+"""Extractive question answering, where the answer is a span of a text: by frozen probe or by fine-tuning.
 
-Linear pointers to start and end (Devlin et al. 2019, arXiv:1810.04805, sec. 4.2) on the states of windows
-that hold the question and a part of the context (`bench.tasks.answer_windows`); a question is answered by its
-best span over all windows. "No answer" is given where it is likelier than every span; no threshold is tuned.
+Linear pointers to the start and the end of the answer (Devlin et al. 2019, arXiv:1810.04805, sec. 4.2) read
+the states of windows, each with the question and a part of the context (`bench.tasks.answer_spans`). The
+answer is the best span over all windows, or "no answer" where that is likelier; no threshold is tuned.
 
-Chance is the expected score of a span drawn uniformly from all that a model may answer (and "no answer" where
-the test items hold such). Spans that tie count their expectation, so a constant model scores chance exactly.
-Exact match comes first: by luck F1 also depends on how long the spans are that a model chooses, and pointers
-fitted to noise choose short ones, which overlap with less.
+Chance is the expected score of a span drawn uniformly from all possible answers, "no answer" included where
+test items have none. Tied spans count their expectation, so a constant model scores exactly chance. Exact
+match is the headline: the F1 of a random answer also depends on its length, and pointers that were fitted to
+noise prefer short spans, which overlap less with the right answer.
+Shapes: N questions, W windows, C candidates of a window.
 """
 
 import random
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import MISSING
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bench.data.corpora.base import Split
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Attention, Objective
-from bench.tasks.answer_windows import Windows, cut
-from bench.tasks.answers import Question
-from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.tasks.exam import Exam, Grades
-from bench.tasks.label_budgets import check_label_budgets, n_labels
-from bench.tasks.pointers import fit_pointers, frozen_states, pointer_logits, pointer_loss, states_at
-from bench.tasks.probe import Tuning, as_attention, fine_tune
+from bench.tasks.answer_spans import (
+    TIE_NATS,
+    ContextWindows,
+    best_spans,
+    cut_windows,
+    fit_pointers,
+    frozen_states,
+    pointer_logits,
+    pointer_loss,
+    states_at,
+)
+from bench.tasks.answers import Golds, Question
+from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least
+from bench.tasks.finetune import fine_tune
+from bench.tasks.label_budgets import LabelledOptions, failed_fits, fit_spread, n_labels
+from bench.tasks.probe import as_attention
+
+N_SAMPLES = 5
+ORACLE_NATS = 100.0  # by which the oracle's pointers prefer the right answer
 
 
 @dataclass(frozen=True)
-class QuestionAnsweringOptions(Tuning):
-    """What every extractive question answering declares."""
+class AnswerScores:
+    """Scores and texts of the answers to N questions.
 
-    protocol: str = MISSING  # probe | finetune
-    attention: str = MISSING  # own | causal | bidirectional; with causal a start knows not what follows
-    label_budgets: list[int | None] = MISSING  # training questions; null: max_labels, or all there are
-    max_labels: int = MISSING
-    validation_items: int = MISSING  # in fine-tuning, at most as many as there are labels
-    test_items: int = MISSING  # at most
+    An answer is empty for "no answer", and the first of tied ones.
+    """
+
+    f1: NDArray[np.float64]  # (N,)
+    em: NDArray[np.float64]  # (N,)
+    answers: list[str]
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Test or validation questions with their windows, the same for all strategies."""
+
+    questions: list[Question]
+    windows: ContextWindows
+    max_answer_tokens: int
+
+    @cached_property
+    def golds(self) -> list[Golds]:
+        """The right answers of each question."""
+        return [Golds(question.answers) for question in self.questions]
+
+    @cached_property
+    def is_answerable(self) -> NDArray[np.bool_]:
+        """Whether each question has an answer (N,)."""
+        return np.array([bool(question.answers) for question in self.questions])
+
+    @cached_property
+    def spans(self) -> Tensor:
+        """The first and last token of each right answer (N, 2); -1 where there is none."""
+        return self.windows.token_spans(self.questions)
+
+    @cached_property
+    def chance(self) -> AnswerScores:
+        """Expected scores of a model to which all answers are equal."""
+        return self.score(torch.zeros(len(self.windows), self.windows.n_candidates, 2))
+
+    def score(self, logits: Tensor) -> AnswerScores:
+        """Score the best span of each question, or "no answer" where that is likelier and permitted.
+
+        "No answer" is permitted if some questions of the set have none.
+
+        Args:
+            logits: (W, C, 2) of start and end.
+        """
+        scores_of, answers = [], []
+        may_abstain = not self.is_answerable.all()
+        best = best_spans(logits, self.windows, self.max_answer_tokens)
+        for i, (log_odds, spans) in enumerate(best):
+            offsets, context = self.windows.offsets[i], self.questions[i].context
+            scores, answer = [], ""
+            if not may_abstain or log_odds >= -TIE_NATS:
+                places = np.stack([offsets[spans[:, 0], 0], offsets[spans[:, 1], 1]], axis=1)
+                scores.append(self.golds[i].score_spans(context, places))
+                answer = context[slice(*places[0])]
+            if may_abstain and log_odds <= TIE_NATS:
+                scores.append(np.array([self.golds[i].score("")]))
+            scores_of.append(np.concatenate(scores).mean(axis=0))
+            answers.append(answer)
+        em, f1 = np.array(scores_of).T
+        return AnswerScores(f1, em, answers)
+
+    def oracle_logits(self) -> Tensor:
+        """Return logits (W, C, 2) that point to the right answer, or to the longest part within a window."""
+        windows, logits = self.windows, torch.zeros(len(self.windows), self.windows.n_candidates, 2)
+        first, last = (self.spans[windows.item] - windows.start[:, None]).T
+        last = last.minimum(first + self.max_answer_tokens - 1).minimum(windows.length - 1)
+        is_part = (self.spans[windows.item, 0] >= 0) & (last >= first.clamp(min=0))
+        each = torch.arange(len(windows))
+        ends = torch.stack([first.clamp(min=0), last], dim=1)
+        ends = torch.where(is_part[:, None], ends, windows.length[:, None])  # (W, 2)
+        kept = torch.where(is_part, 1 + ends[:, 1] - ends[:, 0], 1) / self.max_answer_tokens  # more is better
+        for pointer in (0, 1):
+            logits[each, ends[:, pointer], pointer] = ORACLE_NATS * kept
+        return logits
+
+    def parts(self) -> dict[str, NDArray[np.bool_]]:
+        """Return masks (N,) by suffix: all questions, and if both occur, those with and without an answer."""
+        parts = {"": np.ones(len(self.questions), dtype=np.bool_)}
+        if self.is_answerable.any() and not self.is_answerable.all():
+            parts |= {"_answerable": self.is_answerable, "_unanswerable": ~self.is_answerable}
+        return parts
+
+    def counts(self) -> dict[str, int]:
+        """Count, by reason, the questions that a model cannot answer fully."""
+        n_tokens = 1 + self.spans[:, 1] - self.spans[:, 0]
+        has_span = self.spans[:, 0] >= 0
+        blurred = 0
+        for i in np.flatnonzero(has_span):
+            first, last = self.spans[i]
+            left, right = self.windows.offsets[i][first, 0], self.windows.offsets[i][last, 1]
+            blurred += self.golds[i].score(self.questions[i].context[left:right])[0] < 1
+        return {
+            "test answer not where the data says": sum(q.is_misplaced for q in self.questions),
+            "test answer whole in no window": self.windows.n_split(self.spans),
+            "test answer longer than max_answer_tokens": int((n_tokens > self.max_answer_tokens).sum()),
+            "test answer that shares a token with other text": blurred,
+        }
+
+    def samples(self, scores: AnswerScores) -> list[dict[str, str]]:
+        """Return the first questions with their answers."""
+        rows = zip(self.questions[:N_SAMPLES], scores.answers, strict=False)
+        return [
+            {"context": q.context, "question": q.question, "right answer": " | ".join(q.answers), "answer": a}
+            for q, a in rows
+        ]
+
+
+@dataclass(frozen=True)
+class QuestionAnsweringOptions(LabelledOptions):
+    """Options of every extractive question answering; labelled items are questions.
+
+    With `attention: causal` the state of an answer's first token has not seen the rest of the answer.
+    """
+
     max_question_tokens: int = MISSING  # and never more than half of a window
     max_answer_tokens: int = MISSING
-    step_share: float = MISSING  # from window to window, of the context tokens that fit into one
+    step_share: float = MISSING  # from one window to the next, as a share of the context tokens that fit
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.protocol not in ("probe", "finetune"):
-            raise ConfigError(f"task.*.protocol={self.protocol!r}: choose probe or finetune")
-        as_attention(self.attention)
-        counts = ("max_labels", "validation_items", "test_items", "max_question_tokens", "max_answer_tokens")
-        for key in counts:
-            if getattr(self, key) < 1:
-                raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose 1 or more")
-        check_label_budgets(self.label_budgets, self.max_labels)
+        require_at_least(self, 1, "max_question_tokens", "max_answer_tokens")
         if not 0 < self.step_share <= 1:
             raise ConfigError(f"task.*.step_share={self.step_share}: choose more than 0 and at most 1")
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """Training windows with what to point to. A budget of k questions has the first windows."""
+class TrainingQuestions:
+    """Windows of N training questions with their targets. A budget of k questions uses the first windows."""
 
-    windows: Windows
+    windows: ContextWindows
     spans: Tensor  # (N, 2) tokens; -1 where there is no answer
     targets: Tensor  # (W, 2)
-    n_misplaced: int  # questions that could not be used
+    n_misplaced: int  # questions that were left out
 
     def n_windows(self, n_questions: int) -> int:
-        """Of the first questions."""
+        """Return the number of windows of the first questions."""
         return int((self.windows.item < n_questions).sum())
 
 
 class QuestionAnswering(Task):
-    """A subclass gives the questions.
+    """Base of extractive question answering; subclasses implement `questions`.
 
-    Training and validation questions are drawn by the run's seed, those of a small budget being the first of
-    a large one; strategies of one seed share them. Test questions are the same for all. Validation labels
-    come on top of a budget, never more than it has; fine-tuning alone uses them.
+    Training and validation questions are drawn by the run's seed and shared by all strategies of one seed; a
+    smaller budget uses the first questions of a larger one. Test questions are the same for all. Validation
+    labels are additional to the budget, never more than it has, and used by fine-tuning only.
     """
 
+    Options: ClassVar[type[Any]] = QuestionAnsweringOptions
     options: QuestionAnsweringOptions
 
     @abstractmethod
     def questions(self, split: Split, setting: Setting) -> list[Question]:
-        """Questions of a split, in a fixed order."""
+        """Return the questions of a split, in a fixed order."""
 
+    @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
-        """Exact match and F1 by label budget, the largest first."""
-        lessons = self._lessons(setting)
-        test = self._exam("test", self.options.test_items, 0, setting)
-        budgets, beyond = n_labels(self.options.label_budgets, len(lessons.spans))
+        train = self._training(setting)
+        test = self._drawn("test", self.options.test_items, 0, setting)
+        budgets, beyond = n_labels(self.options.label_budgets, len(train.spans))
         run = self._probed if self.options.protocol == "probe" else self._fine_tuned
-        outcome = Outcome([], {}, _counts(lessons, test, beyond))
-        for budget, (fits, failed) in zip(budgets, run(model, lessons, test, budgets, setting), strict=True):
+        outcome = Outcome([], {}, _counts(train, test, beyond))
+        for budget, (fits, failed) in zip(budgets, run(model, train, test, budgets, setting), strict=True):
             outcome = _with(outcome, test, fits, failed, budget)
         return outcome
 
+    @override
     def ceiling(self, setting: Setting) -> Outcome:
-        """One that points to each answer in the windows that hold it, or to the part that they hold."""
-        test = self._exam("test", self.options.test_items, 0, setting)
-        return _with(Outcome([]), test, [test.grade(test.pointed())], None, None)
+        test = self._drawn("test", self.options.test_items, 0, setting)
+        return _with(Outcome([]), test, [test.score(test.oracle_logits())], [], None)
+
+    # Protocols: for each budget the scores of every fit, and for fine-tuning which fits failed
 
     def _probed(
-        self, model: Objective, lessons: Lessons, test: Exam, budgets: list[int], setting: Setting
-    ) -> Iterator[tuple[list[Grades], float | None]]:
-        """Pointers fitted to frozen states, which are computed once for all budgets."""
+        self,
+        model: Objective,
+        train: TrainingQuestions,
+        test: QuestionSet,
+        budgets: list[int],
+        setting: Setting,
+    ) -> Iterator[tuple[list[AnswerScores], list[bool]]]:
+        """Fit pointers to frozen states, which are computed once for all budgets."""
         attention = as_attention(self.options.attention)
-        states = frozen_states(model, lessons.windows, attention)
+        states = frozen_states(model, train.windows, attention)
         asked = frozen_states(model, test.windows, attention)
         for budget in budgets:
             setting.keep_going()
-            n = lessons.n_windows(budget)
-            pointers = fit_pointers(states[:n], lessons.windows, lessons.targets[:n], setting.meter)
-            yield [test.grade(pointers(asked))], None
+            n = train.n_windows(budget)
+            pointers = fit_pointers(states[:n], train.windows, train.targets[:n], setting.meter)
+            yield [test.score(pointers(asked))], []
 
     def _fine_tuned(
-        self, model: Objective, lessons: Lessons, test: Exam, budgets: list[int], setting: Setting
-    ) -> Iterator[tuple[list[Grades], float | None]]:
-        """Grades of every fit, and the share of fits that failed. An item of a fit is a window."""
+        self,
+        model: Objective,
+        train: TrainingQuestions,
+        test: QuestionSet,
+        budgets: list[int],
+        setting: Setting,
+    ) -> Iterator[tuple[list[AnswerScores], list[bool]]]:
+        """Fine-tune; a training item is a window."""
         attention = as_attention(self.options.attention)
 
         def loss(tuned: Objective, head: nn.Module, index: Tensor) -> Tensor:
-            _, is_real = lessons.windows.candidates(index)
-            logits = head(states_at(tuned, lessons.windows, index, attention))
-            targets = lessons.targets[index].to(logits.device)
+            _, is_real = train.windows.candidates(index)
+            logits = head(states_at(tuned, train.windows, index, attention))
+            targets = train.targets[index].to(logits.device)
             return pointer_loss(logits, is_real.to(logits.device), targets) / len(index)
 
         for budget in budgets:
             n = min(self.options.validation_items, budget)
-            check = self._exam("validation", n, setting.seed, setting)
+            validation = self._drawn("validation", n, setting.seed, setting)
             fits = fine_tune(
                 model,
                 head=lambda: _head(model.shapes.model.d_model),
                 loss=loss,
-                validate=partial(_f1, check, attention),
-                n_items=lessons.n_windows(budget),
+                validate=partial(_f1, validation, attention),
+                n_items=train.n_windows(budget),
                 tuning=self.options,
                 setting=setting,
-                floor=float(check.chance.f1.mean()),
+                floor=float(validation.chance.f1.mean()),
             )
             logits = [pointer_logits(fit.model, fit.head, test.windows, attention) for fit in fits]
-            yield [test.grade(rows) for rows in logits], sum(fit.failed for fit in fits) / len(fits)
+            yield [test.score(rows) for rows in logits], [fit.failed for fit in fits]
 
-    def _lessons(self, setting: Setting) -> Lessons:
-        """As many questions as the largest budget has, in an order drawn by the seed."""
+    # Questions
+
+    def _training(self, setting: Setting) -> TrainingQuestions:
+        """Draw the training questions of the largest budget by the run's seed."""
         found = self.questions("train", setting)
         usable = [question for question in found if not question.is_misplaced]
         n = min(len(usable), max(budget or self.options.max_labels for budget in self.options.label_budgets))
         if n == 0:
             raise DataError(f"{type(self).__name__}: no training questions; use more data")
-        train = random.Random(setting.seed).sample(usable, n)  # noqa: S311 - a draw, not a secret
-        windows = self._cut(train, setting)
+        train = random.Random(setting.seed).sample(usable, n)  # noqa: S311 - not for cryptography
+        windows = self._windows(train, setting)
         spans = windows.token_spans(train)
         sizes = torch.tensor([len(offsets) for offsets in windows.offsets])
-        source = setting.labels(torch.arange(n))  # itself, but in an audit
+        source = setting.labels(torch.arange(n))  # the question itself, except in an audit
         targets = windows.targets(_moved(spans[source], sizes[source], sizes))
-        return Lessons(windows, spans, targets, len(found) - len(usable))
+        return TrainingQuestions(windows, spans, targets, len(found) - len(usable))
 
-    def _exam(self, split: Split, n: int, seed: int, setting: Setting) -> Exam:
-        """At most `n` questions, drawn by `seed`; in an audit, those of validation have other labels too."""
+    def _drawn(self, split: Split, n: int, seed: int, setting: Setting) -> QuestionSet:
+        """Draw at most `n` questions by `seed`; an audit permutes the labels of validation questions."""
         found = self.questions(split, setting)
         if not found:
             raise DataError(f"{type(self).__name__}: no {split} questions; use more data")
-        drawn = random.Random(seed).sample(found, min(n, len(found)))  # noqa: S311 - a draw, not a secret
+        drawn = random.Random(seed).sample(found, min(n, len(found)))  # noqa: S311 - not for cryptography
         if split != "test":
             sources = setting.labels(torch.arange(len(drawn))).tolist()
             drawn = [replace(q, answers=drawn[j].answers) for q, j in zip(drawn, sources, strict=True)]
-        return Exam(drawn, self._cut(drawn, setting), self.options.max_answer_tokens)
+        return QuestionSet(drawn, self._windows(drawn, setting), self.options.max_answer_tokens)
 
-    def _cut(self, questions: Sequence[Question], setting: Setting) -> Windows:
-        return cut(
+    def _windows(self, questions: Sequence[Question], setting: Setting) -> ContextWindows:
+        return cut_windows(
             questions,
             setting.tokenizer,
             setting.sequence_length,
@@ -182,30 +314,29 @@ class QuestionAnswering(Task):
         )
 
 
-def _f1(exam: Exam, attention: Attention, model: Objective, head: nn.Module) -> float:
-    """Of a fine-tuned model and its pointers."""
-    return float(exam.grade(pointer_logits(model, head, exam.windows, attention)).f1.mean())
+def _f1(questions: QuestionSet, attention: Attention, model: Objective, head: nn.Module) -> float:
+    """Return the mean F1 of a fine-tuned model and its pointers."""
+    return float(questions.score(pointer_logits(model, head, questions.windows, attention)).f1.mean())
 
 
-def _counts(lessons: Lessons, test: Exam, beyond: int) -> dict[str, int]:
-    """What could not count, or not in full, and budgets beyond the data; without reasons that never occur."""
-    cut_off = lessons.windows.n_cut_questions + test.windows.n_cut_questions
+def _counts(train: TrainingQuestions, test: QuestionSet, beyond: int) -> dict[str, int]:
+    """Count, by reason, the questions that are not used or not fully, and budgets that exceed the data."""
     counts = {
         "label budget beyond the data": beyond,
-        "training answer not where the data says": lessons.n_misplaced,
-        "training answer whole in no window": lessons.windows.n_parted(lessons.spans),
-        "question cut to its first tokens": cut_off,
+        "training answer not where the data says": train.n_misplaced,
+        "training answer whole in no window": train.windows.n_split(train.spans),
+        "question cut to its first tokens": train.windows.n_cut_questions + test.windows.n_cut_questions,
     }
     return {reason: n for reason, n in (counts | test.counts()).items() if n}
 
 
 def _with(
-    found: Outcome, test: Exam, fits: list[Grades], failed: float | None, n_labels: int | None
+    found: Outcome, test: QuestionSet, fits: list[AnswerScores], failed: list[bool], n_labels: int | None
 ) -> Outcome:
-    """An outcome with the scores, items and samples of one budget behind what it has.
+    """Append the scores, items and samples of one budget to an outcome.
 
     Args:
-        failed: share of failed fits; None where nothing can fail.
+        failed: whether each fit failed; empty where fits cannot fail.
         n_labels: the budget; None where nothing is fitted.
     """
     scores, items = list(found.scores), dict(found.items)
@@ -215,18 +346,16 @@ def _with(
         for suffix, kept in test.parts().items():
             value, expected = float(values[:, kept].mean()), float(chance[kept].mean())
             scores.append(Measured(metric + suffix, value, expected, int(kept.sum()), n_labels=n_labels))
-        if len(fits) > 1:
-            spread = float(values.mean(axis=1).std(ddof=1))
-            scores.append(Measured(f"{metric}_fit_sd", spread, None, len(fits), False, n_labels))
+        scores += fit_spread(metric, values.mean(axis=1), n_labels)
         name = metric if n_labels is None else f"{metric}@{n_labels}"
         items[name] = values if len(fits) > 1 else values[0]
-    if failed is not None:
-        scores.append(Measured("failed_fits", failed, None, len(fits), False, n_labels))
+    if failed:
+        scores.append(failed_fits(failed, n_labels))
     return Outcome(scores, items, found.counts, found.samples or test.samples(fits[0]))
 
 
 def _head(d_model: int) -> nn.Module:
-    """Pointers from zero: at first all spans are equal."""
+    """Return pointers with zero weights, to which all spans are equal."""
     head = nn.Linear(d_model, 2)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -234,9 +363,9 @@ def _head(d_model: int) -> nn.Module:
 
 
 def _moved(spans: Tensor, sizes: Tensor, new_sizes: Tensor) -> Tensor:
-    """Token spans (N, 2) of contexts of `sizes` (N,) tokens, at the same share of contexts of other sizes.
+    """Move token spans (N, 2) in contexts of `sizes` (N,) tokens to the same share of other contexts.
 
-    Where sizes are equal, as in all but an audit, so are the spans.
+    Spans stay as they are where the sizes are equal, which is always so except in an audit.
     """
     first = torch.div(spans[:, 0] * new_sizes, sizes, rounding_mode="floor")
     last = (first + spans[:, 1] - spans[:, 0]).minimum(new_sizes - 1)

@@ -1,9 +1,9 @@
-"""How taggings are scored: spans by F1 as seqeval reads them, words by accuracy. tags -> counts -> score.
+"""Scores of taggings: F1 of spans, as seqeval reads them, or accuracy of words. tags -> counts -> score.
 
 Spans are read by `seqeval` (https://github.com/chakki-works/seqeval) in its default mode, which follows
-CoNLL's conlleval: a span counts when its type and both its ends are right; tags that are no valid BIO
-sequence are read leniently (an I- that follows O, or another type, starts a span) and never repaired.
-Scores are made of counts by sentence, so that they can be bootstrapped by sentence.
+CoNLL's conlleval: a span counts if its type and both ends are right; invalid BIO sequences are read leniently
+(an I- after O, or after another type, starts a span) and never repaired.
+Scores are computed from counts by sentence, so that they can be bootstrapped by sentence.
 Shapes: N sentences; a tag list holds a tag per word.
 """
 
@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from seqeval.metrics.sequence_labeling import get_entities
+from typing_extensions import override
 
 Tags = Sequence[str]
 Counts = Mapping[str, NDArray[np.int64]]  # name -> (N,)
@@ -23,48 +24,48 @@ class TagScore(ABC):
     """A metric of taggings."""
 
     metric: ClassVar[str]
-    untagged: ClassVar[str]  # what a word counts as to which no tag can be given
+    untagged: ClassVar[str]  # the tag of words that cannot be predicted
 
     @abstractmethod
     def counts(self, gold: Iterable[Tags], predicted: Iterable[Tags]) -> Counts:
-        """What the metric is made of, by sentence."""
+        """Return the counts by sentence that the metric is computed from."""
 
     @abstractmethod
     def value(self, counts: Counts) -> float:
-        """The metric, from 0 to 1, over all sentences."""
+        """Return the metric over all sentences, from 0 to 1."""
 
     @abstractmethod
     def n_items(self, counts: Counts) -> int:
-        """How many things there were to find."""
+        """Return the number of scored spans or words."""
 
     @abstractmethod
     def written(self, words: Sequence[str], tags: Tags) -> str:
-        """A tagged sentence for a reader."""
+        """Format a tagged sentence for a reader."""
 
 
 class SpanF1(TagScore):
-    """Micro-averaged F1 of typed spans; 0 where none is found."""
+    """Micro-averaged F1 of typed spans; 0 if there are none."""
 
     metric = "f1"
     untagged = "O"
 
     def counts(self, gold: Iterable[Tags], predicted: Iterable[Tags]) -> Counts:
-        """Spans found rightly, spans found, and spans there are."""
+        """Count correct, predicted and gold spans."""
         rows = [(_spans(g), _spans(p)) for g, p in zip(gold, predicted, strict=True)]
         table = np.array([(len(g & p), len(p), len(g)) for g, p in rows], np.int64).reshape(-1, 3)
         return dict(zip(("true_positives", "predicted", "gold"), table.T, strict=True))
 
+    @override
     def value(self, counts: Counts) -> float:
-        """2 TP / (predicted + gold)."""
         total = counts["predicted"].sum() + counts["gold"].sum()
         return float(2 * counts["true_positives"].sum() / total) if total else 0.0
 
+    @override
     def n_items(self, counts: Counts) -> int:
-        """Gold spans."""
         return int(counts["gold"].sum())
 
     def written(self, words: Sequence[str], tags: Tags) -> str:
-        """Spans in brackets.
+        """Mark spans by brackets.
 
         >>> SpanF1().written(["in", "New", "York", "now"], ["O", "B-LOC", "I-LOC", "O"])
         'in [New York]LOC now'
@@ -77,27 +78,27 @@ class SpanF1(TagScore):
 
 
 class WordAccuracy(TagScore):
-    """Share of words with the right tag."""
+    """Share of words, not of sentences, with the right tag."""
 
     metric = "accuracy"
-    untagged = ""  # wrong
+    untagged = ""  # never right
 
     def counts(self, gold: Iterable[Tags], predicted: Iterable[Tags]) -> Counts:
-        """Words tagged rightly, and words."""
+        """Count correct words and all words."""
         pairs = list(zip(gold, predicted, strict=True))
         correct = [sum(a == b for a, b in zip(g, p, strict=True)) for g, p in pairs]
         return {"correct": np.array(correct, np.int64), "words": np.array([len(g) for g, _ in pairs])}
 
+    @override
     def value(self, counts: Counts) -> float:
-        """Over words, not over sentences."""
         return float(counts["correct"].sum() / counts["words"].sum())
 
+    @override
     def n_items(self, counts: Counts) -> int:
-        """Words."""
         return int(counts["words"].sum())
 
     def written(self, words: Sequence[str], tags: Tags) -> str:
-        """Each word with its tag.
+        """Append its tag to each word.
 
         >>> WordAccuracy().written(["he", "left"], ["PRP", "VBD"])
         'he/PRP left/VBD'
@@ -106,5 +107,5 @@ class WordAccuracy(TagScore):
 
 
 def _spans(tags: Tags) -> set[tuple[str, int, int]]:
-    """(type, first word, last word)."""
+    """Return spans as (type, first word, last word)."""
     return set(get_entities(list(tags)))

@@ -1,15 +1,17 @@
-"""Tagging: a tag per word (entities, chunks, parts of speech), by frozen probe or by fine-tuning.
+"""Tagging: one tag per word (entities, chunks, parts of speech), by frozen probe or by fine-tuning.
 
-The state of each word goes into a linear classifier, whose best class is the word's tag: greedy, a word at a
-time, with no transitions learnt, so that the score speaks of the states. How sentences become states is in
-`bench.tasks.word_states`, how tags become scores in `bench.tasks.tag_scores`.
-Shapes: K words with a state, D width, C tags that occur in training.
+A linear classifier maps the state of each word to the word's tag: greedy, word by word, without learned
+transitions, so that the score reflects the states. `bench.tasks.word_states` turns sentences into states,
+`bench.tasks.tag_scores` turns tags into scores.
+Shapes: N sentences, K words with a state, D width, C tags that occur in training.
 """
 
 import random
 from abc import abstractmethod
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,87 +20,151 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from omegaconf import MISSING
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bench.data.corpora.base import Split
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
-from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.tasks.label_budgets import check_label_budgets, n_labels
-from bench.tasks.probe import Tuning, as_attention, fine_tune, probe
+from bench.tasks.base import Measured, Outcome, Setting, Task, require_choice
+from bench.tasks.finetune import fine_tune
+from bench.tasks.label_budgets import LabelledOptions, failed_fits, fit_spread, n_labels
+from bench.tasks.probe import as_attention, beats_tag_frequencies, probe, require_numbers
 from bench.tasks.tag_scores import Counts, SpanF1, TagScore
-from bench.tasks.tagged import Lesson, Part, Sentence, lesson_of, uncounted
-from bench.tasks.word_probe import says_something
-from bench.tasks.word_states import all_words, read_words, windows
+from bench.tasks.word_states import WordWindows, all_words, read_words, windows
 
 N_SAMPLES = 3
 NO_LABEL = -100  # ignored by torch's cross-entropy
 
 
 @dataclass(frozen=True)
-class TaggingOptions(Tuning):
-    """What every tagging declares."""
+class Sentence:
+    """Words with one tag each."""
 
-    protocol: str = MISSING  # probe | finetune
-    label_budgets: list[int | None] = MISSING  # training sentences; null: max_labels, or all there are
-    max_labels: int = MISSING
-    validation_items: int = MISSING  # sentences, of fine-tuning; at most as many as it has labels
-    test_items: int = MISSING  # sentences, at most
-    held_out_share: float = MISSING  # of training words, see `bench.tasks.word_probe`; 0: no check
-    word_state: str = MISSING  # first | mean: of the word's tokens
-    context_share: float = MISSING  # of a window of a long sentence, read again from the window before it
-    attention: str = MISSING  # own | causal | bidirectional
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.protocol not in ("probe", "finetune"):
-            raise ConfigError(f"task.*.protocol={self.protocol!r}: choose probe or finetune")
-        for key in ("max_labels", "validation_items", "test_items"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose 1 or more")
-        check_label_budgets(self.label_budgets, self.max_labels, "sentences")
-        for key in ("held_out_share", "context_share"):
-            if not 0 <= getattr(self, key) <= 0.5:
-                raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose from 0 to 0.5")
-        if self.word_state not in ("first", "mean"):
-            raise ConfigError(f"task.*.word_state={self.word_state!r}: choose first or mean")
-        as_attention(self.attention)
+    words: Sequence[str]
+    tags: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """Classes (K,) that one fit gives to the test words with a state; `failed` only where a fit can fail."""
+class EncodedSentences:
+    """Sentences of a split and their encoding, in a fixed order."""
+
+    sentences: list[Sentence]
+    text: WordWindows
+
+    @property
+    def gold(self) -> list[Sequence[str]]:
+        """The right tags, by sentence."""
+        return [sentence.tags for sentence in self.sentences]
+
+    @property
+    def tags_with_state(self) -> list[str]:
+        """The right tags of the words that have a state."""
+        flat = (tag for tags in self.gold for tag in tags)
+        return [tag for tag, has_state in zip(flat, self.text.has_state.tolist(), strict=True) if has_state]
+
+    @property
+    def n_without_state(self) -> int:
+        """The number of words that the tokenizer leaves no token of."""
+        return int((~self.text.has_state).sum())
+
+    def by_sentence(self, tags: Sequence[str], untagged: str) -> list[list[str]]:
+        """Group tags of the words with a state by sentence; other words get `untagged`."""
+        given = iter(tags)
+        flat = [next(given) if has_state else untagged for has_state in self.text.has_state.tolist()]
+        starts = self.text.starts.tolist()
+        return [flat[first:stop] for first, stop in pairwise(starts)]
+
+
+@dataclass(frozen=True)
+class LabelledWords:
+    """The words with a state of the first n training sentences, and their classes.
+
+    Classes are in order of frequency, so that a constant predictor always answers class 0.
+    """
+
+    n: int
+    words: Tensor  # (K,) indices among the words of all training sentences
+    labels: Tensor  # (K,) classes
+    names: list[str]  # (C,) the tag of each class
+
+    def tags(self, classes: Tensor) -> list[str]:
+        """Return the tags of classes."""
+        return [self.names[c] for c in classes.tolist()]
+
+
+def labelled_words(train: EncodedSentences, n: int, relabel: Callable[[Tensor], Tensor]) -> LabelledWords:
+    """Return the words and labels of the first n sentences; `relabel` may permute the labels (K,)."""
+    words = train.text.has_state[: int(train.text.starts[n])].nonzero().flatten()
+    flat = [tag for tags in train.gold[:n] for tag in tags]
+    tags = [flat[word] for word in words.tolist()]
+    frequency = Counter(tags)
+    names = sorted(frequency, key=lambda tag: (-frequency[tag], tag))
+    number = {tag: i for i, tag in enumerate(names)}
+    return LabelledWords(n, words, relabel(torch.tensor([number[tag] for tag in tags])), names)
+
+
+def _unusable(train: EncodedSentences, test: EncodedSentences, labelled: LabelledWords) -> dict[str, int]:
+    """Count training words that cannot be fitted to, and test words that no prediction can get right."""
+    n_words = int(train.text.starts[labelled.n])
+    unseen = sum(tag not in labelled.names for tags in test.gold for tag in tags)
+    return {
+        f"training word without a token@{labelled.n}": n_words - len(labelled.words),
+        f"test word with a label unseen in training@{labelled.n}": unseen,
+    }
+
+
+@dataclass(frozen=True)
+class TaggingOptions(LabelledOptions):
+    """Options of every tagging; labelled items are sentences."""
+
+    held_out_share: float = MISSING  # of training words, see `beats_tag_frequencies`; 0: no such check
+    word_state: str = MISSING  # first | mean: of the word's tokens
+    context_share: float = MISSING  # of a further window of a long sentence: re-read as left context
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("held_out_share", "context_share"):
+            if not 0 <= getattr(self, key) <= 0.5:
+                raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose from 0 to 0.5")
+        require_choice(self, "word_state", ("first", "mean"))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The classes (K,) that one fit predicts for the test words with a state."""
 
     classes: Tensor
-    failed: bool = False
+    failed: bool = False  # see `bench.tasks.finetune.Tuned`
 
 
-Learn = Callable[[Lesson], list[Fitted]]
+Predict = Callable[[LabelledWords], list[Predictions]]
 
 
 class Tagging(Task):
-    """A subclass gives the sentences, and the score if it is not the F1 of spans.
+    """Base of taggings; subclasses implement `sentences`, and set `score` if it is not the F1 of spans.
 
-    Training sentences are drawn by the run's seed, a budget being a prefix of the draw; test sentences are
-    the same for all. Words without a state count as untagged. Chance is what a constant predictor of the
-    most frequent training tag scores: 0 for entities, since that tag is O.
+    Training sentences are drawn by the run's seed, and a smaller budget is a prefix of the draw; test
+    sentences are the same for all. Words without a state count as untagged. Chance is the score of a constant
+    predictor of the most frequent training tag, which is 0 for entities, where that tag is O.
     """
 
+    Options: ClassVar[type[Any]] = TaggingOptions
     options: TaggingOptions
     score: ClassVar[TagScore] = SpanF1()
 
     @abstractmethod
     def sentences(self, split: Split) -> list[Sentence]:
-        """All sentences of a split, in a fixed order, none empty.
+        """Return all sentences of a split, in a fixed order, none of them empty.
 
         Raises:
             DataError: they are missing or malformed.
         """
 
+    @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
-        """The score on test sentences at each label budget, the largest first."""
-        train, test = self._part("train", self.options.max_labels, setting), self._test(setting)
-        learner = self._probe if self.options.protocol == "probe" else self._fine_tuning
-        learn = learner(model, train, test, setting)
+        train, test = self._draw("train", self.options.max_labels, setting), self._test(setting)
+        protocol = self._probe if self.options.protocol == "probe" else self._fine_tuning
+        predict = protocol(model, train, test, setting)
         budgets, beyond = n_labels(self.options.label_budgets, len(train.sentences))
         scores: list[Measured] = []
         items: dict[str, NDArray[Any]] = {}
@@ -106,39 +172,43 @@ class Tagging(Task):
         samples: list[dict[str, str]] = []
         for n in budgets:
             setting.keep_going()
-            lesson = lesson_of(train, n, setting.labels)
-            fits = learn(lesson)
-            tagged = [self._tagged(test, lesson, fit.classes) for fit in fits]
-            tallies = [self.score.counts(test.gold, tags) for tags in tagged]
-            scores += self._measured(tallies, fits, self._constant(test, lesson), n)
-            items |= self._items(tallies, n)
-            counts |= uncounted(train, test, lesson)
+            labelled = labelled_words(train, n, setting.labels)
+            fits = predict(labelled)
+            tagged = [self._tagged(test, labelled, fit.classes) for fit in fits]
+            counted = [self.score.counts(test.gold, tags) for tags in tagged]
+            scores += self._measured(counted, fits, self._constant(test, labelled), n)
+            items |= self._items(counted, n)
+            counts |= _unusable(train, test, labelled)
             samples = samples or self._samples(test, tagged[0])
         return Outcome(scores, items, {reason: n for reason, n in counts.items() if n}, samples)
 
+    @override
     def ceiling(self, setting: Setting) -> Outcome:
-        """Right wherever a word has a state, and a tag that was seen in training."""
-        train, test = self._part("train", self.options.max_labels, setting), self._test(setting)
+        """Return the outcome of a model that is right unless a word has no state or an unseen tag."""
+        train, test = self._draw("train", self.options.max_labels, setting), self._test(setting)
         scores = []
         for n in n_labels(self.options.label_budgets, len(train.sentences))[0]:
-            lesson = lesson_of(train, n, setting.labels)
-            known = [tag if tag in lesson.names else self.score.untagged for tag in test.tags_with_state]
-            tally = self.score.counts(test.gold, test.by_sentence(known, self.score.untagged))
-            value, n_items = self.score.value(tally), self.score.n_items(tally)
+            names = labelled_words(train, n, setting.labels).names
+            known = [tag if tag in names else self.score.untagged for tag in test.tags_with_state]
+            counts = self.score.counts(test.gold, test.by_sentence(known, self.score.untagged))
+            value, n_items = self.score.value(counts), self.score.n_items(counts)
             scores.append(Measured(self.score.metric, value, None, n_items, n_labels=n))
         return Outcome(scores)
 
     # Sentences
 
-    def _test(self, setting: Setting) -> Part:
-        return self._part("test", self.options.test_items, setting)
+    def _test(self, setting: Setting) -> EncodedSentences:
+        return self._draw("test", self.options.test_items, setting)
 
-    def _part(self, split: Split, most: int, setting: Setting) -> Part:
-        """Training sentences in the run's own order, others by one draw for all, in the corpus' order."""
+    def _draw(self, split: Split, most: int, setting: Setting) -> EncodedSentences:
+        """Draw training sentences by the run's seed, in the order of the draw.
+
+        Sentences of other splits are drawn equally for all runs, and stay in the corpus' order.
+        """
         found = self.sentences(split)
         if not found:
-            raise DataError(f"{type(self).__name__}: no {split} sentences; is the corpus whole?")
-        rng = random.Random(setting.seed if split == "train" else 0)  # noqa: S311 - a draw, not a secret
+            raise DataError(f"{type(self).__name__}: no {split} sentences; check that the corpus is complete")
+        rng = random.Random(setting.seed if split == "train" else 0)  # noqa: S311 - not for cryptography
         drawn = rng.sample(range(len(found)), len(found))[:most]
         sentences = [found[i] for i in (drawn if split == "train" else sorted(drawn))]
         text = windows(
@@ -148,34 +218,38 @@ class Tagging(Task):
             first_only=self.options.word_state == "first",
             context_share=self.options.context_share,
         )
-        return Part(sentences, text)
+        return EncodedSentences(sentences, text)
 
-    # Protocols: (model, train, test, setting) -> what learns a lesson
+    # Protocols: (model, train, test, setting) -> a function from labelled words to predictions
 
-    def _probe(self, model: Objective, train: Part, test: Part, setting: Setting) -> Learn:
+    def _probe(
+        self, model: Objective, train: EncodedSentences, test: EncodedSentences, setting: Setting
+    ) -> Predict:
         attention = as_attention(self.options.attention)
         known, asked = (all_words(model, part.text, attention).cpu() for part in (train, test))
         asked = asked[test.text.has_state]
 
-        def learn(lesson: Lesson) -> list[Fitted]:
-            states, share = known[lesson.words], self.options.held_out_share
-            if share and not says_something(states, lesson.labels, share):
-                return [Fitted(torch.zeros(len(asked), dtype=torch.long))]
-            return [Fitted(_best(probe(states, lesson.labels, asked)))]
+        def predict(labelled: LabelledWords) -> list[Predictions]:
+            states, share = known[labelled.words], self.options.held_out_share
+            if share and not beats_tag_frequencies(states, labelled.labels, share):
+                return [Predictions(torch.zeros(len(asked), dtype=torch.long))]
+            return [Predictions(_best(probe(states, labelled.labels, asked)))]
 
-        return learn
+        return predict
 
-    def _fine_tuning(self, model: Objective, train: Part, test: Part, setting: Setting) -> Learn:
+    def _fine_tuning(
+        self, model: Objective, train: EncodedSentences, test: EncodedSentences, setting: Setting
+    ) -> Predict:
         attention = as_attention(self.options.attention)
 
-        def classes(tuned: Objective, head: nn.Module, part: Part) -> Tensor:
+        def classes(tuned: Objective, head: nn.Module, part: EncodedSentences) -> Tensor:
             with torch.no_grad():
                 return _best(head(all_words(tuned, part.text, attention)[part.text.has_state]))
 
-        def learn(lesson: Lesson) -> list[Fitted]:
-            validation = self._part("validation", min(self.options.validation_items, lesson.n), setting)
+        def predict(labelled: LabelledWords) -> list[Predictions]:
+            validation = self._draw("validation", min(self.options.validation_items, labelled.n), setting)
             label_of = torch.full((len(train.text.has_state),), NO_LABEL)
-            label_of[lesson.words] = lesson.labels
+            label_of[labelled.words] = labelled.labels
 
             def loss(tuned: Objective, head: nn.Module, index: Tensor) -> Tensor:
                 here = torch.isin(train.text.sentence, index)
@@ -183,59 +257,56 @@ class Tagging(Task):
                 return F.cross_entropy(head(states), label_of[words].to(states.device))
 
             def validate(tuned: Objective, head: nn.Module) -> float:
-                tags = self._tagged(validation, lesson, classes(tuned, head, validation))
+                tags = self._tagged(validation, labelled, classes(tuned, head, validation))
                 return self.score.value(self.score.counts(validation.gold, tags))
 
             fits = fine_tune(
                 model,
-                head=lambda: _head(lesson, model.shapes.model.d_model),
+                head=lambda: _head(labelled, model.shapes.model.d_model),
                 loss=loss,
                 validate=validate,
-                n_items=lesson.n,
+                n_items=labelled.n,
                 tuning=self.options,
                 setting=setting,
-                floor=self.score.value(self._constant(validation, lesson)),
+                floor=self.score.value(self._constant(validation, labelled)),
             )
-            return [Fitted(classes(fit.model, fit.head, test), fit.failed) for fit in fits]
+            return [Predictions(classes(fit.model, fit.head, test), fit.failed) for fit in fits]
 
-        return learn
+        return predict
 
     # Scores
 
-    def _tagged(self, part: Part, lesson: Lesson, classes: Tensor) -> list[list[str]]:
-        return part.by_sentence(lesson.tags(classes), self.score.untagged)
+    def _tagged(self, part: EncodedSentences, labelled: LabelledWords, classes: Tensor) -> list[list[str]]:
+        return part.by_sentence(labelled.tags(classes), self.score.untagged)
 
-    def _constant(self, part: Part, lesson: Lesson) -> Counts:
-        """What a constant predictor gets: one that says the most frequent training tag of every word."""
+    def _constant(self, part: EncodedSentences, labelled: LabelledWords) -> Counts:
+        """Return the counts of a constant predictor of the most frequent training tag."""
         first = torch.zeros(int(part.text.has_state.sum()), dtype=torch.long)
-        return self.score.counts(part.gold, self._tagged(part, lesson, first))
+        return self.score.counts(part.gold, self._tagged(part, labelled, first))
 
     def _measured(
-        self, tallies: list[Counts], fits: list[Fitted], constant: Counts, n: int
+        self, counted: list[Counts], fits: list[Predictions], constant: Counts, n: int
     ) -> list[Measured]:
-        """The mean over fits; of several fits their spread, and of fine-tuning the share that failed."""
-        values = np.array([self.score.value(tally) for tally in tallies])
+        """Return the mean over fits, their spread, and for fine-tuning the share of failed fits."""
+        values = np.array([self.score.value(counts) for counts in counted])
         n_items, metric = self.score.n_items(constant), self.score.metric
         chance = self.score.value(constant)
         found = [Measured(metric, float(values.mean()), chance, n_items, n_labels=n)]
-        if len(values) > 1:
-            spread = float(values.std(ddof=1))
-            found.append(Measured(f"{metric}_fit_sd", spread, None, len(values), False, n))
+        found += fit_spread(metric, values, n)
         if self.options.protocol == "finetune":
-            failed = sum(fit.failed for fit in fits) / len(fits)
-            found.append(Measured("failed_fits", failed, None, len(fits), False, n))
+            found.append(failed_fits([fit.failed for fit in fits], n))
         return found
 
-    def _items(self, tallies: list[Counts], n: int) -> dict[str, NDArray[Any]]:
-        """What the score is made of by sentence: (N,), or (fits, N) in fine-tuning."""
-        stacked = {name: np.stack([tally[name] for tally in tallies]) for name in tallies[0]}
+    def _items(self, counted: list[Counts], n: int) -> dict[str, NDArray[Any]]:
+        """Return the counts by sentence: (N,), or (fits, N) for fine-tuning."""
+        stacked = {name: np.stack([counts[name] for counts in counted]) for name in counted[0]}
         single = self.options.protocol == "probe"
         return {
             f"{self.score.metric}.{name}@{n}": rows[0] if single else rows for name, rows in stacked.items()
         }
 
-    def _samples(self, test: Part, tagged: list[list[str]]) -> list[dict[str, str]]:
-        """The first test sentences, by the first fit."""
+    def _samples(self, test: EncodedSentences, tagged: list[list[str]]) -> list[dict[str, str]]:
+        """Return the first test sentences, as tagged by the first fit."""
         return [
             {
                 "gold": self.score.written(sentence.words, sentence.tags),
@@ -245,17 +316,16 @@ class Tagging(Task):
         ]
 
 
-def _head(lesson: Lesson, d_model: int) -> nn.Linear:
-    """A linear classifier that starts as the constant predictor of the labels' frequencies."""
-    head = nn.Linear(d_model, len(lesson.names))
+def _head(labelled: LabelledWords, d_model: int) -> nn.Linear:
+    """Return a linear classifier that starts as the constant predictor of the tags' frequencies."""
+    head = nn.Linear(d_model, len(labelled.names))
     nn.init.zeros_(head.weight)
     with torch.no_grad():
-        head.bias.copy_(lesson.labels.bincount().log())
+        head.bias.copy_(labelled.labels.bincount().log())
     return head
 
 
 def _best(scores: Tensor) -> Tensor:
-    """The best class of each word (K,); of equal ones the most frequent in training."""
-    if scores.isnan().any():
-        raise FloatingPointError("scores are not numbers; the model or the fit diverged")
-    return torch.from_numpy(scores.cpu().numpy().argmax(axis=1))  # numpy promises the first of equals
+    """Return the best class of each word (K,), the most frequent one among ties."""
+    require_numbers(scores)
+    return torch.from_numpy(scores.cpu().numpy().argmax(axis=1))  # numpy guarantees the first of ties

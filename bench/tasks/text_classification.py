@@ -1,14 +1,17 @@
-"""Text classification at label budgets: by frozen probe, by fine-tuning, by a probe of every layer.
+"""Text classification at label budgets: by frozen probe, by fine-tuning, or by a probe of every layer.
 
-How good is a strategy with 32 labels, with 128, with all there are, and from how many on does pretraining
-stop helping? Label sets are nested, and balanced as far as the data allow (`bench.tasks.label_budgets`).
-Shapes: N training items, M test items, C classes, S of them seen in training.
+It answers how good a strategy is with 32 labels, with 128, with all available ones, and from how many labels
+on pretraining stops helping. Label sets are nested, and balanced as far as the data allow.
+Shapes: N training items, M test items, T tokens, C classes, S of them seen in training.
 """
 
 import itertools
+import random
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,86 +19,169 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from omegaconf import MISSING
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bench.data.corpora.base import Split
-from bench.errors import ConfigError, DataError
+from bench.errors import DataError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task
-from bench.tasks.label_budgets import Budget, Items, Texts, check_label_budgets, cut, in_turns, sizes
+from bench.tasks.finetune import Tuned, fine_tune
+from bench.tasks.label_budgets import LabelledOptions, failed_fits, fit_spread
 from bench.tasks.probe import (
-    Tuned,
-    Tuning,
     as_attention,
     check_pooling,
     encode,
-    fine_tune,
+    hits,
     layer_features,
     probe,
     text_features,
     trimmed,
 )
 
-PROTOCOLS = ("probe", "finetune", "layers")
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts of the training and the test split by class; the classes of both splits, ordered by name."""
+
+    train: list[list[str]]
+    test: list[list[str]]
+
+    @staticmethod
+    def without_tested(
+        train: Mapping[str, list[str]], test: Mapping[str, list[str]]
+    ) -> tuple["Texts", Counter[str]]:
+        """Leave out training texts that are also test texts; count them and the empty classes."""
+        tested = {text for texts in test.values() for text in texts}
+        names = sorted({*train, *test})
+        kept = Texts(
+            [[text for text in train.get(name, []) if text not in tested] for name in names],
+            [list(test.get(name, [])) for name in names],
+        )
+        lost = sum(map(len, train.values())) - sum(map(len, kept.train))
+        counts = {
+            "training text that is also a test text": lost,
+            "class without training texts": sum(not texts for texts in kept.train),
+            "class without test texts": sum(not texts for texts in kept.test),
+        }
+        return kept, Counter(counts)
+
+    @property
+    def trainable(self) -> list[list[str]]:
+        """The classes that have training texts."""
+        return [texts for texts in self.train if texts]
 
 
 @dataclass(frozen=True)
-class ClassificationOptions(Tuning):
-    """What every text classification declares; `Tuning` is of effect with protocol finetune alone."""
+class LabelledTexts:
+    """Encoded texts, and the classes (N,) of the first N of them.
 
-    protocol: str = MISSING  # probe | finetune | layers
-    attention: str = MISSING  # own | causal | bidirectional: own is the strategy's
-    pooling: str = MISSING  # own | mean | last | first: hidden states to one feature vector
-    # Labelled training items, less what would unbalance the classes; null: max_labels, or all there are.
-    label_budgets: list[int | None] = MISSING
-    max_labels: int = MISSING
-    validation_items: int = MISSING  # out of the training split, at most as many as there are labels
-    test_items: int = MISSING  # at most
+    `all_tokens` (N', T) are the texts of the largest budget, so that frozen features are computed once for
+    all budgets.
+    """
+
+    all_tokens: Tensor
+    labels: Tensor
+
+    @property
+    def tokens(self) -> Tensor:
+        """(N, T)."""
+        return self.all_tokens[: len(self.labels)]
+
+
+@dataclass(frozen=True)
+class BudgetData:
+    """The data of one label budget."""
+
+    train: LabelledTexts
+    validation: LabelledTexts
+    test: LabelledTexts
+    n_classes: int
+
+    @property
+    def n_labels(self) -> int:
+        """The number of labelled training items."""
+        return len(self.train.labels)
+
+    @property
+    def seen(self) -> Tensor:
+        """The classes (S,) that have a training item, in order."""
+        return self.train.labels.unique()
+
+    def hits(self, scores: Tensor, items: LabelledTexts) -> NDArray[np.float64]:
+        """Return the hits (M,) of scores (M, S) for the seen classes; other classes are never predicted."""
+        whole = torch.full((len(scores), self.n_classes), -torch.inf, dtype=torch.float64)
+        whole[:, self.seen] = scores.double().cpu()
+        return hits(whole, items.labels)
+
+    def priors(self) -> Tensor:
+        """Return the log share of each seen class (S,): the scores of a constant predictor."""
+        counts = self.train.labels.bincount(minlength=self.n_classes)[self.seen]
+        return (counts / counts.sum()).log()
+
+    def measured(self, metric: str, correct: NDArray[np.float64]) -> Measured:
+        """Return the mean of hits (M,) or (fits, M) as a metric; chance is the constant predictor's."""
+        constant = self.priors().expand(len(self.test.labels), -1)
+        return Measured(
+            metric,
+            float(correct.mean()),
+            float(self.hits(constant, self.test).mean()),
+            len(self.test.labels),
+            n_labels=self.n_labels,
+        )
+
+
+@dataclass(frozen=True)
+class ClassificationOptions(LabelledOptions):
+    """Options of every text classification.
+
+    A label budget leaves out texts that would unbalance the classes. Validation items come from the training
+    split.
+    """
+
+    protocols = ("probe", "finetune", "layers")
+
+    pooling: str = MISSING  # own | mean | last | first: from hidden states to one feature vector
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.protocol not in PROTOCOLS:
-            raise ConfigError(f"task.*.protocol={self.protocol!r}: choose {', '.join(PROTOCOLS)}")
-        as_attention(self.attention)
         check_pooling(self.pooling)
-        for key in ("max_labels", "validation_items", "test_items"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose 1 or more")
-        check_label_budgets(self.label_budgets, self.max_labels)
 
 
 class TextClassification(Task):
-    """A subclass gives the texts.
+    """Base of text classifications; subclasses implement `examples`.
 
-    Training and validation items are drawn by the run's seed, so that the spread over seeds holds the luck of
-    the draw; strategies of one seed, and all protocols, share them. Test items are the same for all. A
-    training text that is also a test text is left out, and counted.
+    Training and validation items are drawn by the run's seed, so that the spread over seeds includes the
+    draw; all strategies and protocols of one seed share them. Test items are the same for all. Training texts
+    that are also test texts are left out and counted.
 
-    Validation labels come on top of a budget, never more than it has; fine-tuning chooses its rate and state
-    by them, `layers` its layer, and the probe does without.
+    Validation labels are additional to the budget, but never more than it has. Fine-tuning uses them to
+    choose its learning rate and state, `layers` to choose its layer; the probe does not use them.
     """
 
+    Options: ClassVar[type[Any]] = ClassificationOptions
     options: ClassificationOptions
 
     @abstractmethod
     def examples(self, split: Split, setting: Setting) -> Mapping[str, list[str]]:
-        """Texts of the training or the test split by class, in a fixed order."""
+        """Return the texts of the training or the test split by class, in a fixed order."""
 
+    @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
-        """Accuracy at each label budget, the largest first."""
         measure = {"probe": self._probe, "finetune": self._fine_tune, "layers": self._layers}
         return self._outcome(setting, lambda budget: measure[self.options.protocol](model, budget, setting))
 
+    @override
     def ceiling(self, setting: Setting) -> Outcome:
-        """Right wherever the class was seen in training."""
+        """Return the outcome of a model that is right wherever the class was seen in training."""
 
-        def oracle(budget: Budget) -> Outcome:
+        def oracle(budget: BudgetData) -> Outcome:
             scores = F.one_hot(budget.test.labels, budget.n_classes)[:, budget.seen]
             return _accuracy(budget, budget.hits(scores, budget.test))
 
         return self._outcome(setting, oracle)
 
-    def _outcome(self, setting: Setting, measure: Callable[[Budget], Outcome]) -> Outcome:
-        """What is measured at each budget, under names that tell them apart."""
+    def _outcome(self, setting: Setting, measure: Callable[[BudgetData], Outcome]) -> Outcome:
+        """Join the outcomes of all budgets, the largest first."""
         budgets, counts = self._budgets(setting)
         scores: list[Measured] = []
         items: dict[str, NDArray[np.float64]] = {}
@@ -110,7 +196,7 @@ class TextClassification(Task):
 
     # Protocols
 
-    def _probe(self, model: Objective, budget: Budget, setting: Setting) -> Outcome:
+    def _probe(self, model: Objective, budget: BudgetData, setting: Setting) -> Outcome:
         how = as_attention(self.options.attention), self.options.pooling
         train, test = (
             text_features(model, items.all_tokens, *how, cache=setting.cache)[: len(items.labels)]
@@ -119,11 +205,11 @@ class TextClassification(Task):
         scores = probe(train, budget.train.labels, test)
         return _accuracy(budget, budget.hits(scores, budget.test))
 
-    def _layers(self, model: Objective, budget: Budget, setting: Setting) -> Outcome:
-        """The headline is of the layer that validates best, the first of equals.
+    def _layers(self, model: Objective, budget: BudgetData, setting: Setting) -> Outcome:
+        """Probe every layer; the headline is the layer with the best validation accuracy, the first of ties.
 
-        Not of the last layer: that is what `probe` measures, and what a strategy knows may lie below the
-        layers that serve its own predictions. The choice costs no test item.
+        Protocol `probe` measures the last layer. The most useful features may lie below the layers that
+        serve the strategy's own predictions; choosing the layer on validation items costs no test item.
         """
         how = as_attention(self.options.attention), self.options.pooling
         train, validation, test = (
@@ -140,21 +226,16 @@ class TextClassification(Task):
         correct = {"accuracy": correct[f"accuracy_layer_{int(np.argmax(validated))}"], **correct}
         return Outcome([budget.measured(*item) for item in correct.items()], correct)
 
-    def _fine_tune(self, model: Objective, budget: Budget, setting: Setting) -> Outcome:
+    def _fine_tune(self, model: Objective, budget: BudgetData, setting: Setting) -> Outcome:
         fits = self._fits(model, budget, setting)
         correct = np.stack([budget.hits(self._scores(fit, budget.test), budget.test) for fit in fits])
         outcome = _accuracy(budget, correct)
-        spread = float(correct.mean(axis=1).std(ddof=1)) if len(fits) > 1 else None
-        extra = {"accuracy_fit_sd": spread, "failed_fits": sum(fit.failed for fit in fits) / len(fits)}
-        scores = [
-            Measured(name, value, None, len(fits), higher_is_better=False, n_labels=budget.n_labels)
-            for name, value in extra.items()
-            if value is not None
-        ]
-        return replace(outcome, scores=outcome.scores + scores)
+        spread = fit_spread("accuracy", correct.mean(axis=1), budget.n_labels)
+        failed = failed_fits([fit.failed for fit in fits], budget.n_labels)
+        return replace(outcome, scores=[*outcome.scores, *spread, failed])
 
-    def _fits(self, model: Objective, budget: Budget, setting: Setting) -> list[Tuned]:
-        """A linear classifier on the features that starts as the constant predictor."""
+    def _fits(self, model: Objective, budget: BudgetData, setting: Setting) -> list[Tuned]:
+        """Fine-tune with a linear classifier that starts as the constant predictor."""
         how = as_attention(self.options.attention), self.options.pooling
         train, seen = budget.train, budget.seen
 
@@ -185,40 +266,94 @@ class TextClassification(Task):
         )
 
     @torch.no_grad()
-    def _scores(self, fit: Tuned, items: Items) -> Tensor:
+    def _scores(self, fit: Tuned, items: LabelledTexts) -> Tensor:
         how = as_attention(self.options.attention), self.options.pooling
         scores: Tensor = fit.head(text_features(fit.model, items.tokens, *how))
         return scores
 
-    def _budgets(self, setting: Setting) -> tuple[list[Budget], dict[str, int]]:
-        """The budgets, the largest first; what could not count, by reason."""
+    def _budgets(self, setting: Setting) -> tuple[list[BudgetData], dict[str, int]]:
+        """Return the data of each budget, the largest first, and the number of unusable items by reason."""
         options = self.options
         texts, counts = Texts.without_tested(self.examples("train", setting), self.examples("test", setting))
-        held_out, rest = cut(in_turns(texts.train, setting.seed), options.validation_items)
+        held_out, rest = take(in_rounds(texts.train, setting.seed), options.validation_items)
         if len(texts.trainable) < 2 or not any(texts.test) or not any(rest):
             raise DataError(
                 f"{type(self).__name__}: {sum(map(len, texts.train))} training texts of "
                 f"{len(texts.trainable)} classes and {sum(map(len, texts.test))} test texts are too few; "
                 f"lower task.*.validation_items={options.validation_items}, or choose other data"
             )
-        lengths, beyond = sizes(rest, options.label_budgets, options.max_labels)
+        lengths, beyond = budget_sizes(rest, options.label_budgets, options.max_labels)
         counts["label budget beyond the data"] = beyond
-        tested = itertools.chain.from_iterable(in_turns(texts.test, seed=0))
-        pool = _items(cut(rest, lengths[0])[0], setting)
-        validation = _items(held_out, setting)
-        test = _items(list(tested)[: options.test_items], setting)
+        tested = itertools.chain.from_iterable(in_rounds(texts.test, seed=0))
+        pool = _encoded(take(rest, lengths[0])[0], setting)
+        validation = _encoded(held_out, setting)
+        test = _encoded(list(tested)[: options.test_items], setting)
 
-        def first(items: Items, n: int) -> Items:
-            return Items(items.all_tokens, setting.labels(items.labels[:n]))
+        def first(items: LabelledTexts, n: int) -> LabelledTexts:
+            return LabelledTexts(items.all_tokens, setting.labels(items.labels[:n]))
 
-        budgets = [Budget(first(pool, n), first(validation, n), test, len(texts.train)) for n in lengths]
+        budgets = [BudgetData(first(pool, n), first(validation, n), test, len(texts.train)) for n in lengths]
         return budgets, {reason: count for reason, count in counts.items() if count}
 
 
-def _items(part: list[tuple[str, int]], setting: Setting) -> Items:
+Rounds = list[list[tuple[str, int]]]  # of (text, class); a round has one text of every class not used up
+
+
+def in_rounds(texts: Sequence[list[str]], seed: int) -> Rounds:
+    """Shuffle texts given by class, and arrange them in rounds of one text per class.
+
+    After any round the classes are balanced as far as the data allow.
+    """
+    rng = random.Random(seed)  # noqa: S311 - not for cryptography
+    shuffled = [rng.sample(of_class, len(of_class)) for of_class in texts]
+    rounds: Rounds = []
+    for i in range(max(map(len, shuffled), default=0)):
+        texts_of_round = [
+            (of_class[i], label) for label, of_class in enumerate(shuffled) if i < len(of_class)
+        ]
+        rng.shuffle(texts_of_round)
+        rounds.append(texts_of_round)
+    return rounds
+
+
+def take(rounds: Rounds, n: int) -> tuple[list[tuple[str, int]], Rounds]:
+    """Take the complete rounds among the first `n` texts; return them and the rest.
+
+    If the first round has more than `n` texts, its first `n` are taken. Complete rounds keep the classes of a
+    budget equally frequent as long as no class is used up; otherwise a constant predictor would profit from a
+    majority that the draw made.
+
+    >>> rounds = [[("a", 0), ("b", 1)], [("c", 1), ("d", 0)]]
+    >>> take(rounds, 3)
+    ([('a', 0), ('b', 1)], [[('c', 1), ('d', 0)]])
+    >>> take(rounds, 1)
+    ([('a', 0)], [[('b', 1)], [('c', 1), ('d', 0)]])
+    """
+    ends = list(itertools.accumulate(map(len, rounds)))
+    whole = sum(end <= n for end in ends)
+    if whole or not rounds:
+        return list(itertools.chain.from_iterable(rounds[:whole])), rounds[whole:]
+    return rounds[0][:n], [rounds[0][n:], *rounds[1:]]
+
+
+def budget_sizes(rounds: Rounds, budgets: Sequence[int | None], most: int) -> tuple[list[int], int]:
+    """Return the number of texts of each budget, the largest first, and how many budgets exceed the data.
+
+    Those are replaced by the largest possible one, which has `most` texts, or all available ones.
+
+    >>> rounds = [[("a", 0), ("b", 1)], [("c", 1), ("d", 0)], [("e", 0)]]
+    >>> budget_sizes(rounds, [3, 100, None], most=200)
+    ([5, 2], 1)
+    """
+    available = sum(map(len, rounds))
+    found = {len(take(rounds, most if n is None else n)[0]) for n in budgets}
+    return sorted(found, reverse=True), sum(n is not None and n > available for n in budgets)
+
+
+def _encoded(part: list[tuple[str, int]], setting: Setting) -> LabelledTexts:
     tokens = encode([text for text, _ in part], setting.tokenizer, setting.sequence_length)
-    return Items(tokens, torch.tensor([label for _, label in part]))
+    return LabelledTexts(tokens, torch.tensor([label for _, label in part]))
 
 
-def _accuracy(budget: Budget, correct: NDArray[np.float64]) -> Outcome:
+def _accuracy(budget: BudgetData, correct: NDArray[np.float64]) -> Outcome:
     return Outcome([budget.measured("accuracy", correct)], {"accuracy": correct})

@@ -1,8 +1,8 @@
-"""Words and their states: sentences -> windows of ids -> one vector per word.
+"""States of words: sentences -> windows of ids -> one vector per word.
 
-A sentence is read as its words with single spaces between them, as in pretraining text, and a token belongs
-to the word that its last character lies in. A sentence that is too long for the model is read in several
-windows; each word is read in exactly one of them, none is dropped.
+A sentence is encoded as its words joined by single spaces, as in pretraining text; a token belongs to the
+word that contains the token's last character. A sentence that is too long for the model is read in several
+windows. Each word is read in exactly one of them; none is dropped.
 Shapes: S sentences, K words in all of them, W windows of at most T ids, D width.
 """
 
@@ -22,15 +22,16 @@ NOT_READ = -1
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Sentences as a model reads them.
+class WordWindows:
+    """Encoded sentences.
 
     Attributes:
-        tokens: (W, T) ids, each window closed by EOS and padded on the right.
-        owner: (W, T) the word, counted over all sentences, to whose state a token adds; `NOT_READ` for none.
-        sentence: (W,) the sentence that a window is of.
-        starts: (S + 1,) where each sentence starts among all words; the last is K.
-        has_state: (K,) False for a word that the tokenizer leaves nothing of.
+        tokens: (W, T) ids; each window ends with EOS and is padded on the right.
+        owner: (W, T) the word whose state a token contributes to, counted over all sentences; `NOT_READ` for
+            none.
+        sentence: (W,) the sentence of a window.
+        starts: (S + 1,) index of each sentence's first word among all words; the last is K.
+        has_state: (K,) False for a word that the tokenizer leaves no token of.
     """
 
     tokens: Tensor
@@ -47,16 +48,15 @@ def windows(
     *,
     first_only: bool,
     context_share: float,
-) -> Windows:
-    """Encode words.
+) -> WordWindows:
+    """Encode sentences given as words.
 
     Args:
-        sentences: the words of each.
-        length: ids in a window at most, with its EOS.
-        first_only: a word's state is that of its first token; else the mean over its tokens. Of a word
-            that is longer than a window, the tokens that fit into it.
-        context_share: of a window, ids of the window before that a further one starts with, read again so
-            that its first words have a left context.
+        length: the largest number of ids in a window, its EOS included.
+        first_only: the state of a word is that of its first token instead of the mean over its tokens. Of a
+            word that is longer than a window, only the tokens that fit are used.
+        context_share: share of a window that repeats the end of the previous window of the same sentence, so
+            that its first new words have a left context.
     """
     encodings = tokenizer.encode_batch([" ".join(words) for words in sentences], add_special_tokens=False)
     starts = np.cumsum([0, *map(len, sentences)])
@@ -74,11 +74,12 @@ def windows(
     owner = torch.tensor([read + [NOT_READ] * (width - len(read)) for _, _, read in rows])
     has_state = torch.zeros(int(starts[-1]), dtype=torch.bool)
     has_state[owner[owner != NOT_READ]] = True
-    return Windows(tokens, owner, torch.tensor([s for s, _, _ in rows]), torch.from_numpy(starts), has_state)
+    sentence = torch.tensor([s for s, _, _ in rows])
+    return WordWindows(tokens, owner, sentence, torch.from_numpy(starts), has_state)
 
 
 def _owners(words: Sequence[str], encoding: Encoding) -> list[int]:
-    """The word of each token; `NOT_READ` for one that is only the space between words."""
+    """Return the word of each token; `NOT_READ` for a token that is only the space between words."""
     at: list[int] = []  # the word at each character
     for i, word in enumerate(words):
         at += [i] * len(word) + [NOT_READ]
@@ -86,30 +87,30 @@ def _owners(words: Sequence[str], encoding: Encoding) -> list[int]:
 
 
 def _cuts(owner: list[int], room: int, context_share: float) -> list[tuple[int, int, int]]:
-    """Windows of a sentence: where the context begins, the first token that is new, and the end."""
+    """Return the windows of a sentence: where the context begins, the first new token, and the end."""
     ends = [i + 1 for i in range(len(owner)) if i + 1 == len(owner) or _starts_word(owner, i + 1)]
     cuts: list[tuple[int, int, int]] = []
     first = 0
     while first < len(owner):
         begin = max(0, first - int(context_share * room))
         word_end = min(end for end in ends if end > first)
-        if word_end > begin + room:  # a long word: rather the whole of it than a context
+        if word_end > begin + room:  # a long word: reading all of it matters more than its context
             begin = first
         stop = max((end for end in ends if first < end <= begin + room), default=begin + room)
         cuts.append((begin, first, stop))
-        first = max(stop, word_end)  # of a word longer than a window, the rest is not read
+        first = max(stop, word_end)  # the rest of a word that is longer than a window is not read
     return cuts
 
 
 def _starts_word(owner: list[int], i: int) -> bool:
-    """Does a window that ends before token i leave every word whole? A space goes with the word after it."""
+    """Return whether ending a window before token i cuts no word. A space belongs to the next word."""
     return owner[i - 1] not in (owner[i], NOT_READ)
 
 
 def read_words(
     model: Objective, tokens: Tensor, owner: Tensor, attention: Attention
 ) -> tuple[Tensor, Tensor]:
-    """States of the words in some windows.
+    """Compute the states of the words in some windows.
 
     Returns:
         The words, counted over all sentences, ascending (k,) on CPU, and their states (k, D).
@@ -124,8 +125,8 @@ def read_words(
 
 
 @torch.no_grad()
-def all_words(model: Objective, text: Windows, attention: Attention) -> Tensor:
-    """Frozen states (K, D) of all words, in batches of windows of similar length; NaN where there is none."""
+def all_words(model: Objective, text: WordWindows, attention: Attention) -> Tensor:
+    """Return frozen states (K, D) of all words, in batches of similar length; NaN for words without one."""
     model.eval()
     states = torch.full((len(text.has_state), model.shapes.model.d_model), torch.nan, device=model.device)
     lengths = (text.tokens != PAD).sum(dim=1)

@@ -29,10 +29,10 @@ from bench.objectives.scratch import Scratch
 from bench.tasks import probe
 from bench.tasks.audit import Constant
 from bench.tasks.base import InapplicableError, Outcome, Setting, Task
-from bench.tasks.feature_cache import FeatureCache
 from bench.tasks.generation import token_shares
 from bench.tasks.library import MASKED, Library
-from bench.tasks.sentence_polarity import SentencePolarity
+from bench.tasks.nltk_classification import SentencePolarity
+from bench.tasks.probe import FeatureCache
 
 TOY_TASKS = Path(__file__).parents[1] / "helpers" / "toy_tasks"
 NODES: dict[str, dict[str, Any]] = {}

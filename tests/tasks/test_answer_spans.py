@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torchmetrics.functional.text import squad as torchmetrics_squad
 
 from bench.data.tokenizer import EOS, PAD, train_tokenizer
-from bench.tasks.answer_windows import Windows, best_spans, cut, token_span
+from bench.tasks.answer_spans import ContextWindows, best_spans, cut_windows, token_span
 from bench.tasks.answers import Golds, Question, normalised
 
 # Scores: cases worked by hand from the definitions in evaluate-v2.0.py
@@ -113,8 +113,8 @@ def test_a_span_that_no_token_holds_is_nowhere():
     assert token_span(np.array([[0, 2], [5, 7]]), None) == (-1, -1)
 
 
-def cut_toy(tokenizer: Tokenizer, questions: list[Question], length: int = 16) -> Windows:
-    return cut(questions, tokenizer, length, max_question_tokens=4, step_share=0.5)
+def cut_toy(tokenizer: Tokenizer, questions: list[Question], length: int = 16) -> ContextWindows:
+    return cut_windows(questions, tokenizer, length, max_question_tokens=4, step_share=0.5)
 
 
 def test_a_window_is_a_question_and_a_part_of_its_context(tokenizer: Tokenizer):
@@ -142,9 +142,9 @@ def test_a_short_span_is_whole_in_some_window(tokenizer: Tokenizer):
     room = int(windows.length.max())
     n = len(windows.offsets[0])
     for size in (1, 2, room - room // 2 + 1):
-        assert all(windows.n_parted(torch.tensor([[i, i + size - 1]])) == 0 for i in range(n - size + 1))
-    assert windows.n_parted(torch.tensor([[0, room]])) == 1
-    assert windows.n_parted(torch.tensor([[-1, -1]])) == 0
+        assert all(windows.n_split(torch.tensor([[i, i + size - 1]])) == 0 for i in range(n - size + 1))
+    assert windows.n_split(torch.tensor([[0, room]])) == 1
+    assert windows.n_split(torch.tensor([[-1, -1]])) == 0
 
 
 def test_a_window_without_the_answer_points_to_its_end(tokenizer: Tokenizer):
@@ -157,9 +157,9 @@ def test_a_window_without_the_answer_points_to_its_end(tokenizer: Tokenizer):
 # The best span
 
 
-def two_windows() -> Windows:
+def two_windows() -> ContextWindows:
     """A context of five tokens: 0 to 3 and 2 to 4."""
-    return Windows(
+    return ContextWindows(
         tokens=torch.ones(2, 6, dtype=torch.long),
         item=torch.tensor([0, 0]),
         column=torch.tensor([1, 1]),
@@ -208,5 +208,5 @@ def test_no_span_runs_from_one_window_into_another():
 
 
 def test_a_logit_that_is_no_number_is_an_error():
-    with pytest.raises(FloatingPointError, match="not numbers"):
+    with pytest.raises(FloatingPointError, match="NaN"):
         best([[float("nan")] * 5, NONE], [NONE, NONE])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.tasks.cider import cider_d, words
+from bench.tasks.captioning import cider_d, words
 
 CANDIDATES = [
     "a cat sits on the mat",

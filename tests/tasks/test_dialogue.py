@@ -23,10 +23,19 @@ from bench.errors import ConfigError, DataError, InapplicableError, InterruptedR
 from bench.objectives.base import Objective
 from bench.objectives.likelihood import wanted
 from bench.objectives.scratch import Scratch
-from bench.tasks import dialogues
+from bench.tasks import dialogue
 from bench.tasks.base import Setting, Task
-from bench.tasks.dialogue import DialogueFitted, DialogueLikelihood, harmonic, of_split, reciprocal_ranks
-from bench.tasks.dialogues import Exchange, candidates, normal, read_exchanges
+from bench.tasks.dialogue import (
+    DialogueFitted,
+    DialogueLikelihood,
+    Exchange,
+    candidates,
+    harmonic,
+    normal,
+    of_split,
+    read_exchanges,
+    reciprocal_ranks,
+)
 
 VOCABULARY, LENGTH = 300, 40
 
@@ -57,7 +66,7 @@ def conversations() -> Iterator[list[str]]:
 @pytest.fixture(autouse=True)
 def _toy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "real" not in request.node.name:
-        monkeypatch.setitem(dialogues.CORPORA, "overheard", conversations)
+        monkeypatch.setitem(dialogue.CORPORA, "overheard", conversations)
 
 
 SHARED = {"corpus": "overheard", "context_turns": 3, "n_candidates": 10, "test_items": 300}
@@ -230,7 +239,7 @@ def test_what_does_not_fit_is_cut_alike_for_all_candidates(setting: Setting, mon
         for i in range(200):
             yield [f"{i} " * 40, f"{i}" * (1 + i % 40)]
 
-    monkeypatch.setitem(dialogues.CORPORA, "overheard", long)
+    monkeypatch.setitem(dialogue.CORPORA, "overheard", long)
     widths = []
 
     class Asked(Even):
@@ -297,7 +306,7 @@ def test_candidates_are_the_same_every_time_and_differ_in_words():
 
 def test_exchanges_are_read_turn_by_turn_and_once(monkeypatch: pytest.MonkeyPatch):
     said = [["a", "b", "c", "d"], ["A!", "b."], [], ["alone"], ["e", "..."]]
-    monkeypatch.setitem(dialogues.CORPORA, "overheard", lambda: iter(said))
+    monkeypatch.setitem(dialogue.CORPORA, "overheard", lambda: iter(said))
     found, left_out = read_exchanges("overheard", context_turns=2)
     assert found == [
         Exchange(("a",), "b", "a"),

@@ -22,9 +22,9 @@ from bench.errors import ConfigError, DataError, InapplicableError, InterruptedR
 from bench.objectives.sampling import Sampling, ended, unigram_texts
 from bench.objectives.scratch import Scratch
 from bench.tasks.base import Outcome, Setting
-from bench.tasks.diversity import distinct, repetition, self_bleu, words
 from bench.tasks.generation import Generation, continuations, token_shares, training_texts
 from bench.tasks.meter import Meter
+from bench.tasks.text_metrics import distinct, repetition, self_bleu, words
 
 BYTES_ONLY = schema.Tokenizer(vocab_size=MIN_VOCAB_SIZE, train_bytes=2000)  # one token a byte
 P, N = 10, 30

@@ -22,8 +22,15 @@ from bench.objectives.base import Objective
 from bench.objectives.likelihood import wanted
 from bench.objectives.scratch import Scratch
 from bench.tasks.base import Outcome, Setting
-from bench.tasks.corruptions import RULES, Pair, corrupted, sentences
-from bench.tasks.minimal_pairs import MinimalPairs, held_out_sentences, read_blimp
+from bench.tasks.minimal_pairs import (
+    RULES,
+    MinimalPairs,
+    Pair,
+    corrupted,
+    held_out_sentences,
+    read_blimp,
+    sentences,
+)
 
 VOCABULARY, LENGTH = 300, 96
 # A line as BLiMP has it (adjunct_island.jsonl), with all of its fields.

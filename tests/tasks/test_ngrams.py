@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.tasks.ngrams import END, MAX_ORDER, N_BYTES, ByteNGrams, Level, fit, perplexity
+from bench.tasks.text_metrics import END, MAX_ORDER, N_BYTES, ByteNGrams, Level, fit_byte_ngrams, perplexity
 
 TEXTS = ["abracadabra", "abra cad", "cadabra abra"]
 DISCOUNT = 0.3
@@ -41,10 +41,10 @@ def nltk_model(texts: list[str], order: int) -> Any:
 
 @pytest.mark.parametrize("order", [2, 3, 4])
 def test_probabilities_are_those_of_nltk(order: int):
-    model, theirs = fixed(fit(TEXTS, order)), nltk_model(TEXTS, order)
+    model, theirs = fixed(fit_byte_ngrams(TEXTS, order)), nltk_model(TEXTS, order)
     context = "\0" * order + "abra"
     text = "cadabra dab"
-    found = model.nats("abra", text, is_closed=True)
+    found = model.nll("abra", text, is_closed=True)
     whole = context + text + "\0"
     expected = [
         theirs.unmasked_score(whole[i], tuple(whole[i - order + 1 : i]))
@@ -55,19 +55,19 @@ def test_probabilities_are_those_of_nltk(order: int):
 
 @pytest.mark.parametrize("before", ["abra", "dab", "", "xyz"])
 def test_the_probabilities_of_all_next_bytes_sum_to_one(before: str):
-    model = fit(TEXTS, 4)
+    model = fit_byte_ngrams(TEXTS, 4)
     ascii_bytes = [chr(i) for i in range(1, 128)]
-    seen = sum(float(np.exp(-model.nats(before, char, is_closed=False))[0]) for char in ascii_bytes)
-    end = float(np.exp(-model.nats(before, "", is_closed=True))[0])
-    unseen = model.nats(before, "é", is_closed=False)[0]  # its first byte occurs nowhere, like 127 others
+    seen = sum(float(np.exp(-model.nll(before, char, is_closed=False))[0]) for char in ascii_bytes)
+    end = float(np.exp(-model.nll(before, "", is_closed=True))[0])
+    unseen = model.nll(before, "é", is_closed=False)[0]  # its first byte occurs nowhere, like 127 others
     assert seen + end + 128 * np.exp(-unseen) == pytest.approx(1)
 
 
 def test_one_byte_by_hand():
     # "0a0a0": five bytes, 0 three times. Order one: both bytes occur more than once, hence a discount of 1/2.
-    model = fit(["a", "a"], 1)
+    model = fit_byte_ngrams(["a", "a"], 1)
     floor = 0.5 * 2 / 5 / N_BYTES
-    assert np.exp(-model.nats("", "az", is_closed=True)) == pytest.approx(
+    assert np.exp(-model.nll("", "az", is_closed=True)) == pytest.approx(
         [1.5 / 5 + floor, floor, 2.5 / 5 + floor]
     )
 
@@ -75,9 +75,9 @@ def test_one_byte_by_hand():
 def test_what_was_read_is_likelier_than_the_same_words_in_another_order():
     texts = [f"the {a} of the {b} is a {a}\n" for a in ("cat", "dog", "emu") for b in ("day", "sea", "sun")]
     for order in range(2, MAX_ORDER + 1):
-        model = fit(texts, order)
+        model = fit_byte_ngrams(texts, order)
         scored = [
-            perplexity(np.array([model.nats("the", text, is_closed=True).mean()]))
+            perplexity(np.array([model.nll("the", text, is_closed=True).mean()]))
             for text in (
                 " cat of the sea is a cat\n",
                 " cat cat sea of is a the\n",
@@ -88,10 +88,10 @@ def test_what_was_read_is_likelier_than_the_same_words_in_another_order():
 
 
 def test_only_the_last_bytes_before_a_text_matter():
-    model = fit(TEXTS, 4)
-    a, b = (model.nats(before, "cada", is_closed=True) for before in ("xxabra", "bra"))
+    model = fit_byte_ngrams(TEXTS, 4)
+    a, b = (model.nll(before, "cada", is_closed=True) for before in ("xxabra", "bra"))
     np.testing.assert_array_equal(a, b)
-    assert (model.nats("cad", "cada", is_closed=True) != b).any()
+    assert (model.nll("cad", "cada", is_closed=True) != b).any()
 
 
 def test_perplexity_is_the_geometric_mean_over_texts():
@@ -99,7 +99,7 @@ def test_perplexity_is_the_geometric_mean_over_texts():
 
 
 def test_texts_have_their_ends_counted_and_long_orders_fit_into_a_key():
-    model = fit(["\x7f" * 20], MAX_ORDER)
+    model = fit_byte_ngrams(["\x7f" * 20], MAX_ORDER)
     top: Level = model.levels[-1]
     assert top.counts.sum() == 20 + 2 * len(END) - MAX_ORDER + 1
     assert [int(g) for g in top.grams] == sorted(int(g) for g in top.grams)

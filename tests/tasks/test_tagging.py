@@ -23,10 +23,9 @@ from bench.errors import ConfigError, DataError
 from bench.objectives.base import Attention, Shapes
 from bench.objectives.scratch import Scratch
 from bench.tasks.base import Setting, Task
-from bench.tasks.tagged import Sentence
-from bench.tasks.tagging import Tagging
-from bench.tasks.word_probe import says_something
-from bench.tasks.word_states import NOT_READ, Windows, all_words, windows
+from bench.tasks.probe import beats_tag_frequencies
+from bench.tasks.tagging import Sentence, Tagging
+from bench.tasks.word_states import NOT_READ, WordWindows, all_words, windows
 
 WORDS = ["saw", "Ann", "Lee", "in", "Rome", "and", "left", "¤", "extraordinarily"]
 TAG_OF = {"Ann": "B-PER", "Lee": "I-PER", "Rome": "B-LOC"}
@@ -39,7 +38,7 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer([" ".join(WORDS)] * 3, 270)
 
 
-def toy_windows(tokenizer: Tokenizer, sentences: list[list[str]], **changes: Any) -> Windows:
+def toy_windows(tokenizer: Tokenizer, sentences: list[list[str]], **changes: Any) -> WordWindows:
     options = {"first_only": False, "context_share": 0.25} | changes
     return windows(sentences, tokenizer, LENGTH, **options)
 
@@ -234,11 +233,11 @@ def test_a_probe_of_nothing_is_the_constant_where_no_tag_has_the_most(
     assert unchecked.value != checked.value
 
 
-def test_a_state_that_tells_the_tag_says_something():
+def test_a_state_that_tells_the_tag_beats_tag_frequencies():
     labels = torch.arange(60) % 3
-    assert says_something(F.one_hot(labels).float(), labels, 0.2)
-    assert not says_something(torch.ones(60, 3), labels, 0.2)
-    assert not says_something(F.one_hot(labels).float(), labels * 0, 0.2)  # one tag: nothing to learn
+    assert beats_tag_frequencies(F.one_hot(labels).float(), labels, 0.2)
+    assert not beats_tag_frequencies(torch.ones(60, 3), labels, 0.2)
+    assert not beats_tag_frequencies(F.one_hot(labels).float(), labels * 0, 0.2)  # one tag: nothing to learn
 
 
 def test_chance_is_what_a_constant_says_of_every_word(setting: Setting, monkeypatch: pytest.MonkeyPatch):
@@ -272,7 +271,7 @@ def test_a_score_is_made_of_its_items_at_every_budget(setting: Setting, monkeypa
 
 def test_a_budget_is_a_prefix_of_the_seeds_draw(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     few, many, other = (
-        toy_task(monkeypatch)._part("train", n, replace(setting, seed=seed)).sentences
+        toy_task(monkeypatch)._draw("train", n, replace(setting, seed=seed)).sentences
         for n, seed in ((5, 0), (50, 0), (50, 1))
     )
     assert few == many[:5]

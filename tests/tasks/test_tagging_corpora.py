@@ -115,7 +115,7 @@ def test_an_official_file_that_is_missing_is_named(corpora: Path):
 def test_a_language_without_files_is_named():
     with pytest.raises(ConfigError) as caught:
         task("ner_conll2002_es", language="de")
-    assert_one_line(caught.value, "language='de'", "es or nl")
+    assert_one_line(caught.value, "language='de'", "es, nl")
 
 
 # IE-ER

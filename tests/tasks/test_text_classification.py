@@ -21,12 +21,19 @@ from bench.errors import ConfigError, DataError
 from bench.objectives.base import Attention, Objective
 from bench.tasks import text_classification
 from bench.tasks.base import Outcome, Setting
-from bench.tasks.feature_cache import FeatureCache
-from bench.tasks.label_budgets import Budget, Items, Texts, cut, in_turns, sizes
-from bench.tasks.movie_reviews import MovieReviews
-from bench.tasks.probe import Tuned
-from bench.tasks.question_classes import QuestionClasses
-from bench.tasks.text_classification import ClassificationOptions, TextClassification
+from bench.tasks.finetune import Tuned
+from bench.tasks.nltk_classification import MovieReviews, QuestionClasses
+from bench.tasks.probe import FeatureCache
+from bench.tasks.text_classification import (
+    BudgetData,
+    ClassificationOptions,
+    LabelledTexts,
+    TextClassification,
+    Texts,
+    budget_sizes,
+    in_rounds,
+    take,
+)
 
 ALL: dict[Split, dict[str, int]] = {split: {"a": 40, "b": 40, "c": 40} for split in SPLITS}
 OPTIONS: dict[str, Any] = {
@@ -82,20 +89,20 @@ def values(outcome: Outcome, metric: str = "accuracy") -> dict[int | None, float
 
 
 def test_turns_deal_out_every_text_once_and_are_balanced_while_they_can_be():
-    turns = in_turns([["a1", "a2", "a3"], ["b1"], ["c1", "c2"]], seed=0)
-    assert [sorted(label for _, label in turn) for turn in turns] == [[0, 1, 2], [0, 2], [0]]
-    assert sorted(text for turn in turns for text, _ in turn) == ["a1", "a2", "a3", "b1", "c1", "c2"]
-    assert turns == in_turns([["a1", "a2", "a3"], ["b1"], ["c1", "c2"]], seed=0)
-    assert len({str(in_turns([list("abcdef"), list("ghijkl")], seed=seed)) for seed in range(5)}) == 5
+    rounds = in_rounds([["a1", "a2", "a3"], ["b1"], ["c1", "c2"]], seed=0)
+    assert [sorted(label for _, label in turn) for turn in rounds] == [[0, 1, 2], [0, 2], [0]]
+    assert sorted(text for turn in rounds for text, _ in turn) == ["a1", "a2", "a3", "b1", "c1", "c2"]
+    assert rounds == in_rounds([["a1", "a2", "a3"], ["b1"], ["c1", "c2"]], seed=0)
+    assert len({str(in_rounds([list("abcdef"), list("ghijkl")], seed=seed)) for seed in range(5)}) == 5
 
 
 def test_a_cut_takes_whole_turns_and_loses_nothing():
-    turns = in_turns([list("abcd"), list("efg")], seed=0)
+    rounds = in_rounds([list("abcd"), list("efg")], seed=0)
     for n in range(9):
-        first, rest = cut(turns, n)
+        first, rest = take(rounds, n)
         assert len(first) == [0, 1, 2, 2, 4, 4, 6, 7, 7][n]
-        assert first + [item for turn in rest for item in turn] == [item for turn in turns for item in turn]
-    assert cut([], 3) == ([], [])
+        assert first + [item for turn in rest for item in turn] == [item for turn in rounds for item in turn]
+    assert take([], 3) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -112,7 +119,7 @@ def test_a_cut_takes_whole_turns_and_loses_nothing():
 def test_budgets_are_whole_turns_and_those_beyond_the_data_are_counted(
     budgets: list[int | None], most: int, expected: tuple[list[int], int]
 ):
-    assert sizes(in_turns([list("abcd"), list("efg")], seed=0), budgets, most) == expected
+    assert budget_sizes(in_rounds([list("abcd"), list("efg")], seed=0), budgets, most) == expected
 
 
 def test_budgets_are_nested_balanced_and_apart_from_validation_and_test(setting: Setting):
@@ -208,10 +215,10 @@ def test_options_out_of_range_name_their_key(changes: dict[str, Any]):
 # What counts
 
 
-def budget_of(labels: list[int], test: list[int], n_classes: int) -> Budget:
+def budget_of(labels: list[int], test: list[int], n_classes: int) -> BudgetData:
     nothing = torch.zeros(0, 1)
-    train, held_out = (Items(nothing, torch.tensor(classes)) for classes in (labels, test))
-    return Budget(train, held_out, held_out, n_classes)
+    train, held_out = (LabelledTexts(nothing, torch.tensor(classes)) for classes in (labels, test))
+    return BudgetData(train, held_out, held_out, n_classes)
 
 
 def test_a_class_that_was_not_seen_is_never_chosen():
@@ -266,7 +273,7 @@ def test_every_protocol_fits_to_the_same_items_at_a_budget(
     seen: list[Tensor] = []
     for name in ("_probe", "_layers", "_fine_tune"):
 
-        def watched(self: Toy, model: Objective, budget: Budget, setting: Setting) -> Outcome:
+        def watched(self: Toy, model: Objective, budget: BudgetData, setting: Setting) -> Outcome:
             seen.append(torch.cat([budget.train.tokens[:12].flatten(), budget.train.labels[:12]]))
             return Outcome([])
 
@@ -348,7 +355,7 @@ def test_fits_are_averaged_and_their_spread_and_failures_told(
     fits = [Tuned(model, nn.Identity(), 1e-2, 12, 0.5, failed) for failed in (False, False, True)]
     right = [(0, 1, 2), (0, 0, 0), (1, 2, 0)]
 
-    def scores(self: Toy, fit: Tuned, items: Items) -> Tensor:
+    def scores(self: Toy, fit: Tuned, items: LabelledTexts) -> Tensor:
         chosen = torch.tensor(right[fits.index(fit)])[items.labels]
         return torch.eye(3)[chosen]
 

@@ -17,8 +17,8 @@ from bench.errors import ConfigError
 from bench.objectives.base import Objective
 from bench.tasks import finetune
 from bench.tasks.base import Setting
-from bench.tasks.descent import descend
-from bench.tasks.probe import Tuned, Tuning, fine_tune, hits, text_features
+from bench.tasks.finetune import Tuned, Tuning, descend, fine_tune
+from bench.tasks.probe import hits, text_features
 
 D = SHAPES.model.d_model
 Row = list[float | None]

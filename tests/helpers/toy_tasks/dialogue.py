@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.tasks import dialogues
+from bench.tasks import dialogue
 from bench.tasks.base import Task
 
 QUICK = {"test_items": 6, "train_items": 20, "n_candidates": 4, "samples": 2}
@@ -17,5 +17,5 @@ def conversations() -> Iterator[list[str]]:
 
 
 def install(tasks: list[type[Task]], monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    for name in dialogues.CORPORA:
-        monkeypatch.setitem(dialogues.CORPORA, name, conversations)
+    for name in dialogue.CORPORA:
+        monkeypatch.setitem(dialogue.CORPORA, name, conversations)

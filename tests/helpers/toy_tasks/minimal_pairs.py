@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.tasks.base import Setting, Task
-from bench.tasks.corruptions import Pair
-from bench.tasks.minimal_pairs import MinimalPairs
+from bench.tasks.minimal_pairs import MinimalPairs, Pair
 
 QUICK = {"pairs_per_uid": 8, "samples": 2}
 

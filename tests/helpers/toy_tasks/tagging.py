@@ -7,8 +7,7 @@ import pytest
 
 from bench.data.corpora.base import Split
 from bench.tasks.base import Task
-from bench.tasks.tagged import Sentence
-from bench.tasks.tagging import Tagging
+from bench.tasks.tagging import Sentence, Tagging
 
 QUICK: dict[str, Any] = {}  # those of text classification do
 TEXT = ["saw/O", "Ann/B-PER", "Lee/I-PER", "in/O", "Rome/B-LOC", "and/O", "left/O"]
