@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from omegaconf import MISSING
 from scipy.special import gammaln
 
-from bench.data.corpora.base import Planted
 from bench.data.corpora.canaries import spell
+from bench.data.planting import Planted
 from bench.errors import ConfigError, DataError, InapplicableError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task
