@@ -83,7 +83,7 @@ LIGHT = [
 ] + [
     f"bench.{name}"
     for name in (
-        *("data.prepare", "data.tokens", "data.pairs", "data.shards", "models.flops", "models.capacity"),
+        *("data.prepare", "data.pairs", "data.shards", "models.flops", "models.capacity"),
         *("models.api_client", "models.echo", "training.branching", "training.memory"),
     )
 ]

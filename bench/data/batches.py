@@ -1,8 +1,8 @@
-"""tokens -> batches: batch i is a pure function of (seed, i), so nothing needs saving to resume.
+"""tokens -> batches. Batch i is a pure function of (seed, i), so resuming needs no saved state.
 
-Row n of a run is position n mod N of a fresh permutation of the N unique rows for each epoch n div N.
-A step takes the next rows for all ranks together, corrupts them with the step's own generator and hands
-each rank its slice: the number of ranks and of loader workers cannot change what is trained on.
+Row n of a run is entry n mod N of a new permutation of the N unique rows, drawn for epoch n div N. A step
+takes the next rows for all ranks together, corrupts them with the step's own generator and gives each rank
+its slice. The numbers of ranks and loader workers therefore do not change the training data.
 """
 
 import multiprocessing
@@ -18,12 +18,12 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from bench.data.pairs import PairArray
-from bench.data.tokens import TokenArray
+from bench.data.shards import TokenArray
 from bench.errors import ConfigError
 
 Batch = dict[str, torch.Tensor]
 Corrupt = Callable[[Batch, torch.Generator, float], Batch]  # `Objective.corrupt_at`
-VALIDATION_SEED = 0  # every run of a study is validated on the same rows, hidden in the same way
+VALIDATION_SEED = 0  # every run of a study is validated on the same rows with the same corruption
 
 
 class Rows(Protocol):
@@ -32,12 +32,12 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: NDArray[np.int64]) -> Batch:
-        """The rows at `indices`, stacked."""
+        """Return the rows at `indices`, stacked."""
         ...
 
 
 class TextRows:
-    """Token sequences of fixed length, cut from the packed documents one after another."""
+    """Consecutive token sequences of fixed length, cut from the packed documents."""
 
     def __init__(self, tokens: TokenArray, sequence_length: int) -> None:
         self.tokens, self.length = tokens, sequence_length
@@ -46,13 +46,13 @@ class TextRows:
         return self.tokens.n_tokens // self.length
 
     def read(self, indices: NDArray[np.int64]) -> Batch:
-        """{"tokens": (B, T)}."""
+        """Return {"tokens": (B, T)}."""
         rows = [self.tokens.read(i * self.length, (i + 1) * self.length) for i in indices.tolist()]
         return {"tokens": torch.from_numpy(np.stack(rows).astype(np.int64))}
 
 
 class PairRows:
-    """Images with their captions. S pixels a side, L tokens a caption."""
+    """Images of S x S pixels with captions of L tokens."""
 
     def __init__(self, pairs: PairArray) -> None:
         self.pairs = pairs
@@ -61,22 +61,19 @@ class PairRows:
         return len(self.pairs)
 
     def read(self, indices: NDArray[np.int64]) -> Batch:
-        """{"images": (B, S, S, 3) uint8, "captions": (B, L)}."""
+        """Return {"images": (B, S, S, 3) uint8, "captions": (B, L)}."""
         images, captions = self.pairs.images[indices], self.pairs.captions[indices]
         return {"images": torch.from_numpy(images), "captions": torch.from_numpy(captions.astype(np.int64))}
 
     def all(self) -> Batch:
-        """All pairs, in order."""
+        """Return all pairs, in order."""
         return self.read(np.arange(len(self)))
 
 
 def row_indices(seed: int, step: int, rows_per_step: int, n_rows: int) -> NDArray[np.int64]:
-    """The unique rows of one step: (rows_per_step,) indices below n_rows."""
-    stream = np.arange(step * rows_per_step, (step + 1) * rows_per_step)
-    epochs, positions = np.divmod(stream, n_rows)
-    return np.array(
-        [_order(seed, e, n_rows)[p] for e, p in zip(epochs.tolist(), positions.tolist(), strict=True)]
-    )
+    """Return the unique rows of one step: (rows_per_step,) indices below n_rows."""
+    stream = range(step * rows_per_step, (step + 1) * rows_per_step)
+    return np.array([_order(seed, n // n_rows, n_rows)[n % n_rows] for n in stream])
 
 
 @lru_cache(maxsize=4)
@@ -87,7 +84,7 @@ def _order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
 def make_batch(
     rows: Rows, corrupt: Corrupt, *, seed: int, step: int, rows_per_step: int, progress: float
 ) -> Batch:
-    """The whole batch of one step, over all ranks: a pure function of its arguments."""
+    """Return the batch of one step for all ranks, a pure function of the arguments."""
     clean = rows.read(row_indices(seed, step, rows_per_step, len(rows)))
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
     return corrupt(clean, generator, progress)
@@ -95,7 +92,7 @@ def make_batch(
 
 @dataclass(frozen=True)
 class Stream(IterableDataset[Batch]):
-    """Steps `start` to `stop` of a run, this rank's slice of each."""
+    """This rank's slices of the batches of steps `start` to `stop`."""
 
     rows: Rows
     corrupt: Corrupt
@@ -124,9 +121,9 @@ class Stream(IterableDataset[Batch]):
 
 
 def loader(stream: Stream, workers: int, device: torch.device) -> DataLoader[Batch]:
-    """Its batches, made ahead by so many processes, ready to be copied to a GPU while it computes.
+    """Return a loader whose batches are made in advance by `workers` processes.
 
-    Forked where that can be: under a forkserver they would be its children, and outlive a run that is killed.
+    The processes are forked where possible: those of a forkserver would survive a run that is killed.
     """
     is_forked = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
     return DataLoader(
@@ -139,7 +136,7 @@ def loader(stream: Stream, workers: int, device: torch.device) -> DataLoader[Bat
 
 
 class BatchModule(LightningDataModule):
-    """Training steps from the trainer's current step on: resuming needs no other state."""
+    """Provide training batches from the trainer's current step on; resuming needs no other state."""
 
     def __init__(
         self,
@@ -154,19 +151,19 @@ class BatchModule(LightningDataModule):
         super().__init__()
         if len(train) < rows_per_step:
             raise ConfigError(
-                f"the data budget holds {len(train)} rows, one step takes {rows_per_step}; raise "
+                f"the data budget holds {len(train)} rows, but one step takes {rows_per_step}; raise "
                 "budget.unique_bytes or budget.unique_pairs, or lower optim.tokens_per_step"
             )
         if rows_per_step % ranks:
             raise ConfigError(
-                f"{rows_per_step} rows a step do not divide among {ranks} ranks; change "
+                f"{rows_per_step} rows per step cannot be divided among {ranks} ranks; change "
                 "optim.tokens_per_step, trainer.devices or trainer.nodes"
             )
         self.rows, self.corrupt, self.seed = train, corrupt, seed
         self.rows_per_step, self.loader_workers = rows_per_step, loader_workers
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """This rank's slices of the steps that remain."""
+        """Return this rank's slices of the remaining steps."""
         trainer = self.trainer
         assert trainer is not None
         stream = Stream(

@@ -1,47 +1,50 @@
-"""Folders that are prepared once: seen whole or not at all, by any number of processes.
+"""Folders that are prepared once: complete or absent, for any number of processes.
 
-A folder counts as prepared when its manifest, written last, lists every file with its SHA-256, and its own.
+A folder counts as prepared if its manifest, written last, lists every file with its SHA-256 and carries its
+own.
 """
 
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from bench.data.signals import at_once
+from bench.data.signals import interrupted_by_signals
 from bench.records import write_atomically
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
-DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged folder raises
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised when a damaged folder is read
 Manifest = dict[str, Any]
 
 
 def cache_folder(data_dir: Path, name: str, key: dict[str, Any]) -> Path:
-    """The folder of what `key` (JSON-able) describes; equal keys share it."""
+    """Return the folder for what `key` (JSON-able) describes; equal keys share it."""
     text = json.dumps(key, sort_keys=True)
     return data_dir / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def prepare(folder: Path, build: Callable[[Path], Manifest]) -> Manifest:
-    """The manifest of `folder`, after filling the folder with `build` if need be.
+    """Return the manifest of `folder`, after filling the folder with `build` if necessary.
 
     Args:
-        folder: where the result lies; a damaged one is rebuilt, with a warning.
+        folder: where the result is stored; a damaged folder is rebuilt, with a warning.
         build: writes the files into the (empty) folder that it is given and returns the manifest.
     """
     manifest = read_manifest(folder)
     if manifest is not None:
         return manifest
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with at_once(), _locked(folder):
+    with interrupted_by_signals(), _locked(folder):
         try:
             return _read(folder)  # another process may have built it meanwhile
         except DAMAGE as damage:
@@ -52,12 +55,12 @@ def prepare(folder: Path, build: Callable[[Path], Manifest]) -> Manifest:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """No other process prepares the folder meanwhile."""
+    """Keep other processes from preparing the folder."""
     lock = FileLock(f"{folder}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.warning("waiting for another process, which prepares %s", folder)
+        log.warning("waiting for another process that is preparing %s", folder)
         lock.acquire()
     try:
         yield
@@ -66,7 +69,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest, or None if the folder is absent or damaged."""
+    """Return the manifest, or None if the folder is absent or damaged."""
     try:
         return _read(folder)
     except DAMAGE:
@@ -74,7 +77,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def _read(folder: Path) -> Manifest:
-    """The manifest of an undamaged folder; raises one of `DAMAGE` otherwise."""
+    """Return the manifest of an undamaged folder; raise one of `DAMAGE` otherwise."""
     try:
         manifest: Manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -88,7 +91,7 @@ def _read(folder: Path) -> Manifest:
 
 
 def _digest(path: Path) -> str | None:
-    """A file's SHA-256, read once per process unless the file changes; None: there is no file."""
+    """Return a file's SHA-256, or None if it is absent; it is read once per process unless it changes."""
     try:
         found = path.stat()
     except OSError:
@@ -103,7 +106,7 @@ def _digest_of(path: Path, version: tuple[int, ...]) -> str:
 
 
 def _sealed(manifest: Manifest) -> Manifest:
-    """With the digest of all the rest of it."""
+    """Return the manifest with the digest of all its other entries."""
     rest = {key: value for key, value in manifest.items() if key != "sha256"}
     return rest | {"sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
@@ -117,10 +120,21 @@ def _build(folder: Path, build: Callable[[Path], Manifest]) -> Manifest:
         files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
         manifest = _sealed(manifest | {"files": files})
         write_atomically(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-        if folder.exists():  # a damaged one, which others may be reading: not gone until the new one is there
+        if folder.exists():  # damaged; it stays until now because other processes may be reading it
             shutil.rmtree(folder)
         partial.replace(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return manifest
+
+
+def show_progress(items: Iterable[T], description: str) -> Iterator[T]:
+    """Yield the items and count them on stderr, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    shown = sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
+        yield from progress.track(items, description=description)

@@ -1,7 +1,7 @@
-"""(image, caption) pairs -> memory-mapped images and token ids -> batches.
+"""(image, caption) pairs -> memory-mapped images and token ids.
 
-As for text (`bench.data.tokens`): splits by group, one fixed shuffle by content hash, budgets are
-prefixes of it, equal pairs are kept once.
+As for text (`bench.data.shards`), pairs are split by group and ordered by content hash, budgets are prefixes
+of this order, and equal pairs are kept once.
 """
 
 import json
@@ -20,21 +20,27 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from bench.data.cache import Manifest, cache_folder, prepare
+from bench.data.cache import Manifest, cache_folder, prepare, show_progress
 from bench.data.corpora.base import Pair, PairCorpus, Skipped, Split, split_of
-from bench.data.progress_bars import counted
-from bench.data.shards import BATCH_DOCUMENTS, SPLITS, check_splits, content_hash, unordered
+from bench.data.shards import (
+    BATCH_DOCUMENTS,
+    NARROW_VOCAB_SIZE,
+    SPLITS,
+    check_splits,
+    content_hash,
+    corpus_key,
+    unordered,
+)
 from bench.data.tokenizer import EOS, PAD, load_tokenizer
-from bench.data.tokens import corpus_key
 from bench.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
-NAMED_PLACES = 5  # of skipped items, in the log and beside every result
+MAX_NAMED_PLACES = 5  # of skipped items, in the log and with every result
 
 
 @dataclass(frozen=True)
 class PairArray:
-    """N pairs; S pixels a side, L tokens a caption. Holds paths, not data: cheap to pickle."""
+    """N images of S x S pixels with captions of L tokens. Holds paths, not data, so it is cheap to pickle."""
 
     folder: Path
     split: Split
@@ -50,22 +56,22 @@ class PairArray:
 
     @cached_property
     def captions(self) -> NDArray[np.integer[Any]]:
-        """(N, L), each caption closed by EOS and filled up with PAD; memory-mapped."""
+        """(N, L), each caption closed by EOS and padded with PAD; memory-mapped."""
         return self._load("captions")
 
     @cached_property
     def texts(self) -> list[str]:
-        """The captions as they are."""
+        """The captions as text."""
         return [caption for caption, _, _ in self._rows()]
 
     @cached_property
     def groups(self) -> list[str]:
-        """What the pairs were split by."""
+        """The groups by which the pairs were split."""
         return [group for _, group, _ in self._rows()]
 
     @cached_property
     def labels(self) -> list[dict[str, str]]:
-        """Free tags."""
+        """The labels of each pair."""
         return [labels for _, _, labels in self._rows()]
 
     def _load(self, name: str) -> NDArray[Any]:
@@ -89,16 +95,16 @@ class PairData:
 
     @property
     def image_size(self) -> int:
-        """Pixels a side."""
+        """Width and height of the images, in pixels."""
         return int(self.manifest["image_size"])
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Items of the whole source that are no pairs, by the reason: they are of no split."""
+        """Number of skipped items of the whole source, by reason; they belong to no split."""
         return dict(self.manifest.get("skipped", {}))
 
     def train(self, unique_pairs: int | None = None) -> PairArray:
-        """The first `unique_pairs` training pairs; None: all."""
+        """Return the first `unique_pairs` training pairs; None: all."""
         whole = self._array("train")
         if unique_pairs is None:
             return whole
@@ -112,11 +118,11 @@ class PairData:
         return PairArray(self.folder, "train", unique_pairs)
 
     def validation(self) -> PairArray:
-        """The validation split."""
+        """Return the validation split."""
         return self._array("validation")
 
     def test(self) -> PairArray:
-        """The test split."""
+        """Return the test split."""
         return self._array("test")
 
     def _array(self, split: Split) -> PairArray:
@@ -124,17 +130,16 @@ class PairData:
 
 
 def prepare_pairs(corpus: PairCorpus, tokenizer_path: Path, caption_length: int, data_dir: Path) -> PairData:
-    """Render and tokenise `corpus` into `data_dir`, unless that is already there.
+    """Render and tokenize `corpus` into `data_dir`, unless that is already done.
 
     Args:
         corpus: the pairs.
         tokenizer_path: of the text corpus (`TextData.tokenizer_path`).
-        caption_length: tokens of a caption, EOS included; longer ones are cut.
+        caption_length: tokens of a caption, EOS included; longer captions are cut.
         data_dir: root of all prepared corpora.
 
     Returns:
-        The pairs. What of the source is none is counted in the manifest, and named in its provenance and in a
-        warning.
+        The pairs. Skipped items are counted in the manifest, and named in its provenance and in a warning.
 
     Raises:
         DataError: the corpus is empty or unreadable, or a split of it is empty.
@@ -151,7 +156,7 @@ def prepare_pairs(corpus: PairCorpus, tokenizer_path: Path, caption_length: int,
 
     def build(partial: Path) -> Manifest:
         tokenizer = load_tokenizer(tokenizer_path)
-        items, skipped = counted(corpus.pairs(), "reading pairs"), list[Skipped]()
+        items, skipped = show_progress(corpus.pairs(), "reading pairs"), list[Skipped]()
         written = _write(items, tokenizer, settings, partial, skipped)
         provenance = corpus.provenance()
         if skipped:
@@ -166,8 +171,8 @@ def prepare_pairs(corpus: PairCorpus, tokenizer_path: Path, caption_length: int,
 def _described(skipped: list[Skipped]) -> str:
     parts = []
     for reason, n in Counter(item.reason for item in skipped).items():
-        places = [item.place for item in skipped if item.reason == reason][:NAMED_PLACES]
-        parts.append(f"{reason}: {n} ({', '.join(places)}{', ...' if n > NAMED_PLACES else ''})")
+        places = [item.place for item in skipped if item.reason == reason][:MAX_NAMED_PLACES]
+        parts.append(f"{reason}: {n} ({', '.join(places)}{', ...' if n > MAX_NAMED_PLACES else ''})")
     return "; ".join(parts)
 
 
@@ -178,7 +183,7 @@ def _write(
     folder: Path,
     skipped: list[Skipped],
 ) -> Manifest:
-    """Fill `folder` with the pairs, and `skipped` with what is none."""
+    """Write the pairs into `folder`, and add the items that are not pairs to `skipped`."""
     hashes = {split: array("Q") for split in SPLITS}
     rows: dict[Split, list[str]] = {split: [] for split in SPLITS}
     seen: set[int] = set()
@@ -202,7 +207,9 @@ def _write(
             rows[split].append(row)
             streams[split].write(pair.image.tobytes())
     if skipped and not n:
-        raise DataError(f"corpus.pairs: no row is a pair: {_described(skipped)}; check the columns' names")
+        raise DataError(
+            f"corpus.pairs: every row was skipped: {_described(skipped)}; check the columns' names"
+        )
     check_splits({split: len(hashes[split]) for split in SPLITS}, "corpus.pairs")
     for split in SPLITS:
         order = np.argsort(np.array(hashes[split], np.uint64))
@@ -219,7 +226,7 @@ def _check(pair: Pair, size: int) -> None:
     if pair.image.shape != (size, size, 3) or pair.image.dtype != np.uint8:
         raise DataError(
             f"corpus.pairs: the image of {pair.caption!r} is {pair.image.dtype} {pair.image.shape}, "
-            f"not uint8 ({size}, {size}, 3) as corpus.pairs.image_size says"
+            f"but corpus.pairs.image_size requires uint8 ({size}, {size}, 3)"
         )
 
 
@@ -239,7 +246,7 @@ def _write_captions(folder: Path, split: Split, rows: list[str], tokenizer: Toke
     (folder / f"{split}.jsonl").write_text(
         "".join(f"{row}\n" for row in rows), encoding="utf-8", newline="\n"
     )
-    dtype = np.uint16 if tokenizer.get_vocab_size() < 2**16 else np.uint32
+    dtype = np.uint16 if tokenizer.get_vocab_size() < NARROW_VOCAB_SIZE else np.uint32
     tokens = np.full((len(rows), length), PAD, dtype)  # (N, L)
     encodings = tokenizer.encode_batch_fast([json.loads(row)[0] for row in rows], add_special_tokens=False)
     for i, encoding in enumerate(encodings):

@@ -1,4 +1,4 @@
-"""Config -> prepared data; checks against it and the machine. No torch: the launcher does this first."""
+"""Prepare a run's data and check its budget against them, before a run starts. No torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,27 +10,27 @@ from bench.config.schema import Budget, Config
 from bench.data.corpora.base import PairCorpus, TextCorpus
 from bench.data.pairs import PairData, prepare_pairs
 from bench.data.pretrained_files import Checkpoint, open_checkpoint
-from bench.data.tokens import TextData, prepare_text
+from bench.data.shards import TextData, prepare_text
 from bench.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The two corpora of a run, tokenised with one tokenizer."""
+    """The two corpora of a run, tokenized with one tokenizer."""
 
     text: TextData
     pairs: PairData
-    checkpoint: Checkpoint | None  # that the run begins with, and whose tokenizer it is
+    checkpoint: Checkpoint | None  # the run starts from it and uses its tokenizer
 
     def unique(self, budget: Budget, modality: str) -> dict[str, int]:
-        """The unique data that a budget gives to a strategy, as `Spent` names it."""
+        """Return the unique data that a budget gives to a strategy, by the field names of `Spent`."""
         if modality == "pairs":
             return {"unique_pairs": len(self.pairs.train(budget.unique_pairs))}
         tokens = self.text.train(budget.unique_bytes)
         return {"unique_bytes": tokens.n_bytes, "unique_tokens": tokens.n_tokens}
 
     def described(self) -> dict[str, Any]:
-        """Hashes and provenance, as recorded beside every result."""
+        """Return hashes and provenance, as recorded with every result."""
         begins_with = {"checkpoint": self.checkpoint.described()} if self.checkpoint else {}
         return (
             begins_with
@@ -43,12 +43,12 @@ class Prepared:
 
 
 def prepare(spec: RunSpec) -> Prepared:
-    """Tokenise the run's corpora, unless that is already done, and hold its budget against them.
+    """Tokenize the run's corpora, unless that is already done, and check its budget against them.
 
     Raises:
-        DataError: a corpus that is missing, empty or unreadable.
-        ConfigError: a budget larger than the corpus, or epochs that were not asked for.
-        CheckpointError: a checkpoint that cannot be used.
+        DataError: a corpus is missing, empty or unreadable.
+        ConfigError: the budget is larger than the corpus, or needs several epochs without `budget.repeat`.
+        CheckpointError: the checkpoint cannot be used.
     """
     config = spec.typed()
     data_dir = Path(config.paths.data)
@@ -62,16 +62,12 @@ def prepare(spec: RunSpec) -> Prepared:
         text, prepare_pairs(pairs, text.tokenizer_path, config.caption_length, data_dir), checkpoint
     )
     if config.budget.tokens is not None and config.strategy["modality"] != "none":
-        check_epochs(config.budget, config.budget.tokens / _unique_positions(config, data))
+        check_epochs(config.budget, config.budget.tokens / _tokens_per_epoch(config, data))
     return data
 
 
 def check_epochs(budget: Budget, epochs: float) -> None:
-    """Repeating data must be meant.
-
-    Raises:
-        ConfigError: more than one epoch without `budget.repeat`.
-    """
+    """Raise a ConfigError if there is more than one epoch and `budget.repeat` is not set."""
     if epochs > 1 and not budget.repeat:
         raise ConfigError(
             f"the compute budget is {epochs:.2f} epochs of the unique data; set budget.repeat=true to train "
@@ -79,8 +75,8 @@ def check_epochs(budget: Budget, epochs: float) -> None:
         )
 
 
-def _unique_positions(config: Config, data: Prepared) -> int:
-    """Positions that one epoch processes."""
+def _tokens_per_epoch(config: Config, data: Prepared) -> int:
+    """Return the number of tokens, image patches included, that one epoch processes."""
     unique = data.unique(config.budget, config.strategy["modality"])
     patches = (data.pairs.image_size // config.model.patch_size) ** 2
     return unique.get("unique_tokens", 0) + unique.get("unique_pairs", 0) * (patches + config.caption_length)

@@ -1,8 +1,8 @@
-"""A Hugging Face checkpoint's files: name -> folder, and its tokenizer with our ids. No torch of its own.
+"""Open a Hugging Face checkpoint: find its files and convert its tokenizer to our ids. No torch.
 
-Our ids begin with the special tokens of `bench.data.tokenizer`; behind them stand all other tokens of the
-checkpoint, in its order. `to_theirs` leads back, so that data, objectives and tasks know our ids alone.
-Transformers is imported late: it takes seconds.
+Our ids begin with the special tokens of `bench.data.tokenizer`, followed by all other tokens of the
+checkpoint in its order. `to_theirs` maps our ids back, so that data, objectives and tasks use our ids only.
+Transformers is imported inside functions because its import takes seconds.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ from bench.data.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS
 from bench.errors import ConfigError
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
-UNWRITTEN = "\ufdd0"  # a code point that no text may hold, so that no text spells a special token
-SPECIAL = [UNWRITTEN + token for token in SPECIAL_TOKENS]
-MOST_IDS = 2**22  # of a vocabulary; the largest that is known has a quarter of it
+NONCHARACTER = "\ufdd0"  # a code point that texts do not contain, so no text spells a special token
+SPECIAL = [NONCHARACTER + token for token in SPECIAL_TOKENS]
+MAX_IDS = 2**22  # of a vocabulary; the largest known one has a quarter of it
 PROBE = "Some words, 42 of them, näher betrachtet."
 
 
 class CheckpointError(ConfigError):
-    """A checkpoint that cannot be used: its own run fails, no other.
+    """A checkpoint cannot be used; only its own run fails.
 
     Args:
-        name: as in `model.name`.
+        name: value of `model.name`.
         problem: what is wrong and what to change.
     """
 
@@ -39,23 +39,23 @@ class CheckpointError(ConfigError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a checkpoint lies, and how its tokens are called here."""
+    """A checkpoint's folder, and its tokenizer with our ids."""
 
     name: str
     folder: Path
     tokenizer: str = field(repr=False)  # JSON, with our ids
     to_theirs: tuple[int, ...] = field(repr=False)  # our id -> theirs
-    prefix: tuple[int, ...]  # their ids that stand before every text, such as [CLS]
-    is_lossless: bool  # its tokens give a text back as it was: bits per byte are of that text
+    prefix: tuple[int, ...]  # their ids before every text, such as [CLS]
+    is_lossless: bool  # decoding restores the text exactly, so bits per byte are defined
 
     @property
     def vocab_size(self) -> int:
-        """Ids of ours."""
+        """Number of our ids."""
         return len(self.to_theirs)
 
     @property
     def aliases(self) -> list[int]:
-        """Special ids of ours whose token is another one's as well: never an answer of the model."""
+        """Our special ids that share their token with another id; the model must never predict them."""
         owned = _owners(self.to_theirs[: len(SPECIAL_TOKENS)])
         others = set(self.to_theirs[len(SPECIAL_TOKENS) :])
         ids = enumerate(self.to_theirs[: len(SPECIAL_TOKENS)])
@@ -63,13 +63,13 @@ class Checkpoint:
 
     @property
     def architecture(self) -> str:
-        """As its config.json calls it."""
+        """The architecture's name in config.json."""
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         named = config.get("architectures")
         return str(named[0] if isinstance(named, list) and named else config.get("model_type"))
 
     def described(self) -> dict[str, Any]:
-        """What a record keeps of it. Reads all weights."""
+        """Return name, architecture and weights' hash for the record; this reads all weights."""
         digest = hashlib.sha256()
         for path in sorted(self.folder.glob("*.safetensors")):
             with path.open("rb") as file:
@@ -77,7 +77,7 @@ class Checkpoint:
         return {
             "name": self.name,
             "architecture": self.architecture,
-            "weights_sha256": digest.hexdigest(),  # of the files' own, in order of their names
+            "weights_sha256": digest.hexdigest(),  # of the files' hashes, in the order of their names
         }
 
 
@@ -86,7 +86,7 @@ def open_checkpoint(name: str) -> Checkpoint:
     """Find a checkpoint, in a folder or on the hub, and adapt its tokenizer.
 
     Raises:
-        CheckpointError: absent, unreachable, or without config, fast tokenizer or safetensors.
+        CheckpointError: it is absent or unreachable, or lacks config, fast tokenizer or safetensors.
     """
     folder = _folder(name)
     theirs = _their_tokenizer(name, folder)
@@ -94,41 +94,39 @@ def open_checkpoint(name: str) -> Checkpoint:
         return _adapted(name, folder, theirs)
     except CheckpointError:
         raise
-    except Exception as error:  # whatever a damaged vocabulary makes of a few words
+    except Exception as error:  # a damaged vocabulary raises many kinds of errors
         raise CheckpointError(name, f"its tokenizer is damaged ({first_line(error)}); replace it") from error
 
 
 def _adapted(name: str, folder: Path, theirs: Any) -> Checkpoint:
-    """The checkpoint with its tokenizer in our ids, after a trial of it on a few words."""
+    """Return the checkpoint with its tokenizer in our ids, after testing it on a few words."""
     bare = theirs(PROBE, add_special_tokens=False)["input_ids"]
     if not bare:
-        raise CheckpointError(name, "its tokenizer makes no tokens of a text; choose another checkpoint")
+        raise CheckpointError(name, "its tokenizer produces no tokens; choose another checkpoint")
     prefix, suffix = _frame(theirs, bare)
     roles = _roles(theirs, prefix, suffix)
     if roles is None:
-        raise CheckpointError(
-            name, "its tokenizer has no token that closes a text; choose another checkpoint"
-        )
+        raise CheckpointError(name, "its tokenizer has no token that ends a text; choose another checkpoint")
     text, to_theirs = translate(json.loads(theirs.backend_tokenizer.to_str()), roles)
     ours = Tokenizer.from_str(text)
     ours.encode_special_tokens = True
     back = [to_theirs[i] for i in ours.encode(PROBE, add_special_tokens=False).ids]
     if back != bare or ours.get_vocab_size() != len(to_theirs):
-        raise CheckpointError(name, f"its {type(theirs).__name__} does more than its tokenizer.json says")
+        raise CheckpointError(name, f"its {type(theirs).__name__} does not behave as its tokenizer.json")
     is_lossless = ours.decode(ours.encode(PROBE, add_special_tokens=False).ids) == PROBE
     return Checkpoint(name, folder, text, tuple(to_theirs), tuple(prefix), is_lossless)
 
 
 def translate(theirs: Mapping[str, Any], roles: Sequence[int]) -> tuple[str, list[int]]:
-    """A tokenizer with our ids.
+    """Convert a tokenizer to our ids.
 
     Args:
-        theirs: a tokenizer.json: BPE, WordPiece, WordLevel or Unigram.
-        roles: their ids of [PAD], [EOS], [MASK] and [BOS]; where two are the same token, it is read as the
-            first of [EOS], [PAD], [MASK], [BOS]. A role that is the unknown token shares it.
+        theirs: content of a tokenizer.json: BPE, WordPiece, WordLevel or Unigram.
+        roles: their ids of [PAD], [EOS], [MASK] and [BOS]. A token with several roles is read as the first of
+            [EOS], [PAD], [MASK], [BOS]. A role that is the unknown token shares it.
 
     Returns:
-        Its JSON, and the table from our ids to theirs.
+        The tokenizer's JSON, and the table from our ids to theirs.
     """
     model = theirs["model"]
     vocab = model["vocab"]
@@ -154,7 +152,7 @@ def translate(theirs: Mapping[str, Any], roles: Sequence[int]) -> tuple[str, lis
 def _vocab(
     model: Mapping[str, Any], tokens: Sequence[str], unknown: int | None, owners: Mapping[int, int]
 ) -> dict[str, Any]:
-    """What replaces the vocabulary of a tokenizer's model, and the name of its unknown token."""
+    """Return the new vocabulary of a tokenizer's model and its unknown token."""
     old = model["vocab"]
     if isinstance(old, list):
         scores = dict(old)
@@ -168,7 +166,7 @@ def _vocab(
 
 
 def _owners(roles: Sequence[int]) -> dict[int, int]:
-    """Their special ids -> the one role that each is read as."""
+    """Map each of their special ids to the one role as which it is read."""
     owners: dict[int, int] = {}
     for role in (EOS, PAD, MASK, BOS):
         owners.setdefault(roles[role], role)
@@ -182,10 +180,10 @@ def _folder(name: str) -> Path:
             raise CheckpointError(name, "no such folder; correct the path")
         folder = _downloaded(name)
     if not (folder / "config.json").is_file():
-        raise CheckpointError(name, "no config.json there; give the folder that save_pretrained wrote")
+        raise CheckpointError(name, "it has no config.json; give a folder written by save_pretrained")
     if not list(folder.glob("*.safetensors")):
         pickled = [path.name for pattern in PICKLED for path in sorted(folder.glob(pattern))]
-        found = f"only {pickled[0]}, which may hold code" if pickled else "no weights"
+        found = f"it has only {pickled[0]}, which may hold code" if pickled else "it has no weights"
         raise CheckpointError(name, f"{found}; save it with safetensors (save_pretrained does)")
     return folder
 
@@ -196,44 +194,42 @@ def _downloaded(name: str) -> Path:
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
-    except Exception as error:  # unknown, gated, unreachable, cut off: the hub has an error for each
-        problem = f"no such folder, and the hub does not give it ({first_line(error)})"
+    except Exception as error:  # the hub has different errors for unknown, gated and unreachable names
+        problem = f"no such folder, and the hub does not provide it ({first_line(error)})"
         raise CheckpointError(name, f"{problem}; correct the name, log in, or give a folder") from error
 
 
 def _their_tokenizer(name: str, folder: Path) -> Any:
     if not (folder / "tokenizer.json").is_file():
-        raise CheckpointError(
-            name, "no tokenizer.json there, the file of a fast tokenizer; save one beside it"
-        )
+        raise CheckpointError(name, "it has no tokenizer.json; save a fast tokenizer in its folder")
     from transformers import AutoTokenizer
 
     try:
         _check_ids(folder / "tokenizer.json")
         theirs = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         theirs.backend_tokenizer.to_str()
-    except Exception as error:  # whatever a damaged or foreign file makes of it
+    except Exception as error:  # a damaged or foreign file raises many kinds of errors
         raise CheckpointError(name, f"its tokenizer cannot be read ({first_line(error)})") from error
     return theirs
 
 
 def _check_ids(path: Path) -> None:
-    """Before anything reads them: an id that stands alone, far out, takes minutes and memory up to there."""
+    """Refuse damaged ids before they are used: one very large id would take minutes and much memory."""
     vocab = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
     ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
-    if not ids or len(set(ids)) < len(ids) or not 0 <= min(ids) <= max(ids) < MOST_IDS:
-        raise ValueError(f"its vocabulary is empty, or ids are shared, negative or above {MOST_IDS}")
+    if not ids or len(set(ids)) < len(ids) or not 0 <= min(ids) <= max(ids) < MAX_IDS:
+        raise ValueError(f"its vocabulary is empty, or ids are shared, negative or above {MAX_IDS}")
 
 
 def _frame(theirs: Any, bare: list[int]) -> tuple[list[int], list[int]]:
-    """Their ids before and after every text; `bare`: those of the probe alone."""
+    """Return their ids before and after every text; `bare` are the ids of the probe alone."""
     full = theirs(PROBE)["input_ids"]
     start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
     return full[:start], full[start + len(bare) :]
 
 
 def _roles(theirs: Any, prefix: list[int], suffix: list[int]) -> list[int] | None:
-    """Their ids of our special tokens; what they lack is their closing token, a mask their unknown one."""
+    """Return their ids of our special tokens: end token if missing, unknown token for [MASK]."""
     closing = _first([*suffix[-1:], theirs.eos_token_id, theirs.sep_token_id, theirs.pad_token_id])
     if closing is None:
         return None
@@ -251,6 +247,6 @@ def _first(ids: Sequence[int | None]) -> int | None:
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says, short enough for a line."""
+    """Return a library's error as one short line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]

@@ -1,7 +1,12 @@
-"""Writes what `bench.data.tokens` reads: documents -> tokenizer, token shards, offsets, counts.
+"""Text corpus -> tokenizer and memory-mapped token shards.
 
-Two passes over the documents: the first hashes them and keeps the tokenizer's sample, the second encodes.
-Per document, only a hash, a size and a split stay in memory.
+Documents of a split are stored in the order of their content hash: random, spread over the whole corpus, and
+the same for every seed. A data budget is a prefix of this order, so a small budget lies inside a large one.
+The tokenizer is trained on the first `train_bytes` of the same order. Equal documents are kept once, so that
+none lies in two splits.
+
+The documents are read twice: the first pass hashes them and keeps the tokenizer's sample, the second encodes
+them. Only a hash, a size and a split per document stay in memory.
 """
 
 import heapq
@@ -9,34 +14,207 @@ import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from bench.config import schema
-from bench.data.cache import Manifest
-from bench.data.corpora.base import Document, Planted, Planting, Split, split_of
-from bench.data.planting import place
-from bench.data.progress_bars import counted
-from bench.data.tokenizer import EOS, load_tokenizer, train_tokenizer
-from bench.errors import DataError
+from bench.data.cache import Manifest, cache_folder, prepare, show_progress
+from bench.data.corpora.base import Corpus, Document, Split, TextCorpus, split_of
+from bench.data.planting import Planted, Planting, place
+from bench.data.tokenizer import EOS, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, load_tokenizer, train_tokenizer
+from bench.errors import ConfigError, DataError
 
+FORMAT = 1  # increase it when the meaning of the prepared files changes
 SPLITS: tuple[Split, ...] = get_args(Split)
 SHARD_TOKENS = 2**27
 NARROW_VOCAB_SIZE = 2**16  # below it, an id fits into 16 bits
-BATCH_BYTES = 2**20  # of text encoded at a time
+BATCH_BYTES = 2**20  # of text, encoded at a time
 BATCH_DOCUMENTS = 4096  # copied at a time
+CHANGED = "corpus.text changed while it was being prepared; run again"
+
+
+@dataclass(frozen=True)
+class TokenArray:
+    """Documents one after another, each closed by EOS. Holds paths, not data, so it is cheap to pickle."""
+
+    folder: Path
+    split: Split
+    n_documents: int
+    n_bytes: int  # of raw UTF-8
+    n_tokens: int
+    dtype: str
+    shard_tokens: int
+
+    def read(self, start: int, stop: int) -> NDArray[np.integer[Any]]:
+        """Return token ids start..stop as a new array; `stop` may not exceed `n_tokens`."""
+        if not 0 <= start <= stop <= self.n_tokens:
+            raise IndexError(f"tokens {start}..{stop} of {self.n_tokens}")
+        parts = []
+        while start < stop:
+            shard, first = divmod(start, self.shard_tokens)
+            last = min(self.shard_tokens, first + stop - start)
+            parts.append(self._shards[shard][first:last])
+            start += last - first
+        return np.concatenate(parts) if parts else np.empty(0, self.dtype)
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """The token at which each document starts, (n_documents + 1,); the last entry is `n_tokens`."""
+        stored = np.load(self.folder / f"{self.split}.offsets.npy", mmap_mode="r")
+        return cast(NDArray[np.int64], stored[: self.n_documents + 1])
+
+    @cached_property
+    def _shards(self) -> list[NDArray[np.integer[Any]]]:
+        n_shards = -(-self.n_tokens // self.shard_tokens)
+        paths = [shard_path(self.folder, self.split, shard) for shard in range(n_shards)]
+        return [np.memmap(path, self.dtype, mode="r") for path in paths]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in ("offsets", "_shards")}
+
+
+@dataclass(frozen=True)
+class TextData:
+    """A prepared text corpus."""
+
+    folder: Path
+    manifest: Manifest = field(repr=False)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that the tokenizer has, special tokens included; at most the requested size."""
+        return int(self.manifest["vocab_size"])
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Path of the tokenizer's JSON file."""
+        return self.folder / "tokenizer.json"
+
+    def tokenizer(self) -> Tokenizer:
+        """Load the tokenizer."""
+        return load_tokenizer(self.tokenizer_path)
+
+    def train(self, unique_bytes: int | None = None) -> TokenArray:
+        """Return the longest prefix of the training documents that fits into `unique_bytes`; None: all."""
+        whole = self._array("train")
+        if unique_bytes is None:
+            return whole
+        if unique_bytes > whole.n_bytes:
+            raise ConfigError(
+                f"budget.unique_bytes={unique_bytes} is more than the {whole.n_bytes} bytes of training "
+                "text; lower it, or set it to null for all, with budget.repeat=true for more epochs"
+            )
+        within_bytes = self.manifest.get("planted", {"within_bytes": 0})["within_bytes"]
+        if unique_bytes < min(within_bytes, whole.n_bytes):
+            raise ConfigError(
+                f"budget.unique_bytes={unique_bytes} is less than corpus.text.within_bytes={within_bytes}, "
+                "the bytes that hold every planted copy; raise the first or lower the second"
+            )
+        cumulative = np.load(self.folder / "train.bytes.npy", mmap_mode="r")
+        n = int(np.searchsorted(cumulative, unique_bytes, side="right")) - 1
+        if n == 0:
+            raise ConfigError(
+                f"budget.unique_bytes={unique_bytes} holds no document; use {cumulative[1]} or more"
+            )
+        return self._array("train", (n, int(cumulative[n]), int(whole.offsets[n])))
+
+    def validation(self) -> TokenArray:
+        """Return the validation split."""
+        return self._array("validation")
+
+    def test(self) -> TokenArray:
+        """Return the test split."""
+        return self._array("test")
+
+    def _array(self, split: Split, size: tuple[int, int, int] | None = None) -> TokenArray:
+        counts = self.manifest["splits"][split]
+        n_documents, n_bytes, n_tokens = size or (counts[name] for name in ("documents", "bytes", "tokens"))
+        dtype, shard_tokens = self.manifest["dtype"], self.manifest["shard_tokens"]
+        return TokenArray(self.folder, split, n_documents, n_bytes, n_tokens, dtype, shard_tokens)
+
+
+def prepare_text(
+    corpus: TextCorpus, tokenizer: schema.Tokenizer, data_dir: Path, *, given: str | None = None
+) -> TextData:
+    """Tokenize `corpus` into `data_dir`, unless that is already done.
+
+    Args:
+        corpus: the documents.
+        tokenizer: how a tokenizer is trained on them.
+        data_dir: root of all prepared corpora.
+        given: JSON of a tokenizer with our special ids; it is used instead of training one.
+
+    Raises:
+        DataError: the corpus is empty or unreadable, or a split of it is empty.
+        ConfigError: a tokenizer setting is out of range.
+    """
+    if not MIN_VOCAB_SIZE <= tokenizer.vocab_size <= MAX_VOCAB_SIZE:
+        raise ConfigError(
+            f"tokenizer.vocab_size={tokenizer.vocab_size} must be at least {MIN_VOCAB_SIZE} and at most "
+            f"{MAX_VOCAB_SIZE}"
+        )
+    if tokenizer.train_bytes < 1:
+        raise ConfigError(f"tokenizer.train_bytes={tokenizer.train_bytes} must be at least 1")
+    settings: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "train_bytes": tokenizer.train_bytes}
+    if given is not None:
+        settings = {"given_sha256": sha256(given.encode()).hexdigest()}
+    key = corpus_key(corpus) | {"tokenizer": settings}
+    folder = cache_folder(data_dir, f"{type(corpus).__name__.lower()}-tokens", key)
+
+    def build(partial: Path) -> Manifest:
+        written = write_shards(
+            lambda: load_documents(corpus, data_dir), tokenizer, partial, given, corpus.planting()
+        )
+        return written | {"settings": settings, "provenance": corpus.provenance()}
+
+    return TextData(folder, prepare(folder, build))
+
+
+def load_documents(corpus: TextCorpus, data_dir: Path, split: Split | None = None) -> Iterator[Document]:
+    """Yield the documents of one split, or of all.
+
+    A labelled corpus is parsed only once, and its equal texts are kept once.
+    """
+    documents = _cached_documents(corpus, data_dir) if corpus.labelled else corpus.documents()
+    return (item for item in documents if split is None or split_of(item.group) == split)
+
+
+def corpus_key(corpus: Corpus) -> dict[str, Any]:
+    """Return what identifies the content of a corpus in the cache."""
+    name = f"{type(corpus).__module__}.{type(corpus).__qualname__}"
+    return {"class": name, "fingerprint": corpus.fingerprint(), "format": FORMAT}
+
+
+def _cached_documents(corpus: TextCorpus, data_dir: Path) -> Iterator[Document]:
+    def build(partial: Path) -> Manifest:
+        seen: set[int] = set()
+        with (partial / "documents.jsonl").open("w", encoding="utf-8") as file:
+            for item in show_progress(corpus.documents(), "reading documents"):
+                hashed = content_hash(item.text.encode())
+                if hashed not in seen:
+                    seen.add(hashed)
+                    file.write(json.dumps([item.text, item.group, item.labels], ensure_ascii=False) + "\n")
+        return {"documents": len(seen), "provenance": corpus.provenance()}
+
+    folder = cache_folder(data_dir, f"{type(corpus).__name__.lower()}-documents", corpus_key(corpus))
+    prepare(folder, build)
+    with (folder / "documents.jsonl").open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            text, group, labels = json.loads(line)
+            yield Document(text=text, group=group, labels=labels)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What the first pass keeps; entry i of an array is document i of the corpus."""
+    """Result of the first pass; entry i of an array is document i of the corpus."""
 
     hashes: NDArray[np.uint64]
     sizes: NDArray[np.int64]  # raw UTF-8 bytes
@@ -46,11 +224,11 @@ class Scan:
     sample: list[str]  # for the tokenizer
 
     def kept(self, split: Split) -> NDArray[np.int64]:
-        """Indices of the split's documents, in the order of the corpus."""
+        """Return the indices of the split's documents, in the order of the corpus."""
         return np.flatnonzero(self.keep & (self.splits == SPLITS.index(split)))
 
     def followed_by(self, planted: Sequence[Planted]) -> "Scan":
-        """With what is planted as training documents behind those of the corpus; for the second pass only."""
+        """Return a scan for the second pass, with planted texts as training documents after the corpus."""
         data = [item.text.encode() for item in planted]
         train = np.full(len(data), SPLITS.index("train"), np.int8)
         return replace(
@@ -62,22 +240,22 @@ class Scan:
         )
 
 
-def write(
+def write_shards(
     documents: Callable[[], Iterator[Document]],
     settings: schema.Tokenizer,
     folder: Path,
     given: str | None = None,
     planting: Planting | None = None,
 ) -> Manifest:
-    """Fill `folder`; returns counts and hashes. `given`: a tokenizer's JSON, so that none is trained.
+    """Write tokenizer, shards, offsets and sizes into `folder`; return their counts and hashes.
 
-    What is planted adds to the training tokens and changes nothing else: splits, the order of the other
-    documents and the tokenizer are those of the corpus without it.
+    Planted texts add training tokens and change nothing else: the splits, the order of the other documents
+    and the tokenizer are those of the corpus without them.
 
     Raises:
-        DataError: no documents, an empty split, or documents that change between the two passes.
+        DataError: there are no documents, a split is empty, or documents change between the two passes.
     """
-    scan = scan_documents(counted(documents(), "reading documents"), settings.train_bytes)
+    scan = scan_documents(show_progress(documents(), "reading documents"), settings.train_bytes)
     check_splits({split: len(scan.kept(split)) for split in SPLITS}, "corpus.text")
     path = folder / "tokenizer.json"
     if given is None:
@@ -90,7 +268,7 @@ def write(
     planted = [] if planting is None else planting.texts
     whole = scan.followed_by(planted)
     stream = chain(documents(), (Document(item.text, group="") for item in planted))
-    counts = _encode(counted(stream, "tokenising"), whole, tokenizer, folder, dtype)
+    counts = _encode(show_progress(stream, "tokenizing"), whole, tokenizer, folder, dtype)
     manifest: Manifest = {
         "content_sha256": scan.content_sha256,
         "tokenizer_sha256": sha256(path.read_bytes()).hexdigest(),
@@ -106,17 +284,14 @@ def write(
         if planting is not None and split == "train":
             order = place(order, whole.sizes[index], planting)
         manifest["splits"][split] = _write_split(folder, split, whole, index, order, counts, dtype)
-    return manifest if planting is None else manifest | _described(planting, scan.content_sha256)
-
-
-def _described(planting: Planting, content_sha256: str) -> Manifest:
-    planted = asdict(planting)
-    text = content_sha256 + json.dumps(planted, sort_keys=True)
-    return {"planted": planted, "content_sha256": sha256(text.encode()).hexdigest()}
+    if planting is None:
+        return manifest
+    text = scan.content_sha256 + json.dumps(asdict(planting), sort_keys=True)
+    return manifest | {"planted": asdict(planting), "content_sha256": sha256(text.encode()).hexdigest()}
 
 
 def scan_documents(documents: Iterable[Document], sample_bytes: int) -> Scan:
-    """The first pass."""
+    """Read all documents once and return what the second pass needs to know of them."""
     hashes, sizes, splits, content = array("Q"), array("q"), array("b"), sha256()
     sample = _Sample(sample_bytes)
     for item in documents:
@@ -131,22 +306,16 @@ def scan_documents(documents: Iterable[Document], sample_bytes: int) -> Scan:
     hashed = np.array(hashes, np.uint64)
     keep = np.zeros(len(hashed), bool)
     keep[np.unique(hashed, return_index=True)[1]] = True  # the first of equal ones
-    return Scan(
-        hashed,
-        np.array(sizes, np.int64),
-        np.array(splits, np.int8),
-        keep,
-        content.hexdigest(),
-        sample.texts(),
-    )
+    arrays = hashed, np.array(sizes, np.int64), np.array(splits, np.int8), keep
+    return Scan(*arrays, content.hexdigest(), sample.texts())
 
 
 class _Sample:
-    """The documents of the lowest hashes, at most `limit` bytes of them but at least one."""
+    """The documents of the lowest hashes, at most `limit` bytes of them but at least one document."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.total = limit, 0
-        self.ceiling = 2**64  # the lowest hash that was dropped: what follows it stays out too
+        self.ceiling = 2**64  # the lowest hash that was dropped: no document above it can enter again
         self.heap: list[tuple[int, str, int]] = []  # the highest hash on top
         self.members: set[int] = set()
 
@@ -167,31 +336,36 @@ class _Sample:
 
 
 def content_hash(data: bytes) -> int:
-    """64 bits of SHA-256: orders documents at random, and tells equal ones."""
+    """Return 64 bits of SHA-256, by which documents are ordered at random and equal ones are found."""
     return int.from_bytes(sha256(data).digest()[:8], "big")
 
 
 def check_splits(sizes: dict[Split, int], key: str) -> None:
-    """Refuse a corpus of which a split is empty."""
+    """Raise a DataError if a split of the corpus is empty."""
     empty = [split for split, size in sizes.items() if size == 0]
     if not any(sizes.values()):
         raise DataError(f"{key}: the corpus has no documents; check its options")
     if empty:
         raise DataError(
-            f"{key}: nothing falls into the split {' and '.join(empty)}, since whole groups (files) are held "
-            f"out and there are too few; add some, or set {key}.split_by=document where the corpus has it"
+            f"{key}: the split {' and '.join(empty)} is empty, because whole groups (files) are held out and "
+            f"there are too few; add some, or set {key}.split_by=document where the corpus has that option"
         )
 
 
 def shard_path(folder: Path, split: Split, shard: int) -> Path:
-    """The file of tokens shard * SHARD_TOKENS and following."""
+    """Return the path of the file that begins with token shard * SHARD_TOKENS."""
     return folder / f"{split}.{shard:05d}.bin"
+
+
+def unordered(folder: Path, split: Split) -> Path:
+    """Return the path of a split in the order of the corpus, which exists until it is shuffled."""
+    return folder / f"{split}.unordered"
 
 
 def _encode(
     documents: Iterable[Document], scan: Scan, tokenizer: Tokenizer, folder: Path, dtype: np.dtype[Any]
 ) -> NDArray[np.int64]:
-    """Write the splits' tokens in the order of the corpus; returns the number of tokens per document."""
+    """Write the splits' tokens in the order of the corpus; return the number of tokens per document."""
     counts = np.zeros(len(scan.keep), np.int64)
     with ExitStack() as stack:
         streams = [stack.enter_context(unordered(folder, split).open("wb")) for split in SPLITS]
@@ -205,12 +379,12 @@ def _encode(
 
 
 def _batches(documents: Iterable[Document], scan: Scan) -> Iterator[list[tuple[int, str]]]:
-    """Kept documents with their indices, about BATCH_BYTES at a time."""
+    """Yield kept documents with their indices, about BATCH_BYTES at a time."""
     batch: list[tuple[int, str]] = []
     size, index = 0, -1
     for index, item in enumerate(documents):
         if index >= len(scan.keep) or content_hash(item.text.encode()) != scan.hashes[index]:
-            raise DataError("corpus.text changed while it was being prepared; run again")
+            raise DataError(CHANGED)
         if scan.keep[index]:
             batch.append((index, item.text))
             size += int(scan.sizes[index])
@@ -218,13 +392,8 @@ def _batches(documents: Iterable[Document], scan: Scan) -> Iterator[list[tuple[i
             yield batch
             batch, size = [], 0
     if index + 1 != len(scan.keep):
-        raise DataError("corpus.text changed while it was being prepared; run again")
+        raise DataError(CHANGED)
     yield batch
-
-
-def unordered(folder: Path, split: Split) -> Path:
-    """Where a split lies in the order of the corpus, until it is shuffled."""
-    return folder / f"{split}.unordered"
 
 
 def _write_split(
@@ -236,7 +405,7 @@ def _write_split(
     counts: NDArray[np.int64],
     dtype: np.dtype[Any],
 ) -> dict[str, int]:
-    """Copy a split's documents into shards in `order`, places in `index`, with offsets and sizes."""
+    """Copy a split's documents, `index[order]`, into shards, and write their offsets and sizes."""
     ends = np.cumsum(counts[index])
     offsets = np.concatenate([[0], np.cumsum(counts[index][order])])
     sizes = np.concatenate([[0], np.cumsum(scan.sizes[index][order])])
@@ -254,7 +423,7 @@ def _write_split(
 
 
 def _append(folder: Path, split: Split, position: int, block: NDArray[np.integer[Any]]) -> None:
-    """Write `block` at token `position` of the split, into as many shards as it takes."""
+    """Write `block` at token `position` of the split, into as many shards as necessary."""
     while len(block):
         shard, used = divmod(position, SHARD_TOKENS)
         part = block[: SHARD_TOKENS - used]

@@ -1,4 +1,4 @@
-"""How a process answers the signals that ask it to stop, while it does long work without a state to save."""
+"""Handle the signals that ask a process to stop, while it does long work without a state to save."""
 
 import signal
 import threading
@@ -10,18 +10,18 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
-def at_once() -> AbstractContextManager[None]:
-    """Inside, `SIGNALS` raise KeyboardInterrupt: for long work that has no state to save."""
-    return _answered_by(signal.default_int_handler)
+def interrupted_by_signals() -> AbstractContextManager[None]:
+    """Make `SIGNALS` raise KeyboardInterrupt, for long work that has no state to save."""
+    return _handled_by(signal.default_int_handler)
 
 
-def unheard() -> AbstractContextManager[None]:
-    """Inside, `SIGNALS` do nothing: for the moment that it takes to save."""
-    return _answered_by(signal.SIG_IGN)
+def ignoring_signals() -> AbstractContextManager[None]:
+    """Ignore `SIGNALS`, for the short time that saving needs."""
+    return _handled_by(signal.SIG_IGN)
 
 
 @contextmanager
-def _answered_by(handler: Any) -> Iterator[None]:
+def _handled_by(handler: Any) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return

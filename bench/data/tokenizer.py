@@ -1,4 +1,4 @@
-"""The tokenizer: byte-level BPE that gives back any text exactly; the same for all strategies."""
+"""The tokenizer: lossless byte-level BPE, the same for all strategies."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,12 +7,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SPECIAL_TOKENS = ["[PAD]", "[EOS]", "[MASK]", "[BOS]"]
 PAD, EOS, MASK, BOS = range(len(SPECIAL_TOKENS))
-MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)  # every byte has a token, so none is unknown
-MAX_VOCAB_SIZE = 2**20  # the trainer makes room for all at once
+MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)  # every byte has a token, so there is no unknown token
+MAX_VOCAB_SIZE = 2**20  # the trainer allocates memory for all of them
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer of at most `vocab_size` tokens; fewer where the texts hold too few distinct words."""
+    """Train a tokenizer of at most `vocab_size` tokens; few distinct words give fewer tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -27,7 +27,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer that reads "[MASK]" in a text as text."""
+    """Load a tokenizer that treats "[MASK]" in a text as ordinary text."""
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.encode_special_tokens = True
     return tokenizer

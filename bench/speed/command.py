@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from bench.config.run_spec import RunSpec, now
-from bench.data.signals import at_once, unheard
+from bench.data.signals import ignoring_signals, interrupted_by_signals
 from bench.errors import printable
 from bench.models.capacity import check_machine
 from bench.records import replacing, write_atomically
@@ -74,7 +74,7 @@ def _measure(cells: Sequence[Cell], settings: Speed, keep: Callable[[Result], No
         for cell in cells:
             say = partial(_say, shown, bar, f"{cell.strategy} {cell.model}")
             try:
-                with at_once(), Contest(cell.tasks, settings.seed) as contest:
+                with interrupted_by_signals(), Contest(cell.tasks, settings.seed) as contest:
                     is_nearest = cell.strategy in settings.nearest
                     profile = shares(cell.tasks[0])
                     measured = (contest.timed, contest.disturbance, profile)
@@ -83,7 +83,7 @@ def _measure(cells: Sequence[Cell], settings: Speed, keep: Callable[[Result], No
                         contest.run(settings.rounds, say)
                     finally:
                         if result.seconds(OURS) or page.failures([result]):
-                            with unheard():
+                            with ignoring_signals():
                                 keep(result)
             except KeyboardInterrupt:
                 return False

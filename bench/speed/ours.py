@@ -20,8 +20,8 @@ from bench.data import shards
 from bench.data.batches import Batch, Stream, loader
 from bench.data.pairs import PairData
 from bench.data.prepare import Prepared
+from bench.data.shards import TextData
 from bench.data.tokenizer import EOS, SPECIAL_TOKENS
-from bench.data.tokens import TextData
 from bench.models.flops import StepCost
 from bench.objectives import optim
 from bench.objectives.base import Objective

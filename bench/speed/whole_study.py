@@ -24,7 +24,7 @@ from bench.analysis.text import EMPTY, View, markdown_escape, markdown_table
 from bench.config.compose import compose_runs
 from bench.config.run_spec import RunSpec, now
 from bench.data.prepare import prepare
-from bench.data.signals import at_once
+from bench.data.signals import interrupted_by_signals
 from bench.errors import ConfigError
 from bench.reading import parse, typed
 from bench.records import write_atomically
@@ -102,7 +102,7 @@ def main(overrides: Sequence[str]) -> int:
     n_done, n_steps = len(found.rounds), 1 + 2 * len(specs)
     if n_done:
         print(f"going on after round {n_done}", flush=True)
-    with at_once(), suppress(KeyboardInterrupt), progress_bar() as shown:
+    with interrupted_by_signals(), suppress(KeyboardInterrupt), progress_bar() as shown:
         bar = shown.add_task("", total=settings.rounds * n_steps, completed=n_done * n_steps)
         done = partial(shown.advance, bar)
         contenders: dict[str, Callable[[Path], None]] = {

@@ -19,7 +19,7 @@ from bench.config import schema
 from bench.config.build import build, find_class
 from bench.config.run_spec import read_results, read_spec
 from bench.data.corpora.base import PairCorpus, TextCorpus
-from bench.data.tokens import prepare_text
+from bench.data.shards import prepare_text
 from bench.errors import BenchError, ConfigError, DataError
 from bench.models.from_huggingface import quiet_transformers
 from bench.objectives.base import Objective, Shapes

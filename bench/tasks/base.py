@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.data.corpora.nltk import corpus_reader
 from bench.data.pairs import PairData
-from bench.data.tokens import TextData
+from bench.data.shards import TextData
 from bench.errors import ConfigError
 from bench.errors import InapplicableError as InapplicableError
 from bench.objectives.base import Objective

@@ -21,8 +21,8 @@ from omegaconf import MISSING
 from scipy.special import gammaln
 from typing_extensions import override
 
-from bench.data.corpora.base import Planted
 from bench.data.corpora.canaries import spell
+from bench.data.planting import Planted
 from bench.errors import DataError, InapplicableError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least

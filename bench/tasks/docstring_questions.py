@@ -25,8 +25,7 @@ from omegaconf import MISSING
 
 from bench.data.corpora.base import Document, Split, split_of
 from bench.data.corpora.docstrings import Docstrings
-from bench.data.shards import SPLITS
-from bench.data.tokens import load_documents
+from bench.data.shards import SPLITS, load_documents
 from bench.errors import ConfigError
 from bench.tasks.answers import Question, normalised
 from bench.tasks.base import Setting

@@ -11,8 +11,7 @@ from typing_extensions import override
 
 from bench.data.corpora.base import Split, split_of
 from bench.data.corpora.docstrings import Docstrings
-from bench.data.shards import SPLITS
-from bench.data.tokens import load_documents
+from bench.data.shards import SPLITS, load_documents
 from bench.tasks.base import Setting
 from bench.tasks.text_classification import ClassificationOptions, TextClassification
 

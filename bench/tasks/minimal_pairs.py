@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from omegaconf import MISSING
 from typing_extensions import override
 
+from bench.data.shards import TextData
 from bench.data.tokenizer import EOS
-from bench.data.tokens import TextData
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least

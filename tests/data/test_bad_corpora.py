@@ -43,8 +43,8 @@ TEXTS: dict[str, tuple[bytes, str]] = {
     "NULs": (b"words\n\0\0\0", "NUL at byte 6"),
     "a program": (b"\x7fELF\x02\x01\x01" + bytes(64), "NUL at byte 7"),
     "gzip": (b"\x1f\x8b\x08" + bytes(9), "not UTF-8 at byte 1"),
-    "one text": (b"hello", "nothing falls into the split"),
-    "one huge line": (b"word " * 400_000, "nothing falls into the split"),
+    "one text": (b"hello", "is empty, because whole groups"),
+    "one huge line": (b"word " * 400_000, "is empty, because whole groups"),
 }
 
 
@@ -80,13 +80,13 @@ PLACES = {
     "corpus.text.path=/dev/zero": "no such file",
     "corpus.text.path=folder": "no file matches",
     "corpus.text.path='[abc'": "no file matches",
-    "corpus.text.path='**x/a[b'": "is no glob",
+    "corpus.text.path='**x/a[b'": "is an invalid glob",
     "corpus.text.path='a\nb'": "no such file",
     "corpus.text.path='\x1b[31m'": "no file matches",
     "corpus.text.pattern=''": "corpus.text.pattern=''",
     "corpus.text.pattern=/etc/*": "corpus.text.pattern='/etc/*'",
     "corpus.text.pattern=../*": "corpus.text.pattern='../*'",
-    "corpus.text.pattern=a**b": "is no glob",
+    "corpus.text.pattern=a**b": "is an invalid glob",
 }
 assert len(TEXTS) + len(PLACES) >= LEAST["text"]
 
@@ -114,9 +114,9 @@ ROWS: dict[str, tuple[str, bytes, str]] = {
     "numbers": ("json", b'{"text": 1}\n', "holds int in row 0"),
     "NaN": ("json", b'{"text": NaN}\n', "holds float in row 0"),
     "objects": ("json", b'{"text": {"a": "b"}}\n', "holds dict in row 0"),
-    "another column": ("json", b'{"body": "a"}\n', "is no column of row 0"),
+    "another column": ("json", b'{"body": "a"}\n', "is not a column of row 0"),
     "no texts": ("json", b'{"text": ""}\n{"text": null}\n', "no documents"),
-    "one text": ("json", b'{"text": "a"}\n', "nothing falls into the split"),
+    "one text": ("json", b'{"text": "a"}\n', "is empty, because whole groups"),
     "twice a key": ("json", b'{"text": "a", "text": "b"}\n', "specified twice"),
     "no JSON": ("json", b"\x93NUMPY", "Invalid value"),
     "no parquet": ("parquet", b"PAR1 nothing", "magic bytes"),
@@ -138,8 +138,8 @@ def test_a_data_set_that_is_none_is_named(what: str, cli: Bench):
 
 OPTIONS = {
     "corpus.text.split=nope": "Unknown split",
-    "corpus.text.group_column=nope": "group_column='nope' is no column",
-    "corpus.text.label_columns=[nope]": "label_columns[0]='nope' is no column",
+    "corpus.text.group_column=nope": "group_column='nope' is not a column",
+    "corpus.text.label_columns=[nope]": "label_columns[0]='nope' is not a column",
     "corpus.text.data_files=[nowhere*]": "nothing matches nowhere*",
     "corpus.text.data_files=rows": "corpus.text.data_files",
     "corpus.text.name=null": "corpus.text.name",

@@ -72,13 +72,13 @@ assert len(NO_IMAGES) >= LEAST["images"]
 
 def pairs_of(monkeypatch: pytest.MonkeyPatch, images: list[Any], captions: list[Any]) -> list[Pair | Skipped]:
     """What the corpus makes of rows."""
-    import bench.data.corpora.hf_image_text as corpus
+    from bench.data.corpora.hf_image_text import HfImageText
 
     class Rows(list[dict[str, Any]]):
         features = None
 
     rows = Rows({"image": image, "caption": caption} for image, caption in zip(images, captions, strict=True))
-    monkeypatch.setattr(corpus, "open_rows", lambda options, key: rows)
+    monkeypatch.setattr(HfImageText, "open_rows", lambda self: rows)
     return list(pair_corpus("hf_image_text", name="x", data_files=None, image_size=16).pairs())
 
 

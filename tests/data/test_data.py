@@ -12,7 +12,7 @@ from toy_models import equal_batches, make_strategy, text_rows
 
 from bench.data.batches import Batch, BatchModule, PairRows, Stream, TextRows, make_batch, row_indices
 from bench.data.pairs import prepare_pairs
-from bench.data.tokens import TextData
+from bench.data.shards import TextData
 from bench.errors import ConfigError
 
 N_ROWS, PER_STEP = 20, 8
@@ -127,12 +127,12 @@ def test_resuming_at_a_step_gives_the_rest_of_the_run(step: int):
 
 
 def test_rows_that_do_not_divide_among_ranks_are_refused():
-    with pytest.raises(ConfigError, match=r"8 rows a step .* 3 ranks"):
+    with pytest.raises(ConfigError, match=r"8 rows per step .* 3 ranks"):
         loader_of(0, world=3)
 
 
 def test_a_budget_smaller_than_one_step_is_refused():
-    with pytest.raises(ConfigError, match="20 rows, one step takes 21"):
+    with pytest.raises(ConfigError, match="20 rows, but one step takes 21"):
         loader_of(0, per_step=21)
 
 

@@ -9,8 +9,8 @@ from toy_data import ToyPairs, assert_one_line, prepare, toy_pairs
 
 from bench.data.corpora.base import Pair, PairCorpus, split_of
 from bench.data.pairs import PairArray, PairData, prepare_pairs
+from bench.data.shards import TextData
 from bench.data.tokenizer import EOS, PAD, load_tokenizer
-from bench.data.tokens import TextData
 from bench.errors import ConfigError, DataError
 
 

@@ -16,7 +16,7 @@ from bench.config import schema
 from bench.data import shards
 from bench.data.cache import read_manifest
 from bench.data.corpora.base import Document, split_of
-from bench.data.tokens import load_documents, prepare_text
+from bench.data.shards import load_documents, prepare_text
 from bench.errors import DataError
 from bench.training.stopping import Stop
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from toy_data import SETTINGS, ToyText, assert_one_line, prepare, texts_of, toy_documents
 
-from bench.data import shards, tokens
+from bench.data import shards
 from bench.data.corpora.base import Document, Split, split_of
+from bench.data.shards import TextData, TokenArray, prepare_text
 from bench.data.tokenizer import BOS, EOS, MASK, MIN_VOCAB_SIZE, PAD, train_tokenizer
-from bench.data.tokens import TextData, TokenArray, prepare_text
 from bench.errors import ConfigError, DataError
 
 
@@ -174,4 +174,4 @@ def test_the_manifest_tells_content_counts_and_source(toy: TextData) -> None:
     assert manifest["provenance"]["source"] == "toy"
     assert {len(manifest[name]) for name in ("content_sha256", "tokenizer_sha256")} == {64}
     assert sum(counts["documents"] for counts in manifest["splits"].values()) == 200
-    assert tokens.corpus_key(ToyText([]))["class"].endswith("ToyText")
+    assert shards.corpus_key(ToyText([]))["class"].endswith("ToyText")

@@ -72,7 +72,7 @@ def test_what_cannot_be_used_fails_alone_with_its_reason(records: dict[tuple[str
     empty, clm = records["reference", "hf[name=empty]"], records["clm", "hf[name=bert]"]
     assert (empty.status, clm.status) == ("failed", "failed")
     assert empty.reason == (
-        "model.name=empty: no config.json there; give the folder that save_pretrained wrote"
+        "model.name=empty: it has no config.json; give a folder written by save_pretrained"
     )
     assert clm.reason is not None
     assert "reads texts both ways" in clm.reason

@@ -9,8 +9,8 @@ import numpy as np
 
 from bench.config import schema
 from bench.data.corpora.base import Document, Pair, PairCorpus, TextCorpus
+from bench.data.shards import TextData, TokenArray, prepare_text
 from bench.data.tokenizer import EOS
-from bench.data.tokens import TextData, TokenArray, prepare_text
 from bench.errors import BenchError
 
 SETTINGS = schema.Tokenizer(vocab_size=300, train_bytes=2000)

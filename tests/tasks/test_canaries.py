@@ -18,12 +18,12 @@ from toy_data import SETTINGS, ToyPairs, ToyText, assert_one_line, prepare, text
 from toy_models import OPTIM, SHAPES, make_strategy
 
 from bench.data.batches import TextRows
-from bench.data.corpora.base import Document, Planted, Planting
+from bench.data.corpora.base import Document
 from bench.data.corpora.canaries import CanaryDocstrings, CanaryOptions, canaries, spell
 from bench.data.pairs import prepare_pairs
-from bench.data.planting import place
+from bench.data.planting import Planted, Planting, place
+from bench.data.shards import TextData, prepare_text
 from bench.data.tokenizer import EOS
-from bench.data.tokens import TextData, prepare_text
 from bench.errors import ConfigError, DataError, InapplicableError
 from bench.objectives.base import Likelihood, Objective
 from bench.objectives.likelihood import wanted
@@ -136,7 +136,7 @@ def test_a_budget_that_cannot_hold_all_copies_is_refused(data: TextData):
 def test_canaries_that_leave_no_room_are_refused(tmp_path: Path):
     with pytest.raises(ConfigError) as caught:
         planted_data(tmp_path, replace(OPTIONS, within_bytes=2500))
-    assert_one_line(caught.value, "corpus.text.within_bytes=2500", "63 copies")
+    assert_one_line(caught.value, "corpus.text.within_bytes=2500", "63 planted copies")
 
 
 def test_secrets_are_drawn_by_their_seed_and_spelt_in_full():

@@ -16,8 +16,8 @@ from toy_models import MODEL, N_SPECIAL, OPTIM, SHAPES, make_strategy
 from bench.config import schema
 from bench.data.corpora.base import Document, split_of
 from bench.data.pairs import prepare_pairs
+from bench.data.shards import prepare_text
 from bench.data.tokenizer import EOS, MIN_VOCAB_SIZE, PAD
-from bench.data.tokens import prepare_text
 from bench.errors import ConfigError, DataError, InapplicableError, InterruptedRunError
 from bench.objectives.sampling import Sampling, ended, unigram_texts
 from bench.objectives.scratch import Scratch

@@ -15,8 +15,8 @@ from toy_models import OPTIM, SHAPES, make_strategy
 from bench.config import schema
 from bench.data.corpora.base import Document
 from bench.data.pairs import prepare_pairs
+from bench.data.shards import prepare_text
 from bench.data.tokenizer import EOS, MIN_VOCAB_SIZE
-from bench.data.tokens import prepare_text
 from bench.errors import ConfigError, DataError, InapplicableError, InterruptedRunError
 from bench.objectives.base import Likelihood, TextNLL
 from bench.objectives.scratch import Scratch

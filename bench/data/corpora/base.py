@@ -1,7 +1,7 @@
-"""What a corpus is: a stream of documents or of (image, caption) pairs. corpus -> tokens -> batches.
+"""Base classes of corpora: a corpus yields documents or (image, caption) pairs.
 
-A corpus says where its content comes from and nothing else: splitting, shuffling, tokenising and
-budgeting are the same for all (`bench.data.tokens`).
+A corpus only states where its content comes from. Splitting, shuffling, tokenizing and budgets are the same
+for all corpora (`bench.data.shards`, `bench.data.pairs`).
 """
 
 import hashlib
@@ -13,13 +13,17 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.planting import Planting
+from bench.errors import ConfigError
+
 Split = Literal["train", "validation", "test"]
 HELD_OUT_SHARE = 0.1  # of the groups, for validation and for test each
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 8, 512
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text. `group` is what must not straddle a split (a source file, say); labels are free tags."""
+    """One text. A `group` (a source file, for example) lies in one split as a whole; labels are free tags."""
 
     text: str
     group: str
@@ -38,31 +42,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An item of a source that is no pair: counted by its reason, never silently dropped."""
+    """A source item that cannot be used as a pair: counted by its reason, never silently dropped."""
 
-    reason: str  # "image does not decode": the same for all items of a kind
-    place: str  # "row 7": where a user finds it
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A text that is put among the training documents `copies` times; 0: a control, never put there."""
-
-    text: str
-    copies: int
-    labels: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Planting:
-    """Texts to plant. Every data budget of `within_bytes` or more holds each exactly `copies` times."""
-
-    texts: list[Planted]
-    within_bytes: int
+    reason: str  # the same for all items of a kind, such as "image that does not decode"
+    place: str  # where a user finds it, such as "row 7"
 
 
 def split_of(group: str) -> Split:
-    """The split of a group: a pure function of its name, so no seed or budget can move it."""
+    """Return the split of a group. It depends on the group's name only, not on seeds or budgets."""
     share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
     if share < HELD_OUT_SHARE:
         return "test"
@@ -72,43 +59,46 @@ def split_of(group: str) -> Split:
 class Corpus(ABC):
     """Base of text and pair corpora.
 
-    Subclasses carry their own frozen `Options` dataclass, filled from the YAML of the same name.
+    Subclasses have a frozen dataclass `Options`, filled from the YAML of the same name.
     """
 
     Options: ClassVar[type[Any]]
 
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """A cheap, JSON-able description that changes whenever the content may have changed.
+        """Return a cheap, JSON-able description that changes whenever the content may have changed.
 
-        Package versions, or (path, size, mtime) of files; never the content itself. It keys the cache
-        and must not depend on the machine's paths more than the content does.
+        It is the key of the cache: package versions, or (path, size, mtime) of files, but not the content
+        itself. It must not depend on the machine's paths more than the content does.
         """
 
     @abstractmethod
     def provenance(self) -> dict[str, str]:
-        """Sources with versions and the licence, as recorded beside every result."""
+        """Return the sources with their versions and the licence, as recorded with every result."""
 
 
 class TextCorpus(Corpus):
     """A corpus of documents.
 
-    `labelled` corpora feed tasks too: their documents are cached once parsed (`bench.data.tokens`). They are
-    small; an unlabelled corpus may be larger than memory and is never copied.
+    `labelled` corpora also provide tasks, so their parsed documents are cached. They are small; an unlabelled
+    corpus may be larger than memory and is never copied.
     """
 
     labelled: bool = False
 
     @abstractmethod
     def documents(self) -> Iterator[Document]:
-        """All documents, in a fixed order, one at a time (never the whole corpus in memory).
+        """Yield all documents in a fixed order, without holding the whole corpus in memory.
 
         Raises:
-            DataError: nothing to read, or a file that is not UTF-8 text; names file and config key.
+            DataError: there is nothing to read, or a file is not UTF-8 text; names the file and the key.
         """
 
     def planting(self) -> Planting | None:
-        """What is planted among the documents, beside them: they keep splits, order and tokenizer."""
+        """Return the texts to plant; they change neither splits nor order nor tokenizer."""
         return None
 
 
@@ -117,10 +107,22 @@ class PairCorpus(Corpus):
 
     image_size: int
 
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.image_size = options.image_size
+
     @abstractmethod
     def pairs(self) -> Iterator[Pair | Skipped]:
-        """All pairs, in a fixed order, one at a time, and what of the source is none.
+        """Yield all pairs in a fixed order, and the source items that cannot be used as pairs.
 
         Raises:
-            DataError: nothing to read; names the config key.
+            DataError: there is nothing to read; names the config key.
         """
+
+
+def check_image_size(size: int) -> None:
+    """Raise a ConfigError if `corpus.pairs.image_size` is out of range."""
+    if not MIN_IMAGE_SIZE <= size <= MAX_IMAGE_SIZE:
+        raise ConfigError(
+            f"corpus.pairs.image_size={size} must be between {MIN_IMAGE_SIZE} and {MAX_IMAGE_SIZE}"
+        )

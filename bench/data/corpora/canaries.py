@@ -1,8 +1,8 @@
 """Canaries: made-up secrets planted at known counts (Carlini et al. 2019, arXiv:1802.08232).
 
-`bench.tasks.canaries` measures what a strategy remembers of them. All else of the corpus stays as it is: the
-same documents in the same splits and order, and the same tokenizer. A canary is a document of its own; where
-a row's edge cuts one, it is read in two parts, as any document is.
+`bench.tasks.canaries` measures how much a strategy memorizes them. The rest of the corpus does not change:
+the same documents in the same splits and order, and the same tokenizer. A canary is a document of its own;
+like any document, it is read in two parts where a row ends inside it.
 """
 
 import random
@@ -12,41 +12,41 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from bench.data.corpora.base import Planted, Planting
 from bench.data.corpora.docstrings import Docstrings, DocstringsOptions
+from bench.data.planting import Planted, Planting
 from bench.errors import ConfigError
 
 CONSONANTS, VOWELS = "bdfgjklmnprstvz", "aeiou"
 SYLLABLES = 3
-MAX_DIGITS = 12  # a number of so many is drawn as one 64-bit integer
+MAX_DIGITS = 12  # a number of this many digits is drawn as one 64-bit integer
 
 
 @dataclass(frozen=True)
 class CanaryOptions:
-    """How many canaries there are, how often each is planted, and how much there is to guess."""
+    """How many canaries there are, how often each is planted, and how long its secret is."""
 
     counts: list[int] = field(default_factory=lambda: MISSING)  # copies; 0: controls, never planted
     per_count: int = MISSING  # canaries of each count
     digits: int = MISSING  # of a secret: 10 ** digits are possible
-    within_bytes: int = MISSING  # of the training text that hold all copies: the study's smallest data budget
+    within_bytes: int = MISSING  # of training text that hold all copies: the study's smallest data budget
     canary_seed: int = MISSING
 
     def __post_init__(self) -> None:
         counts = self.counts
         if 0 not in counts or len(set(counts)) != len(counts) or min(counts) < 0 or max(counts) < 1:
             raise ConfigError(
-                f"corpus.text.counts={counts}: give distinct numbers of copies, 0 for controls among them"
+                f"corpus.text.counts={counts}: give distinct numbers of copies, including 0 for the controls"
             )
         if self.per_count < 1:
             raise ConfigError(f"corpus.text.per_count={self.per_count} must be at least 1")
         if not 1 <= self.digits <= MAX_DIGITS:
-            raise ConfigError(f"corpus.text.digits={self.digits} must lie in 1..{MAX_DIGITS}")
+            raise ConfigError(f"corpus.text.digits={self.digits} must be between 1 and {MAX_DIGITS}")
         if self.within_bytes < 1:
             raise ConfigError(f"corpus.text.within_bytes={self.within_bytes} must be at least 1")
 
 
 def spell(number: int, digits: int) -> str:
-    """A secret as it stands in a text.
+    """Write a secret as it appears in a text.
 
     >>> spell(471, 6)
     '0 0 0 4 7 1'
@@ -55,7 +55,7 @@ def spell(number: int, digits: int) -> str:
 
 
 def canaries(options: CanaryOptions) -> list[Planted]:
-    """All canaries, the controls as well; each has a name of its own and a secret drawn uniformly."""
+    """Return all canaries, controls included; each has a unique name and a secret drawn uniformly."""
     rng = random.Random(options.canary_seed)  # noqa: S311 - the same secrets for everyone
     names = _names(rng)
     found = []
@@ -68,7 +68,7 @@ def canaries(options: CanaryOptions) -> list[Planted]:
 
 
 def _names(rng: random.Random) -> Iterator[str]:
-    """Distinct words that no corpus has."""
+    """Yield distinct made-up names, which no corpus contains."""
     seen = set()
     while True:
         name = "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(SYLLABLES)).capitalize()
@@ -79,7 +79,7 @@ def _names(rng: random.Random) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class CanaryDocstringsOptions(DocstringsOptions, CanaryOptions):
-    """Those of both."""
+    """Options of the docstrings and of the canaries."""
 
     def __post_init__(self) -> None:
         DocstringsOptions.__post_init__(self)
@@ -87,25 +87,22 @@ class CanaryDocstringsOptions(DocstringsOptions, CanaryOptions):
 
 
 class CanaryDocstrings(Docstrings):
-    """Docstrings with canaries."""
+    """Docstrings with planted canaries."""
 
     Options = CanaryDocstringsOptions
     options: CanaryDocstringsOptions
 
-    def __init__(self, options: CanaryDocstringsOptions) -> None:
-        super().__init__(options)
-
     def fingerprint(self) -> dict[str, Any]:
-        """That of the docstrings, and the canaries' options."""
+        """Return the fingerprint of the docstrings and the canaries' options."""
         own = asdict(self.options)
         return super().fingerprint() | {"canaries": {f.name: own[f.name] for f in fields(CanaryOptions)}}
 
     def provenance(self) -> dict[str, str]:
-        """That of the docstrings; how many canaries are among them."""
+        """Return the provenance of the docstrings and the number of canaries."""
         options = self.options
         planted = f"{options.per_count} each at {', '.join(map(str, options.counts))} copies"
         return super().provenance() | {"canaries": f"{planted}, seed {options.canary_seed}"}
 
     def planting(self) -> Planting:
-        """The canaries."""
+        """Return the canaries."""
         return Planting(canaries(self.options), self.options.within_bytes)

@@ -1,7 +1,7 @@
-"""Docstrings of installed Python packages, read with `ast`; nothing is imported or run.
+"""Docstrings of installed Python packages, read with `ast`; no package is imported or run.
 
-Available offline wherever the benchmark is installed, since the default packages are its dependencies:
-technical English with code, with library and kind of object as free labels.
+They are technical English with code, labelled by library and kind of object. The default packages are
+dependencies of the benchmark, so they are available offline.
 """
 
 import ast
@@ -25,11 +25,11 @@ from pebble import ProcessExpired, ProcessPool
 from bench.data.corpora.base import Document, TextCorpus
 from bench.errors import ConfigError, DataError
 
-# Tests hardly have docstrings; vendored copies are another library's text under the wrong label.
+# Tests have few docstrings; vendored copies are another library's text under the wrong label.
 SKIPPED = {"tests", "test", "testing", "_vendor", "_vendored", "vendored", "vendor", "extern", "externals"}
-FEW_FILES = 256  # parsed before a process has started
+FEW_FILES = 256  # parsed sooner than a process starts
 FILES_AT_ONCE = 32
-MOST_PARSERS = 8  # of some 60 MB each
+MAX_PARSERS = 8  # processes of about 60 MB each
 Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -37,13 +37,13 @@ class File(NamedTuple):
     """A source file of a package."""
 
     path: Path
-    relative: Path  # to the folder that the package lies in
+    relative: Path  # to the parent folder of the package
     package: str
 
 
 @dataclass(frozen=True)
 class DocstringsOptions:
-    """Which packages, and how short a docstring may be."""
+    """Which packages are read, and the shortest docstring."""
 
     packages: list[str] = field(default_factory=lambda: MISSING)  # import names
     min_chars: int = MISSING
@@ -56,16 +56,14 @@ class DocstringsOptions:
 
 
 class Docstrings(TextCorpus):
-    """One document per module, class and function; a file is a group."""
+    """One document per module, class and function; each source file is a group."""
 
     Options: ClassVar[type[Any]] = DocstringsOptions
+    options: DocstringsOptions
     labelled = True
 
-    def __init__(self, options: DocstringsOptions) -> None:
-        self.options = options
-
     def fingerprint(self) -> dict[str, Any]:
-        """Package versions and options; the Python version, since newer syntax does not parse."""
+        """Return package versions, options, and the Python version, on which parsing depends."""
         return {
             "versions": {name: _version(name) for name in self.options.packages},
             "min_chars": self.options.min_chars,
@@ -73,21 +71,21 @@ class Docstrings(TextCorpus):
         }
 
     def provenance(self) -> dict[str, str]:
-        """Each package with its version and licence."""
+        """Return each package with its version and licence."""
         sources = [f"{name} {_version(name)} ({_licence(name)})" for name in self.options.packages]
         return {"source": "docstrings of " + ", ".join(sources), "licence": "that of each package"}
 
     def documents(self) -> Iterator[Document]:
-        """All docstrings, package by package, file by file."""
+        """Yield all docstrings, package by package, file by file."""
         files = [file for package in self.options.packages for file in _files(package)]
-        yield from chain.from_iterable(_side_by_side(self._documents_of, files))
+        yield from chain.from_iterable(_map_in_parallel(self._documents_of, files))
 
     def _documents_of(self, file: File) -> list[Document]:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # invalid escapes in other people's files
+                warnings.simplefilter("ignore")  # about invalid escapes in the packages' files
                 tree = ast.parse(file.path.read_bytes())
-        except (SyntaxError, ValueError):  # templates, and files for another Python
+        except (SyntaxError, ValueError):  # a template, or a file for another Python version
             return []
         module = ".".join(file.relative.with_suffix("").parts).removesuffix(".__init__")
         found = []
@@ -107,21 +105,23 @@ def _files(package: str) -> Iterator[File]:
             yield File(path, relative, package)
 
 
-def _side_by_side(parse: Callable[[File], list[Document]], files: list[File]) -> Iterator[list[Document]]:
-    """What each file gives, in their order. Many are parsed in processes, but not by one of many processes.
+def _map_in_parallel(parse: Callable[[File], list[Document]], files: list[File]) -> Iterator[list[Document]]:
+    """Parse the files and yield their documents in order.
+
+    Many files are parsed in several processes, unless this is itself a child process.
 
     Raises:
-        DataError: one of them died.
+        DataError: one of the processes died.
     """
     if len(files) < FEW_FILES or parent_process():
         yield from map(parse, files)
         return
-    pool = ProcessPool(max_workers=min(os.cpu_count() or 1, MOST_PARSERS), context=get_context("spawn"))
+    pool = ProcessPool(max_workers=min(os.cpu_count() or 1, MAX_PARSERS), context=get_context("spawn"))
     try:
         yield from pool.map(parse, files, chunksize=FILES_AT_ONCE).result()
     except ProcessExpired as error:
-        raise DataError(f"corpus.text: a process that parsed docstrings died ({error}); run again") from error
-    finally:  # when all are parsed, or on the way
+        raise DataError(f"corpus.text: a process that parses docstrings died ({error}); run again") from error
+    finally:
         pool.stop()
         pool.join()
 
@@ -136,7 +136,7 @@ def _scopes(scope: Scope, name: str) -> Iterator[tuple[Scope, str]]:
 def _docstring(scope: Scope) -> str:
     match scope.body:
         case [ast.Expr(value=ast.Constant(value=str(text))), *_]:
-            # A file may hold escaped lone surrogates, which no UTF-8 text can.
+            # A file may contain escaped lone surrogates, which UTF-8 cannot encode.
             return inspect.cleandoc(text).encode("utf-8", "replace").decode("utf-8").strip()
     return ""
 
@@ -152,7 +152,7 @@ def _locate(package: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
             f"corpus.text.packages: {package!r} is not an installed package; "
-            f"run `pip install {package}` or take it off the list"
+            f"run `pip install {package}` or remove it from the list"
         )
     return Path(next(iter(spec.submodule_search_locations))).resolve()
 

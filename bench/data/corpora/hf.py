@@ -1,4 +1,4 @@
-"""What both corpora of Hugging Face `datasets` share: opening one, by hub name or from local files."""
+"""Base of the corpora from Hugging Face `datasets`: open a data set by hub name or from local files."""
 
 import glob
 import logging
@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
+from bench.data.corpora.base import Corpus
 from bench.errors import ConfigError, DataError
 
 Row = dict[str, Any]
@@ -20,7 +21,7 @@ PICKLED = ("pandas",)  # readers of `datasets` that unpickle, in some versions
 
 @dataclass(frozen=True)
 class HfOptions:
-    """Which data set, and what must not straddle a split."""
+    """Which data set is read, its labels, and what is kept within one split."""
 
     name: str = MISSING  # on the hub, or the reader of `data_files`: parquet, json, csv
     config: str | None = MISSING
@@ -28,131 +29,144 @@ class HfOptions:
     data_files: list[str] | None = field(default_factory=lambda: MISSING)
     split: str = MISSING
     streaming: bool = MISSING
+    label_columns: list[str] = field(default_factory=lambda: MISSING)
     group_column: str | None = MISSING
 
 
-def identify(options: HfOptions, key: str) -> dict[str, Any]:
-    """A fingerprint: the data set, and path, size and time of change of local files."""
-    files = [
-        (Path(name).name, Path(name).stat().st_size, Path(name).stat().st_mtime_ns)
-        for name in local_files(options, key)
-    ]
-    digest = sha256(repr(files).encode()).hexdigest() if files else None
-    described = {"name": options.name, "config": options.config, "revision": options.revision}
-    remote = [name for name in options.data_files or [] if "://" in name]
-    return described | {
-        "split": options.split,
-        "group": options.group_column,
-        "files": digest,
-        "remote": remote,
-    }
+class HfCorpus(Corpus):
+    """A corpus whose items are rows of a data set. Subclasses implement `documents` or `pairs`."""
 
+    key: ClassVar[str]  # of the corpus in the config
+    options: HfOptions
 
-def describe(options: HfOptions) -> dict[str, str]:
-    """Provenance."""
-    from datasets import __version__
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the data set's name, and path, size and modification time of local files."""
+        stats = [(Path(name).name, Path(name).stat()) for name in self._local_files()]
+        files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        return {
+            "name": self.options.name,
+            "config": self.options.config,
+            "revision": self.options.revision,
+            "split": self.options.split,
+            "group": self.options.group_column,
+            "files": sha256(repr(files).encode()).hexdigest() if files else None,
+            "remote": self._remote_files(),
+        }
 
-    files = [name if "://" in name else Path(name).name for name in options.data_files or []]
-    parts = [options.name, options.config, options.revision, *files]
-    source = " ".join(str(part) for part in parts if part)
-    return {"source": f"{source}, split {options.split}, datasets {__version__}", "licence": "see its card"}
+    def provenance(self) -> dict[str, str]:
+        """Return name, revision, files and split of the data set."""
+        from datasets import __version__
 
+        options = self.options
+        files = [name if "://" in name else Path(name).name for name in options.data_files or []]
+        parts = [options.name, options.config, options.revision, *files]
+        source = " ".join(str(part) for part in parts if part)
+        return {
+            "source": f"{source}, split {options.split}, datasets {__version__}",
+            "licence": "see its card",
+        }
 
-def local_files(options: HfOptions, key: str) -> list[str]:
-    """The files that `data_files` means, sorted; addresses are left out."""
-    found: list[str] = []
-    for pattern in options.data_files or []:
-        if "://" not in pattern:
-            full = str(Path(pattern).expanduser())
-            matches = sorted(glob.glob(full, recursive=True))  # noqa: PTH207 -- absolute patterns
-            if not matches:
-                raise DataError(f"{key}.data_files: nothing matches {pattern}; correct the path")
-            found += matches
-    return found
+    def open_rows(self) -> Any:
+        """Return the data set, an iterable of rows.
 
+        Raises:
+            ConfigError: the reader may run code.
+            DataError: the data set cannot be found, reached or read; names the config key.
+        """
+        import datasets
 
-def open_rows(options: HfOptions, key: str) -> Any:
-    """The data set, an iterable of rows.
+        name = self.options.name
+        if name in PICKLED:
+            raise ConfigError(f"{self.key}.name={name!r} reads pickles, which may hold code; use parquet")
+        local = self._local_files()
+        if name == "json":
+            for path in local:
+                _check_json(Path(path), self.key)
+        datasets.logging.set_verbosity(logging.CRITICAL)  # `datasets` also raises what it logs
+        if not sys.stderr.isatty():
+            datasets.disable_progress_bars()
+        with self._refusals():
+            return datasets.load_dataset(
+                name,
+                self.options.config,
+                data_files=[*local, *self._remote_files()] or None,
+                revision=self.options.revision,
+                split=self.options.split,
+                streaming=self.options.streaming,
+            )
 
-    Raises:
-        ConfigError: a reader that may run code.
-        DataError: it cannot be found, reached or read; names the config key.
-    """
-    import datasets
+    def numbered_rows(self, rows: Any, **columns: str | None) -> Iterator[tuple[int, Row]]:
+        """Yield numbered rows, after a check that each has the columns.
 
-    if options.name in PICKLED:
-        raise ConfigError(f"{key}.name={options.name!r} reads pickles, which may hold code; use parquet")
-    if options.name == "json":
-        for name in local_files(options, key):
-            _check_json(Path(name), key)
-    datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs of a damaged file, it raises as well
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    remote = [name for name in options.data_files or [] if "://" in name]
-    with refusals(options, key):
-        return datasets.load_dataset(
-            options.name,
-            options.config,
-            data_files=[*local_files(options, key), *remote] or None,
-            revision=options.revision,
-            split=options.split,
-            streaming=options.streaming,
-        )
+        Args:
+            rows: the data set that `open_rows` returned.
+            columns: option -> the column that it names. Labels and groups are always checked.
+        """
+        columns |= {"group_column": self.options.group_column}
+        columns |= {f"label_columns[{i}]": column for i, column in enumerate(self.options.label_columns)}
+        with self._refusals():  # a stream is read, and refused, only now
+            for number, row in enumerate(rows):
+                for option, column in columns.items():
+                    if column is not None and column not in row:
+                        raise ConfigError(
+                            f"{self.key}.{option}={column!r} is not a column of row {number}; "
+                            f"choose from {', '.join(row)}"
+                        )
+                yield number, row
+
+    def text_of(self, row: Row, option: str, number: int) -> str:
+        """Return the text in the column that an option names, "" where it is null."""
+        column = getattr(self.options, option)
+        value = row[column]
+        if not isinstance(value, str | None):
+            raise ConfigError(
+                f"{self.key}.{option}={column!r} holds {type(value).__name__} in row {number}; "
+                "name a text column"
+            )
+        # JSON escapes can produce lone surrogates, which UTF-8 cannot encode.
+        return (value or "").encode("utf-8", "replace").decode("utf-8").strip()
+
+    def group_of(self, row: Row, content: bytes) -> str:
+        """Return the group of a row; without a group column, each distinct content is a group."""
+        column = self.options.group_column
+        return sha256(content).hexdigest() if column is None else str(row[column])
+
+    def _remote_files(self) -> list[str]:
+        return [name for name in self.options.data_files or [] if "://" in name]
+
+    def _local_files(self) -> list[str]:
+        """Return the local files that match `data_files`, sorted by pattern and name."""
+        found: list[str] = []
+        for pattern in self.options.data_files or []:
+            if "://" not in pattern:
+                full = str(Path(pattern).expanduser())
+                matches = sorted(glob.glob(full, recursive=True))  # noqa: PTH207 -- absolute patterns
+                if not matches:
+                    raise DataError(f"{self.key}.data_files: nothing matches {pattern}; correct the path")
+                found += matches
+        return found
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Turn an error of `datasets` into a DataError of one line."""
+        from datasets.exceptions import DatasetsError
+
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+            cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
+            problem = (str(cause).splitlines() or [type(cause).__name__])[0]
+            key = self.key
+            raise DataError(
+                f"{key}.name={self.options.name!r} does not load ({problem}); correct {key}.name, .config, "
+                ".split or .data_files, or log in with `hf auth login` if it is gated"
+            ) from error
 
 
 def _check_json(path: Path, key: str) -> None:
-    """Arrow crashes on a file whose first value is null, and finds no error in an empty one."""
+    """Refuse a file whose first value is null, on which Arrow crashes, and an empty one, which it accepts."""
     with path.open("rb") as file:
         start = next((line.strip() for line in file if line.strip()), b"")
     if not start or start.startswith(b"null"):
         what = "begins with null" if start else "is empty"
-        raise DataError(f"{key}.data_files: {path} {what}; give JSON objects, one a line")
-
-
-@contextmanager
-def refusals(options: HfOptions, key: str) -> Iterator[None]:
-    """Turn what `datasets` raises into a DataError of one line."""
-    from datasets.exceptions import DatasetsError
-
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
-        problem = (str(cause).splitlines() or [type(cause).__name__])[0]
-        raise DataError(
-            f"{key}.name={options.name!r} does not load ({problem}); correct {key}.name, .config, .split or "
-            ".data_files, or log in with `hf auth login` where it is gated"
-        ) from error
-
-
-def read_rows(
-    rows: Any, options: HfOptions, columns: dict[str, str | None], key: str
-) -> Iterator[tuple[int, Row]]:
-    """Numbered rows, after a check that the columns are there.
-
-    Args:
-        rows: what `open_rows` returned.
-        options: of the data set.
-        columns: option -> the column that it names, or None.
-        key: config key of the corpus.
-    """
-    with refusals(options, key):  # a stream is read, and refused, only now
-        for number, row in enumerate(rows):
-            for option, column in columns.items():
-                if column is not None and column not in row:
-                    raise ConfigError(
-                        f"{key}.{option}={column!r} is no column of row {number}; "
-                        f"choose from {', '.join(row)}"
-                    )
-            yield number, row
-
-
-def text_of(row: Row, column: str, number: int, *, key: str) -> str:
-    """The text in a column, "" where it is null."""
-    value = row[column]
-    if not isinstance(value, str | None):
-        raise ConfigError(
-            f"{key}={column!r} holds {type(value).__name__} in row {number}; name a text column"
-        )
-    # Lone surrogates can come out of JSON escapes, and no UTF-8 text has them.
-    return (value or "").encode("utf-8", "replace").decode("utf-8").strip()
+        raise DataError(f"{key}.data_files: {path} {what}; give one JSON object per line")

