@@ -218,7 +218,7 @@ def _advise(arguments: argparse.Namespace) -> int:
 
 
 def _scale(arguments: argparse.Namespace) -> int:
-    from bench.speed.scale_page import page  # torch, for this command only
+    from bench.speed.scale import page  # torch, for this command only
 
     print(page(arguments.overrides), end="")
     return 0

@@ -20,7 +20,7 @@ from bench.speed import page
 from bench.speed.contract import OURS
 from bench.speed.figure import draw
 from bench.speed.interleave import Contest
-from bench.speed.profiled import shares
+from bench.speed.profile import shares
 from bench.speed.settings import Cell, Speed, plan, settings_of
 from bench.speed.timings import Result
 from bench.training.environment import environment

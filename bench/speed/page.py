@@ -10,7 +10,7 @@ from typing import Any
 from bench.analysis.text import EMPTY, View, amount, markdown_escape, markdown_table, plain, power
 from bench.report.rendering import template
 from bench.speed.contract import ABLATIONS, COMPILED, LIMIT, OURS
-from bench.speed.profiled import ATTENTION, OTHER, PRODUCTS, REST
+from bench.speed.profile import ATTENTION, OTHER, PRODUCTS, REST
 from bench.speed.settings import HEAD_WIDTH, Speed, Targets
 from bench.speed.timings import LEVEL, Result, Spread, Verdict, coverage, interval_rank, verdicts
 

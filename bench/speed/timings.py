@@ -78,7 +78,7 @@ class Result:
     is_nearest: bool  # its peers train in another way
     timed: dict[str, Timed]
     disturbance: Disturbance
-    profile: dict[str, float] = field(default_factory=dict)  # as `bench.speed.profiled` gives it
+    profile: dict[str, float] = field(default_factory=dict)  # as `bench.speed.profile` gives it
 
     @property
     def peers(self) -> list[str]:

@@ -1,1 +1,1 @@
-"""Many runs: launch, resume, divide, watch and export them."""
+"""Launch, resume, share, monitor and export runs."""

@@ -1,4 +1,4 @@
-"""One run: prepare, build, fit, record, evaluate. config -> run record, evaluation record."""
+"""Execute one run: prepare data, pretrain, evaluate. Run spec -> run record and evaluation record."""
 
 import logging
 import traceback
@@ -37,15 +37,15 @@ class Trained:
 
 
 def execute(spec: RunSpec, threads: int | None = None, watched: Sequence[int] | None = None) -> str:
-    """Do one run to its record, or leave it resumable.
+    """Execute one run until its records are written, or stop so that it can be resumed.
 
     Args:
         spec: the run.
-        threads: for matrix products; None: torch's choice.
-        watched: processes without which to stop; None: the launcher that this is a worker of.
+        threads: torch threads for matrix products; None leaves the choice to torch.
+        watched: process ids; the run stops when one of them ends. None means this worker's launcher.
 
     Returns:
-        The status: finished, diverged, failed or interrupted.
+        The run's status: finished, diverged, failed or interrupted.
     """
     environment.set_up_process(threads)
     stop = Stop(supervisors() if watched is None else watched)
@@ -56,23 +56,23 @@ def execute(spec: RunSpec, threads: int | None = None, watched: Sequence[int] | 
     status = loggers.StatusFile(folder, spec.label)
     job = Job(spec, folder, loggers.make_loggers(spec), status, stop, EnergyMeter(spec.typed().energy))
     try:
-        return _do(job)
-    except (InterruptedRunError, KeyboardInterrupt, SystemExit):  # Lightning's answer to SIGTERM
+        return _pretrain_and_evaluate(job)
+    except (InterruptedRunError, KeyboardInterrupt, SystemExit):  # Lightning raises SystemExit on SIGTERM
         job.status.write("interrupted", "stopped")
         loggers.close(job.loggers)
         return "interrupted"
 
 
-def _do(job: Job) -> str:
-    """Pretrain unless that is done, then evaluate by the tasks that are not."""
+def _pretrain_and_evaluate(job: Job) -> str:
+    """Pretrain unless the run is already pretrained, then evaluate the pending tasks."""
     before = job.spec.version()
     record = known = job.spec.recorded()
     trained: Trained | None = None
     if known is None or known.status != "finished" or not _has_model(job.spec):
         record, trained = _outcome(job)
-        if record is None:  # rank 0 records for all
+        if record is None:  # only rank 0 writes the record
             return "finished"
-        is_first = known is None or known.status != "finished"  # a run that is done again keeps its record
+        is_first = known is None or known.status != "finished"  # a repeated run keeps its first record
         if is_first and (record.status == "finished" or not _is_recorded_since(job.spec, before)):
             write_record(record, job.spec.records)
     assert record is not None
@@ -81,22 +81,22 @@ def _do(job: Job) -> str:
         status = _evaluate(job, trained)
     try:
         loggers.mirror_result(job.loggers, record, job.spec.results())
-    except Exception:  # a mirror that breaks costs no result
+    except Exception:  # an error of an external logger must not lose the result
         (job.folder / "error.log").write_text(traceback.format_exc())
     job.status.write(status, "done")
     return status
 
 
 def _has_model(spec: RunSpec) -> bool:
-    """Is there a model to evaluate? Damaged weights are done again, from the last checkpoint on."""
+    """Check that the run has a model to evaluate; damaged weights are trained again."""
     if spec.weights.exists() and not checkpoint.is_whole(spec.weights):
-        log.warning("%s are damaged and will be trained again", spec.weights)
+        log.warning("the weights %s are damaged and will be trained again", spec.weights)
         return False
     return spec.can_be_evaluated()
 
 
-def _outcome(job: Job) -> "tuple[RunRecord | None, Trained | None]":
-    """The run's record, whether it finished or not, and the trained model; None on a rank that has none."""
+def _outcome(job: Job) -> tuple[RunRecord | None, Trained | None]:
+    """Return the run's record, whatever its status, and the trained model; None on ranks other than 0."""
     versions = environment.environment(job.spec.typed().trainer)
     blank = replace(job.spec.record("finished"), environment=versions)
     try:
@@ -112,15 +112,15 @@ def _outcome(job: Job) -> "tuple[RunRecord | None, Trained | None]":
 
 
 def _is_recorded_since(spec: RunSpec, before: str) -> bool:
-    """Has another rank failed first? Its reason is the cause, this rank's is the lost connection."""
+    """Check whether another rank failed first: its error is the cause, ours only the lost connection."""
     return dist.is_initialized() and spec.version() != before
 
 
-def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]":
+def _run(job: Job, blank: RunRecord) -> tuple[RunRecord | None, Trained | None]:
     environment.reset_peak_memory()
     job.status.write("running", "prepare")
     config = job.spec.typed()
-    for name, node in config.task.items():  # a mistake in a task is said before hours of pretraining
+    for name, node in config.task.items():  # find errors in a task's config before hours of pretraining
         build(node, Task, f"task.{name}").check(f"task.{name}")  # type: ignore[type-abstract]
     data = prepare(job.spec)
     spent, energy = Spent(), None
@@ -130,12 +130,12 @@ def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]
         with job.energy.measured() as drawn:
             objective, spent, weights = pretrain_until_finite(job, partial(_build, job.spec, data), data)
         energy = drawn()
-        if not _is_rank_zero_alone():
+        if not _leave_process_group():
             return None, None
-        if weights is not None:  # the trained object holds slices
+        if weights is not None:  # after FSDP, the trained object holds only shards of the weights
             objective = _build(job.spec, data)
             objective.load_state_dict(weights)
-    if data.checkpoint is None or objective.modality != "none":  # a checkpoint as it is lies elsewhere
+    if data.checkpoint is None or objective.modality != "none":  # an unchanged checkpoint stays where it is
         checkpoint.write_weights(objective, job.spec.weights)
     record = replace(
         blank,
@@ -151,12 +151,12 @@ def _run(job: Job, blank: RunRecord) -> "tuple[RunRecord | None, Trained | None]
 def _build(spec: RunSpec, data: Prepared, lr_share: float = 1.0) -> Objective:
     sizes = {"vocab_size": data.text.vocab_size, "image_size": data.pairs.image_size}
     objective = build_objective(spec, **sizes, lr_share=lr_share)
-    # Lightning makes it double only after it has loaded, and so rounded, a checkpoint's weights.
+    # Lightning would convert to double only after loading, and thereby rounding, a checkpoint's weights.
     return objective.double() if spec.typed().trainer.precision == "64-true" else objective
 
 
 def _evaluate(job: Job, trained: Trained | None) -> str:
-    """finished, or failed if a task has; what keeps every task from being done fails them all."""
+    """Evaluate the pending tasks and return the status; if the model cannot be restored, all tasks fail."""
     if not job.spec.pending_tasks():
         return "finished"
     evaluation = Evaluation(job.spec, job.status, job.stop, job.energy)
@@ -166,14 +166,14 @@ def _evaluate(job: Job, trained: Trained | None) -> str:
         (job.folder / "error.log").write_text(traceback.format_exc())
         results = evaluation.give_up(in_one_line(error))
     else:
-        # Lightning left it on the CPU; tasks compute in float32, whatever it was trained in.
+        # Lightning leaves the model on the CPU; tasks compute in float32 whatever the training precision.
         model.objective.to(device_of(job.spec.typed().trainer), torch.float32)
         results = evaluation.do(model.objective, model.data)
     return "failed" if any(result.status == "failed" for result in results) else "finished"
 
 
 def _restored(job: Job) -> Trained:
-    """The model of a run that was trained before."""
+    """Load the model of a run that is already pretrained."""
     job.status.write("running", "prepare")
     data = prepare(job.spec)
     trained = Trained(_build(job.spec, data), data)
@@ -182,8 +182,8 @@ def _restored(job: Job) -> Trained:
     return trained
 
 
-def _is_rank_zero_alone() -> bool:
-    """Leave the process group; evaluation is one process' work."""
+def _leave_process_group() -> bool:
+    """Leave the process group and return whether this is rank 0, which alone evaluates."""
     if not dist.is_initialized():
         return True
     rank = dist.get_rank()

@@ -1,6 +1,6 @@
-"""A finished run -> a folder that transformers loads: weights, tokenizer, model card.
+"""Export a finished run to a folder that transformers loads: weights, tokenizer and model card.
 
-The folder is written beside its place and renamed, so that it is there whole or not at all.
+The folder is written under a temporary name and then renamed, so an incomplete export never appears.
 """
 
 import json
@@ -29,57 +29,54 @@ from bench.report.rendering import template
 from bench.training import checkpoint
 from bench.training.objective import build_objective
 
-REST_WEIGHTS, REST_CONFIG = "bench.safetensors", "bench.json"  # of what no stock class holds
+REST_WEIGHTS, REST_CONFIG = "bench.safetensors", "bench.json"  # for modules that no stock class holds
 CARD = "model_card.md.j2"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run and the folder that its weights lie in."""
+    """A finished run and the path of its record, from which its other files are found."""
 
     record: RunRecord
     record_path: Path
 
     @property
     def folder(self) -> Path:
-        """Where the run worked."""
+        """The run's working folder."""
         return self.record_path.parents[1] / "runs" / self.record.run_id
 
     @property
     def weights(self) -> Path:
-        """Its last weights, there or not."""
+        """The path of its final weights, which may be missing."""
         return self.folder / "weights.safetensors"
 
     def scores(self) -> list[Score]:
-        """What tasks have measured of it."""
+        """Return the scores of all its tasks."""
         results = read_results(self.record_path.parents[1] / "evaluations", self.record.run_id)
         return [score for result in results.values() for score in result.scores]
 
     @property
-    def how_to_redo(self) -> str:
-        """What brings the weights back."""
+    def fix(self) -> str:
+        """Advice to the user on how to restore the weights."""
         return f"delete {self.record_path} and run it again with `{self.record.command}`"
 
 
 def export_run(run: str, *, to: Path | None, experiments: Path) -> tuple[Path, str]:
-    """Write the folder of a run.
+    """Export a run and return the new folder and the Auto class that loads it.
 
     Args:
-        run: its id, or the beginning of it.
-        to: the folder to make; None: exports/<run id>.
-        experiments: where the studies lie.
-
-    Returns:
-        The folder and the Auto class that loads it.
+        run: the run's id or a unique prefix of it.
+        to: the folder to create; None means exports/<run id>.
+        experiments: the folder of all studies.
 
     Raises:
-        ConfigError: no such run, several, or none that can be exported; a folder that holds something.
+        ConfigError: no run or several match, the run cannot be exported, or the folder is not empty.
         DataError: weights or corpus are not those of the run.
     """
     found = find_run(run, experiments)
     target = (to or Path("exports") / found.record.run_id).absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ConfigError(f"to={target} already holds something; delete it or choose another folder by to=")
+        raise ConfigError(f"to={target} already holds files; delete it or set to= to another folder")
     quiet_transformers()
     objective, tokenizer = restore(found)
     with _in_one_step(target) as folder:
@@ -88,59 +85,57 @@ def export_run(run: str, *, to: Path | None, experiments: Path) -> tuple[Path, s
 
 
 def find_run(run: str, experiments: Path) -> Run:
-    """The one finished run whose id begins with `run`, with its weights."""
+    """Return the finished run whose id begins with `run`; raise ConfigError unless it can be exported."""
     paths = [path for path in sorted(experiments.glob("*/records/*.json")) if path.stem.startswith(run)]
     ids = sorted({path.stem for path in paths})
     if not ids:
         started = sorted({path.name for path in experiments.glob("*/runs/*") if path.name.startswith(run)})
         if started:
             raise ConfigError(f"run={run} has not finished ({', '.join(started)}); see `bench status`")
-        raise ConfigError(f"run={run} is no run with a record in {experiments}/*/records; give its id")
+        raise ConfigError(f"run={run}: no record in {experiments}/*/records has this id; set run= to another")
     if len(ids) > 1 and run not in ids:
-        raise ConfigError(f"run={run} may be any of {', '.join(ids)}; give more of the id")
+        raise ConfigError(f"run={run} is ambiguous ({', '.join(ids)}); use a longer prefix")
     same = [Run(read_record(path), path) for path in paths if path.stem == (run if run in ids else ids[0])]
-    # One run may belong to several studies, and have failed in one of them.
+    # A run may belong to several studies and may have failed in one of them.
     found = max(same, key=lambda one: (one.record.status == "finished", one.weights.exists()))
     if found.record.status != "finished":
         raise ConfigError(f"run={run} {found.record.status}: {found.record.reason}; export a finished run")
     if checkpoint_name := (found.record.config.get("model") or {}).get("name"):
         raise ConfigError(
-            f"run={run} has the backbone of {checkpoint_name}; export a run of a preset (model=)"
+            f"run={run} has the backbone of {checkpoint_name}; export a run of a size preset (model=)"
         )
     if not (found.weights.exists() and (found.folder / "config.json").exists()):
-        raise ConfigError(f"run={run}: its weights are gone ({found.weights}); {found.how_to_redo}")
+        raise ConfigError(f"run={run}: the weights are gone ({found.weights}); {found.fix}")
     return found
 
 
 def restore(run: Run) -> tuple[Objective, Path]:
-    """The trained objective, on CPU, and its tokenizer's file; the corpus is prepared again if need be."""
+    """Load the trained objective on CPU and its tokenizer file; prepare the corpus if needed."""
     try:
         spec = read_spec(run.folder)
         config = spec.typed()
     except BenchError as error:
         reason = textwrap.shorten(str(error), 200)
-        raise DataError(
-            f"{run.folder / 'config.json'}: damaged or outdated ({reason}); {run.how_to_redo}"
-        ) from error
+        raise DataError(f"{run.folder / 'config.json'}: damaged or outdated ({reason}); {run.fix}") from error
     if not find_class(config.strategy, Objective, "strategy").has_weights:  # type: ignore[type-abstract]
-        raise ConfigError(f"strategy={spec.strategy} has no weights here; export a run of another strategy")
+        raise ConfigError(f"strategy={spec.strategy} has no local weights; export a run of another strategy")
     corpus = build(config.corpus.text, TextCorpus, "corpus.text")
     text = prepare_text(corpus, config.tokenizer, Path(config.paths.data))
     if text.manifest["tokenizer_sha256"] != run.record.data["tokenizer_sha256"]:
         raise DataError(
-            "corpus.text has changed since the run and gives another tokenizer; bring back "
-            f"{run.record.data['text']['provenance']['source']}, or {run.how_to_redo}"
+            "corpus.text has changed since the run, so its tokenizer differs; restore "
+            f"{run.record.data['text']['provenance']['source']}, or {run.fix}"
         )
     images = build(config.corpus.pairs, PairCorpus, "corpus.pairs")
     objective = build_objective(spec, vocab_size=text.vocab_size, image_size=images.image_size)
-    _load_weights(objective, run.weights, run.how_to_redo)
+    _load_weights(objective, run.weights, run.fix)
     return objective.eval(), text.tokenizer_path
 
 
 def write(
     objective: Objective, tokenizer: Path, record: RunRecord, folder: Path, scores: Sequence[Score] = ()
 ) -> None:
-    """Fill an empty folder: model, tokenizer, card, and all weights where a stock class holds only some."""
+    """Write model, tokenizer and card, and all weights where a stock class holds only some of them."""
     model = stock_model(objective)
     model.save_pretrained(folder)
     write_tokenizer(objective, tokenizer, folder)
@@ -156,14 +151,14 @@ def write(
 
 
 def load(folder: str | Path) -> Objective:
-    """The whole objective of an export with `bench.safetensors`: towers, projections, decoder, generator.
+    """Load the whole objective of an export that contains `bench.safetensors`.
 
     Raises:
-        DataError: no such export, or damaged weights.
+        DataError: the folder holds no such export, or its files are damaged.
     """
     folder = Path(folder)
     if not (folder / REST_CONFIG).exists():
-        raise DataError(f"{folder} holds no {REST_CONFIG}; load it with transformers, as its README.md shows")
+        raise DataError(f"{folder} has no {REST_CONFIG}; load it with transformers, as its README.md shows")
     try:
         described = json.loads((folder / REST_CONFIG).read_text(encoding="utf-8"))
         shapes, optim = described["shapes"], schema.Optim(**described["optim"])
@@ -177,7 +172,7 @@ def load(folder: str | Path) -> Objective:
 
 
 def card(objective: Objective, record: RunRecord, scores: Sequence[Score]) -> str:
-    """The model card, as Markdown with front matter."""
+    """Return the model card as Markdown with front matter."""
     stock = architecture(objective)
     return template(CARD, is_html=False, plain=markdown_escape, amount=amount).render(
         record=record,
@@ -203,7 +198,7 @@ def _load_weights(objective: Objective, path: Path, fix: str) -> None:
 
 @contextmanager
 def _in_one_step(target: Path) -> Iterator[Path]:
-    """A folder that becomes `target` once it is full; nothing is left behind otherwise."""
+    """Yield a temporary folder that is renamed to `target` on success and removed on failure."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     partial.mkdir()

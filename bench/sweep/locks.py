@@ -1,7 +1,7 @@
-"""Several launchers on one study: each run is done by one of them; the others wait for it, or take it over.
+"""Share one study among several launchers: each run is done by one of them, the others wait or take over.
 
-A run belongs to the process that holds the lock in its folder. The system takes the lock from a process that
-is gone, on a shared file system as well, and no clock is asked.
+A run belongs to the process that holds the lock in its folder. The operating system releases the lock when
+that process ends, on a shared file system too, so no clock is involved.
 """
 
 import time
@@ -19,12 +19,12 @@ POLL_S = 0.5
 
 
 def lock(folder: Path) -> FileLock:
-    """To be held while a run is done in its folder; entering it raises Timeout where another process does."""
+    """Return the lock to hold while doing the run in `folder`; entering it raises Timeout if it is taken."""
     return FileLock(folder / LOCK, timeout=0)
 
 
 def is_held(folder: Path) -> bool:
-    """Is some process doing the run of this folder? Also where it cannot be asked: a read-only folder."""
+    """Check whether a process is doing the run in `folder`; a read-only folder counts as held."""
     if not (folder / LOCK).exists():
         return False
     try:
@@ -35,11 +35,11 @@ def is_held(folder: Path) -> bool:
 
 
 def ended(spec: RunSpec, before: str | None = None) -> str | None:
-    """The run's status, if nothing is left to do of it or it failed in other hands.
+    """Return the run's status if nothing is left to do, or if it failed in another process; else None.
 
     Args:
         spec: the run.
-        before: its `RunSpec.version` when this launcher began; None: whatever failed is tried again.
+        before: its `RunSpec.version` when this launcher started; None means that failed runs are retried.
     """
     record = spec.recorded()
     if record is not None and spec.is_done():
@@ -47,8 +47,8 @@ def ended(spec: RunSpec, before: str | None = None) -> str | None:
     return "failed" if before not in (None, spec.version()) and spec.has_failed() else None
 
 
-def tidy(spec: RunSpec) -> None:
-    """Clear away what a killed process has left half-written; for the holder of the run's lock."""
+def remove_partial_files(spec: RunSpec) -> None:
+    """Remove the half-written files of a killed process; call it only while holding the run's lock."""
     for left in (
         *spec.folder.rglob("*.partial"),
         *spec.records.glob(f".{spec.run_id}.*.partial"),
@@ -57,13 +57,13 @@ def tidy(spec: RunSpec) -> None:
         left.unlink(missing_ok=True)
 
 
-def damage(todo: Sequence[RunSpec]) -> list[str]:
-    """What of the runs to do was done, but its file is not readable."""
+def damaged_files(todo: Sequence[RunSpec]) -> list[str]:
+    """Return one line for each unreadable record or evaluation of the pending runs."""
     lines = []
     for spec in todo:
         if spec.record_path.exists():
             if spec.recorded() is None:
-                lines.append(f"{spec.record_path} is damaged; the run is done again")
+                lines.append(f"{spec.record_path} is damaged; the run is repeated")
             lines += map(str, read_evaluations(spec.evaluations, spec.run_id)[1])
     return lines
 
@@ -71,12 +71,12 @@ def damage(todo: Sequence[RunSpec]) -> list[str]:
 def share(
     todo: Sequence[RunSpec], do: Callable[[Sequence[RunSpec]], dict[str, str]], display: Display
 ) -> dict[str, str]:
-    """Do runs; wait for those that another launcher does, and do them if it is gone.
+    """Do the runs; wait for those that another launcher is doing, and do them if it ends without a result.
 
     Args:
         todo: the runs.
-        do: does some of them and returns their statuses by id, `busy` where another process does the run.
-        display: is told who is waited for.
+        do: does some of them and returns their statuses by id, `busy` for a run that another process holds.
+        display: shows which runs are waited for.
     """
     before = {spec.run_id: spec.version() for spec in todo}
     statuses = do(todo)
@@ -95,9 +95,9 @@ def share(
 
 
 def _wait(busy: Sequence[RunSpec], display: Display) -> list[RunSpec]:
-    """Those of the runs that no process holds any more; at least one."""
+    """Wait until at least one of the runs is released by its process, and return those that are."""
     owners = ", ".join(f"{spec.label} ({_owner(spec)})" for spec in busy)
-    display.say(f"waiting for {len(busy)} runs that another launcher does: {owners}")
+    display.say(f"waiting for {len(busy)} runs of another launcher: {owners}")
     while not (free := [spec for spec in busy if not is_held(spec.folder)]):
         for spec in busy:
             display.update(spec)
@@ -107,4 +107,4 @@ def _wait(busy: Sequence[RunSpec], display: Display) -> list[RunSpec]:
 
 def _owner(spec: RunSpec) -> str:
     state = read_status(spec.folder)
-    return f"process {state['pid']} on {state['host']}" if state and "host" in state else "just begun"
+    return f"process {state['pid']} on {state['host']}" if state and "host" in state else "just started"

@@ -1,12 +1,11 @@
-"""The progress of a sweep on the terminal: one bar for all runs, one for each run under way.
+"""Show the progress of a sweep on the terminal: one bar for all runs and one for each active run.
 
-It reads the status files that runs write, so it shows what another process does as well as its own.
-Without a terminal, one line per finished run.
+It reads the runs' status files, so it also shows runs of other processes. Without a terminal, it prints one
+line per finished run.
 """
 
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -21,16 +20,17 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.text import Text
+from typing_extensions import override
 
 from bench.config.run_spec import STATUS_FILE, RunSpec
 from bench.errors import printable
 
 BAR_WIDTH = 16
-NUMBERS_WIDTH = 52  # steps, tokens/s, time passed and left, with what separates them
+NUMBERS_WIDTH = 52  # steps, tokens/s, elapsed and remaining time, with separators
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """What a run last said of itself; None if it said nothing yet."""
+    """Return the content of a run's status file; None if there is none yet or it is damaged."""
     try:
         state: dict[str, Any] = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -39,10 +39,10 @@ def read_status(folder: Path) -> dict[str, Any] | None:
 
 
 class _Remaining(ProgressColumn):
-    """Time left: for a run from its own speed, for the sweep from the runs done so far."""
+    """The remaining time: of a run from its own speed, of the sweep from the runs finished so far."""
 
+    @override
     def render(self, task: Task) -> Text:
-        """An empty field until there is something to go by."""
         seconds = task.fields.get("remaining_s")
         if seconds is None and task.fields.get("done_here") and task.elapsed and task.total is not None:
             seconds = task.elapsed / task.fields["done_here"] * (task.total - task.completed)
@@ -50,7 +50,7 @@ class _Remaining(ProgressColumn):
 
 
 class Display:
-    """Shows a sweep while it runs; use as a context manager."""
+    """Display of a sweep while it runs; use it as a context manager."""
 
     def __init__(self, n_runs: int, n_done: int) -> None:
         self.console = Console(stderr=True, highlight=False)
@@ -74,46 +74,44 @@ class Display:
             self.say(f"{self.n_done} of {self.n_runs} runs are done already")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
     def say(self, message: str) -> None:
-        """A line above the bars."""
+        """Print a line above the bars."""
         self.console.print(printable(message), markup=False, soft_wrap=True)
 
     def update(self, spec: RunSpec) -> None:
-        """Show what a run under way last said."""
+        """Show the current status of an active run."""
         state = read_status(spec.folder)
         if state is None or state["status"] != "running":
             return
         if spec.run_id not in self.bars:
             self.bars[spec.run_id] = self.progress.add_task("", total=None, rate="")
-        speed, cost = state["tokens_per_s"], state.get("seconds_left")
+        speed = state["tokens_per_s"]
         self.progress.update(
             self.bars[spec.run_id],
             description=self._name(spec.label, state["phase"]),
             completed=state["step"],
             total=state["total_steps"] or None,
             rate=f"{speed:,.0f} tokens/s" if speed else "",
-            remaining_s=cost,
+            remaining_s=state.get("seconds_left"),
         )
 
     def queue(self, n_queued: int) -> None:
-        """Show how many runs still wait for their turn."""
+        """Show how many runs are still queued."""
         queued = f", {n_queued} queued" if n_queued else ""
         self.progress.update(self.whole, description=f"all runs{queued}")
 
     def _name(self, label: str, phase: str) -> str:
-        """A name that leaves room for the numbers: its ends say strategy and seed, its middle gives way."""
+        """Shorten a label in its middle to leave room for the numbers; strategy and seed stay visible."""
         room = max(8, self.console.width - BAR_WIDTH - NUMBERS_WIDTH - len(phase) - 2)
         if len(label) > room:
             label = f"{label[: room - room // 3 - 1]}…{label[-(room // 3) :]}"
         return printable(f"{label}  {phase}")
 
     def finish(self, spec: RunSpec, status: str) -> None:
-        """A run is over: say how it went and drop its bar. One that is `busy` elsewhere is not over."""
+        """Print the outcome of a run and remove its bar; a run that is `busy` elsewhere is not finished."""
         if spec.run_id in self.bars:
             self.progress.remove_task(self.bars.pop(spec.run_id))
         if status == "busy":

@@ -1,6 +1,6 @@
-"""`bench status`: where the runs of a study stand, and how a sweep ended. Records -> the terminal.
+"""`bench status`: print the state of a study's runs, and the outcome of a sweep. Records -> terminal.
 
-No torch and no matplotlib, so that it answers at once.
+It imports neither torch nor matplotlib, so it answers immediately.
 """
 
 import json
@@ -19,7 +19,7 @@ from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError, printable
 from bench.evaluations import EvaluationRecord, read_evaluations, results_of
 from bench.records import STUDY_NAME, RunRecord, read_records, studies
-from bench.sweep.launchers import queue
+from bench.sweep.launchers import slurm
 from bench.sweep.locks import is_held
 
 STATES = ("finished", "running", "queued", "interrupted", "diverged", "failed", "damaged")
@@ -27,8 +27,8 @@ _COLOURS = {"finished": "green", "running": "cyan", "queued": "blue", "interrupt
 
 
 @dataclass(frozen=True)
-class Row:
-    """One run, as the terminal shows it."""
+class RunState:
+    """One run, as shown on the terminal."""
 
     run_id: str
     label: str
@@ -36,8 +36,8 @@ class Row:
     detail: str
 
 
-def rows(study: str, experiments_dir: Path) -> list[Row]:
-    """Every run of a study: records first, then those that have only a status file.
+def rows(study: str, experiments_dir: Path) -> list[RunState]:
+    """Return every run of a study, by its records, status files and Slurm jobs.
 
     Raises:
         ConfigError: no such study.
@@ -55,14 +55,14 @@ def rows(study: str, experiments_dir: Path) -> list[Row]:
     again = {
         name: row
         for name, row in unfinished.items()
-        if name not in done or row.state in ("running", "queued")  # again, or by more tasks
+        if name not in done or row.state in ("running", "queued")  # repeated, or evaluated by more tasks
     }
-    found = [*(done | again).values(), *(Row("", "", "damaged", str(error)) for error in damaged)]
+    found = [*(done | again).values(), *(RunState("", "", "damaged", str(error)) for error in damaged)]
     return sorted(found, key=lambda row: (STATES.index(row.state), row.label, row.run_id))
 
 
 def table(study: str, experiments_dir: Path) -> Table:
-    """One line per run."""
+    """Return a table with one line per run."""
     found = rows(study, experiments_dir)
     view = Table(title=escape(printable(f"{study}: {summary(found)}")), title_justify="left")
     for name in ("run", "what", "state", "detail"):
@@ -75,7 +75,7 @@ def table(study: str, experiments_dir: Path) -> Table:
 
 
 def overview(experiments_dir: Path) -> Table:
-    """One line per study."""
+    """Return a table with one line per study."""
     view = Table(title=escape(f"Studies in {experiments_dir}"), title_justify="left")
     view.add_column("study")
     view.add_column("runs")
@@ -84,21 +84,21 @@ def overview(experiments_dir: Path) -> Table:
     return view
 
 
-def summary(found: Sequence[Row]) -> str:
-    """`12 finished, 1 running`."""
+def summary(found: Sequence[RunState]) -> str:
+    """Return the number of runs in each state, such as `12 finished, 1 running`."""
     counts = Counter(row.state for row in found)
     return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no runs"
 
 
 def main(cfg: DictConfig) -> None:
-    """Print the runs of `cfg.study`, or one line per study if none is named."""
+    """Print the runs of `cfg.study`, or one line per study if none is given."""
     experiments_dir = Path(cfg.experiments_dir)
     named = not OmegaConf.is_missing(cfg, "study") and cfg.study is not None
     Console().print(table(str(cfg.study), experiments_dir) if named else overview(experiments_dir))
 
 
-def _recorded(record: RunRecord, evaluations: Sequence[EvaluationRecord]) -> Row:
-    """A run with a task that failed has failed: the same command does that task again."""
+def _recorded(record: RunRecord, evaluations: Sequence[EvaluationRecord]) -> RunState:
+    """Return the state of a recorded run; it is failed if a task failed, since that task is retried."""
     parts = [record.strategy, record.variant, record.model, record.budget, f"seed={record.seed}"]
     results = results_of(evaluations).values()
     failed = [f"{result.task}: {result.reason}" for result in results if result.status == "failed"]
@@ -106,10 +106,10 @@ def _recorded(record: RunRecord, evaluations: Sequence[EvaluationRecord]) -> Row
     detail = record.reason or "; ".join(failed) or f"{seconds:.0f} s, {len(results)} tasks"
     detail = "; ".join(filter(None, [detail, record.retried]))
     state = "failed" if failed and record.status == "finished" else record.status
-    return Row(record.run_id, " ".join(part for part in parts if part), state, detail)
+    return RunState(record.run_id, " ".join(part for part in parts if part), state, detail)
 
 
-def _unfinished(path: Path) -> Row:
+def _unfinished(path: Path) -> RunState:
     run_id = path.parent.name
     try:
         status = json.loads(path.read_text(encoding="utf-8"))
@@ -120,42 +120,42 @@ def _unfinished(path: Path) -> Row:
         if state == "running" and not is_held(path.parent):
             state = "interrupted"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return Row(run_id, "", "damaged", f"{path}: not a status file ({error!r})")
+        return RunState(run_id, "", "damaged", f"{path}: cannot be read as a status file ({error!r})")
     if state not in STATES:
-        return Row(run_id, label, "damaged", f"{path}: unknown status {state!r}")
-    return Row(run_id, label, state, f"{phase}, {share}, {speed}, {_age(age_s)} ago")
+        return RunState(run_id, label, "damaged", f"{path}: unknown status {state!r}")
+    return RunState(run_id, label, state, f"{phase}, {share}, {speed}, {_age(age_s)} ago")
 
 
-def _by_jobs(runs: Path, said: Mapping[str, Row], recorded: Collection[str]) -> dict[str, Row]:
-    """What Slurm says of the runs that were submitted to it; nothing of those that are over.
+def _by_jobs(runs: Path, known: Mapping[str, RunState], recorded: Collection[str]) -> dict[str, RunState]:
+    """Return the states of runs by Slurm, for unfinished jobs and for jobs that ended without a result.
 
     Args:
         runs: the folder of the study's runs.
-        said: what they said of themselves, by id.
-        recorded: ids of those that have a record.
+        known: states by the runs' status files, by id.
+        recorded: ids of the runs that have a record.
     """
-    files = runs.glob(f"*/{queue.JOB_FILE}")
-    jobs = {path.parent.name: job for path in files if (job := queue.read_submission(path.parent))}
-    states = queue.ask(job.job_id for job in jobs.values())
+    files = runs.glob(f"*/{slurm.JOB_FILE}")
+    jobs = {path.parent.name: job for path in files if (job := slurm.read_submission(path.parent))}
+    states = slurm.ask_squeue(job.job_id for job in jobs.values())
     found = {}
     for run_id, job in jobs.items():
-        own, state = said.get(run_id), (states or {}).get(job.job_id)
+        own, state = known.get(run_id), (states or {}).get(job.job_id)
         if state is not None and not state.is_over:
             if state.is_waiting or own is None or own.state in ("running", "interrupted"):
                 found[run_id] = _in_queue(run_id, job, state, own)
         elif own is None and run_id not in recorded:
-            ended = f"job {job.job_id} is over without a result; logs in {job.jobs_folder}"
+            ended = f"job {job.job_id} ended without a result; logs in {job.jobs_folder}"
             unknown = f"submitted as job {job.job_id}; squeue does not answer here"
             where = ("queued", unknown) if states is None else ("interrupted", ended)
-            found[run_id] = Row(run_id, job.label, *where)
+            found[run_id] = RunState(run_id, job.label, *where)
     return found
 
 
-def _in_queue(run_id: str, job: queue.Submission, state: queue.JobState, own: Row | None) -> Row:
-    """A run whose job waits or runs, with what the run last said of itself."""
+def _in_queue(run_id: str, job: slurm.Submission, state: slurm.JobState, own: RunState | None) -> RunState:
+    """Return the state of a run whose job waits or runs, with the details of the run's status file."""
     where = "queued" if state.is_waiting else "running"
     why = f"job {job.job_id} {state.state.lower()}" + (f" ({state.reason})" if state.is_waiting else "")
-    return Row(run_id, job.label, where, f"{why}, {own.detail}" if own else why)
+    return RunState(run_id, job.label, where, f"{why}, {own.detail}" if own else why)
 
 
 def _age(seconds: float) -> str:
@@ -166,7 +166,7 @@ def _age(seconds: float) -> str:
 
 
 def print_outcome(specs: Sequence[RunSpec], statuses: dict[str, str]) -> None:
-    """The closing table: how many of each status, and every run that has no result, with the reason."""
+    """Print the number of runs by status, and every run without a result with the reason."""
     counts = Counter(statuses.values())
     print(", ".join(f"{n} {name}" for name, n in sorted(counts.items())) + f" of {len(specs)} runs")
     for spec in specs:

@@ -1,4 +1,4 @@
-"""A sweep: skip what is done, refuse what cannot work, let the launcher do the rest, say what happened.
+"""Run a sweep: validate all runs, skip those already done and give the others to the launcher.
 
 This process never imports torch.
 """
@@ -19,8 +19,8 @@ from bench.models import flops
 from bench.records import write_atomically
 from bench.sweep import locks
 from bench.sweep.launchers.base import Launcher
-from bench.sweep.launchers.run import record_failure
 from bench.sweep.progress import Display
+from bench.sweep.worker import record_failure
 from bench.training import branching
 
 
@@ -28,15 +28,15 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     """Do the runs that are not done yet.
 
     Returns:
-        The status of every run by id: finished, diverged, failed, interrupted, busy (another launcher is
-        doing it), or queued or running where it goes on without this process.
+        The status of every run by id: finished, diverged, failed, interrupted, busy (in another launcher), or
+        queued or running if the run continues without this process.
 
     Raises:
-        BenchError: a config or corpus that cannot work, before any run is started.
+        BenchError: a config or corpus is invalid; no run was started.
     """
     for spec in specs:
         validate(spec.typed())
-        refuse_nodes(spec)
+        _refuse_nodes(spec)
     launcher = build(specs[0].config["launcher"], Launcher, "launcher")
     launcher.check(specs)
     statuses = _prepare(specs)
@@ -46,13 +46,13 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     todo = _in_order(todo)
     n_done = sum(status in ("finished", "diverged") for status in statuses.values())
     with Display(len(specs), n_done) as display:
-        for line in locks.damage(todo):
+        for line in locks.damaged_files(todo):
             display.say(line)
         return statuses | locks.share(todo, lambda runs: launcher.launch(specs, runs, display), display)
 
 
 def planned(specs: Sequence[RunSpec]) -> list[str]:
-    """What the runs' study claims, and whether they can tell; nothing where it claims nothing.
+    """Return lines on the study's claims and on whether these runs can decide them; none without claims.
 
     Raises:
         ConfigError: a malformed claim.
@@ -60,7 +60,7 @@ def planned(specs: Sequence[RunSpec]) -> list[str]:
     asked = read_claims(specs[0].records.parent)
     if asked is None:
         return []
-    from bench.analysis.planning import Sweep, plan  # scipy, for studies with claims only
+    from bench.analysis.planning import Sweep, plan  # imports scipy, needed only for studies with claims
 
     sweep = Sweep(
         strategies={spec.strategy for spec in specs},
@@ -72,11 +72,7 @@ def planned(specs: Sequence[RunSpec]) -> list[str]:
 
 
 def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
-    """Prepare all runs' data; a run whose checkpoint cannot be used fails by itself.
-
-    Returns:
-        The status of those by id.
-    """
+    """Prepare the data of all runs, and return the statuses, by id, of runs whose checkpoint is unusable."""
     statuses = {}
     for spec in specs:
         try:
@@ -86,11 +82,11 @@ def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
     return statuses
 
 
-def refuse_nodes(spec: RunSpec) -> None:
-    """A run over several nodes is not started from one of them: leave its config for torchrun.
+def _refuse_nodes(spec: RunSpec) -> None:
+    """Refuse a run over several nodes, which no launcher can start, and write its config for torchrun.
 
     Raises:
-        ConfigError: says how to start it.
+        ConfigError: explains how to start the run.
     """
     settings = spec.config["trainer"]
     if settings["nodes"] > 1 and not spec.is_done():
@@ -105,8 +101,9 @@ def refuse_nodes(spec: RunSpec) -> None:
 
 
 def _in_order(specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """Longest first, so that there is no straggler at the end; but before the shorter runs that branch from
-    a trunk, the longest of every trunk, which trains it.
+    """Sort the longest runs first, so that none is left alone at the end.
+
+    The longest run of each shared trunk comes before all shorter runs of a trunk, since it trains the trunk.
     """
     n_before: Counter[Path] = Counter()
     ranked: list[tuple[int, RunSpec]] = []
@@ -118,10 +115,10 @@ def _in_order(specs: Sequence[RunSpec]) -> list[RunSpec]:
 
 
 def _size(spec: RunSpec) -> float:
-    """Roughly proportional to a run's time."""
+    """Return a number roughly proportional to a run's duration."""
     config = spec.typed()
     if config.model.name is not None:
-        return math.inf  # a checkpoint's size is not known yet, and seldom small
+        return math.inf  # a checkpoint's size is not known yet and is rarely small
     parameters = flops.text_parameters(config.model, config.tokenizer.vocab_size)
     if config.strategy["modality"] == "none":
         return 0.0

@@ -1,7 +1,7 @@
-"""One rank of a distributed run: `torchrun -m bench.sweep.torchrun_worker RUN/config.json PID...`.
+"""Execute one rank of a distributed run: `torchrun -m bench.sweep.torchrun_worker RUN/config.json PID...`.
 
-The launcher starts the ranks of one node. Those of several are started on each of them, by hand or by a
-scheduler, with the config that `bench train` leaves; see conf/trainer/ddp.yaml.
+The launcher starts torchrun for runs on one node. For runs on several nodes, start torchrun on each node, by
+hand or by a scheduler, with the config file that `bench train` writes; see conf/trainer/ddp.yaml.
 """
 
 import json
@@ -16,20 +16,20 @@ from bench.sweep.execute import execute
 
 
 def main(path: str, supervisors: Sequence[str]) -> int:
-    """Do this rank's part; the exit code tells torchrun whether to stop the other ranks.
+    """Execute this rank and return its exit code, from which torchrun decides whether to stop the others.
 
     Raises:
-        ConfigError: torchrun has started another number of ranks than the config says.
+        ConfigError: the number of ranks that torchrun started differs from the config.
     """
     spec = RunSpec(**json.loads(Path(path).read_text(encoding="utf-8")))
     settings, world = spec.typed().trainer, int(os.environ.get("WORLD_SIZE", 1))
     if settings.n_ranks != world:
         raise ConfigError(
-            f"trainer.nodes={settings.nodes} times trainer.devices={settings.devices} are not the {world} "
-            "ranks that torchrun has started; change --nnodes, --nproc-per-node or these keys"
+            f"trainer.nodes={settings.nodes} times trainer.devices={settings.devices} must equal the {world} "
+            "ranks that torchrun started; change --nnodes, --nproc-per-node or these keys"
         )
     if os.environ.get("RANK", "0") != "0" and _is_trained(spec):
-        return 0  # to evaluate is one process' work
+        return 0  # only rank 0 evaluates
     watched = [os.getppid(), *map(int, supervisors)]
     return 1 if execute(spec, watched=watched) == "failed" else 0
 

@@ -39,7 +39,7 @@ def test_a_killed_worker_fails_its_run_alone(place: Place):
     assert command.returncode == 1, out + err
     records = place.records()
     assert {name: record.status for name, record in records.items()} == {"clm": "failed", "clip": "finished"}
-    assert "its Ray task broke: WorkerCrashedError" in str(records["clm"].reason)
+    assert "its Ray task failed: WorkerCrashedError" in str(records["clm"].reason)
 
 
 def test_a_cluster_that_is_not_there_or_too_small_is_said_in_one_line(place: Place):

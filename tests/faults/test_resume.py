@@ -85,7 +85,7 @@ def test_the_runs_of_a_killed_launcher_are_taken_over_by_another_that_waits(plac
     second = place.start(*sweep(place))
     assert second.stderr is not None
     for line in second.stderr:
-        if "waiting for 2 runs that another launcher does" in line:
+        if "waiting for 2 runs of another launcher" in line:
             break
     assert line.count("process ") == 2
     first.kill()

@@ -20,7 +20,7 @@ from bench.objectives.base import Objective
 from bench.records import read_records
 from bench.speed import settings as speed
 from bench.speed.contract import Facts
-from bench.speed.scale_page import page, plan, planned, settings_of
+from bench.speed.scale import page, plan, planned, settings_of
 from bench.training import memory
 from bench.training.memory import LAYOUTS, Layout, Planned
 from bench.training.objective import build_objective

@@ -75,7 +75,7 @@ def test_a_step_in_parts_or_recomputed_needs_less_memory(monkeypatch: pytest.Mon
 
 WORKER = """
 import os
-from bench.sweep.launchers.run import threads_of_torch
+from bench.sweep.worker import threads_of_torch
 with threads_of_torch(1):
     from bench.training.environment import set_up_process
 import torch

@@ -8,8 +8,8 @@ import pytest
 from bench.config.compose import compose_runs
 from bench.config.run_spec import RunSpec
 from bench.errors import BenchError
-from bench.sweep.launchers import throughput
-from bench.sweep.launchers.throughput import fastest
+from bench.sweep import throughput
+from bench.sweep.throughput import fastest
 
 
 def spec(folder: Path, *words: str) -> RunSpec:

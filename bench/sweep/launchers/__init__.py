@@ -1,1 +1,1 @@
-"""Where runs are executed: this machine, Slurm or Ray, one file each."""
+"""Launchers that execute runs: this machine, Slurm or Ray, one file each."""

@@ -1,6 +1,6 @@
-"""What a launcher is: it does a sweep's runs somewhere, side by side, and says how each went. No torch.
+"""The interface of launchers and what they share. A launcher executes the runs of a sweep in parallel.
 
-A newcomer is one file here and one YAML in conf/launcher/.
+A new launcher is one file here and one YAML file in conf/launcher/. This module never imports torch.
 """
 
 import importlib.util
@@ -14,12 +14,12 @@ from bench.errors import ConfigError
 from bench.sweep.progress import Display
 
 POLL_S = 0.25
-GRACE_S = 60.0  # for runs to save and stop
-QUEUED, RUNNING = "queued", "running"  # of a run that is not over
+GRACE_S = 60.0  # time for runs to save their state and stop
+QUEUED, RUNNING = "queued", "running"  # statuses of unfinished runs
 
 
 class Launcher(ABC):
-    """A way to do runs. What it is told stands in its frozen dataclass `Options`."""
+    """A way to execute runs, with its settings in a frozen dataclass `Options`."""
 
     Options: ClassVar[type[Any]]
 
@@ -28,80 +28,59 @@ class Launcher(ABC):
 
     @abstractmethod
     def check(self, specs: Sequence[RunSpec]) -> None:
-        """Refuse what cannot work, before anything is prepared.
+        """Validate the options for these runs, before anything is prepared.
 
         Raises:
-            ConfigError: an option out of range, or a tool that is not there; names the key and the fix.
+            ConfigError: an option is out of range or a tool is missing; names the key and the fix.
         """
 
     @abstractmethod
     def launch(self, specs: Sequence[RunSpec], todo: Sequence[RunSpec], display: Display) -> dict[str, str]:
-        """Do runs.
+        """Execute runs.
 
         Args:
-            specs: the whole sweep.
-            todo: its runs that are left to do, the longest first.
-            display: is told of every run that is over.
+            specs: all runs of the sweep.
+            todo: the runs left to do, longest first.
+            display: is notified of every finished run.
 
         Returns:
-            The status of those of `todo` that were begun, by id; `QUEUED` or `RUNNING` where a run goes on
-            without this process.
+            The status, by id, of the runs of `todo` that were started; `QUEUED` or `RUNNING` if a run
+            continues without this process.
         """
 
 
-def at_least(options: Any, **lows: int) -> None:
-    """Every named option is null or large enough.
-
-    Raises:
-        ConfigError: names the first that is not.
-    """
-    for name, low in lows.items():
+def check_minimum(options: Any, **minima: int) -> None:
+    """Raise ConfigError for the first named option that is not null and below its minimum."""
+    for name, minimum in minima.items():
         value = getattr(options, name)
-        if value is not None and value < low:
-            raise ConfigError(f"launcher.{name}={value}: use {low} or more")
+        if value is not None and value < minimum:
+            raise ConfigError(f"launcher.{name}={value}: use {minimum} or more")
 
 
-def at_most(options: Any, **highs: int) -> None:
-    """As `at_least`, for what is too large to be meant."""
-    for name, high in highs.items():
-        value = getattr(options, name)
-        if value is not None and value > high:
-            raise ConfigError(f"launcher.{name}={value}: use {high} or less")
-
-
-def installed(launcher: str, package: str) -> None:
-    """An optional package is there, whose extra has the launcher's name.
-
-    Raises:
-        ConfigError: it is not.
-    """
+def check_installed(launcher: str, package: str) -> None:
+    """Raise ConfigError unless an optional package is installed; its extra has the launcher's name."""
     if importlib.util.find_spec(package) is None:
         raise ConfigError(
             f"launcher={launcher} needs the package {package}: pip install 'pretraining-bench[{launcher}]'"
         )
 
 
-def room_for_ranks(specs: Sequence[RunSpec], name: str, cpus: int) -> None:
-    """Every rank of a run has a core.
-
-    Raises:
-        ConfigError: names the option, `name`, that gives a run its `cpus`.
-    """
+def check_cpus_for_ranks(specs: Sequence[RunSpec], name: str, cpus: int) -> None:
+    """Raise ConfigError if the option `name` gives a run fewer CPUs than it has ranks."""
     ranks = max(spec.config["trainer"]["devices"] for spec in specs)
     if cpus < ranks:
-        raise ConfigError(f"launcher.{name}={cpus}: trainer.devices={ranks} processes; give one to each")
+        raise ConfigError(
+            f"launcher.{name}={cpus}: trainer.devices={ranks} needs a CPU for each; use {ranks} or more"
+        )
 
 
 def watch(specs: Sequence[RunSpec], ask: Callable[[RunSpec], str], display: Display) -> dict[str, str]:
-    """Show the runs until all are over.
+    """Show the runs until all have ended, and return their statuses by id.
 
     Args:
-        specs: runs under way.
-        ask: a run's status; `QUEUED` or `RUNNING` while it is not over.
+        specs: the runs that were started.
+        ask: returns a run's status; `QUEUED` or `RUNNING` until it has ended.
         display: where they are shown.
-
-    Returns:
-        Their statuses by id.
     """
     statuses: dict[str, str] = {}
     waiting = list(specs)

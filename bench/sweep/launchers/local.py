@@ -1,6 +1,6 @@
-"""Runs side by side on this machine, in worker processes that import torch once; this process never does.
+"""Execute runs in parallel on this machine, in worker processes; this process never imports torch.
 
-A worker that dies takes its run with it and nothing else.
+If a worker dies, only its run is lost.
 """
 
 import os
@@ -16,33 +16,34 @@ from typing import Any
 import psutil
 from omegaconf import MISSING
 from pebble import ProcessExpired, ProcessPool
+from typing_extensions import override
 
 from bench.config.run_spec import RunSpec
 from bench.config.schema import MOST_PROCESSES, Model
 from bench.errors import ConfigError, in_one_line
 from bench.models.capacity import check_machine
 from bench.models.flops import text_parameters
-from bench.sweep.launchers.base import GRACE_S, POLL_S, QUEUED, RUNNING, Launcher, at_least, at_most, watch
-from bench.sweep.launchers.run import ask_to_stop, record_failure, run_one
-from bench.sweep.launchers.throughput import fastest
+from bench.sweep.launchers.base import GRACE_S, POLL_S, QUEUED, RUNNING, Launcher, check_minimum, watch
 from bench.sweep.progress import Display
+from bench.sweep.throughput import fastest
+from bench.sweep.worker import ask_to_stop, record_failure, run_one
 from bench.training.memory import STATE_BYTES, activation_bytes
 
-WORKER_BYTES = 2e9  # of a process with its libraries, data and tasks; committed records say 0.6 to 1.8
-MOST_TOWERS = 3  # an encoder and a decoder with cross-attention are two and a half text backbones
-FLOAT32 = 2  # `activation_bytes` is for bfloat16
+WORKER_BYTES = 2e9  # of a process with libraries, data and tasks; committed records show 0.6 to 1.8 GB
+MOST_TOWERS = 3  # an encoder and a decoder with cross-attention are 2.5 text backbones
+FLOAT32 = 2  # relative to the bfloat16 of `activation_bytes`
 
 
 class Local(Launcher):
-    """A pool of processes."""
+    """Launcher with a pool of worker processes."""
 
     @dataclass(frozen=True)
     class Options:
-        """How runs share the machine."""
+        """How the runs share the machine."""
 
-        workers: int | None = MISSING  # side by side; null: one per core, fewer if memory or a GPU is short
-        threads_per_worker: int | None = MISSING  # null: the cores divided among the workers
-        workers_by: str = "cores"  # what workers=null stands for: cores, or throughput, which is measured
+        workers: int | None = MISSING  # null: one per core, fewer if memory or a GPU is short
+        threads_per_worker: int | None = MISSING  # null: the cores divided by the workers
+        workers_by: str = "cores"  # how workers=null is chosen: by cores, or by measured throughput
 
         def __post_init__(self) -> None:
             if self.workers_by not in ("cores", "throughput"):
@@ -50,37 +51,41 @@ class Local(Launcher):
 
     options: Options
 
+    @override
     def check(self, specs: Sequence[RunSpec]) -> None:
-        """Both numbers are of a size that one machine can do, and so are the runs."""
-        at_least(self.options, workers=0, threads_per_worker=1)
-        at_most(self.options, workers=MOST_PROCESSES, threads_per_worker=MOST_PROCESSES)
+        check_minimum(self.options, workers=0, threads_per_worker=1)
+        for name in ("workers", "threads_per_worker"):
+            value = getattr(self.options, name)
+            if value is not None and value > MOST_PROCESSES:
+                raise ConfigError(f"launcher.{name}={value}: use {MOST_PROCESSES} or less")
         for spec in specs:
             check_machine(spec.typed())
 
+    @override
     def launch(self, specs: Sequence[RunSpec], todo: Sequence[RunSpec], display: Display) -> dict[str, str]:
-        """In a pool, or with no workers one after the other in this process."""
         if self.options.workers == 0 or not todo:
             return _run_here(todo, self.options.threads_per_worker, display)
-        # By all runs, not by those left: with another number of threads, a run rounds otherwise.
+        # Count all runs, not only those left: with another number of threads, a run's rounding differs.
         workers = min(self.options.workers or self._default_workers(specs, display), len(specs))
         threads = self.options.threads_per_worker or max(1, _cores() // workers)
         return _run_in_pool(todo, min(workers, len(todo)), threads, display)
 
     def _default_workers(self, specs: Sequence[RunSpec], display: Display) -> int:
-        """As `_most_workers`; by throughput, what is fastest for the run that takes longest."""
+        """Return `_most_workers`, or with workers_by=throughput the fastest number for the largest run."""
         most = _most_workers(specs)
         trained = [s for s in specs if s.config["strategy"]["modality"] != "none"]
         own = [spec for spec in trained if spec.config["model"]["name"] is None]
         if self.options.workers_by == "cores" or not own:
             return most
-        display.say("measuring how many runs side by side train fastest")
+        display.say("measuring how many parallel runs train fastest")
         return fastest(max(own, key=lambda spec: run_bytes(spec.config)), _cores(), most)
 
 
 def _most_workers(specs: Sequence[RunSpec]) -> int:
-    """One run per core, as many as memory holds; one where a run wants a GPU or several ranks for itself.
+    """Return one worker per core, limited by memory; one if a run needs a GPU or several ranks.
 
-    By all of the machine's memory, not by what is free: the number decides the threads, hence rounding.
+    The limit uses the machine's total memory, not the free memory: the number of workers sets the number of
+    threads, and hence rounding.
     """
     trainers = [spec.config["trainer"] for spec in specs]
     if any(t["accelerator"] == "gpu" or t["devices"] > 1 for t in trainers):
@@ -90,7 +95,7 @@ def _most_workers(specs: Sequence[RunSpec]) -> int:
 
 
 def run_bytes(config: Mapping[str, Any]) -> float:
-    """What a run on CPU may take, estimated from above: no sweep should end for want of memory."""
+    """Return an upper estimate of a run's memory on CPU, so that no sweep runs out of memory."""
     model = Model(**config["model"])
     if model.name is not None:  # a checkpoint, whose size is not known yet
         return WORKER_BYTES
@@ -135,7 +140,7 @@ def _run_in_pool(specs: Sequence[RunSpec], workers: int, threads: int, display: 
 
 
 def _stop(specs: Sequence[RunSpec], futures: dict[str, "Future[str]"], display: Display) -> None:
-    """Ask the running workers to save and stop, and wait for them."""
+    """Ask the running workers to save their state and stop, and wait for them."""
     display.say("stopping: runs save their state; the same command resumes them")
     for future in futures.values():
         if not future.running():
@@ -143,14 +148,14 @@ def _stop(specs: Sequence[RunSpec], futures: dict[str, "Future[str]"], display: 
     asked: set[str] = set()
     deadline = time.monotonic() + GRACE_S
     while time.monotonic() < deadline and any(f.running() for f in futures.values()):
-        for spec in specs:  # a worker that is still importing can be asked later only
+        for spec in specs:  # a worker that is still importing can only be asked later
             if spec.run_id not in asked and futures[spec.run_id].running() and ask_to_stop(spec):
                 asked.add(spec.run_id)
         time.sleep(POLL_S)
 
 
 def _kill_descendants() -> None:
-    """No process of a sweep outlives it; Python's own tracker ends by itself."""
+    """Kill all processes of the sweep, except Python's resource tracker, which ends by itself."""
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             if not any("resource_tracker" in word for word in child.cmdline()):
@@ -158,7 +163,7 @@ def _kill_descendants() -> None:
 
 
 def _status(spec: RunSpec, future: "Future[str]") -> str:
-    """A run's status; a worker that died could not record its run, so that is done here."""
+    """Return a run's status, and record the failure of a run whose worker died."""
     if not future.done():
         return RUNNING if future.running() else QUEUED
     try:
@@ -174,13 +179,13 @@ def _status(spec: RunSpec, future: "Future[str]") -> str:
 def _how_it_died(error: ProcessExpired) -> str:
     if error.exitcode == -signal.SIGKILL:
         return (
-            "killed by signal 9, as the system does when memory runs out: "
+            "killed by signal 9, usually because memory ran out: "
             "lower optim.tokens_per_step, model or launcher.workers"
         )
     return str(error)
 
 
 def _status_when_stopped(future: "Future[str]") -> str:
-    """The run's own word if it had one; a run cut off by the stop did not fail."""
+    """Return the status that the run reported, or `interrupted` if it was cut off by the stop."""
     done = future.done() and not future.cancelled() and future.exception() is None
     return future.result() if done else "interrupted"

@@ -1,78 +1,157 @@
-"""Runs as jobs of a Slurm array, by submitit. A job that Slurm stops saves its state, waits and resumes.
+"""Execute runs as jobs of a Slurm array, by submitit. A job that Slurm stops saves its state and is requeued.
 
-The runs' folders must lie where the nodes see them. This process only submits and watches: it may be stopped
-and started again, and knows the jobs by the files that lie in the runs' folders.
+The runs' folders must be on a file system that the nodes share. This process only submits and watches: it may
+be stopped and restarted, since a file in each run's folder names its job. submitit is imported late, so that
+`bench status` can ask for the state of jobs without it.
 """
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+from typing_extensions import override
 
 from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError
-from bench.sweep.launchers import queue
-from bench.sweep.launchers.base import QUEUED, RUNNING, Launcher, at_least, installed, room_for_ranks, watch
-from bench.sweep.launchers.queue import JobState, Submission, read_submission
-from bench.sweep.launchers.run import record_failure, run_one
+from bench.records import write_atomically
+from bench.sweep.launchers.base import (
+    QUEUED,
+    RUNNING,
+    Launcher,
+    check_cpus_for_ranks,
+    check_installed,
+    check_minimum,
+    watch,
+)
 from bench.sweep.progress import Display
+from bench.sweep.worker import record_failure, run_one
 
 ASK_EVERY_S = 5.0
 SETTLE_S = 15.0  # until a shared file system shows a result that was written before its job ended
-STOPPED = 143  # exit code of a process that SIGTERM has ended; 0 would tell Slurm that the job is complete
+SQUEUE_TIMEOUT_S = 60.0
+STOPPED = 143  # exit code after SIGTERM; 0 would tell Slurm that the job is complete
+JOB_FILE = "job.json"
+_OVER = {
+    *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL"),
+    *("DEADLINE", "REVOKED"),
+}
+
+
+@dataclass(frozen=True)
+class JobState:
+    """The state of a job, in Slurm's words."""
+
+    state: str
+    reason: str  # why it waits, or "None"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the job will never run again."""
+        return self.state in _OVER
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the job is in the queue, before its start or after it was requeued."""
+        return self.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The latest job of a run, stored as `JOB_FILE` in the run's folder."""
+
+    job_id: str
+    label: str
+    jobs_folder: str  # with its log and result
+
+    def write(self, run_folder: Path) -> None:
+        """Write it into the run's folder."""
+        write_atomically(run_folder / JOB_FILE, json.dumps(asdict(self)) + "\n")
+
+
+def read_submission(run_folder: Path) -> Submission | None:
+    """Return the run's job; None if none was submitted or its file is damaged."""
+    try:
+        return Submission(**json.loads((run_folder / JOB_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def ask_squeue(job_ids: Iterable[str]) -> dict[str, JobState] | None:
+    """Return the states of jobs by id, without those that Slurm has forgotten minutes after their end.
+
+    Args:
+        job_ids: `12`, or `12_0` for a job of an array.
+
+    Returns:
+        None if Slurm does not answer.
+    """
+    arrays = sorted({job_id.partition("_")[0] for job_id in job_ids})
+    if not arrays:
+        return {}
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r"]
+    command += ["--jobs", ",".join(arrays)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode and "Invalid job id" not in done.stderr:
+        return None
+    rows = (line.strip().split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2)
+    return {job_id: JobState(state, reason) for job_id, state, reason in rows}
 
 
 class Slurm(Launcher):
-    """One job per run."""
+    """Launcher with one Slurm job per run."""
 
     @dataclass(frozen=True)
     class Options:
-        """What every job asks for; conf/launcher/slurm.yaml says what null means."""
+        """The resources of every job; conf/launcher/slurm.yaml explains null."""
 
         partition: str | None = MISSING
         account: str | None = MISSING
         qos: str | None = MISSING
         timeout_min: int = MISSING  # of one attempt
-        max_timeouts: int = MISSING  # attempts that may end so
-        signal_delay_s: int = MISSING  # a job is told this long before its time is over
-        cpus_per_task: int = MISSING  # threads of a run as well
+        max_timeouts: int = MISSING  # attempts that may end by timeout
+        signal_delay_s: int = MISSING  # how long before the time limit a job is signalled
+        cpus_per_task: int = MISSING  # also the number of threads of a run
         gpus_per_node: int | None = MISSING
         mem_gb: float | None = MISSING
-        array_parallelism: int = MISSING  # jobs of an array that run at a time
+        array_parallelism: int = MISSING  # jobs of an array that run at the same time
         array_size: int = MISSING
         additional_parameters: dict[str, Any] = MISSING  # further options of sbatch
-        wait: bool = MISSING  # until all runs are over
+        wait: bool = MISSING  # until all runs have ended
 
     options: Options
 
+    @override
     def check(self, specs: Sequence[RunSpec]) -> None:
-        """Numbers have a least value, and Slurm and submitit are there."""
-        at_least(self.options, timeout_min=1, max_timeouts=0, signal_delay_s=1, cpus_per_task=1)
-        at_least(self.options, gpus_per_node=0, mem_gb=0, array_parallelism=1, array_size=1)
-        room_for_ranks(specs, "cpus_per_task", self.options.cpus_per_task)
+        check_minimum(self.options, timeout_min=1, max_timeouts=0, signal_delay_s=1, cpus_per_task=1)
+        check_minimum(self.options, gpus_per_node=0, mem_gb=0, array_parallelism=1, array_size=1)
+        check_cpus_for_ranks(specs, "cpus_per_task", self.options.cpus_per_task)
         delay_s, limit_min = self.options.signal_delay_s, self.options.timeout_min
         if delay_s >= limit_min * 60:
             raise ConfigError(
-                f"launcher.signal_delay_s={delay_s} is all of launcher.timeout_min={limit_min}; lower it"
+                f"launcher.signal_delay_s={delay_s} must be below launcher.timeout_min={limit_min}; lower it"
             )
-        if missing := [
-            tool for tool in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(tool) is None
-        ]:
+        tools = ("sbatch", "srun", "squeue", "scontrol")
+        if missing := [tool for tool in tools if shutil.which(tool) is None]:
             raise ConfigError(
                 f"launcher=slurm: {missing[0]} is not on PATH; run this on a login node of a Slurm cluster, "
                 "or choose launcher=local"
             )
-        installed("slurm", "submitit")
+        check_installed("slurm", "submitit")
 
+    @override
     def launch(self, specs: Sequence[RunSpec], todo: Sequence[RunSpec], display: Display) -> dict[str, str]:
-        """Submit the runs whose job is not in the queue yet, and wait for all unless told otherwise."""
         jobs = self._queued_already(todo)
         if jobs:
             display.say(f"{len(jobs)} runs are in the queue already")
@@ -86,19 +165,19 @@ class Slurm(Launcher):
         except KeyboardInterrupt:
             ids = " ".join(sorted({job.job_id.partition("_")[0] for job in jobs.values()}))
             display.say(
-                f"the jobs go on in the queue: `bench status study={specs[0].study}` shows them, "
+                f"the jobs stay in the queue: `bench status study={specs[0].study}` shows them, "
                 f"the same command waits for them, `scancel {ids}` cancels them"
             )
             raise
 
     def _queued_already(self, specs: Sequence[RunSpec]) -> dict[str, Submission]:
-        """The jobs, by run id, that an earlier command submitted and that are not over.
+        """Return the unfinished jobs of an earlier command by run id.
 
         Raises:
-            ConfigError: Slurm does not answer, so that runs could be submitted twice.
+            ConfigError: Slurm does not answer, so runs could be submitted twice.
         """
         known = {spec.run_id: job for spec in specs if (job := read_submission(spec.folder))}
-        states = queue.ask(job.job_id for job in known.values())
+        states = ask_squeue(job.job_id for job in known.values())
         if states is None:
             raise ConfigError("launcher=slurm: squeue does not answer; try again when `squeue` does")
         return {
@@ -108,11 +187,7 @@ class Slurm(Launcher):
         }
 
     def _submit(self, specs: Sequence[RunSpec], display: Display) -> dict[str, Submission]:
-        """One array; a single run is a plain job.
-
-        Raises:
-            ConfigError: Slurm refuses it.
-        """
+        """Submit runs as one array, or a single run as a plain job; raise ConfigError if Slurm refuses."""
         import submitit
         from submitit.core.utils import FailedJobError
 
@@ -123,8 +198,8 @@ class Slurm(Launcher):
             with executor.batch():
                 jobs = [executor.submit(Job(s.to_json(), self.options.cpus_per_task)) for s in specs]
         except FailedJobError as error:
-            said = str(error).strip().splitlines()[-1:] or ["no reason given"]
-            raise ConfigError(f"launcher=slurm: sbatch refuses ({said[0]}); change launcher.*") from error
+            reason = str(error).strip().splitlines()[-1:] or ["no reason given"]
+            raise ConfigError(f"launcher=slurm: sbatch refuses ({reason[0]}); change launcher.*") from error
         found = {}
         for spec, job in zip(specs, jobs, strict=True):
             found[spec.run_id] = Submission(job.job_id, spec.label, str(folder))
@@ -135,7 +210,7 @@ class Slurm(Launcher):
         return found
 
     def _parameters(self, specs: Sequence[RunSpec]) -> dict[str, Any]:
-        """What sbatch is told of an array."""
+        """Return the parameters of sbatch for an array."""
         options, trainers = self.options, [spec.config["trainer"] for spec in specs]
         gpus = options.gpus_per_node
         if gpus is None:
@@ -153,14 +228,14 @@ class Slurm(Launcher):
             "cpus_per_task": options.cpus_per_task,
             "signal_delay_s": options.signal_delay_s,
             "array_parallelism": options.array_parallelism,
-            "srun_args": [f"--cpus-per-task={options.cpus_per_task}"],  # which steps do not inherit
+            "srun_args": [f"--cpus-per-task={options.cpus_per_task}"],  # steps do not inherit it
             "stderr_to_stdout": True,
             "additional_parameters": {"requeue": True, **options.additional_parameters},
         }
 
 
 class _Watcher:
-    """How the jobs of a sweep go, by what Slurm says now and then and by the results that they leave."""
+    """Watches the jobs of a sweep, by regular calls of squeue and by the results that the jobs leave."""
 
     def __init__(self, jobs: dict[str, Submission]) -> None:
         import submitit
@@ -171,7 +246,7 @@ class _Watcher:
         self._over_since: dict[str, float] = {}
 
     def status(self, spec: RunSpec) -> str:
-        """A run's status by its job."""
+        """Return the status of a run from its job."""
         self._ask()
         job = self.jobs[spec.run_id]
         state = self._states.get(job.job_id) if self._states is not None else JobState("PENDING", "unknown")
@@ -180,66 +255,63 @@ class _Watcher:
         if job.paths.result_pickle.exists():
             if job.exception() is None:
                 return str(job.result())
-            return record_failure(spec, f"Slurm job {job.job_id} broke; see {job.paths.stdout}")
+            return record_failure(spec, f"Slurm job {job.job_id} failed; see {job.paths.stdout}")
         if state is not None and not state.is_over:
             return RUNNING
         since = self._over_since.setdefault(job.job_id, time.monotonic())
-        return RUNNING if time.monotonic() - since < SETTLE_S else _lost(spec, job.job_id, state)
+        if time.monotonic() - since < SETTLE_S:
+            return RUNNING
+        if state is None or state.state in ("CANCELLED", "TIMEOUT", "PREEMPTED", "REVOKED"):
+            return "interrupted"
+        return record_failure(spec, f"Slurm job {job.job_id} ended as {state.state}")
 
     def _ask(self) -> None:
-        """Every few seconds for all jobs; while Slurm does not answer, what it said last stands."""
+        """Ask for all jobs every few seconds; while Slurm does not answer, keep the last answer."""
         if time.monotonic() - self._asked_at >= ASK_EVERY_S:
-            states = queue.ask(job.job_id for job in self.jobs.values())
+            states = ask_squeue(job.job_id for job in self.jobs.values())
             self._states = self._states if states is None else states
             self._asked_at = time.monotonic()
 
 
-def _lost(spec: RunSpec, job_id: str, state: JobState | None) -> str:
-    """The status of a run whose job is over and left no result: cut off, or failed."""
-    if state is None or state.state in ("CANCELLED", "TIMEOUT", "PREEMPTED", "REVOKED"):
-        return "interrupted"
-    return record_failure(spec, f"Slurm job {job_id} ended as {state.state}")
-
-
 @dataclass(frozen=True)
 class Job:
-    """One run, as a job calls it."""
+    """The callable of one job: it executes one run."""
 
-    text: str  # of its spec
+    text: str  # `RunSpec.to_json`
     threads: int
 
     def __call__(self) -> str:
-        """Do the run; if Slurm stops it and has not cancelled the job, put the job back into the queue.
+        """Execute the run; if Slurm stops it without cancelling the job, requeue the job.
 
         Returns:
-            The run's status; `interrupted` if the job may not wait again.
+            The run's status; `interrupted` if the job may not be requeued.
         """
-        requeue = signal.getsignal(signal.SIGUSR2)  # submitit's; the run itself listens while it lasts
+        requeue = signal.getsignal(signal.SIGUSR2)  # submitit's handler; the run replaces it while it lasts
         status = run_one(self.text, self.threads)
         if status != "interrupted":
             return status
         if not _is_running():
-            sys.exit(STOPPED)  # no result: a job that was requeued from outside will run again
+            sys.exit(STOPPED)  # leave no result: a job that was requeued from outside will run again
         from submitit.core.utils import UncompletedJobError
 
         assert callable(requeue)
         try:
-            requeue(signal.SIGUSR2, None)  # and ends this process, unless time was over too often
+            requeue(signal.SIGUSR2, None)  # ends this process, unless the job timed out too often
         except (UncompletedJobError, subprocess.SubprocessError) as error:
             print(error, flush=True)  # into the job's log
         return "interrupted"
 
     def checkpoint(self) -> Any:
-        """What submitit does after the requeue: the same again; the run's own checkpoint holds its state."""
+        """Return what submitit calls after a requeue: the same job; the run's checkpoint holds its state."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def _is_running() -> bool:
-    """Does Slurm let this job run on? One that was cancelled or requeued from outside is completing."""
+    """Check that Slurm lets this job continue; a job cancelled or requeued from outside is completing."""
     import submitit
 
     job_id = submitit.JobEnvironment().job_id
-    states = queue.ask([job_id])
+    states = ask_squeue([job_id])
     return states is not None and job_id in states and states[job_id].state == "RUNNING"

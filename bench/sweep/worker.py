@@ -1,4 +1,4 @@
-"""One run in the process that a launcher gives it: under its lock, skipped if done, its failure recorded."""
+"""Execute one run in a worker process of a launcher: take its lock, skip it if done, record a failure."""
 
 import json
 import os
@@ -25,15 +25,15 @@ OMP = "OMP_NUM_THREADS"
 
 
 def run_one(text: str, threads: int | None, before: str | None = None) -> str:
-    """Do one run in this process, or under torchrun if it wants several; the entry of a worker.
+    """Execute one run in this process, or under torchrun if it needs several; the entry point of a worker.
 
     Args:
-        text: the run, as `RunSpec.to_json` writes it.
-        threads: for matrix products; None: torch's choice.
-        before: the run's `RunSpec.version` when the launcher began; see `sharing.ended`.
+        text: the run, as written by `RunSpec.to_json`.
+        threads: torch threads for matrix products; None leaves the choice to torch.
+        before: the run's `RunSpec.version` when the launcher started; see `locks.ended`.
 
     Returns:
-        Its status, or `busy` if another process holds it.
+        The run's status, or `busy` if another process holds its lock.
     """
     spec = RunSpec(**json.loads(text))
     spec.folder.mkdir(parents=True, exist_ok=True)
@@ -41,12 +41,11 @@ def run_one(text: str, threads: int | None, before: str | None = None) -> str:
         with locks.lock(spec.folder):
             if status := locks.ended(spec, before):
                 return status
-            locks.tidy(spec)
-            settings = spec.typed().trainer
-            if settings.devices > 1:
+            locks.remove_partial_files(spec)
+            if spec.typed().trainer.devices > 1:
                 return _run_distributed(spec)
             with threads_of_torch(threads):
-                from bench.sweep.execute import execute  # torch, in the worker only
+                from bench.sweep.execute import execute  # imports torch, in the worker only
 
             return execute(spec, threads)
     except Timeout:
@@ -55,27 +54,26 @@ def run_one(text: str, threads: int | None, before: str | None = None) -> str:
 
 @contextmanager
 def threads_of_torch(threads: int | None) -> Iterator[None]:
-    """Inside, torch is imported with so many threads; None: its choice.
+    """Set the number of threads for an import of torch inside this context; None leaves the choice to torch.
 
-    Where it is told only later, by `torch.set_num_threads`, MKL opens a team of threads for each small
-    product inside attention's own threads, and attention takes up to twice as long.
+    If the number is set only later, by `torch.set_num_threads`, MKL opens a team of threads for each small
+    product inside the threads of attention, and attention takes up to twice as long.
     """
     before = os.environ.get(OMP)
     if threads:
         os.environ[OMP] = str(threads)
     try:
         yield
-    finally:  # what this process starts decides for itself, such as torchrun
+    finally:  # child processes, such as torchrun, choose for themselves
         os.environ.pop(OMP, None)
         if before is not None:
             os.environ[OMP] = before
 
 
 def record_failure(spec: RunSpec, reason: str) -> str:
-    """Of the run, or of its tasks if it was trained before its process broke; what is done stays so.
+    """Record that the run failed, or its tasks if it is already trained; return the run's status.
 
-    Returns:
-        The status of the run.
+    A run that is already done keeps its status.
     """
     if status := locks.ended(spec):
         return status
@@ -88,7 +86,7 @@ def record_failure(spec: RunSpec, reason: str) -> str:
 
 
 def ask_to_stop(spec: RunSpec) -> bool:
-    """Signal the process that does the run, if it is one of ours: a status file may be left from another."""
+    """Signal the run's process if it is a descendant of this one, since its status file may be stale."""
     state = read_status(spec.folder)
     if not state or state["status"] != "running":
         return False
@@ -101,13 +99,12 @@ def ask_to_stop(spec: RunSpec) -> bool:
 
 
 def _run_distributed(spec: RunSpec) -> str:
-    """One run over several processes of this node, each started by torchrun."""
-    settings = spec.typed().trainer
+    """Execute one run over several processes of this node by torchrun, and return its status."""
     config = spec.folder / "config.json"
     write_atomically(config, spec.to_json())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(settings.devices), "-m", "bench.sweep.torchrun_worker", str(config)]
-    command += map(str, supervisors())
+    command += ["--nproc-per-node", str(spec.typed().trainer.devices)]
+    command += ["-m", "bench.sweep.torchrun_worker", str(config), *map(str, supervisors())]
     log, before = spec.folder / "torchrun.log", read_status(spec.folder)
     returncode = _supervise(spec, command, log)
     state = read_status(spec.folder) or {}
@@ -119,14 +116,14 @@ def _run_distributed(spec: RunSpec) -> str:
         return record_failure(spec, reason)
     if record.status != "finished" or spec.is_done():
         return record.status
-    asked = any(result.status == "failed" for result in spec.results().values())
-    return "failed" if asked else record_failure(spec, reason)
+    has_failed = any(result.status == "failed" for result in spec.results().values())
+    return "failed" if has_failed else record_failure(spec, reason)
 
 
 def _supervise(spec: RunSpec, command: list[str], log: Path) -> int:
-    """Run torchrun to its end; a stop asked of this process goes on to the ranks, which save their state."""
+    """Run torchrun to its end and return its exit code; pass a stop signal on to the ranks, which save."""
     stop, asked = Stop(supervisors()), False
-    # Slurm signals all processes of a job, and torchrun would die of this one before its ranks have saved.
+    # Slurm signals all processes of a job, and SIGUSR2 would kill torchrun before its ranks have saved.
     before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
@@ -136,6 +133,6 @@ def _supervise(spec: RunSpec, command: list[str], log: Path) -> int:
                 asked = asked or (stop.wanted() and ask_to_stop(spec))
                 time.sleep(POLL_S)
         finally:
-            process.kill()  # after a second Ctrl-C; its ranks notice
+            process.kill()  # after a second Ctrl-C; the ranks notice it
             signal.signal(signal.SIGUSR2, before)
     return process.returncode

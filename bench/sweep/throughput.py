@@ -1,4 +1,4 @@
-"""How many runs side by side train fastest on this machine: measured once, kept with the prepared data."""
+"""Measure how many parallel runs train fastest on this machine; the result is kept with the prepared data."""
 
 import json
 import platform
@@ -17,25 +17,25 @@ from bench.data.prepare import prepare
 from bench.errors import BenchError, in_one_line
 from bench.records import write_atomically
 from bench.speed.contract import OURS, Task
-from bench.sweep.launchers.run import threads_of_torch
+from bench.sweep.worker import threads_of_torch
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
 
 MEASURED_S = 3.0
 WARMUP_STEPS = 2
-MOST_STEPS = 1000  # that data are made for
+MOST_STEPS = 1000  # for which data are generated
 START_S = 120.0  # for a process to import torch and do its first steps
-TIE = 0.03  # of the rate: closer ones are the same, and more runs side by side are then better
+TIE = 0.03  # rates within this share count as equal; the largest number of workers is then chosen
 
 
 def fastest(spec: RunSpec, cores: int, most: int) -> int:
-    """The number of workers that share the cores and together train the most steps a second.
+    """Return the number of workers that together train the most steps per second.
 
     Args:
-        spec: the run that stands for all of a sweep.
+        spec: the run that represents all runs of the sweep.
         cores: divided among the workers.
-        most: workers at most, for want of memory.
+        most: the largest number of workers that memory allows.
 
     Raises:
         BenchError: a process could not train.
@@ -53,7 +53,7 @@ def fastest(spec: RunSpec, cores: int, most: int) -> int:
 
 
 def _digest(spec: RunSpec, cores: int, counts: Sequence[int]) -> str:
-    """Of all that a step's speed depends on; a folder of data may be seen by several machines."""
+    """Hash all that a step's speed depends on; several machines may share a data folder."""
     parts = {key: spec.science[key] for key in ("strategy", "model", "sequence_length", "precision")}
     parts |= {"tokens_per_step": spec.config["optim"]["tokens_per_step"]}
     parts |= {"torch": metadata.version("torch"), "host": platform.node()}
@@ -62,11 +62,7 @@ def _digest(spec: RunSpec, cores: int, counts: Sequence[int]) -> str:
 
 
 def steps_per_s(spec: RunSpec, workers: int, threads: int) -> float:
-    """Of so many processes together, each with so many threads.
-
-    Raises:
-        BenchError: one of them could not train.
-    """
+    """Return the total rate of parallel processes; raise BenchError if one of them could not train."""
     task = Task(OURS, spec, MOST_STEPS, WARMUP_STEPS, 1, prepare(spec).pairs.image_size, threads, None)
     context = get_context("spawn")
     together = context.Barrier(workers, timeout=START_S)
@@ -74,8 +70,8 @@ def steps_per_s(spec: RunSpec, workers: int, threads: int) -> float:
         processes, connections = [], []
         for i in range(workers):
             ours, theirs = context.Pipe(duplex=False)
-            words = (task, str(Path(folder) / str(i)), together, theirs)
-            processes.append(context.Process(target=_train, args=words, daemon=True))
+            arguments = (task, str(Path(folder) / str(i)), together, theirs)
+            processes.append(context.Process(target=_train, args=arguments, daemon=True))
             processes[-1].start()
             theirs.close()
             connections.append(ours)
@@ -91,17 +87,17 @@ def _answer(connection: Connection) -> float:
     try:
         answer = connection.recv()
     except EOFError:
-        answer = "its process died"
+        answer = "a process died"
     if isinstance(answer, str):
         raise BenchError(f"launcher.workers_by=throughput: {answer}; set launcher.workers instead")
     return float(answer)
 
 
 def _train(task: Task, folder: str, together: "Barrier", connection: Connection) -> None:
-    """Steps a second from when all processes have done their first steps."""
+    """Send the steps per second, measured after all processes have done their first steps."""
     with threads_of_torch(task.threads):
         from bench.speed.ours import plain_steps, set_up
-        from bench.training.environment import set_up_process  # torch, in this process only
+        from bench.training.environment import set_up_process  # imports torch, in this process only
 
     set_up_process(task.threads)
     try:
