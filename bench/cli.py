@@ -12,11 +12,11 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from bench.audits import AuditCheck
 from bench.config.compose import compose_config, compose_evaluations, compose_runs
 from bench.config.overrides import CONF, plain_settings
 from bench.config.run_spec import RunSpec
 from bench.errors import BenchError, ConfigError, printable
+from bench.records import AuditCheck
 from bench.sweep import status
 from bench.sweep.sweep import launch, planned
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bench.analysis.inference import Estimate
 from bench.analysis.table import Cell, Measure, Tables
-from bench.items import Items
+from bench.records import Items
 
 Array = NDArray[np.float64]
 _EXACT = 1e-4  # arrays are float32; of a metric's whole range

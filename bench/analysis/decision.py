@@ -89,8 +89,7 @@ def needs(tables: Tables) -> dict[Cell, Need]:
 def _data_bytes(tables: Tables, cell: Cell) -> float | None:
     """The text that its data budget grants; image-text strategies train on that budget's pairs."""
     for record in tables.runs_of[cell]:
-        asked = record.config.get("budget")
-        granted = asked.get("unique_bytes") if isinstance(asked, dict) else None
+        granted = record.config.get("budget", {}).get("unique_bytes")
         if granted or record.spent.unique_bytes:
             return float(granted or record.spent.unique_bytes)
     return None

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench.evaluations import TaskResult
-from bench.records import RunRecord, Score
+from bench.records import RunRecord, Score, TaskResult
 
 Row = dict[str, Any]  # by column
 Results = Mapping[str, Mapping[str, TaskResult]]  # by run id and task

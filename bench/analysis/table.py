@@ -12,9 +12,18 @@ from typing import Any, NamedTuple
 
 from bench.analysis.rows import Results, scores_of
 from bench.errors import ConfigError, DataError
-from bench.evaluations import read_evaluations, results_of
-from bench.items import Items, paths_of, read_items
-from bench.records import STUDY_NAME, RunRecord, Score, finished, read_records
+from bench.records import (
+    STUDY_NAME,
+    Items,
+    RunRecord,
+    Score,
+    finished,
+    paths_of,
+    read_evaluations,
+    read_items,
+    read_records,
+    results_of,
+)
 
 Scored = Mapping["Measure", Sequence[tuple[RunRecord, Score]]]  # in the order of the runs
 
@@ -186,15 +195,14 @@ def _budgets(records: Sequence[RunRecord]) -> tuple[str, ...]:
     for record in records:
         if record.budget is None:
             continue
-        asked, spent = record.config.get("budget"), record.spent
-        wanted = asked if isinstance(asked, dict) else {}
+        wanted, spent = record.config.get("budget", {}), record.spent
         size = tuple(
-            float(used or wanted.get(key) or 0)
-            for used, key in (
-                (spent.unique_bytes, "unique_bytes"),
-                (spent.unique_pairs, "unique_pairs"),
-                (spent.forward_tokens, "tokens"),
-                (spent.flops, "flops"),
+            float(used or asked or 0)
+            for used, asked in (
+                (spent.unique_bytes, wanted.get("unique_bytes")),
+                (spent.unique_pairs, wanted.get("unique_pairs")),
+                (spent.forward_tokens, wanted.get("tokens")),
+                (spent.flops, wanted.get("flops")),
             )
         )
         known = sizes.get(record.budget, size)

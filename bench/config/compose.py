@@ -1,13 +1,12 @@
 """Command line -> runs. Hydra composes, the sweep is expanded, every run gets its identity. No torch."""
 
-import hashlib
 import itertools
 import json
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,19 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.config import schema
 from bench.config.checks import validate
 from bench.config.hydra_errors import check_values, explain, unknown_choice
+from bench.config.identity import (
+    NOT_SCIENCE,
+    identity_of,
+    known_ids,
+    refuse_hidden,
+    relocated,
+    science_of,
+    targets_of,
+)
 from bench.config.overrides import CONF, MOST_RUNS, elements, is_choice, is_value, parse
-from bench.config.run_spec import NOT_SCIENCE, RunSpec, read_spec, science_of
+from bench.config.run_spec import RunSpec, read_spec
 from bench.errors import ConfigError
-from bench.records import STUDY_NAME, finished, read_records
+from bench.records import CHOICE, STUDY_NAME, finished, read_records
 
 LABELLED = ("strategy", "model", "budget")  # axes whose changes show in their own name
 PLUGGABLE = ("strategy", "task", "corpus", "launcher")  # whose options their class checks
@@ -68,7 +76,7 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
         raise ConfigError(f"{several[0]}: several values for one key are a sweep: add -m")
     fixed = [o for o in given if not o.is_sweep_override()]
     if not multirun:
-        return [_spec(fixed, command)]
+        return _with_known_ids([_spec(fixed, command)])
     params = _compose_line(fixed).hydra.sweeper.params or {}
     named = {o.key_or_group for o in given}
     swept = [o for o in given if o.is_sweep_override()]
@@ -85,7 +93,14 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
         runs.setdefault(spec.run_id, spec)  # strategies that ignore an axis appear once
     if not runs:
         raise ConfigError("the sweep holds no run; give every key at least one value")
-    return list(runs.values())
+    return _with_known_ids(list(runs.values()))
+
+
+def _with_known_ids(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """Return the runs with the ids under which their study has recorded them."""
+    folders = {spec.records: None for spec in specs}
+    known = {folder: known_ids(folder) for folder in folders}
+    return [replace(spec, run_id=known[spec.records].get(spec.run_id, spec.run_id)) for spec in specs]
 
 
 def _compose_line(line: Sequence[Override]) -> DictConfig:
@@ -137,13 +152,15 @@ def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, CONF)) from error
     _check_shape(plain)
+    refuse_hidden(plain, _usual_targets(_chosen(parse(overrides))))
     folder = Path(plain["paths"]["experiments"]) / plain["study"]
     records, _ = read_records(folder / "records")
     command = shlex.join(["bench", "evaluate", *overrides])
     specs = []
     for record in finished(records):
         run = folder / "runs" / record.run_id
-        own = read_spec(run).config if (run / "config.json").exists() else record.config
+        config = read_spec(run).config if (run / "config.json").exists() else dict(record.config)
+        own = located(config, record.strategy, record.corpus)
         science = {key: own[key] for key in plain.keys() & own.keys() - set(NOT_SCIENCE)}
         names = {field.name for field in fields(RunSpec)} - {"config", "command"}
         axes = {name: getattr(record, name) for name in names} | {"study": folder.name}
@@ -167,18 +184,19 @@ def _spec(line: Sequence[Override], command: str) -> RunSpec:
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, CONF)) from error
     _check_shape(plain)
-    science = science_of(plain)
-    text = json.dumps(science, sort_keys=True, allow_nan=False)
+    refuse_hidden(plain, _usual_targets(chosen))
+    corpus = {kind: str(choices[f"corpus/{kind}"]) for kind in ("text", "pairs")}
+    science = science_of(plain, choices["strategy"], corpus)
     names = _names(composed, _unchanged_science(chosen), science)
     return RunSpec(
-        run_id=hashlib.sha256(text.encode()).hexdigest()[:12],
+        run_id=identity_of(science),
         study=str(plain["study"]),
         strategy=names["strategy"],
         model=names["model"],
         budget=names["budget"] if "budget" in science else None,
         variant=names["variant"],
         seed=int(plain["seed"]),
-        corpus={kind: str(choices[f"corpus/{kind}"]) for kind in ("text", "pairs")},
+        corpus=corpus,
         config=plain,
         command=command,
     )
@@ -226,8 +244,59 @@ def _names(composed: DictConfig, before: Mapping[str, str], science: Mapping[str
 
 @lru_cache(maxsize=256)
 def _unchanged_science(chosen: tuple[str, ...]) -> Mapping[str, str]:
-    """What of it may change a run's weights, flat."""
-    return _flat(science_of(_plain(_composed(chosen), complete=False)))
+    """Return the part of the chosen files that may change a run's weights, flat."""
+    choices = _composed(chosen).hydra.runtime.choices
+    corpus = {kind: choices[f"corpus/{kind}"] for kind in ("text", "pairs")}
+    return _flat(science_of(_plain(_composed(chosen), complete=False), choices["strategy"], corpus))
+
+
+@lru_cache(maxsize=256)
+def _usual_targets(chosen: tuple[str, ...]) -> Mapping[str, str]:
+    """Return the classes that the chosen files name."""
+    return targets_of(_plain(_composed(chosen), complete=False))
+
+
+def located(config: Mapping[str, Any], strategy: str, corpus: Mapping[str, str]) -> dict[str, Any]:
+    """Return a recorded run's settings with the classes that its YAML files name today.
+
+    Args:
+        config: The recorded settings.
+        strategy: The strategy as tables name it, such as `mlm[mask_rate=0.15]`.
+        corpus: The YAML stem of each corpus, by kind.
+
+    Raises:
+        ConfigError: A strategy or corpus is no longer there.
+    """
+    nodes = {
+        "strategy": relocated(config["strategy"], _shipped("strategy", strategy.partition("[")[0])),
+        "corpus": {
+            kind: relocated(node, _shipped(f"corpus/{kind}", corpus[kind]))
+            for kind, node in config["corpus"].items()
+        },
+    }
+    return dict(config) | nodes
+
+
+def located_strategy(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded strategy with the classes that its YAML file names today."""
+    return relocated(dict(node), _shipped("strategy", node[CHOICE]))
+
+
+def _shipped(group: str, stem: str) -> Any:
+    """Return the settings of a file of conf/."""
+    composed = _composed((f"{group}={stem}",))
+    return OmegaConf.to_container(OmegaConf.select(composed, group.replace("/", ".")))
+
+
+def read_run(folder: Path) -> RunSpec:
+    """Return the run that a folder belongs to, with the classes of today.
+
+    Raises:
+        DataError: The run's config is absent or damaged.
+        ConfigError: Its strategy or corpus is no longer there.
+    """
+    spec = read_spec(folder)
+    return replace(spec, config=located(spec.config, spec.strategy, spec.corpus))
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

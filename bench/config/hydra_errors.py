@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue
 
 from bench.errors import ConfigError
-from bench.reading import LARGEST, is_text
+from bench.records import LARGEST, is_text
 
 
 def explain(error: Exception, conf: Path) -> str:

@@ -1,37 +1,45 @@
-"""What a run is before it is done: its axes, its config and its identity. No torch.
-
-A run's id is the hash of its science: what could change its weights. Where it runs, where its files lie, how
-it is logged and which tasks it is measured by are left out.
-"""
+"""A run before it is done: its axes, its config, and the places of its files. No torch here."""
 
 import json
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.config import schema
+from bench.config.identity import science_of
 from bench.errors import ConfigError, DataError
-from bench.evaluations import EvaluationRecord, TaskResult, evaluation_id, read_evaluations, results_of
-from bench.reading import parse, typed
-from bench.records import PRETRAINING_ONLY, RunRecord, Status, read_record
+from bench.records import (
+    EvaluationRecord,
+    RunRecord,
+    Settings,
+    Status,
+    TaskResult,
+    checked,
+    evaluation_id,
+    read_evaluations,
+    read_json,
+    read_record,
+    results_of,
+    upgraded_config,
+    without_targets,
+)
 
-STATUS_FILE = "status.json"  # in a run's folder: what it last said of itself
-_ABSENT_IF_UNUSED = ("retries_on_divergence", "warmup_tokens")
-NOT_SCIENCE = ("study", "task", "trainer", "energy", "logger", "launcher", "paths")
+STATUS_FILE = "status.json"  # in a run's folder: its progress
 
 
+@checked
 @dataclass(frozen=True)
 class RunSpec:
     """One run to do: its axes, as named in tables, and its whole config as plain containers."""
 
-    run_id: str
+    run_id: str  # its identity, or the id of an older record of it; see `bench.config.identity`
     study: str
     strategy: str
     model: str
@@ -40,79 +48,80 @@ class RunSpec:
     seed: int
     corpus: dict[str, str]
     config: dict[str, Any]
-    command: str  # that asked for it
+    command: str  # the command line that asked for the run
 
     @property
     def label(self) -> str:
-        """How the run is called on screen."""
+        """Human-readable run name."""
         parts = [self.strategy, self.model, self.budget, self.variant, f"seed={self.seed}"]
         return " ".join(part for part in parts if part)
 
     @property
     def science(self) -> dict[str, Any]:
         """The part of the config that may change the weights."""
-        return science_of(self.config)
+        return science_of(self.config, self.strategy, self.corpus)
 
     @property
     def folder(self) -> Path:
-        """Where the run works; may be deleted once its record is written."""
+        """Working folder of the run; may be deleted once its record is written."""
         return self._experiment / "runs" / self.run_id
 
     @property
     def records(self) -> Path:
-        """Where the records of its study lie."""
+        """Folder of the study's run records."""
         return self._experiment / "records"
 
     @property
     def record_path(self) -> Path:
-        """The run's own record, there or not."""
+        """Path of the run's record, which may not exist."""
         return self.records / f"{self.run_id}.json"
 
     @property
     def weights(self) -> Path:
-        """Its last weights, there or not."""
+        """Path of the final weights, which may not exist."""
         return self.folder / "weights.safetensors"
 
     @property
     def evaluations(self) -> Path:
-        """Where the evaluations of its study lie."""
+        """Folder of the study's evaluation records."""
         return self._experiment / "evaluations"
 
     def pending_tasks(self) -> dict[str, Any]:
-        """The tasks, with their settings, that the run was not yet measured by in this way."""
+        """Return the tasks, with their settings, that have no result in these settings."""
         done = {name: r.config for name, r in self.results().items() if r.status != "failed"}
-        return {name: node for name, node in self.config["task"].items() if done.get(name) != node}
+        tasks = self.config["task"].items()
+        return {name: node for name, node in tasks if done.get(name) != without_targets(node)}
 
     def results(self) -> dict[str, TaskResult]:
-        """What tasks have found of the run so far."""
+        """Return the results of the run's tasks so far."""
         return read_results(self.evaluations, self.run_id)
 
     def recorded(self) -> RunRecord | None:
-        """The run's record; None where there is none or it is damaged: the run is then done again."""
+        """Return the run's record; None if there is none or it is damaged: the run is then done again."""
         try:
             return read_record(self.record_path) if self.record_path.exists() else None
         except DataError:
             return None
 
     def why_lost(self) -> str:
-        """Why the run, or a task of it, has no numbers; "" where nothing has failed."""
+        """Return why the run or one of its tasks has no numbers; "" if nothing has failed."""
         record = self.recorded()
         failed = [f"{r.task}: {r.reason}" for r in self.results().values() if r.status == "failed"]
         return (record.reason if record else None) or "; ".join(failed)
 
     def can_be_evaluated(self) -> bool:
-        """Is a model there to evaluate, without pretraining it (again)?"""
+        """Return whether there is a model to evaluate without pretraining."""
         return self.weights.exists() or self.config["strategy"]["modality"] == "none"
 
     def is_done(self) -> bool:
-        """Is nothing left to do? A run that diverged would diverge again."""
+        """Return whether nothing is left to do; a run that diverged would diverge again."""
         record = self.recorded()
         if record is None or record.status == "failed":
             return False
         return record.status == "diverged" or not self.pending_tasks()
 
     def has_failed(self) -> bool:
-        """Is all that is left to do recorded as failed?"""
+        """Return whether everything that is left to do is recorded as failed."""
         record, results = self.recorded(), self.results()
         if record is None or record.status != "finished":
             return record is not None and record.status == "failed"
@@ -120,8 +129,8 @@ class RunSpec:
         return bool(pending) and all(n in results and results[n].status == "failed" for n in pending)
 
     def version(self) -> str:
-        """Another one whenever the run's record or an evaluation of it is written, by whichever process."""
-        if not self.record_path.exists():  # nor is there an evaluation; looking for one takes time
+        """Return a text that changes whenever any process writes the run's record or an evaluation of it."""
+        if not self.record_path.exists():  # without a record there is no evaluation to look for
             return ""
         paths = [self.record_path, *sorted(self.evaluations.glob(f"{self.run_id}.*.json"))]
         found = [(path.name, path.stat()) for path in paths]
@@ -132,19 +141,16 @@ class RunSpec:
         return Path(self.config["paths"]["experiments"]) / self.study
 
     def typed(self) -> schema.Config:
-        """The config as checked dataclasses.
-
-        Returns:
-            The caller's own copy, to change as it likes.
+        """Return the config as checked dataclasses; the caller may change its copy.
 
         Raises:
-            ConfigError: it is of another version, or damaged.
+            ConfigError: The config is damaged or of another version.
         """
         return deepcopy(self._typed)
 
     @cached_property
     def _typed(self) -> schema.Config:
-        """Checked once: that takes some 30 ms, and a run asks twenty times."""
+        """The checked config, cached because a check takes 30 ms and a run asks for it 20 times."""
         try:
             config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema.Config), self.config))
         except OmegaConfBaseException as error:
@@ -154,13 +160,16 @@ class RunSpec:
         return config
 
     def record(self, status: Status, reason: str | None = None) -> RunRecord:
-        """A record of this run that holds its axes and no numbers yet."""
+        """Return a record of this run that holds its axes and no numbers yet."""
         axes = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "config"}
-        return RunRecord(**axes, status=status, reason=reason, config=self.science, started_at=now())
+        config = cast(Settings, self.science)
+        return RunRecord(**axes, status=status, reason=reason, config=config, started_at=now())
 
     def evaluation(self, results: Sequence[TaskResult], started_at: str) -> EvaluationRecord:
-        """A record of what these tasks found of this run; dated after all that there are, whatever the clock
-        says: the latest word on a task counts.
+        """Return a record of these results.
+
+        It is dated after all earlier evaluations, even if the clock was set back, since the latest result of
+        a task counts.
         """
         found, _ = read_evaluations(self.evaluations, self.run_id)
         earlier = [
@@ -176,55 +185,40 @@ class RunSpec:
         )
 
     def failed_evaluation(self, reason: str) -> EvaluationRecord:
-        """A record that no pending task could be done, and why."""
+        """Return a record that every pending task has failed for one reason."""
         pending = self.pending_tasks().items()
-        return self.evaluation([TaskResult(name, "failed", dict(n), reason) for name, n in pending], now())
+        failed = [TaskResult(name, "failed", without_targets(node), reason) for name, node in pending]
+        return self.evaluation(failed, now())
 
     def to_json(self) -> str:
-        """The run as text, for a worker process."""
+        """Return the run as text, for a worker process."""
         return json.dumps(asdict(self))
 
 
 def read_spec(folder: Path) -> RunSpec:
-    """The run that works in a folder.
+    """Return the run that a folder belongs to, with the keys of today and the classes of its time.
 
     Raises:
-        DataError: its file is absent or damaged; names it.
+        DataError: The file is absent or damaged.
     """
     path = folder / "config.json"
     try:
-        spec: RunSpec = typed(RunSpec, parse(path.read_bytes()))
-    except (OSError, ValueError, RecursionError) as error:
+        spec = read_json(RunSpec, path.read_bytes())
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not the config of a run ({error})") from error
-    return spec
+    return replace(spec, config=upgraded_config(spec.config))
 
 
 def read_results(evaluations: Path, run_id: str) -> dict[str, TaskResult]:
-    """What tasks have found of a run so far; evaluations that are not readable do not count."""
+    """Return the results of a run's tasks so far; unreadable evaluations do not count."""
     found, _ = read_evaluations(evaluations, run_id)
     return results_of(found.get(run_id, []))
 
 
 def now() -> str:
-    """The time, as records state it."""
+    """Return the time as records state it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _just_after(time: str) -> str:
     return (datetime.fromisoformat(time) + timedelta(seconds=1)).isoformat(timespec="seconds")
-
-
-def science_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that may change weights; without pretraining, budget and optimizer cannot."""
-    trainer = config["trainer"]
-    science = {key: value for key, value in config.items() if key not in NOT_SCIENCE}
-    science["precision"] = trainer["precision"]
-    # When losses are measured, and on how much, stands in the record's curve.
-    science["validation"] = {key: trainer[key] for key in ("n_validations", "validation_batches")}
-    # How a server is reached and paid changes no answer of it.
-    science["strategy"] = {key: value for key, value in config["strategy"].items() if key != "access"}
-    # What is not used changes nothing; ids are those of before there was such a setting.
-    optim = config["optim"].items()
-    science["optim"] = {key: value for key, value in optim if value or key not in _ABSENT_IF_UNUSED}
-    is_pretrained = config["strategy"]["modality"] != "none"
-    return {key: value for key, value in science.items() if is_pretrained or key not in PRETRAINING_ONLY}

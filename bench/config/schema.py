@@ -34,12 +34,12 @@ class Budget:
     unique_bytes: int | None = None  # of training text; null: all there is
     unique_pairs: int | None = None  # of training pairs; null: all there are
     tokens: int | None = None  # positions processed in pretraining
-    supervised_tokens: int | None = None  # predicted in pretraining
+    predicted_tokens: int | None = None  # targets of the loss in pretraining
     flops: float | None = None  # forward and backward of pretraining
     repeat: bool = MISSING  # true: more than one epoch over the unique data is meant
 
 
-COMPUTE = ("tokens", "supervised_tokens", "flops")  # what a compute budget may be stated in
+COMPUTE = ("tokens", "predicted_tokens", "flops")  # what a compute budget may be stated in
 
 
 def given_compute(budget: Budget) -> list[str]:

@@ -108,7 +108,7 @@ class StepCost:
 
     rows: int  # sequences, or pairs
     forward_tokens: int
-    supervised_tokens: float  # its expectation where the number of targets is random
+    predicted_tokens: float  # its expectation where the number of targets is random
     flops: float
 
     @staticmethod
@@ -143,7 +143,7 @@ class StepCost:
         return StepCost(
             rows,
             round(expected(lambda c: c.forward_tokens)),
-            expected(lambda c: c.supervised_tokens),
+            expected(lambda c: c.predicted_tokens),
             expected(lambda c: c.flops),
         )
 
@@ -166,7 +166,7 @@ def n_steps(budget: Budget, cost: StepCost) -> int:
     """Steps that the compute budget buys: the nearest whole number, at least one."""
     per_step = {
         "tokens": cost.forward_tokens,
-        "supervised_tokens": cost.supervised_tokens,
+        "predicted_tokens": cost.predicted_tokens,
         "flops": cost.flops,
     }
     (key,) = given_compute(budget)

@@ -2,7 +2,7 @@
 
 from bench.analysis.table import Tables
 from bench.analysis.text import Entry, Link, View
-from bench.audits import AuditCheck, AuditRecord
+from bench.records import AuditCheck, AuditRecord
 
 _SIGN = {"passed": "passed", "failed": "FAILED", "not applicable": "n/a"}
 

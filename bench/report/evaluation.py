@@ -5,8 +5,7 @@ from statistics import mean
 
 from bench.analysis.table import Arm, Tables
 from bench.analysis.text import EMPTY, Entry, View, amount
-from bench.evaluations import TaskResult
-from bench.records import Energy, RunRecord, finished
+from bench.records import Energy, RunRecord, TaskResult, finished
 
 _LINE_END = " ⏎ "
 

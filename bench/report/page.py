@@ -13,9 +13,8 @@ from bench.analysis.decision import decision_table
 from bench.analysis.pareto import pareto
 from bench.analysis.table import Tables
 from bench.analysis.text import View
-from bench.audits import AuditRecord, read_audit
 from bench.errors import DataError, in_brief
-from bench.records import RunRecord
+from bench.records import AuditRecord, RunRecord, read_audit
 from bench.report import provenance, views
 from bench.report.across_tasks import across_tasks
 from bench.report.auditing import auditing, failures

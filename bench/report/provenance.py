@@ -6,8 +6,7 @@ from typing import Any
 from bench.analysis.rows import scores_of
 from bench.analysis.table import Measure, Tables, cell_of
 from bench.analysis.text import EMPTY, Entry, View, amount, flatten
-from bench.evaluations import TaskResult
-from bench.records import RunRecord, finished
+from bench.records import RunRecord, TaskResult, finished
 
 _KEY_SETTINGS = [
     "optim.tokens_per_step",
@@ -58,7 +57,7 @@ def settings_view(tables: Tables) -> View:
 
 def config_view(tables: Tables) -> View:
     """Every setting in the records, with all its values."""
-    trees = [record.config for record in tables.records]
+    trees: list[Mapping[str, Any]] = [record.config for record in tables.records]
     trees += [{"task": {result.task: result.config}} for result in _results(tables)]
     return _tree_view("config", "All settings", "setting", trees)
 

@@ -7,14 +7,14 @@ from urllib.parse import quote
 
 from bench.analysis.text import EMPTY, Entry, Link, View, plain
 from bench.errors import DataError
-from bench.reading import parse, typed
-from bench.records import as_json
+from bench.records import as_json, checked, read_json
 from bench.report.page import Page
 
 SUMMARY = "summary.json"
 _SIGNS = "✓✗=?– "  # before the words of a claim's verdict
 
 
+@checked
 @dataclass(frozen=True)
 class Summary:
     """What the list of studies says of one."""
@@ -83,8 +83,7 @@ def studies_view(experiments_dir: Path, reports_dir: Path) -> View:
 
 def _read(path: Path) -> Summary:
     try:
-        found: Summary = typed(Summary, parse(path.read_bytes()))
-        return found
+        return read_json(Summary, path.read_bytes())
     except ValueError as error:
         raise DataError(f"{path}: not a report's summary ({error}); run `bench report` again") from error
 

@@ -27,7 +27,7 @@ from bench.analysis.text import EMPTY, Entry, Link, View, amount, number, p_valu
 _MARK = {AHEAD: " ▲", BEHIND: " ▼", LEANS_AHEAD: " △", LEANS_BEHIND: " ▽"}
 _MOST_COLUMNS = 8  # tasks side by side
 _MOST_PAIRS = 2000  # rows of differences between strategies
-_COSTS = ["parameters", "forward_tokens", "supervised_tokens", "flops", "epochs"]
+_COSTS = ["parameters", "forward_tokens", "predicted_tokens", "flops", "epochs"]
 _COSTS += ["unique_bytes", "unique_pairs", "pretrain_s", "evaluate_s", "evaluate_flops", "peak_memory_bytes"]
 
 

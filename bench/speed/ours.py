@@ -221,7 +221,7 @@ def products_alone(task: Task, folder: Path, pace: Pace) -> None:
 def product_shapes(ready: Setup) -> list[tuple[int, int, int]]:
     """(M, K, N) of the products of the model's matrices with all positions, and of large squares."""
     model, positions = ready.config.model, ready.cost.forward_tokens
-    targets = max(1, round(ready.cost.supervised_tokens))
+    targets = max(1, round(ready.cost.predicted_tokens))
     d, f, v = model.d_model, model.d_ff, ready.config.tokenizer.vocab_size
     of_model = [(positions, d, 3 * d), (positions, d, d), (positions, d, 2 * f), (positions, f, d)]
     side = SQUARE[ready.device.type]

@@ -82,7 +82,7 @@ def planned(spec: RunSpec, *, vocab_size: int, image_size: int) -> Planned:
         objective = build_objective(spec, vocab_size=vocab_size, image_size=image_size)
     cost = objective.step_cost(config.optim.tokens_per_step)
     parts = [objective.part(name) for name in objective.names] if isinstance(objective, Combined) else []
-    peaks = [part.step_cost(config.optim.tokens_per_step).supervised_tokens for part in parts]
+    peaks = [part.step_cost(config.optim.tokens_per_step).predicted_tokens for part in parts]
     heads = [head for head in objective.modules() if isinstance(head, PredictionHead)]
     return Planned(
         strategy=spec.strategy,
@@ -91,7 +91,7 @@ def planned(spec: RunSpec, *, vocab_size: int, image_size: int) -> Planned:
         parameters=sum(p.numel() for p in objective.parameters()),
         vocab_size=max((head.decoder.out_features for head in heads), default=0),
         cost=cost,
-        peak_targets=max([cost.supervised_tokens, *peaks]),
+        peak_targets=max([cost.predicted_tokens, *peaks]),
         cooldown_share=config.optim.cooldown_share,
         has_phases=objective.trunk_share is not None,
     )
@@ -154,7 +154,7 @@ def size_rows(runs: Sequence[Planned], settings: Scale) -> list[list[str]]:
     for run in runs:
         per_position = run.cost.flops / run.cost.forward_tokens
         rule = 6 * text_parameters(run.model, settings.vocab_size)
-        targets = run.cost.supervised_tokens / run.cost.forward_tokens
+        targets = run.cost.predicted_tokens / run.cost.forward_tokens
         rows.append(
             [
                 *(run.model_name, run.strategy, power(run.parameters), amount(run.cost.rows)),

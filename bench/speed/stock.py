@@ -40,7 +40,7 @@ def _continued(batch: Batch, ready: Setup) -> Fields:
 def _hidden(batch: Batch, ready: Setup) -> Fields:
     """As many targets as ours in each row, at random positions."""
     tokens = batch["tokens"]
-    n_targets = min(tokens.shape[1], max(1, round(ready.cost.supervised_tokens / ready.cost.rows)))
+    n_targets = min(tokens.shape[1], max(1, round(ready.cost.predicted_tokens / ready.cost.rows)))
     generator = torch.Generator().manual_seed(0)
     chosen = torch.rand(tokens.shape, generator=generator).argsort(dim=1)[:, :n_targets]
     labels = torch.full_like(tokens, IGNORED).scatter(1, chosen, tokens.gather(1, chosen))

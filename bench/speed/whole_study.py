@@ -26,8 +26,7 @@ from bench.config.run_spec import RunSpec, now
 from bench.data.prepare import prepare
 from bench.data.signals import interrupted_by_signals
 from bench.errors import ConfigError
-from bench.reading import parse, typed
-from bench.records import write_atomically
+from bench.records import checked, read_json, write_atomically
 from bench.report.rendering import template
 from bench.speed.command import command_of, machine_of, progress_bar
 from bench.speed.contract import HUGGING_FACE
@@ -47,6 +46,7 @@ POLL_S = 0.02
 OWN = ("rounds", "seed", "out")  # settings of the measurement; all else is the sweep's
 
 
+@checked
 @dataclass(frozen=True)
 class Round:
     """The wall time of each contender in s, and what all else took of the processors meanwhile."""
@@ -55,6 +55,7 @@ class Round:
     others_share: float
 
 
+@checked
 @dataclass(frozen=True)
 class Measurement:
     """All rounds so far, as `study.json` holds them."""
@@ -68,7 +69,7 @@ class Measurement:
     def earlier(self, path: Path, n_rounds: int) -> "Measurement":
         """The same, of the same commit, that was stopped before its last round, to go on with; else this."""
         try:
-            found: Measurement = typed(Measurement, parse(path.read_bytes()))
+            found = read_json(Measurement, path.read_bytes())
         except (OSError, ValueError):  # none, or damaged
             return self
         is_same = found._identity() == self._identity()

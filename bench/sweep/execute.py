@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,7 @@ from bench.data.prepare import Prepared, prepare
 from bench.errors import DivergedError, InterruptedRunError, in_one_line
 from bench.objectives.base import Objective
 from bench.objectives.precision import device_of
-from bench.records import RunRecord, Spent, write_atomically, write_record
+from bench.records import Data, RunRecord, Spent, write_atomically, write_record
 from bench.tasks.base import Task
 from bench.tasks.evaluate import Evaluation
 from bench.training import checkpoint, environment, loggers
@@ -142,7 +143,7 @@ def _run(job: Job, blank: RunRecord) -> tuple[RunRecord | None, Trained | None]:
         parameters=sum(p.numel() for p in objective.parameters()),
         spent=replace(spent, energy=energy, peak_memory_bytes=environment.peak_memory_bytes(config.trainer)),
         curve=loggers.curve(job.folder),
-        data=data.described() | entered(job.folder),
+        data=cast(Data, data.described() | entered(job.folder)),
         divergences=tuple(divergences(job.folder)),
     )
     return record, Trained(objective, data)

@@ -17,14 +17,15 @@ from omegaconf import OmegaConf
 from bench.analysis.text import amount, markdown_escape
 from bench.config import schema
 from bench.config.build import build, find_class
-from bench.config.run_spec import read_results, read_spec
+from bench.config.compose import located_strategy, read_run
+from bench.config.run_spec import read_results
 from bench.data.corpora.base import PairCorpus, TextCorpus
 from bench.data.shards import prepare_text
 from bench.errors import BenchError, ConfigError, DataError
 from bench.models.from_huggingface import quiet_transformers
 from bench.objectives.base import Objective, Shapes
 from bench.objectives.to_huggingface import architecture, other_modules, stock_model, write_tokenizer
-from bench.records import RunRecord, Score, read_record
+from bench.records import CHOICE, RunRecord, Score, read_record
 from bench.report.rendering import template
 from bench.training import checkpoint
 from bench.training.objective import build_objective
@@ -112,7 +113,7 @@ def find_run(run: str, experiments: Path) -> Run:
 def restore(run: Run) -> tuple[Objective, Path]:
     """Load the trained objective on CPU and its tokenizer file; prepare the corpus if needed."""
     try:
-        spec = read_spec(run.folder)
+        spec = read_run(run.folder)
         config = spec.typed()
     except BenchError as error:
         reason = textwrap.shorten(str(error), 200)
@@ -163,7 +164,8 @@ def load(folder: str | Path) -> Objective:
         described = json.loads((folder / REST_CONFIG).read_text(encoding="utf-8"))
         shapes, optim = described["shapes"], schema.Optim(**described["optim"])
         shapes = Shapes(**shapes | {"model": schema.Model(**shapes["model"])})
-        node = OmegaConf.create(described["strategy"])
+        own = described["strategy"]
+        node = OmegaConf.create(located_strategy(own) if CHOICE in own else own)  # older exports hold classes
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{folder / REST_CONFIG}: damaged ({error}); export the run again") from error
     objective = build(node, Objective, "strategy", shapes=shapes, optimizer=optim)  # type: ignore[type-abstract]

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bench.config.run_spec import RunSpec
-from bench.evaluations import read_evaluations
+from bench.records import read_evaluations
 from bench.sweep.progress import Display, read_status
 
 LOCK = "lock"

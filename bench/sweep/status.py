@@ -17,8 +17,15 @@ from rich.table import Table
 
 from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError, printable
-from bench.evaluations import EvaluationRecord, read_evaluations, results_of
-from bench.records import STUDY_NAME, RunRecord, read_records, studies
+from bench.records import (
+    STUDY_NAME,
+    EvaluationRecord,
+    RunRecord,
+    read_evaluations,
+    read_records,
+    results_of,
+    studies,
+)
 from bench.sweep.launchers import slurm
 from bench.sweep.locks import is_held
 

@@ -14,8 +14,7 @@ import psutil
 from filelock import Timeout
 
 from bench.config.run_spec import RunSpec
-from bench.evaluations import write_evaluation
-from bench.records import write_atomically, write_record
+from bench.records import write_atomically, write_evaluation, write_record
 from bench.sweep import locks
 from bench.sweep.launchers.base import POLL_S
 from bench.sweep.progress import read_status

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.audits import AuditCheck, AuditRecord, write_audit
 from bench.config.build import build
 from bench.config.run_spec import RunSpec, now
 from bench.config.schema import Optim
@@ -27,6 +26,7 @@ from bench.objectives.base import Attention, Likelihood, Objective, Shapes
 from bench.objectives.likelihood import wanted
 from bench.objectives.sampling import Sampling, unigram_texts
 from bench.objectives.scratch import Scratch
+from bench.records import AuditCheck, AuditRecord, without_targets, write_audit
 from bench.tasks import probe
 from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.evaluate import setting_of
@@ -271,7 +271,11 @@ def audit(specs: Sequence[RunSpec], say: Callable[[AuditCheck], None]) -> AuditR
             say(check)
             found.append(check)
     record = AuditRecord(
-        spec.study, tuple(found), dict(config.task), environment.environment(config.trainer), now()
+        spec.study,
+        tuple(found),
+        without_targets(dict(config.task)),
+        environment.environment(config.trainer),
+        now(),
     )
     write_audit(record, spec.evaluations.parent)
     return record

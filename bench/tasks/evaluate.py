@@ -17,9 +17,17 @@ from bench.config.build import build
 from bench.config.run_spec import RunSpec, now
 from bench.data.prepare import Prepared
 from bench.errors import InapplicableError, InterruptedRunError, in_one_line
-from bench.evaluations import EvaluationCost, EvaluationRecord, TaskResult, items_path, write_evaluation
 from bench.objectives.base import Objective
-from bench.records import Score, replacing
+from bench.records import (
+    EvaluationCost,
+    EvaluationRecord,
+    Score,
+    TaskResult,
+    items_path,
+    replacing,
+    without_targets,
+    write_evaluation,
+)
 from bench.tasks.base import Outcome, Setting, Task
 from bench.tasks.probe import FeatureCache
 from bench.training import environment
@@ -72,7 +80,7 @@ class Evaluation:
     def _measure(
         self, name: str, node: Mapping[str, Any], objective: Objective, setting: Setting
     ) -> tuple[TaskResult, Items]:
-        blank = TaskResult(task=name, status="finished", config=dict(node))
+        blank = TaskResult(task=name, status="finished", config=without_targets(dict(node)))
         meter, started = setting.meter, time.perf_counter()
         outcome = Outcome([])
         with self.energy.measured() as energy:

@@ -16,8 +16,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from bench.config.run_spec import STATUS_FILE, RunSpec
-from bench.evaluations import TaskResult
-from bench.records import CurvePoint, RunRecord, Score, write_atomically
+from bench.records import CurvePoint, RunRecord, Score, TaskResult, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 HEARTBEAT_S = 0.5

@@ -145,7 +145,7 @@ def _spent(steps: int, cost: StepCost, **also: Any) -> Spent:
     return Spent(
         steps=steps,
         forward_tokens=steps * cost.forward_tokens,
-        supervised_tokens=round(steps * cost.supervised_tokens),
+        predicted_tokens=round(steps * cost.predicted_tokens),
         flops=steps * cost.flops,
         **also,
     )

@@ -16,13 +16,20 @@ from toy_runs import toy_runs, write_study
 
 from bench.analysis.claims import read_claims
 from bench.analysis.table import load
-from bench.audits import AuditCheck, AuditRecord, read_audit, write_audit
 from bench.config.run_spec import read_spec
 from bench.errors import printable
-from bench.evaluations import read_evaluation
-from bench.items import read_items
-from bench.reading import MisfitError, typed
-from bench.records import Score, read_record
+from bench.records import (
+    AuditCheck,
+    AuditRecord,
+    MisfitError,
+    Score,
+    read_audit,
+    read_evaluation,
+    read_items,
+    read_record,
+    typed,
+    write_audit,
+)
 from bench.report import side_by_side
 from bench.report.csv_tables import csv_tables, csv_text
 

@@ -12,8 +12,7 @@ from bench.analysis.claims import Claim, Claims, Side
 from bench.analysis.inference import Estimate, detectable
 from bench.analysis.judging import Judged, judge
 from bench.analysis.table import load
-from bench.evaluations import EvaluationRecord, items_path, write_evaluation
-from bench.records import Score, write_record
+from bench.records import EvaluationRecord, Score, items_path, write_evaluation, write_record
 
 N_CLAIMS, N_SEEDS, MARGIN = 8, 5, 0.02
 SEED_SD = 0.01  # of a difference

@@ -14,8 +14,7 @@ from bench.analysis.pareto import front, pareto
 from bench.analysis.table import Arm, Cell, Tables
 from bench.analysis.text import View, amount, plain
 from bench.config.build import build
-from bench.evaluations import EvaluationCost
-from bench.records import Energy, Score, Spent
+from bench.records import Energy, EvaluationCost, Score, Spent
 from bench.report.figures.base import Figure, render
 from bench.report.figures.quality_vs_cost import places_of
 from bench.report.most_spread import most_spread

@@ -17,9 +17,8 @@ from served_model import KEY, Server, own_nll, start, write_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.errors import BenchError, ConfigError, DataError
-from bench.evaluations import read_evaluations, results_of
 from bench.models.api_client import Access, Endpoint, Served
-from bench.records import read_record
+from bench.records import read_evaluations, read_record, results_of
 
 pytest.importorskip("openai")
 TEXTS = ["the cat sat on the mat", "A naïve café, 100 €: 😀😀!", "ñ", " x\n\ny ", "日本語の文"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from harness import Place
 
-from bench.evaluations import items_path, read_evaluations
+from bench.records import items_path, read_evaluations
 
 PROBE = "library_probe"
 

@@ -7,8 +7,7 @@ import pytest
 from harness import Place
 from toy_checkpoints import write_checkpoint
 
-from bench.evaluations import read_evaluations, results_of
-from bench.records import RunRecord, Spent, read_record
+from bench.records import RunRecord, Spent, read_evaluations, read_record, results_of
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ import pytest
 from harness import Place
 from safetensors.numpy import load_file
 
-from bench.evaluations import read_evaluations
-from bench.records import Spent, read_record
+from bench.records import Spent, read_evaluations, read_record
 
 STRATEGIES = {"clm", "mlm", "clip", "scratch"}
 
@@ -43,8 +42,8 @@ def test_the_costs_in_a_record_are_those_of_its_steps(study: Place):
         assert spent.forward_tokens == records[name].curve[-1].forward_tokens
         assert spent.flops == records[name].curve[-1].flops > 0
         assert spent.epochs > 0
-    assert records["clm"].spent.supervised_tokens == 8 * 32 * 31  # all but the first of 32 rows of 32
-    assert records["mlm"].spent.supervised_tokens < records["clm"].spent.supervised_tokens
+    assert records["clm"].spent.predicted_tokens == 8 * 32 * 31  # all but the first of 32 rows of 32
+    assert records["mlm"].spent.predicted_tokens < records["clm"].spent.predicted_tokens
     assert records["clip"].spent.unique_pairs == 64
     untrained = records["scratch"].spent
     assert untrained.flops == untrained.steps == untrained.forward_tokens == 0

@@ -9,7 +9,7 @@ import pytest
 from harness import Place
 
 from bench.errors import ConfigError
-from bench.evaluations import read_evaluations
+from bench.records import read_evaluations
 from bench.speed import script, whole_study
 from bench.speed.whole_study import OURS, PACKED, SCRIPTS, Measurement, Round, verdict
 

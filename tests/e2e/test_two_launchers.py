@@ -9,8 +9,7 @@ from harness import Place, steps_logged
 
 from bench.config.compose import compose_runs
 from bench.config.run_spec import RunSpec
-from bench.evaluations import TaskResult, read_evaluations, results_of, write_evaluation
-from bench.records import write_record
+from bench.records import TaskResult, read_evaluations, results_of, write_evaluation, write_record
 from bench.sweep import locks
 from bench.sweep.progress import Display
 

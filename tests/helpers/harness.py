@@ -15,8 +15,7 @@ from typing import Any
 import psutil
 from deadly import bench_in_fork
 
-from bench.evaluations import TaskResult, read_evaluations, results_of
-from bench.records import RunRecord, Score, read_record
+from bench.records import RunRecord, Score, TaskResult, read_evaluations, read_record, results_of
 
 BENCH = [sys.executable, "-m", "bench.cli"]
 MARK = "BENCH_E2E"  # an environment variable that all descendants inherit

@@ -6,8 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.analysis.table import Arm, Cell, Measure, Tables, tabulate
-from bench.evaluations import EvaluationRecord, TaskResult, write_evaluation
-from bench.records import CurvePoint, RunRecord, Score, Spent, write_record
+from bench.records import (
+    CurvePoint,
+    EvaluationRecord,
+    RunRecord,
+    Score,
+    Spent,
+    TaskResult,
+    write_evaluation,
+    write_record,
+)
 
 SCRATCH = (0.50, 0.52, 0.54)
 CLM = (0.60, 0.63, 0.66)  # minus scratch: 0.10, 0.11, 0.12

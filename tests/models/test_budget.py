@@ -11,7 +11,7 @@ from bench.models import flops
 from bench.models.flops import StepCost, n_epochs, n_steps, rows_per_step
 
 ONE = Model(d_model=2, n_layers=1, n_heads=1, d_ff=3, patch_size=4)
-COST = StepCost(rows=4, forward_tokens=100, supervised_tokens=30, flops=1e6)
+COST = StepCost(rows=4, forward_tokens=100, predicted_tokens=30, flops=1e6)
 
 
 def bought(**limits: float) -> int:

@@ -119,9 +119,7 @@ def test_the_cost_is_the_mean_of_the_parts_by_their_shares():
     cost = mixture().step_cost(128)
     assert cost.rows == clm.rows == mlm.rows
     assert cost.flops == pytest.approx(0.25 * clm.flops + 0.75 * mlm.flops)
-    assert cost.supervised_tokens == pytest.approx(
-        0.25 * clm.supervised_tokens + 0.75 * mlm.supervised_tokens
-    )
+    assert cost.predicted_tokens == pytest.approx(0.25 * clm.predicted_tokens + 0.75 * mlm.predicted_tokens)
 
 
 def test_parts_whose_rows_are_longer_take_fewer_and_the_mean_follows():
@@ -132,7 +130,7 @@ def test_parts_whose_rows_are_longer_take_fewer_and_the_mean_follows():
 
 def test_budgets_may_be_matched_on_any_of_three():
     cost = StepCost(8, 128, 32, 1e6)
-    for key, value in (("tokens", 1280), ("supervised_tokens", 320), ("flops", 1e7)):
+    for key, value in (("tokens", 1280), ("predicted_tokens", 320), ("flops", 1e7)):
         assert flops.n_steps(flops.Budget(**{key: value}, repeat=True), cost) == 10
 
 

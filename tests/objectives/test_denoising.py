@@ -215,7 +215,7 @@ def test_the_decoder_has_the_parameters_that_the_budget_counts():
 def test_tokens_are_positions_read_and_written_and_those_written_are_supervised():
     # 16 tokens, 2 of them in one span: 14 + 1 read, 2 + 1 + 1 written.
     cost = make_strategy("span_corruption").step_cost(OPTIM.tokens_per_step)
-    assert (cost.rows, cost.forward_tokens, cost.supervised_tokens) == (6, 6 * 19, 6 * 4)
+    assert (cost.rows, cost.forward_tokens, cost.predicted_tokens) == (6, 6 * 19, 6 * 4)
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_the_loss_is_each_rows_cross_entropies_times_length_by_hidden_in_value_a
 
 def test_half_of_the_positions_and_a_half_are_targets():
     cost = make_diffusion().step_cost(OPTIM.tokens_per_step)
-    assert (cost.forward_tokens, cost.supervised_tokens) == (128, 8 * 8.5)
+    assert (cost.forward_tokens, cost.predicted_tokens) == (128, 8 * 8.5)
 
 
 # A bound

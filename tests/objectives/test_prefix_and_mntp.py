@@ -74,7 +74,7 @@ def test_every_prefix_length_is_equally_likely_and_half_of_a_step_is_targets():
     tolerance = 5 * math.sqrt(2 * share * (1 - share) / n)
     assert_close(counts[1:] / n, torch.full((LENGTH - 1,), share), rtol=0, atol=tolerance)
     assert int((LENGTH - prefix).sum()) == n * LENGTH // 2
-    assert model.step_cost(OPTIM.tokens_per_step).supervised_tokens == 8 * LENGTH / 2
+    assert model.step_cost(OPTIM.tokens_per_step).predicted_tokens == 8 * LENGTH / 2
 
 
 def test_an_odd_number_of_rows_is_no_trouble():

@@ -192,7 +192,7 @@ def test_the_embedding_is_one_for_both_and_read_and_written():
 
 def test_every_position_is_supervised_once():
     cost = make_rtd().step_cost(OPTIM.tokens_per_step)
-    assert (cost.rows, cost.forward_tokens, cost.supervised_tokens) == (8, 128, 128)
+    assert (cost.rows, cost.forward_tokens, cost.predicted_tokens) == (8, 128, 128)
 
 
 # In company

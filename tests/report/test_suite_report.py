@@ -19,8 +19,15 @@ from bench.analysis.table import Arm, Measure, Tables, load
 from bench.analysis.text import View, plain
 from bench.config.build import build
 from bench.errors import ConfigError, DataError
-from bench.evaluations import EvaluationCost, EvaluationRecord, TaskResult, items_path, write_evaluation
-from bench.records import Energy, Score
+from bench.records import (
+    Energy,
+    EvaluationCost,
+    EvaluationRecord,
+    Score,
+    TaskResult,
+    items_path,
+    write_evaluation,
+)
 from bench.report import csv_tables, views
 from bench.report.evaluation import evaluation, samples, visible
 from bench.report.figures.base import Figure, render

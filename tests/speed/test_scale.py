@@ -27,7 +27,7 @@ from bench.training.objective import build_objective
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Model(d_model=2, n_layers=3, n_heads=1, d_ff=5, patch_size=1)
-COST = StepCost(rows=10, forward_tokens=100, supervised_tokens=50, flops=1e3)
+COST = StepCost(rows=10, forward_tokens=100, predicted_tokens=50, flops=1e3)
 RUN = Planned("toy", "toy", TINY, 1000, 7, COST, peak_targets=50, cooldown_share=0.1, has_phases=False)
 A100, H100 = 312e12, 989.4e12  # FLOP/s in bf16
 

@@ -183,7 +183,7 @@ def spared(strategy: str, ready: ours.Setup) -> float:
     if strategy != "mlm":
         return 0.0
     model, length, cost = ready.config.model, ready.config.sequence_length, ready.cost
-    n_targets = cost.supervised_tokens / cost.rows
+    n_targets = cost.predicted_tokens / cost.rows
     return 3 * cost.rows * (blocks_flops(model, length) - blocks_flops(model, length, n_targets))
 
 

@@ -11,12 +11,11 @@ from toy_data import ToyPairs, prepare
 from toy_models import OPTIM, SHAPES
 from toy_runs import make_run, results_from, tables_of
 
-from bench.audits import AuditCheck, AuditRecord, read_audit, write_audit
 from bench.data.corpora.base import Pair
 from bench.data.pairs import prepare_pairs
 from bench.errors import DataError
 from bench.objectives.base import Objective, Shapes
-from bench.records import Score
+from bench.records import AuditCheck, AuditRecord, Score, read_audit, write_audit
 from bench.report.auditing import auditing, failures
 from bench.tasks.audit import Audit
 from bench.tasks.base import Measured, Outcome, Setting, Task
