@@ -1,18 +1,20 @@
-"""Tables and figures -> what the page of a study shows, in its order: verdicts first, then what they rest on.
+"""Tables and figures -> a page: a header and a list of sections, in the order in which a reader meets them.
 
-A further table of findings is one line in `FINDINGS`; it then stands in the page, in report.md and as LaTeX.
+One line in `_sections` adds a table. It then stands in the page and in the full Markdown report, and as a
+LaTeX file if its section has `latex=True`. `one_page` is the short page for readers on a code host.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from bench.analysis.cost import cost
 from bench.analysis.decision import decision_table
 from bench.analysis.pareto import pareto
 from bench.analysis.table import Tables
-from bench.analysis.text import View
+from bench.analysis.text import EMPTY, Entry, Link, View
 from bench.errors import DataError, in_brief
 from bench.records import AuditRecord, RunRecord, read_audit
 from bench.report import provenance, views
@@ -24,135 +26,280 @@ from bench.report.evaluation import evaluation, samples
 from bench.report.figures.drawn import Drawn
 from bench.report.label_budgets import label_budgets
 from bench.report.learning import learning
-from bench.report.readme import Block, blocks
+from bench.report.readme import blocks
 from bench.report.scaling_views import scaling
 from bench.report.stability import stability
 
-# Verdicts that a study asked for before its runs: they stand above all else. (tables, the study's folder) ->
-# table, or None for a study that asked for none.
-VERDICTS: tuple[Callable[[Tables, Path], View | None], ...] = (claims,)
+PAGE, FULL_TEXT = "report.html", "report_full.md"  # the whole report
+FIRST_FIGURE = "quality_vs_flops"  # on the one page; the second is the first other figure of the study
+N_FIGURES = 2
 
-# What else is found, below the figures. tables -> table, or None for a study without such measurements.
-FINDINGS: tuple[Callable[[Tables], View | None], ...] = (
-    views.verdicts,
-    across_tasks,
-    pareto,
-    cost,
-    learning,
-    label_budgets,
-    stability,
-    scaling,
-    budget_crossings,
-)
+Text = tuple[str, Entry]  # kind and text; a kind is h (heading), p (paragraph), li (list item) or pre (code)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page under one heading: texts, then tables, then figures."""
+
+    anchor: str
+    title: str
+    tables: Sequence[View] = ()
+    texts: Sequence[Text] = ()
+    figures: Sequence[Drawn] = ()
+    fold_over: int | None = None  # tables with more rows start folded; None: tables cannot be folded
+    latex: bool = False  # the tables are written as LaTeX, too
 
 
 @dataclass(frozen=True)
 class Page:
-    """All that the templates show."""
+    """What the templates show of a study."""
 
     study: str
+    status: str  # the number of runs by status
     dates: str
-    readme: list[Block]
-    status: str  # how many runs of each status
-    warnings: list[str]
-    lost: list[str]  # one line per run without numbers
-    verdicts: list[View]  # on what the study asked
-    setup: list[View]
-    headline: View
-    decisions: View
-    figures: list[Drawn]
-    findings: list[View]
-    cells: list[View]  # of the tasks' headline metrics
-    more_cells: list[View]  # of all other metrics
-    pairs: View
-    samples: list[View]
-    audit: View | None
-    evaluation: View | None
-    runs: View
-    details: list[View]  # data, environment, all settings
-    commands: list[str]  # that asked for the runs
-    files: list[str]  # names of the CSV tables
-    has_scores: bool
+    warnings: Sequence[str]
+    sections: Sequence[Section]
 
-    def with_figures(self, drawn: list[Drawn], undrawn: list[str]) -> "Page":
-        """The page with its figures, and warnings for those that could not be drawn."""
-        return replace(self, figures=drawn, warnings=self.warnings + undrawn)
+    def section(self, anchor: str) -> Section | None:
+        """Return a section; None if the study has nothing to show in it."""
+        return next((section for section in self.sections if section.anchor == anchor), None)
+
+    def with_figures(self, figures: Sequence[Drawn], undrawn: Sequence[str]) -> "Page":
+        """Return the page with its figures, and warnings for those that could not be drawn."""
+        sections = [replace(s, figures=figures) if s.anchor == "figures" else s for s in self.sections]
+        return replace(self, warnings=[*self.warnings, *undrawn], sections=_shown(sections))
 
 
 def assemble(
-    tables: Tables,
-    damaged: Sequence[DataError],
-    files: list[str],
-    *,
-    records_href: str,
-    study: Path,
+    tables: Tables, damaged: Sequence[DataError], files: Sequence[str], *, records_href: str, study: Path
 ) -> Page:
-    """The page of a study, still without figures.
+    """Return the page of a study, still without figures.
 
     Args:
-        tables: its records.
-        damaged: the errors of those that could not be read.
-        files: names of its CSV tables.
-        records_href: where the records lie, as a link from the page.
-        study: its folder, for the README, the claims and the audit.
+        tables: the study's records.
+        damaged: the errors of the records that could not be read.
+        files: paths of the study's CSV tables, relative to the page.
+        records_href: link from the page to the folder of records.
+        study: the study's folder, for its README, claims and audit.
     """
-    headlines, readme = set(tables.headlines), study / "README.md"
     unread = [f"Damaged record left out: {in_brief(error)}" for error in damaged]
     audit, unaudited = _audit(study)
     return Page(
         study=tables.study,
-        dates=provenance.dates(tables),
-        readme=blocks(readme.read_text(encoding="utf-8")) if readme.is_file() else [],
         status=_counts(tables, len(damaged)),
+        dates=provenance.dates(tables),
         warnings=unread + unaudited + provenance.warnings(tables) + failures(audit),
-        lost=[line for record in tables.records for line in _losses(tables, record)],
-        verdicts=_present([make(tables, study) for make in VERDICTS]),
-        setup=[provenance.axes_view(tables), provenance.settings_view(tables)],
-        headline=views.headline(tables),
-        decisions=decision_table(tables),
-        figures=[],
-        findings=_present([make(tables) for make in FINDINGS]),
-        cells=[views.cells(tables, measure) for measure in tables.measures if measure in headlines],
-        more_cells=[views.cells(tables, measure) for measure in tables.measures if measure not in headlines],
-        pairs=views.pairs(tables),
-        samples=samples(tables),
-        audit=auditing(tables, audit),
-        evaluation=evaluation(tables),
-        runs=views.runs(tables, records_href),
-        details=[view(tables) for view in provenance.DETAILS],
-        commands=sorted({record.command for record in tables.records if record.command}),
-        files=files,
-        has_scores=bool(tables.measures),
+        sections=_sections(tables, audit, files, records_href, study),
     )
 
 
-def latex_views(tables: Tables, page: Page) -> list[View]:
-    """The tables that are also written as LaTeX."""
-    every = [*page.cells, *page.more_cells]
-    cells = [[view.title, *row[:-1]] for view in every for row in view.rows]
+def _sections(
+    tables: Tables, audit: AuditRecord | None, files: Sequence[str], records_href: str, study: Path
+) -> list[Section]:
+    """Return every section of a study's page; a table that is None does not apply to the study."""
+    results = [
+        Section("headline", "Headline", [views.headline(tables)], latex=True),
+        Section("decisions", "Which strategy", [decision_table(tables)], latex=True),
+        Section("figures", "Figures"),
+        Section(
+            "findings",
+            "Findings",
+            _applicable(
+                views.verdicts(tables),
+                across_tasks(tables),
+                pareto(tables),
+                cost(tables),
+                learning(tables),
+                label_budgets(tables),
+                stability(tables),
+                scaling(tables),
+                budget_crossings(tables),
+            ),
+            fold_over=30,
+            latex=True,
+        ),
+        Section(
+            "cells",
+            "Every cell",
+            [views.cells(tables, m) for m in tables.measures if m in tables.headlines],
+            [("p", "A cell is a strategy, a model and a data budget. Seeds lead to the runs.")],
+            fold_over=12,
+        ),
+        Section(
+            "other-cells",
+            "Every cell, on the tasks' other metrics",
+            [views.cells(tables, m) for m in tables.measures if m not in tables.headlines],
+            fold_over=0,
+        ),
+        Section("differences", "Differences between strategies", [views.pairs(tables)], fold_over=0),
+        Section("samples", "Samples", samples(tables), fold_over=0),
+    ]
+    sections = [
+        Section("question", "Question", texts=_readme(study)),
+        Section("claims", "Claims and their verdicts", _applicable(claims(tables, study)), latex=True),
+        Section("setup", "Setup", [provenance.axes_view(tables), provenance.settings_view(tables)]),
+        *(results if tables.measures else [_NO_RESULTS]),
+        Section("audit", "Audit of the tasks", _applicable(auditing(tables, audit))),
+        Section("evaluation", "Evaluation: cost and coverage", _applicable(evaluation(tables))),
+        Section(
+            "run-status", "Runs", [views.runs(tables, records_href)], _lost(tables), fold_over=200, latex=True
+        ),
+        Section(
+            "provenance",
+            "Data, environment and settings",
+            [view(tables) for view in provenance.DETAILS],
+            fold_over=0,
+        ),
+        Section("again", "Make it again", texts=_again(tables, files)),
+    ]
+    return _shown(sections, keep="figures")
+
+
+_NO_RESULTS = Section(
+    "results",
+    "Results",
+    texts=[
+        (
+            "p",
+            "No run of this study finished with a score, so there is nothing to compare. "
+            "The runs and the reasons are below.",
+        )
+    ],
+)
+
+
+def one_page(page: Page, records_href: str) -> Page:
+    """Return what a reader must know of a study, short enough to read on a code host.
+
+    Args:
+        page: the whole page.
+        records_href: link from the page to the folder of records.
+    """
+    question, judged, headline, figures, found, again = map(
+        page.section, ("question", "claims", "headline", "figures", "findings", "again")
+    )
+    sections = []
+    if question is not None:
+        readme = Link("README", f"{records_href.removesuffix('records')}README.md")
+        more: Text = ("p", [Link("Prediction and method:"), readme])
+        sections.append(replace(question, texts=[*_first_paragraph(question.texts), more]))
+    if judged is not None:
+        sections.append(replace(judged, tables=[short_claims(view) for view in judged.tables]))
+    sections += [headline] if headline is not None else []
+    sections += [_NO_RESULTS] if page.section("results") is not None else []
+    if figures is not None:
+        chosen = sorted(figures.figures, key=lambda figure: figure.name != FIRST_FIGURE)[:N_FIGURES]
+        sections.append(replace(figures, figures=chosen))
+    if found is not None:
+        total = [_total(view) for view in found.tables if view.name == "cost"]
+        sections.append(Section("cost", "Cost", total))
+    if again is not None:
+        sections.append(replace(again, texts=_rest(page.study, again.texts, records_href)))
+    return replace(page, sections=_shown(sections))
+
+
+def short_claims(view: View) -> View:
+    """Return the columns of the claims table that state effect and verdict."""
+    kept = [view.header.index(name) for name in ("claim", "left is better by", "n", "verdict")]
+    return replace(_columns(view, kept), note=view.note.partition(". ")[0] + ".")
+
+
+def _total(view: View) -> View:
+    """Return the last row of the cost table, the whole study's, without empty columns."""
+    row = view.rows[-1]
+    view = replace(view, rows=[row], marks=[], note="")
+    return _columns(view, [i for i, entry in enumerate(row) if i >= 3 and entry != EMPTY])
+
+
+def _columns(view: View, kept: Sequence[int]) -> View:
+    return replace(
+        view,
+        header=[view.header[i] for i in kept],
+        align="".join(view.align[i] for i in kept),
+        rows=[[row[i] for i in kept] for row in view.rows],
+    )
+
+
+def latex_tables(tables: Tables, page: Page) -> list[View]:
+    """Return the tables that are also written as LaTeX."""
+    shown = [view for section in page.sections if section.latex for view in section.tables]
+    return [*shown, views.differences(tables), _stacked(page)]
+
+
+def _stacked(page: Page) -> View:
+    """Return the tables of all cells as one, with the task's metric as its first column."""
+    every = [
+        view
+        for section in page.sections
+        if section.anchor in ("cells", "other-cells")
+        for view in section.tables
+    ]
     places = [(view, i) for view in every for i in range(len(view.rows))]
-    best = frozenset(
-        (k, 1 + j)
-        for k, (view, i) in enumerate(places)
-        for j in range(len(view.header))
-        if (i, j) in view.best
-    )
+    rows: list[list[Entry]] = [[view.title, *view.rows[i][:-1]] for view, i in places]
+    best = frozenset((k, 1 + j) for k, (view, i) in enumerate(places) for at, j in view.best if at == i)
     header = ["task: metric", *every[0].header[:-1]] if every else ["task: metric"]
-    stacked = View("cells", "Every cell", "", header, "l" * len(header), cells, best=best)
-    found = [*page.verdicts, page.headline, page.decisions, *page.findings, views.differences(tables)]
-    return [*found, stacked, page.runs]
+    return View("cells", "Every cell", "", header, "l" * len(header), rows, best=best)
+
+
+def _readme(study: Path) -> list[Text]:
+    path = study / "README.md"
+    return list(blocks(path.read_text(encoding="utf-8"))) if path.is_file() else []
+
+
+def _first_paragraph(texts: Sequence[Text]) -> Sequence[Text]:
+    """Return a README's texts up to its first paragraph."""
+    first = next((i for i, (kind, _) in enumerate(texts) if kind == "p"), len(texts) - 1)
+    return texts[: first + 1]
+
+
+def _again(tables: Tables, files: Sequence[str]) -> list[Text]:
+    commands = sorted({record.command for record in tables.records if record.command})
+    links = [Link(f"{Path(path).name}{'' if path == files[-1] else ','}", quote(path)) for path in files]
+    return [
+        ("pre", "\n".join([*commands, f"bench report study={tables.study}"])),
+        ("p", [Link("Tables:"), *links]),
+        ("p", "The same tables as LaTeX are in tables/."),
+        ("p", [Link("This report as a page:"), _file(PAGE), Link("; as text:"), _file(FULL_TEXT)]),
+    ]
+
+
+def _file(name: str) -> Link:
+    return Link(name, name)
+
+
+def _rest(study: str, again: Sequence[Text], records_href: str) -> list[Text]:
+    """Return the commands, and what else the study's folder holds once the report is built."""
+    commands = "".join(str(text) for kind, text in again if kind == "pre")
+    return [
+        (
+            "pre",
+            f"{commands}   # builds the full report in this folder\nbench verify study={study}   # checks it",
+        ),
+        (
+            "p",
+            "The full report is report.html (all tables and figures, with links to every run), "
+            "report_full.md (the same as text), tables/ (CSV and LaTeX) and figures/ (SVG, PDF and PNG). "
+            "manifest.json holds the SHA-256 of every file.",
+        ),
+        ("p", [Link("Every number is computed from the"), Link("run records", records_href)]),
+    ]
 
 
 def _audit(study: Path) -> tuple[AuditRecord | None, list[str]]:
-    """The audit of a study, and a warning where it is damaged."""
+    """Return the audit of a study, and a warning if it is damaged."""
     try:
         return read_audit(study), []
     except DataError as error:
         return None, [f"Damaged audit left out: {in_brief(error)}"]
 
 
-def _present(found: Sequence[View | None]) -> list[View]:
+def _applicable(*found: View | None) -> list[View]:
     return [view for view in found if view is not None]
+
+
+def _shown(sections: Iterable[Section], keep: str = "") -> list[Section]:
+    """Return the sections that are not empty, and the one that is still to be filled."""
+    return [s for s in sections if s.texts or s.tables or s.figures or s.anchor == keep]
 
 
 def _counts(tables: Tables, n_damaged: int) -> str:
@@ -161,8 +308,14 @@ def _counts(tables: Tables, n_damaged: int) -> str:
     return ", ".join([*counts, *([f"{n_damaged} damaged"] if n_damaged else [])])
 
 
+def _lost(tables: Tables) -> list[Text]:
+    lines = [line for record in tables.records for line in _losses(tables, record)]
+    intro: Text = ("p", "Runs without a number, which no mean and no interval contains:")
+    return [intro, *(("li", line) for line in lines)] if lines else []
+
+
 def _losses(tables: Tables, record: RunRecord) -> list[str]:
-    """What of a run has no numbers, and why: the run, or tasks that failed; a line each."""
+    """Return a line for a run without numbers, or for each of its tasks that failed, with the reason."""
     axes = f"{record.strategy}, {record.model}, {record.budget or 'no data budget'}, seed {record.seed}"
     found = [f"{record.status}, {record.reason or 'no reason recorded'}"]
     if record.status == "finished":

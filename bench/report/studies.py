@@ -29,10 +29,12 @@ class Summary:
 
 
 def summary(page: Page) -> str:
-    """A report's summary, as the text of its file."""
-    heads = [text for kind, text in page.readme if kind == "h"]
-    prose = [text for kind, text in page.readme if kind == "p"]
-    judged = [view for view in (*page.verdicts, *page.findings) if "verdict" in view.header]
+    """Return a report's summary, as the text of its file."""
+    question, claims = page.section("question"), page.section("claims")
+    texts = question.texts if question else []
+    heads = [plain(text) for kind, text in texts if kind == "h"]
+    prose = [plain(text) for kind, text in texts if kind == "p"]
+    judged = [view for section in page.sections for view in section.tables if "verdict" in view.header]
     return as_json(
         Summary(
             study=page.study,
@@ -41,7 +43,7 @@ def summary(page: Page) -> str:
             runs=page.status,
             dates=page.dates,
             verdicts=_count(judged[0]) if judged else {},
-            on_claims=bool(page.verdicts),
+            on_claims=claims is not None,
         )
     )
 

@@ -1,25 +1,23 @@
-"""`bench verify study=NAME`: is a report what its records say? Records -> report, held against the old one.
+"""`bench verify study=NAME`: check that a report is what its records say.
 
-Nothing is written: the report is made again in memory and compared file by file, byte by byte.
+Nothing is written. The report is built again in memory and compared with its manifest and with the files in
+its folder: the committed ones, and the others if the report was built there. Numbers and texts must agree on
+every machine; figures are compared only if the versions that decide their bytes are those of the manifest.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from omegaconf import DictConfig, OmegaConf
 
 from bench.errors import ConfigError, printable
 from bench.records import STUDY_NAME
 from bench.report import write
+from bench.report.manifest import IMAGES, MANIFEST, Manifest, digest, read_manifest, versions, without_figures
 
-_IMAGES = (".svg", ".png", ".pdf")
-_EMBEDDED = re.compile(rb"data:image/svg\+xml;base64,[A-Za-z0-9+/=]*")
-_DRAWN_BY = re.compile(rb"Matplotlib v([\w.+-]+)")
 _LONGEST = 160  # characters of a line that are shown
 
 
@@ -33,7 +31,7 @@ class Verified:
 
 
 def main(cfg: DictConfig) -> int:
-    """Compare and say so; the exit code: 0 if nothing differs, 1 otherwise.
+    """Compare and print the result; return the exit code, 0 if nothing differs and 1 otherwise.
 
     Raises:
         ConfigError: no study named, without records, or without a report.
@@ -49,9 +47,7 @@ def main(cfg: DictConfig) -> int:
 
 
 def verify(study: str, experiments_dir: Path, reports_dir: Path, figures: Mapping[str, Any]) -> Verified:
-    """Hold reports/<study>/ against its records.
-
-    Figures are compared by the matplotlib that drew them alone; another version may set them otherwise.
+    """Compare reports/<study>/ with its records.
 
     Args:
         study: the study's name.
@@ -61,43 +57,63 @@ def verify(study: str, experiments_dir: Path, reports_dir: Path, figures: Mappin
 
     Raises:
         ConfigError: no such study, no record, or no report.
+        DataError: the manifest is damaged.
     """
     if not STUDY_NAME.fullmatch(study):
         raise ConfigError(f"study={study!r} is not a study's name; use letters, digits, '-', '_' and '.'")
     folder = reports_dir / study
-    there = {path.relative_to(folder).as_posix(): path.read_bytes() for path in write.files_in(folder)}
-    if "report.html" not in there:
+    noted = read_manifest(folder)
+    if noted is None:
         raise ConfigError(f"study={study}: no report in {folder}; make it with `bench report study={study}`")
+    there = {name: (folder / name).read_bytes() for name in write.files_in(folder)}
     made = write.make(study, experiments_dir, reports_dir, figures)
-    drawn_by = {m[1].decode() for data in there.values() if (m := _DRAWN_BY.search(data))}
-    note = ""
-    if drawn_by - {mpl.__version__}:
-        there, made = _without_images(there), _without_images(made)
-        note = (
-            f"; figures not compared: drawn by matplotlib {', '.join(sorted(drawn_by))}, "
-            f"here is {mpl.__version__}; their captions and tables are compared"
-        )
-    differences = [
-        line
-        for name in sorted(there.keys() | made.keys())
-        if (line := _difference(name, there.get(name), made.get(name)))
-    ]
-    return Verified(len(made), differences, note)
+    is_built = any(not write.is_committed(name) for name in there)
+    report = _Report(noted, there, made, is_built=is_built, same_figures=noted.rendered_with == versions())
+    names = sorted((there.keys() | made.keys() | noted.sha256.keys()) - {MANIFEST})
+    differences = [line for name in names if (line := report.difference(name))]
+    return Verified(len(made), differences, report.note())
 
 
-def _without_images(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    return {name: _EMBEDDED.sub(b"", data) for name, data in files.items() if not name.endswith(_IMAGES)}
+@dataclass(frozen=True)
+class _Report:
+    """A report as noted in its manifest, as it lies in its folder, and as the records make it."""
 
+    noted: Manifest
+    there: Mapping[str, bytes]
+    made: Mapping[str, bytes]
+    is_built: bool  # all files should lie in the folder, not only the committed ones
+    same_figures: bool  # the same data give the same image files here
 
-def _difference(name: str, was: bytes | None, now: bytes | None) -> str | None:
-    """The first line that differs; None where none does."""
-    if was == now:
+    def difference(self, name: str) -> str | None:
+        """Return a line on how a file differs from the records; None if it does not."""
+        was, now, noted = self.there.get(name), self.made.get(name), self.noted.sha256.get(name)
+        if now is None:
+            return f"{name}: is none of the report's files"
+        if was is None and (self.is_built or write.is_committed(name)):
+            return f"{name}: is missing"
+        if not self.same_figures:
+            if name.endswith(IMAGES):  # what the records give is drawn otherwise here
+                return None if was is None or digest(name, was) == noted else f"{name}: another picture"
+            was, now = (data and without_figures(name, data) for data in (was, now))
+        if was is not None and now is not None and was != now:
+            return _first_difference(name, was, now)
+        if noted != digest(name, self.made[name]):
+            return f"{name}: {MANIFEST} has another SHA-256 than the records give; run `bench report` again"
         return None
-    if was is None:
-        return f"{name}: is missing"
-    if now is None:
-        return f"{name}: is none of the report's files"
-    if name.endswith(_IMAGES):
+
+    def note(self) -> str:
+        """Return what was not compared."""
+        if self.same_figures:
+            return ""
+        here = versions()
+        other = {name: v for name, v in self.noted.rendered_with.items() if here.get(name) != v}
+        found = ", ".join(f"{name} {v} (here {here.get(name, 'none')})" for name, v in other.items())
+        return f"; figures not compared: drawn with {found}; their captions and all tables were compared"
+
+
+def _first_difference(name: str, was: bytes, now: bytes) -> str:
+    """Return the first line that differs."""
+    if name.endswith(IMAGES):
         return f"{name}: another picture"
     lines = zip_longest(was.decode(errors="replace").split("\n"), now.decode().split("\n"), fillvalue="")
     for i, (old, new) in enumerate(lines, start=1):
@@ -107,7 +123,7 @@ def _difference(name: str, was: bytes | None, now: bytes | None) -> str | None:
 
 
 def _around(line: str, other: str) -> str:
-    """The part of a line from a little before where it leaves the other."""
+    """Return the part of a line that begins a little before the first difference."""
     pairs = enumerate(zip_longest(line, other))
     first = next((i for i, (a, b) in pairs if a != b), 0)
     start = max(0, first - _LONGEST // 4)

@@ -1,10 +1,10 @@
-"""Records -> report: the page, the tables, the figures. The only writer into reports/.
+"""Records -> report: the pages, the tables, the figures and their manifest. The only writer into reports/.
 
-Nothing here is typed by hand and nothing depends on when it is built: the same records give the same bytes.
+The same records give the same bytes. At the top of a study's folder lies what is committed: the one-page
+report.md, headline.csv, claims.csv, two figures and manifest.json. The rest (`BUILT`, tables/ and figures/)
+is ignored by git and built where it is wanted.
 """
 
-import base64
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +15,20 @@ from omegaconf import DictConfig, OmegaConf
 from threadpoolctl import threadpool_limits
 
 from bench.analysis.table import load
-from bench.analysis.text import View, html_table, latex_table, markdown_escape, markdown_table
-from bench.errors import ConfigError
+from bench.analysis.text import latex_table, markdown_table
+from bench.errors import ConfigError, DataError
 from bench.records import write_atomically
 from bench.report import views
 from bench.report.claim_views import claims
 from bench.report.csv_tables import csv_tables, csv_text
 from bench.report.figures.drawn import drawing
-from bench.report.page import Page, assemble, latex_views
-from bench.report.rendering import TEMPLATES, template
+from bench.report.manifest import MANIFEST, manifest_of, manifest_text, read_manifest
+from bench.report.page import FULL_TEXT, PAGE, assemble, latex_tables, one_page, short_claims
+from bench.report.rendering import html, markdown, table_and_note
 from bench.report.studies import SUMMARY, studies_view, summary
+
+BUILT = (PAGE, FULL_TEXT, SUMMARY)  # at the top of a study's folder, but not committed
+_SHORT_CSV = ("claims", "headline")  # at the top, committed
 
 
 def main(cfg: DictConfig) -> Path:
@@ -48,14 +52,13 @@ def main(cfg: DictConfig) -> Path:
 
 def write_index(experiments_dir: Path, reports_dir: Path) -> Path:
     """Write reports/index.html, the list of all studies."""
-    view = studies_view(experiments_dir, reports_dir)
     path = reports_dir / "index.html"
-    write_atomically(path, _render("index.html.j2", is_html=True, view=view))
+    write_atomically(path, html("index.html.j2", view=studies_view(experiments_dir, reports_dir)))
     return path
 
 
 def write(study: str, experiments_dir: Path, reports_dir: Path, figures: Mapping[str, Any]) -> Path:
-    """Build reports/<study>/ from experiments/<study>/; tables and figures that it no longer has are removed.
+    """Build reports/<study>/ from experiments/<study>/; remove files that only an earlier report had.
 
     Args:
         study: the study's name.
@@ -71,77 +74,85 @@ def write(study: str, experiments_dir: Path, reports_dir: Path, figures: Mapping
     """
     contents = make(study, experiments_dir, reports_dir, figures)
     folder = reports_dir / study
+    earlier = files_in(folder)
     for name, data in contents.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    for path in files_in(folder):
-        if path.relative_to(folder).as_posix() not in contents:
-            path.unlink()
-    return folder / "report.html"
+    for name in earlier.difference(contents):
+        (folder / name).unlink()
+    return folder / PAGE
 
 
-def files_in(folder: Path) -> list[Path]:
-    """The files of a report, as they lie in its folder."""
-    return sorted(
-        path for pattern in ("report.*", SUMMARY, "tables/*", "figures/*") for path in folder.glob(pattern)
-    )
+def files_in(folder: Path) -> set[str]:
+    """Return the names of a report's files that lie in its folder, without a reader's own notes."""
+    try:
+        noted = read_manifest(folder)
+    except DataError:  # it is about to be replaced, or compared
+        noted = None
+    names = {MANIFEST, "report.md", *BUILT, *(f"{name}.csv" for name in _SHORT_CSV)}
+    names |= {
+        path.relative_to(folder).as_posix()
+        for kind in ("tables", "figures")
+        for path in folder.glob(f"{kind}/*")
+    }
+    return {name for name in names.union(noted.sha256 if noted else ()) if (folder / name).is_file()}
+
+
+def is_committed(name: str) -> bool:
+    """Is a report's file what people read on a code host? .gitignore names the others."""
+    return "/" not in name and name not in BUILT
 
 
 def make(
     study: str, experiments_dir: Path, reports_dir: Path, figures: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    """The files of a report by their path in its folder; as `write`, which puts them there."""
+    """Return the files of a report by their path in its folder; as `write`, which puts them there."""
     tables, damaged = load(study, experiments_dir)
-    records = quote(os.path.relpath(experiments_dir / study / "records", reports_dir / study))
+    folder = experiments_dir / study
+    records = quote(os.path.relpath(folder / "records", reports_dir / study))
     with threadpool_limits(limits=1, user_api="blas"), drawing(figures, tables) as drawn:
-        csv = csv_tables(tables, experiments_dir / study)
-        page = assemble(tables, damaged, sorted(csv), records_href=records, study=experiments_dir / study)
-        texts = {f"tables/{name}.csv": csv_text(rows) for name, rows in csv.items()}
-        texts |= {f"tables/{view.name}.tex": latex_table(view) for view in latex_views(tables, page)}
+        csv = {_csv_path(name): rows for name, rows in csv_tables(tables, folder).items()}
+        page = assemble(tables, damaged, sorted(csv), records_href=records, study=folder)
+        texts = {name: csv_text(rows) for name, rows in csv.items()}
+        texts |= {f"tables/{view.name}.tex": latex_table(view) for view in latex_tables(tables, page)}
         page = page.with_figures(*drawn())
-    texts |= {"report.md": _render("report.md.j2", is_html=False, page=page), SUMMARY: summary(page)}
-    texts |= {"report.html": _render("report.html.j2", is_html=True, page=page)}
-    images = {f"figures/{f.name}.{suffix}": image for f in page.figures for suffix, image in f.images.items()}
-    return {name: text.encode() for name, text in texts.items()} | images
+    short = one_page(page, records)
+    texts["report.md"] = markdown("report.md.j2", page=short, images="")
+    texts[FULL_TEXT] = markdown("report.md.j2", page=page, images="figures/")
+    texts[PAGE] = html("report.html.j2", page=page)
+    texts[SUMMARY] = summary(page)
+    files = {name: text.encode() for name, text in texts.items()}
+    for section in page.sections:
+        for figure in section.figures:
+            files |= {f"figures/{figure.name}.{suffix}": image for suffix, image in figure.images.items()}
+    # SVG is sharp at every size and, for these figures, smaller than a PNG of readable size.
+    files |= {
+        f"{figure.name}.svg": figure.images["svg"] for section in short.sections for figure in section.figures
+    }
+    return files | {MANIFEST: manifest_text(manifest_of(study, files))}
+
+
+def _csv_path(name: str) -> str:
+    return f"{name}.csv" if name in _SHORT_CSV else f"tables/{name}.csv"
 
 
 def headline_markdown(study: str, experiments_dir: Path) -> str:
-    """The headline table of a study with its note, as Markdown."""
+    """Return the headline table of a study with its note, as Markdown."""
     tables, _ = load(study, experiments_dir)
-    return _markdown(views.headline(tables))
+    return table_and_note(views.headline(tables))
 
 
 def cells_markdown(study: str, experiments_dir: Path, task: str) -> str:
-    """Every cell of a study on a task's headline metric, with its note, as Markdown."""
+    """Return every cell of a study on a task's headline metric, with its note, as Markdown."""
     tables, _ = load(study, experiments_dir)
     [measure] = [measure for measure in tables.headlines if measure.task == task]
-    return _markdown(views.cells(tables, measure))
+    return table_and_note(views.cells(tables, measure))
 
 
 def claims_markdown(study: str, experiments_dir: Path) -> str:
-    """The claims of a study with effect and verdict, as Markdown."""
+    """Return the claims of a study with effect and verdict, as Markdown."""
     tables, _ = load(study, experiments_dir)
     view = claims(tables, experiments_dir / study)
     assert view is not None
-    kept = [view.header.index(name) for name in ("claim", "left is better by", "n", "verdict")]
-    rows = [[row[i] for i in kept] for row in view.rows]
-    header, align = [view.header[i] for i in kept], "".join(view.align[i] for i in kept)
-    return markdown_table(View("", "", "", header, align, rows))
-
-
-def _markdown(view: View) -> str:
-    note = f"\n{markdown_escape(view.note)}\n" if view.note else ""
-    return markdown_table(view) + note
-
-
-def _render(name: str, *, is_html: bool, **shown: Page | View) -> str:
-    opened = template(name, is_html=is_html, plain=markdown_escape, table=_markdown, html=html_table)
-    inline = {kind: (TEMPLATES / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")}
-    hashes = {f"{kind}_hash": _sha256(text) for kind, text in inline.items()}
-    return opened.render(**shown, **inline, **hashes)
-
-
-def _sha256(text: str) -> str:
-    """As a content security policy writes it."""
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return markdown_table(short_claims(view))

@@ -53,13 +53,39 @@ def test_the_same_records_give_the_same_bytes(study: Path):
 def test_the_report_has_its_page_tables_and_figures(study: Path):
     files = contents(write_report(study).parent)
     for name in ("headline", "cells", "differences", "runs"):
-        assert files[f"tables/{name}.csv"]
+        assert files["headline.csv" if name == "headline" else f"tables/{name}.csv"]
         assert files[f"tables/{name}.tex"].startswith(b"%")
     for name in ALWAYS:
         assert b"<svg" in files[f"figures/{name}.svg"]
         assert files[f"figures/{name}.png"].startswith(b"\x89PNG")
         assert files[f"figures/{name}.pdf"].startswith(b"%PDF")
     assert {Path(name).stem for name in files if name.startswith("figures/")} == ALWAYS
+
+
+def test_the_short_report_has_the_headline_two_figures_the_cost_and_the_commands(study: Path):
+    folder = write_report(study).parent
+    short, full = ((folder / name).read_text() for name in ("report.md", "report_full.md"))
+    for shown in ("| chance | 0.250 |", "quality_vs_flops.svg", "## Cost", "bench verify study=toy"):
+        assert shown in short
+    images = re.findall(r"!\[.*?\]\((.*?)\)", short)
+    assert images == ["quality_vs_flops.svg", "loss_curves.svg"]  # the first other by name
+    assert all((folder / image).read_bytes() == (folder / "figures" / image).read_bytes() for image in images)
+    assert len(short) < 0.5 * len(full)
+
+
+def test_git_ignores_all_of_a_report_but_what_is_read_on_a_code_host(study: Path):
+    names = sorted(contents(write_report(study).parent))
+    paths = [f"reports/toy/{name}" for name in names]
+    asked = ["git", "-C", str(CONF.parent), "check-ignore", "--no-index", *paths]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if done.returncode > 1:
+        pytest.skip("not a git repository")
+    committed = set(names) - {line.removeprefix("reports/toy/") for line in done.stdout.splitlines()}
+    assert committed == {name for name in names if write.is_committed(name)}
+    assert committed == {
+        *("report.md", "headline.csv", "manifest.json"),
+        *("quality_vs_flops.svg", "loss_curves.svg"),
+    }
 
 
 def test_every_link_of_the_page_leads_somewhere(study: Path):
@@ -104,10 +130,11 @@ def test_hostile_names_appear_as_text(tmp_path: Path, name: str):
     assert page.n_scripts == 1
     assert "b" not in page.tags
     assert name in page.text
-    markdown = path.with_suffix(".md").read_text()
-    assert "<script>" not in markdown
-    links = re.findall(r"(?<!\\)\]\((.*?)\)", markdown)
-    assert all(link.startswith(("figures/", "report.html")) for link in links), links
+    for file in ("report.md", "report_full.md"):
+        markdown = (path.parent / file).read_text()
+        assert "<script>" not in markdown
+        links = re.findall(r"(?<!\\)\]\((.*?)\)", markdown)
+        assert all((path.parent / link).exists() for link in links), links
     for table in (path.parent / "tables").glob("*.tex"):
         assert is_balanced(table.read_text()), table
 
@@ -131,7 +158,8 @@ def test_a_study_whose_runs_all_failed_says_so(tmp_path: Path):
     path = write_report(tmp_path)
     assert "No run of this study finished" in path.read_text()
     assert "failed: out of memory" in path.read_text()
-    assert "No run of this study finished" in path.with_suffix(".md").read_text()
+    for name in ("report.md", "report_full.md"):
+        assert "No run of this study finished" in (path.parent / name).read_text()
 
 
 def test_a_single_seed_has_no_interval(tmp_path: Path):
