@@ -1,1 +1,1 @@
-"""What a run is: settings, composed by Hydra and checked; its identity; classes built from names."""
+"""Settings of a run: composed by Hydra and checked; the run's identity; classes built from names."""

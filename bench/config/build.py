@@ -1,7 +1,7 @@
-"""The only reader of `_target_`: class -> check base -> merge onto its Options dataclass -> construct.
+"""Build the object that a config names: `_target_` -> class -> checked Options -> object.
 
-A config names classes and runs no code of its own: only modules of this package are imported by name. A class
-that lies elsewhere can be named once the program has imported it.
+Only this module reads `_target_`. A config cannot run code of its own: only modules of this package are
+imported by name. A class outside the package can be named after the program has imported it.
 """
 
 import importlib
@@ -20,16 +20,17 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def build(node: Mapping[str, Any] | DictConfig, base: type[T], key: str, **context: Any) -> T:
-    """Construct what `node` describes.
+    """Construct the object that `node` describes.
 
     Args:
-        node: `_target_` (module.Class) and the class' options as plain scalars and lists.
-        base: the class must be one of these; nothing else is ever constructed.
+        node: `_target_` (module.Class) and the options of the class as plain scalars and lists.
+        base: base class; only its subclasses are constructed.
         key: the config key of the node, for messages.
-        context: further constructor arguments, the same for all classes of this base.
+        context: further constructor arguments, the same for all subclasses of `base`.
 
     Raises:
-        ConfigError: unknown class, wrong base, unknown, missing or mistyped option; names the key.
+        ConfigError: the class is unknown or has another base, or an option is unknown, missing or of a
+            wrong type; names the key.
     """
     cls = find_class(node, base, key)
     return cls(find_options(cls, node, key), **context)  # type: ignore[call-arg]
@@ -41,12 +42,12 @@ def find_class(node: Mapping[str, Any] | DictConfig, base: type[T], key: str) ->
     module, _, name = target.rpartition(".")
     if module not in sys.modules and not module.startswith(f"{PACKAGE}."):
         raise ConfigError(
-            f"{key}._target_={target!r} is not in {PACKAGE}, and nothing else is imported because a config "
-            f'says so; put its file into {PACKAGE}/, as the README\'s "Add your own" shows'
+            f"{key}._target_={target!r} is not in {PACKAGE}, and a config may not import other modules; "
+            f'put its file into {PACKAGE}/, as the README\'s "Add your own" shows'
         )
     try:
         cls = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever a module raises that was not meant to be imported
+    except Exception as error:  # a module that is not meant to be imported may raise anything
         raise ConfigError(f"{key}._target_={target!r} cannot be imported: {error}") from error
     is_one = isinstance(cls, type) and issubclass(cls, base) and hasattr(cls, "Options")
     if not is_one or inspect.isabstract(cls):
@@ -55,7 +56,7 @@ def find_class(node: Mapping[str, Any] | DictConfig, base: type[T], key: str) ->
 
 
 def find_options(cls: type[Any], node: Mapping[str, Any] | DictConfig, key: str) -> Any:
-    """The node's options as an instance of `cls.Options`, checked."""
+    """Return the node's options as a checked instance of `cls.Options`."""
     given = {str(name): value for name, value in node.items() if name != "_target_"}
     try:
         merged = OmegaConf.merge(OmegaConf.structured(cls.Options), given)
@@ -63,8 +64,5 @@ def find_options(cls: type[Any], node: Mapping[str, Any] | DictConfig, key: str)
     except OmegaConfBaseException as error:
         problem = str(error).splitlines()[0]
         where = f"{key}.{error.full_key}" if error.full_key else key
-        raise ConfigError(f"{where}: {problem} (options: {', '.join(_names(cls))})") from error
-
-
-def _names(cls: type[Any]) -> list[str]:
-    return [str(name) for name in OmegaConf.structured(cls.Options)]
+        names = ", ".join(map(str, OmegaConf.structured(cls.Options)))
+        raise ConfigError(f"{where}: {problem} (options: {names})") from error

@@ -18,8 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.config import schema
-from bench.config.checks import validate
-from bench.config.hydra_errors import check_values, explain, unknown_choice
+from bench.config.checks import check_values, validate
 from bench.config.identity import (
     NOT_SCIENCE,
     identity_of,
@@ -29,7 +28,16 @@ from bench.config.identity import (
     science_of,
     targets_of,
 )
-from bench.config.overrides import CONF, MOST_RUNS, elements, is_choice, is_value, parse
+from bench.config.overrides import (
+    CONF,
+    MOST_RUNS,
+    elements,
+    explain,
+    is_choice,
+    is_value,
+    parse,
+    unknown_choice,
+)
 from bench.config.run_spec import RunSpec, read_spec
 from bench.errors import ConfigError
 from bench.records import CHOICE, STUDY_NAME, finished, read_records

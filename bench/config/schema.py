@@ -1,49 +1,49 @@
-"""What every run shares, as dataclasses that Hydra checks at compose. No torch here.
+"""The settings that every run has, as dataclasses that Hydra checks when it composes. No torch.
 
-Pluggable parts (strategy, corpora, tasks, launcher) are plain mappings with one `_target_`;
-`bench.config.build` merges them onto the `Options` of their class.
+Pluggable parts (strategy, corpora, tasks, launcher) are plain mappings with one `_target_`, which
+`bench.config.build` merges onto the `Options` of their class.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
-from bench.config.secrecy import refuse_environment
+from bench.errors import ConfigError
 
-MOST_PROCESSES = 256  # side by side on a machine: what is more was mistyped
+MOST_PROCESSES = 256  # on one machine; a larger number is a typing error
 
 
 @dataclass
 class Model:
-    """A size preset of the backbone, or a Hugging Face checkpoint with sizes of its own."""
+    """A size preset of the backbone, or a Hugging Face checkpoint with its own sizes."""
 
-    name: str | None = None  # a checkpoint's folder or hub name; the sizes are then read from it
+    name: str | None = None  # a checkpoint's folder or hub name, from which the sizes are read
     d_model: int = MISSING
     n_layers: int = MISSING
     n_heads: int = MISSING
-    d_ff: int = MISSING  # width of the gated feed-forward
-    patch_size: int = MISSING  # pixels a side, for the vision tower built of the same blocks
+    d_ff: int = MISSING  # width of the gated feed-forward layer
+    patch_size: int = MISSING  # pixels per side, for the vision tower, which has the same blocks
 
 
 @dataclass
 class Budget:
-    """Unique data and compute. Exactly one of `COMPUTE` is given; strategies are matched on it."""
+    """Unique data and compute. Exactly one key of `COMPUTE` is set; strategies are matched on it."""
 
-    unique_bytes: int | None = None  # of training text; null: all there is
-    unique_pairs: int | None = None  # of training pairs; null: all there are
-    tokens: int | None = None  # positions processed in pretraining
+    unique_bytes: int | None = None  # of training text; null: all
+    unique_pairs: int | None = None  # training pairs; null: all
+    tokens: int | None = None  # processed in pretraining, padding and image patches included
     predicted_tokens: int | None = None  # targets of the loss in pretraining
-    flops: float | None = None  # forward and backward of pretraining
-    repeat: bool = MISSING  # true: more than one epoch over the unique data is meant
+    flops: float | None = None  # of forward and backward passes in pretraining
+    repeat: bool = MISSING  # true: more than one epoch over the unique data is allowed
 
 
-COMPUTE = ("tokens", "predicted_tokens", "flops")  # what a compute budget may be stated in
+COMPUTE = ("tokens", "predicted_tokens", "flops")  # units of a compute budget
 
 
 def given_compute(budget: Budget) -> list[str]:
-    """The keys of the compute budget that are set."""
+    """Return the keys of the compute budget that are set."""
     return [key for key in COMPUTE if getattr(budget, key) is not None]
 
 
@@ -60,44 +60,44 @@ class Tokenizer:
     """Byte-level BPE, trained on the training split of the text corpus; the same for all strategies."""
 
     vocab_size: int = MISSING
-    train_bytes: int = MISSING  # size of the sample it is trained on
+    train_bytes: int = MISSING  # size of the training sample
 
 
 @dataclass
 class Optim:
-    """AdamW, warmup and a schedule; the same for all strategies of a study."""
+    """AdamW, warmup and schedule; the same for all strategies of a study."""
 
-    lr_peak: float = MISSING  # at width `lr_width`; other widths by the rule in bench.objectives.optim
+    lr_peak: float = MISSING  # at width `lr_width`; bench.objectives.optim scales it to other widths
     lr_width: int = MISSING
     schedule: str = MISSING  # cosine | wsd
     warmup_share: float = MISSING  # of all steps
-    warmup_tokens: int | None = None  # instead: positions, so that WSD runs of other compute begin alike
+    warmup_tokens: int | None = None  # instead of the share: WSD runs of different compute start alike
     cooldown_share: float = MISSING  # of all steps, wsd only
     final_lr_share: float = MISSING  # of the peak, reached after the last step
     weight_decay: float = MISSING
     beta1: float = MISSING
     beta2: float = MISSING
     clip_norm: float = MISSING
-    tokens_per_step: int = MISSING  # positions in one optimizer step, over all ranks
-    retries_on_divergence: int = 0  # each anew at half the peak rate; configs of old runs lack it
+    tokens_per_step: int = MISSING  # in one optimizer step, over all ranks
+    retries_on_divergence: int = 0  # each restarts at half the peak rate; configs of old runs lack it
 
 
 @dataclass
 class Trainer:
-    """Where a run happens; changes its speed, never its result beyond rounding."""
+    """Hardware and speed of a run; changes its result by rounding only."""
 
     accelerator: str = MISSING  # cpu | gpu
     devices: int = MISSING  # ranks on each node
-    nodes: int = MISSING  # more than one: started by torchrun on each, see conf/trainer/ddp.yaml
-    sharding: str = MISSING  # none: each rank holds all weights (DDP) | full: a slice of each tensor (FSDP)
-    timeout_s: float = MISSING  # a rank that is silent for so long fails the run
+    nodes: int = MISSING  # with more than one, start torchrun on each, see conf/trainer/ddp.yaml
+    sharding: str = MISSING  # none: each rank has all weights (DDP) | full: a slice of each tensor (FSDP)
+    timeout_s: float = MISSING  # a rank that does not answer for this time fails the run
     precision: str = MISSING
-    recompute: bool = False  # blocks' activations, in backward: less memory, a third more time
-    accumulate_grad_batches: int = 1  # parts of a step's rows, one at a time: less memory
-    compile: bool = False  # the blocks, by torch.compile; it takes seconds to start
+    recompute: bool = False  # recompute activations in backward: less memory, a third more time
+    accumulate_grad_batches: int = 1  # parts into which a step's rows are divided: less memory
+    compile: bool = False  # torch.compile; the start takes seconds
     loader_workers: int = MISSING
     checkpoint_every_s: float = MISSING
-    n_validations: int = MISSING  # validation losses along the run, the last one included
+    n_validations: int = MISSING  # during the run, the final one included
     validation_batches: int = MISSING
 
     @property
@@ -108,7 +108,7 @@ class Trainer:
 
 @dataclass
 class EnergySettings:
-    """Is energy metered, and which grid's carbon intensity stands for it."""
+    """Whether energy is measured, and for which country carbon emissions are estimated."""
 
     metered: bool = MISSING
     country: str = MISSING  # ISO 3166-1 alpha-3
@@ -116,7 +116,7 @@ class EnergySettings:
 
 @dataclass
 class Logger:
-    """Mirrors of the local metric files; the files themselves are always written."""
+    """Mirrors of the local metric files, which are always written."""
 
     wandb: bool = MISSING
     wandb_mode: str = MISSING  # offline | online
@@ -126,7 +126,7 @@ class Logger:
 
 @dataclass
 class Paths:
-    """Where things lie; never part of a run's identity."""
+    """Folders; not part of a run's identity."""
 
     data: str = MISSING  # prepared corpora and tokenizers, safe to delete
     experiments: str = MISSING  # runs and records
@@ -135,7 +135,7 @@ class Paths:
 
 @dataclass
 class Config:
-    """A run."""
+    """All settings of a run."""
 
     study: str = MISSING
     seed: int = MISSING
@@ -144,7 +144,7 @@ class Config:
     budget: Budget = field(default_factory=Budget)
     corpus: Corpus = field(default_factory=Corpus)
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
-    sequence_length: int = MISSING  # tokens of a text, in pretraining and in tasks
+    sequence_length: int = MISSING  # tokens of a text sequence, in pretraining and in tasks
     caption_length: int = MISSING  # tokens of a caption
     task: dict[str, Any] = field(default_factory=dict)
     optim: Optim = field(default_factory=Optim)
@@ -157,7 +157,7 @@ class Config:
 
 @dataclass
 class ReportConfig:
-    """Root of `bench report` and `bench status`."""
+    """Settings of `bench report` and `bench status`."""
 
     study: str = MISSING
     experiments_dir: str = MISSING
@@ -166,7 +166,13 @@ class ReportConfig:
 
 
 def register() -> None:
-    """Make the schemas known to Hydra under the names `schema` and `report_schema`."""
-    refuse_environment()
+    """Register the schemas with Hydra; refuse `${oc.env:NAME}`, because settings are recorded."""
+    OmegaConf.register_new_resolver("oc.env", _refuse_environment, replace=True)
     ConfigStore.instance().store(name="schema", node=Config)
     ConfigStore.instance().store(name="report_schema", node=ReportConfig)
+
+
+def _refuse_environment(name: str, *_: str) -> str:
+    raise ConfigError(
+        f"settings are recorded, so they cannot come from the environment; write the value of {name}"
+    )

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
-from bench.config.secrecy import refuse_secrets
+from bench.config.checks import refuse_secrets
 from bench.errors import ConfigError, DataError
 from bench.models.echo import Answer, Scored, scored, text_of, token_counts
 from bench.records import write_atomically

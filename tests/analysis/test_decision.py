@@ -269,7 +269,7 @@ def test_unknown_names_are_one_line_with_what_there_is(folder: Path, capsys: pyt
     assert main(["advise", "data=2MB"]) == 2
     assert "task=... is missing" in capsys.readouterr().err
     assert main(["advise", "task=probe", "dat=2MB"]) == 2
-    assert "'dat=2MB' is no setting" in capsys.readouterr().err
+    assert "'dat=2MB' is not a setting" in capsys.readouterr().err
 
 
 def test_the_command_prints_the_lines(folder: Path, capsys: pytest.CaptureFixture[str]):

@@ -98,7 +98,7 @@ def test_the_folder_is_where_it_was_asked_for_and_masks_are_filled_in_from_it(
         ("export",): "run=... is missing",
         ("export", "run="): "run=... is missing",
         ("export", "run=zz"): "run=zz is no run",
-        ("export", "rnu=zz"): "'rnu=zz' is no setting; there are run=",
+        ("export", "rnu=zz"): "'rnu=zz' is not a setting; use run=",
         ("fill", "model=x"): "text=... is missing",
         ("fill", "model=x", "text=[MASK]", "k=0"): "k=0: use",
         ("fill", "model=x", "text=[MASK]"): "model=x is no folder",

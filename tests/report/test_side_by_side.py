@@ -211,7 +211,7 @@ def test_hostile_names_appear_as_text(repository: Path, capsys: pytest.CaptureFi
         (["../toy@HEAD", "toy"], "not a study's name"),
         (["toy", "toy", "to=c.pdf"], "to=c.pdf: name a file"),
         (["toy", "toy", "to=no/c.md"], "to=no/c.md: name a file"),
-        (["toy", "toy", "too=c.md"], "'too=c.md' is no setting"),
+        (["toy", "toy", "too=c.md"], "'too=c.md' is not a setting"),
     ],
 )
 def test_bad_input_is_one_line(
