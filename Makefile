@@ -1,4 +1,4 @@
-# `make quickstart` and `make test` need only Python 3.11+; everything else is made here.
+# `make quickstart` and `make test` need only Python 3.11+; the targets install everything else.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ help: ## list the targets
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true # as pip does, but on all cores; templates are no Python
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true # as pip does, but on all cores; errors are expected, since some templates are not valid Python
 	@touch $@
 
 quickstart: $(VENV)/.installed ## repeat the study `quickstart` from scratch and write reports/my_quickstart

@@ -1,6 +1,7 @@
-"""`make audit`: do the dependencies fit together, under licences that are known, without known holes?
+"""`make audit`: check compatibility, licences and known vulnerabilities of all dependencies.
 
-Needs no network but the package registry. Where it does not tell of holes, that is said and fails nothing.
+It needs no network except the package registry. If the registry has no vulnerability data, the audit reports
+that and does not fail.
 """
 
 import json
@@ -11,18 +12,18 @@ from collections import Counter
 from importlib import metadata
 
 PROJECT = "pretraining-bench"
-# Words of licences that let anyone use, change and pass on; weak copyleft for what is only imported.
+# Names in licences that permit use, change and redistribution; weak copyleft for packages only imported.
 GRANTED = (
     r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|Python-2.0|Unlicense|MPL|Mozilla|HPND|Zlib|0BSD|CC0"
 )
 GRANTED += r"|CC BY-SA|CC-BY-SA|LGPL|CNRI|Public Domain"
 REFUSED = r"AGPL|Affero|(?<!L)GPL|Proprietary|NonCommercial|-NC\b"
-# What states no licence in its metadata, or one that does not bind us, and where it stands.
+# Packages without a licence in their metadata, and where their licence is stated.
 KNOWN = {"resvg-py": "MIT, in its file LICENSE"}
 
 
 def closure(project: str) -> dict[str, metadata.Distribution]:
-    """The project's dependencies and theirs, of all extras, as far as they are installed."""
+    """Return the installed direct and indirect dependencies of the project, including all extras."""
     found: dict[str, metadata.Distribution] = {}
     todo = [metadata.distribution(project)]
     while todo:
@@ -33,14 +34,14 @@ def closure(project: str) -> dict[str, metadata.Distribution]:
                 continue
             try:
                 found[key] = metadata.distribution(name)
-            except metadata.PackageNotFoundError:  # an extra or a marker of another system
+            except metadata.PackageNotFoundError:  # an extra, or a dependency of another platform
                 continue
             todo.append(found[key])
     return found
 
 
 def licence_of(about: metadata.PackageMetadata) -> str:
-    """What a package says of its licence, all of it; "" if nothing."""
+    """Return all licence statements in a package's metadata, or "" if there are none."""
     stated = [about.get("License-Expression"), *(about.get_all("Classifier") or [])]
     texts = [
         text.removeprefix("License :: ")
@@ -51,52 +52,54 @@ def licence_of(about: metadata.PackageMetadata) -> str:
 
 
 def licence_problem(name: str, stated: str) -> str | None:
-    """A line on a licence that is unknown or binds its user; None where there is none."""
-    said = KNOWN.get(name, stated)
-    if not said:
-        return f"{name}: states no licence; look it up and add it to KNOWN in .ci/audit.py, or replace it"
-    granted, refused = re.search(GRANTED, said), re.search(REFUSED, said)
+    """Return a line on a licence that is missing, unknown or restrictive, else None."""
+    licence = KNOWN.get(name, stated)
+    if not licence:
+        return f"{name}: no licence in its metadata; add it to KNOWN in .ci/audit.py, or replace the package"
+    granted, refused = re.search(GRANTED, licence), re.search(REFUSED, licence)
     if refused and not granted:
-        return f"{name}: {said[:80]} asks for more than this project's licence gives; replace it"
+        return f"{name}: {licence[:80]} is incompatible with this project's licence; replace the package"
     if not granted:
-        return f"{name}: {said[:80]!r} is no licence that is known here; read it and name it in .ci/audit.py"
+        return f"{name}: unknown licence {licence[:80]!r}; read it and add it to GRANTED in .ci/audit.py"
     return None
 
 
-def holes() -> tuple[list[str], str]:
-    """A line for each known vulnerability of what is installed, and what was looked up."""
+def vulnerabilities() -> tuple[list[str], str]:
+    """Return a line for each known vulnerability of the installed packages, and a summary."""
     command = [sys.executable, "-m", "pip_audit", "--local", "--format", "json", "--progress-spinner", "off"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         packages = json.loads(done.stdout)["dependencies"]
     except (subprocess.TimeoutExpired, ValueError, KeyError) as error:
-        return [], f"vulnerabilities: not looked up, the registry does not tell ({type(error).__name__})"
+        return [], f"vulnerabilities: not checked, no answer from the registry ({type(error).__name__})"
     asked = [package for package in packages if "skip_reason" not in package]
     found = [
-        f"{package['name']} {package['version']}: {hole['id']}, mended in {hole['fix_versions'] or 'none'}"
+        f"{package['name']} {package['version']}: {one['id']}, fixed in {one['fix_versions'] or 'no version'}"
         for package in asked
-        for hole in package["vulns"]
+        for one in package["vulns"]
     ]
     if not asked:
-        return [], f"vulnerabilities: not looked up, the registry tells of none of {len(packages)} packages"
-    return found, f"vulnerabilities: {len(found)} known, {len(asked)} of {len(packages)} packages looked up"
+        return [], f"vulnerabilities: not checked, the registry knows none of {len(packages)} packages"
+    return found, f"vulnerabilities: {len(found)} known, {len(asked)} of {len(packages)} packages checked"
 
 
 def main() -> int:
-    """Say what was found; 1 if something has to be mended."""
-    fits = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
-    problems = fits.stdout.splitlines() if fits.returncode else []
+    """Print the findings and return 1 if there is a problem."""
+    compatible = subprocess.run(
+        [sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False
+    )
+    problems = compatible.stdout.splitlines() if compatible.returncode else []
     packages = closure(PROJECT)
     licences = [licence_problem(name, licence_of(one.metadata)) for name, one in sorted(packages.items())]
     problems += [line for line in licences if line]
-    found, said = holes()
+    found, summary = vulnerabilities()
     problems += found
     for line in problems:
         print(line)
     counts = Counter(bool(line) for line in licences)
-    print(f"{len(packages)} dependencies: {'fit' if not fits.returncode else 'do not fit'} together")
-    print(f"licences: {counts[False]} known and permissive, {counts[True]} not")
-    print(said)
+    print(f"{len(packages)} dependencies: {'compatible' if not compatible.returncode else 'incompatible'}")
+    print(f"licences: {counts[False]} permissive, {counts[True]} not")
+    print(summary)
     return 1 if problems else 0
 
 

@@ -150,9 +150,9 @@ def test_the_audit_knows_licences_that_bind_and_those_that_are_not_told():
         None
     ] * 3
     for text, told in (
-        ("", "states no licence"),
-        ("GPL-3.0-only", "asks for more"),
-        ("My own", "no licence that is"),
+        ("", "no licence in its metadata"),
+        ("GPL-3.0-only", "is incompatible with"),
+        ("My own", "unknown licence"),
     ):
         assert told in audit.licence_problem("x", text)
     found = audit.closure(audit.PROJECT)

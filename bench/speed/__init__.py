@@ -1,1 +1,1 @@
-"""`bench speed` and `bench scale`: training steps beside other implementations; costs on paper."""
+"""`bench speed` times training steps against other implementations; `bench scale` plans costs on paper."""

@@ -1,6 +1,7 @@
-"""Ours with one of its savings left out: the same losses within rounding, in a time that tells what it gives.
+"""Our training step without one of its optimisations, to measure what each one saves.
 
-What is plain is what one would write first; `tests/speed/test_ablations.py` holds each to ours.
+Each is replaced by the straightforward code; `tests/speed/test_ablations.py` checks that losses stay the same
+within rounding.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from bench.models.heads import Head, PredictionHead
 from bench.models.rope import rotated_heads
 from bench.models.transformer import Attention, Blocks, GatedMlp, states_at
 from bench.objectives import optim
-from bench.speed.contract import ALL_PLAIN
+from bench.speed.settings import ALL_PLAIN
 
 
 def _last_block_everywhere() -> AbstractContextManager[None]:
@@ -29,7 +30,7 @@ def _last_block_everywhere() -> AbstractContextManager[None]:
 
 @contextmanager
 def _logits_everywhere() -> Iterator[None]:
-    """Every position goes through the last block and the head, and those without a target count nothing."""
+    """Send every token through the last block and the head; tokens without a target have no loss."""
     latest: list[tuple[Tensor, Tensor]] = []
     nats = PredictionHead.nats
 
@@ -53,11 +54,11 @@ def _logits_everywhere() -> Iterator[None]:
 
 @contextmanager
 def _blocks_everywhere(seen: Callable[[Tensor, Tensor | None], None]) -> Iterator[None]:
-    """All states of the last block are computed; `seen` is shown them and which are wanted."""
+    """Compute all states of the last block, and call `seen` with them and the indices of those needed."""
     plain = Blocks.forward
 
-    def everywhere(blocks: Blocks, *args: Any, at: Tensor | None = None, **how: Any) -> Tensor:
-        states = plain(blocks, *args, **how)
+    def everywhere(blocks: Blocks, *args: Any, at: Tensor | None = None, **kwargs: Any) -> Tensor:
+        states = plain(blocks, *args, **kwargs)
         seen(states, at)
         return states_at(states, at)
 
@@ -66,7 +67,7 @@ def _blocks_everywhere(seen: Callable[[Tensor, Tensor | None], None]) -> Iterato
 
 
 def _whole_logits() -> AbstractContextManager[Any]:
-    """Logits of all targets are one tensor, and autograd keeps what it needs of it."""
+    """Compute the logits of all targets as one tensor, of which autograd keeps what it needs."""
     return patch.object(PredictionHead, "nats", Head.nats)
 
 
@@ -76,7 +77,7 @@ def _rope_by_autograd() -> AbstractContextManager[Any]:
 
 @contextmanager
 def _separate_products() -> Iterator[None]:
-    """Queries, keys and values each by a product, gate and value of the feed-forward likewise."""
+    """Use one product each for queries, keys and values, and for gate and value of the feed-forward."""
 
     def project(layer: Attention, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         weights = layer.Wqkv.weight.chunk(3)
@@ -101,15 +102,15 @@ def _half_turned(x: Tensor) -> Tensor:
 def _unfused_adamw() -> AbstractContextManager[Any]:
     adamw = optim.adamw
 
-    def unfused(*args: Any, **how: Any) -> torch.optim.AdamW:
-        return adamw(*args, **how | {"fused": False})
+    def unfused(*args: Any, **kwargs: Any) -> torch.optim.AdamW:
+        return adamw(*args, **kwargs | {"fused": False})
 
     return patch.object(optim, "adamw", unfused)
 
 
 @contextmanager
 def _filled_tensors() -> Iterator[None]:
-    """As `torch.use_deterministic_algorithms` has it by itself: every new tensor is filled with NaN."""
+    """Fill every new tensor with NaN, the default of `torch.use_deterministic_algorithms`."""
     before = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     try:
@@ -118,10 +119,10 @@ def _filled_tensors() -> Iterator[None]:
         deterministic.fill_uninitialized_memory = before  # type: ignore[attr-defined]
 
 
-WAYS: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
+REPLACEMENTS: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
     "last_block_everywhere": _last_block_everywhere,
     "whole_logits": _whole_logits,
-    "logits_everywhere": _logits_everywhere,  # after the one above, whose loss it calls
+    "logits_everywhere": _logits_everywhere,  # after whole_logits, whose loss it calls
     "rope_by_autograd": _rope_by_autograd,
     "separate_products": _separate_products,
     "unfused_adamw": _unfused_adamw,
@@ -131,8 +132,8 @@ WAYS: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
 
 @contextmanager
 def ablated(name: str) -> Iterator[None]:
-    """Inside, steps of ours are computed without one of their savings; `ALL_PLAIN`: without any."""
+    """Compute our steps without the named optimisation inside this context; `ALL_PLAIN`: without any."""
     with ExitStack() as stack:
-        for way in WAYS if name == ALL_PLAIN else (name,):
-            stack.enter_context(WAYS[way]())
+        for replaced in REPLACEMENTS if name == ALL_PLAIN else (name,):
+            stack.enter_context(REPLACEMENTS[replaced]())
         yield

@@ -1,4 +1,4 @@
-"""`bench speed`: settings -> contests, cell after cell -> tables and figure. What is measured is kept."""
+"""`bench speed`: settings -> one contest per cell -> tables and figure, written after each cell."""
 
 import platform
 import shlex
@@ -17,27 +17,25 @@ from bench.models.capacity import check_machine
 from bench.records import replacing, write_atomically
 from bench.report.figures.base import render
 from bench.speed import page
-from bench.speed.contract import OURS
-from bench.speed.figure import draw
 from bench.speed.interleave import Contest
 from bench.speed.profile import shares
-from bench.speed.settings import Cell, Speed, plan, settings_of
+from bench.speed.settings import OURS, Cell, Speed, plan, settings_of
 from bench.speed.timings import Result
 from bench.training.environment import environment
 
-PACKAGES = ("transformers", "accelerate")  # whose versions matter here, beside those of every record
-PATHS = ("nanogpt", "out")  # settings that name places of this machine
+PACKAGES = ("transformers", "accelerate")  # recorded here, in addition to those of every record
+PATHS = ("nanogpt", "out")  # settings that are paths of this machine
 CPUINFO = Path("/proc/cpuinfo")
 
 
 def main(overrides: Sequence[str]) -> int:
-    """Measure all cells, and write after each; a cell that Ctrl-C stops keeps the rounds that it has done.
+    """Measure all cells and write after each; Ctrl-C keeps the finished rounds of the current cell.
 
     Returns:
-        0; 1 if a contender could not be timed; 130 if stopped.
+        0; 1 if a contender failed; 130 if stopped.
 
     Raises:
-        ConfigError: settings that cannot be measured.
+        ConfigError: invalid settings.
     """
     settings = settings_of(overrides)
     cells = plan(settings)
@@ -56,23 +54,24 @@ def main(overrides: Sequence[str]) -> int:
             "csv": page.table_csv(results),
             "json": page.record_json(results, settings, machine, command, started_at),
         }
-        _write(folder, texts, render(partial(draw, results, page.targets_of(settings)), "speed"))
+        targets = {name: size.targets for name, size in settings.sizes.items()}
+        _write(folder, texts, render(partial(page.draw, results, targets), "speed"))
 
-    is_stopped = not _measure(cells, settings, keep)
+    is_finished = _measure(cells, settings, keep)
     lost = page.failures(results)
     print("".join(f"{printable(line)}\n" for line in lost), end="")
     if results:
         print(folder / "speed.md")
-    return 130 if is_stopped else min(1, len(lost))
+    return min(1, len(lost)) if is_finished else 130
 
 
 def _measure(cells: Sequence[Cell], settings: Speed, keep: Callable[[Result], None]) -> bool:
-    """Time cell after cell; False if that was stopped."""
+    """Time one cell after another; return False if stopped."""
     n_blocks = sum(len(cell.tasks) for cell in cells) * (settings.rounds + 1)
     with progress_bar() as shown:
         bar = shown.add_task("", total=n_blocks)
         for cell in cells:
-            say = partial(_say, shown, bar, f"{cell.strategy} {cell.model}")
+            on_block = partial(_advance, shown, bar, f"{cell.strategy} {cell.model}")
             try:
                 with interrupted_by_signals(), Contest(cell.tasks, settings.seed) as contest:
                     is_nearest = cell.strategy in settings.nearest
@@ -80,7 +79,7 @@ def _measure(cells: Sequence[Cell], settings: Speed, keep: Callable[[Result], No
                     measured = (contest.timed, contest.disturbance, profile)
                     result = Result(cell.strategy, cell.model, is_nearest, *measured)
                     try:
-                        contest.run(settings.rounds, say)
+                        contest.run(settings.rounds, on_block)
                     finally:
                         if result.seconds(OURS) or page.failures([result]):
                             with ignoring_signals():
@@ -91,13 +90,13 @@ def _measure(cells: Sequence[Cell], settings: Speed, keep: Callable[[Result], No
 
 
 def progress_bar() -> Progress:
-    """Of the measurement, where there is a terminal to see it."""
+    """Return a progress bar, which is disabled without a terminal."""
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     return Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
 
 
-def _say(shown: Progress, bar: TaskID, cell: str, contender: str) -> None:
+def _advance(shown: Progress, bar: TaskID, cell: str, contender: str) -> None:
     shown.update(bar, advance=1, description=f"{cell}: {contender}")
 
 
@@ -112,7 +111,7 @@ def _write(folder: Path, texts: dict[str, str], images: dict[str, bytes]) -> Non
 
 
 def machine_of(spec: RunSpec, threads: int | None) -> dict[str, str]:
-    """As in every record, with the processor's name and the packages of peers; threads: None: torch's."""
+    """Return the environment of every record, with the processor's name and the versions for peers."""
     found = environment(spec.typed().trainer)
     found |= {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
     if threads:
@@ -129,17 +128,14 @@ def _is_installed(name: str) -> bool:
 
 
 def _cpu() -> str:
-    """The processor's name, where the system tells it."""
+    """Return the processor's name, if the system gives it."""
     lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def command_of(overrides: Sequence[str]) -> str:
-    """What was asked for, without places of this machine."""
-    return shlex.join(["bench", "speed", *map(_without_path, overrides)])
-
-
-def _without_path(word: str) -> str:
-    key, is_set, _ = word.partition("=")
-    return f"{key}=PATH" if is_set and key in PATHS else word
+    """Return the command without paths of this machine."""
+    keys = [override.partition("=")[0] for override in overrides]
+    words = [f"{k}=PATH" if k in PATHS else o for k, o in zip(keys, overrides, strict=True)]
+    return shlex.join(["bench", "speed", *words])

@@ -1,6 +1,6 @@
-"""Our own steps as contenders: the real fit, the same in a bare loop, its data alone, matrix products alone.
+"""Our training steps as contenders: the full fit, a bare loop, data loading alone, matrix products alone.
 
-Data are random ids and pixels in the files that real data are prepared into: their content changes no speed.
+Data are random ids and pixels in files of the same format as prepared data; speed does not depend on content.
 """
 
 import time
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from bench.config.run_spec import RunSpec
 from bench.config.schema import Budget, Config, Trainer
@@ -27,7 +28,7 @@ from bench.objectives import optim
 from bench.objectives.base import Objective
 from bench.objectives.precision import device_of
 from bench.speed.ablations import ablated
-from bench.speed.contract import Facts, Pace, Task
+from bench.speed.settings import Facts, Pace, Task
 from bench.training import loggers
 from bench.training.energy import EnergyMeter
 from bench.training.objective import build_objective
@@ -35,16 +36,16 @@ from bench.training.pretrain import Job, held_out_batches, pretrain, rows_of
 from bench.training.step import computed_as
 from bench.training.stopping import Stop
 
-MOST_ROWS = 8192  # unique ones; longer runs repeat them
-SQUARE = {"cpu": 1024, "cuda": 8192}  # of the products that are not the model's
-AT_ONCE = {"cpu": 1, "cuda": 10}  # products between two looks at the clock
-PRODUCT_S = 0.03  # each product is repeated for so long
+MOST_ROWS = 8192  # unique rows; longer runs repeat them
+SQUARE = {"cpu": 1024, "cuda": 8192}  # sides of the products that are not the model's
+REPEATS = {"cpu": 1, "cuda": 10}  # products between two readings of the clock
+PRODUCT_S = 0.03  # duration for which each product is repeated
 GIGA = 1e9
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A run of ours, ready for its first step."""
+    """One of our runs, ready for its first step."""
 
     spec: RunSpec
     config: Config
@@ -55,16 +56,16 @@ class Setup:
 
     @property
     def device(self) -> torch.device:
-        """Where its steps are done."""
+        """The device of its steps."""
         return device_of(self.config.trainer)
 
     def autocast(self) -> torch.autocast:
-        """In which numbers its products are done, inside."""
+        """Return a context that computes products in the precision of the run."""
         is_on = self.config.trainer.precision == "bf16-mixed"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=is_on)
 
     def batches(self, workers: int = 0) -> "DataLoader[Batch]":
-        """Its steps, made as `bench.data.batches.BatchModule` makes them; workers: that make them ahead."""
+        """Return the batches of its steps, as `bench.data.batches.BatchModule` makes them."""
         train, _ = rows_of(self.spec, self.objective, self.data)
         stream = Stream(
             rows=train,
@@ -79,18 +80,18 @@ class Setup:
         return loader(stream, workers, self.device)
 
     def held_out(self) -> list[Batch]:
-        """What its validation losses are of."""
+        """Return its validation batches."""
         _, validation = rows_of(self.spec, self.objective, self.data)
         return held_out_batches(self.config, self.objective, validation, self.cost)
 
     def facts(self, what: str) -> Facts:
-        """What a step of it is."""
+        """Return the facts of one step."""
         parameters = sum(p.numel() for p in self.objective.parameters())
         return Facts(what, parameters, self.cost.forward_tokens, self.cost.flops)
 
 
 def set_up(task: Task, folder: Path) -> Setup:
-    """The objective with its initial weights, and data for all steps, written into `folder`."""
+    """Build the objective with its initial weights and write data for all steps into `folder`."""
     config = task.spec.typed()
     objective = build_objective(task.spec, vocab_size=config.tokenizer.vocab_size, image_size=task.image_size)
     cost = objective.step_cost(config.optim.tokens_per_step)
@@ -103,7 +104,7 @@ def set_up(task: Task, folder: Path) -> Setup:
 
 
 def random_data(config: Config, folder: Path, rows_per_step: int, task: Task) -> Prepared:
-    """Corpora of random tokens and pixels, split as prepared ones are; any two calls give the same."""
+    """Write corpora of random tokens and pixels in the format of prepared data; calls are deterministic."""
     random = np.random.default_rng(config.seed)
     n_rows = {"train": min(task.n_steps * rows_per_step, MOST_ROWS), "validation": rows_per_step}
     n_rows["train"] = max(n_rows["train"], rows_per_step)
@@ -130,45 +131,46 @@ def random_data(config: Config, folder: Path, rows_per_step: int, task: Task) ->
     )
 
 
-class _HandOver(Stop):
-    """Asked by `bench.training.callbacks.Progress` at the end of each step."""
+class _StepCounter(Stop):
+    """A stop that `bench.training.callbacks.Progress` queries after each step, which marks the step's end."""
 
     def __init__(self, pace: Pace) -> None:
         super().__init__([])
         self.pace = pace
 
-    def listen(self) -> None:
-        """Signals are the business of the process that times."""
+    @override
+    def listen(self) -> None:  # the process that times handles signals
+        pass
 
+    @override
     def wanted(self) -> bool:
-        """Never; but the step is over."""
         self.pace.step()
         return False
 
 
 def fit(task: Task, folder: Path, pace: Pace) -> Objective:
-    """`bench.training.pretrain.pretrain` as `bench train` calls it, with its callbacks and files."""
+    """Call `bench.training.pretrain.pretrain` as `bench train` does, with its callbacks and files."""
     ready = set_up(task, folder)
     ready.spec.folder.mkdir(parents=True)
     status = loggers.StatusFile(ready.spec.folder, ready.spec.label)
     mirrors, energy = loggers.make_loggers(ready.spec), EnergyMeter(ready.config.energy)
-    job = Job(ready.spec, ready.spec.folder, mirrors, status, _HandOver(pace), energy)
+    job = Job(ready.spec, ready.spec.folder, mirrors, status, _StepCounter(pace), energy)
     how = "its blocks compiled" if ready.config.trainer.compile else "under Lightning"
     pace.start(ready.facts(f"ours, {how}"))
     pretrain(job, ready.objective, ready.data)
     return ready.objective
 
 
-def fit_without(saving: str, task: Task, folder: Path, pace: Pace) -> Objective:
-    """As `fit`, with a saving left out; `ABLATIONS` names them."""
-    with ablated(saving):
+def fit_without(optimisation: str, task: Task, folder: Path, pace: Pace) -> Objective:
+    """Call `fit` without one of the optimisations that `ABLATIONS` names."""
+    with ablated(optimisation):
         return fit(task, folder, pace)
 
 
 def bare_loop(task: Task, folder: Path, pace: Pace) -> Objective:
-    """The same steps without Lightning, loggers and callbacks."""
+    """Do the same steps without Lightning, loggers and callbacks."""
     ready = set_up(task, folder)
-    torch.use_deterministic_algorithms(True, warn_only=ready.device.type == "cuda")  # as make_trainer
+    torch.use_deterministic_algorithms(True, warn_only=ready.device.type == "cuda")  # as in make_trainer
     pace.start(ready.facts("the same in a bare loop"))
     for _ in plain_steps(ready):
         pace.step()
@@ -176,7 +178,7 @@ def bare_loop(task: Task, folder: Path, pace: Pace) -> Objective:
 
 
 def plain_steps(ready: Setup) -> Iterator[Tensor]:
-    """Train on all batches, and yield the loss after each step."""
+    """Train on all batches in a plain loop, and yield the loss after each step."""
     objective, settings, place = ready.objective.to(ready.device), ready.config.optim, ready.config.trainer
     optimizer = optim.adamw(objective, settings, objective.shapes.model.d_model)
     scheduler = optim.schedule(optimizer, settings, ready.n_steps)
@@ -196,51 +198,46 @@ def plain_steps(ready: Setup) -> Iterator[Tensor]:
 
 
 def data_alone(task: Task, folder: Path, pace: Pace) -> None:
-    """The batches of the same steps, made and thrown away."""
+    """Make the batches of the same steps and discard them."""
     ready = set_up(task, folder)
-    facts = Facts("its batches alone", 0, ready.cost.forward_tokens, 0)
-    pace.start(facts)
+    pace.start(Facts("its batches alone", 0, ready.cost.forward_tokens, 0))
     for _ in ready.batches():
         pace.step()
 
 
 def products_alone(task: Task, folder: Path, pace: Pace) -> None:
-    """The fastest of some matrix products: what nothing that is made of them can exceed.
+    """Time the fastest of some matrix products, an upper limit for any model made of them.
 
-    It tells the seconds of 10^9 FLOPs.
+    It reports the seconds of 10^9 FLOPs.
     """
     ready = set_up(task, folder)
     pace.start(Facts("matrix products alone", 0, 0, GIGA))
     kind = torch.bfloat16 if ready.config.trainer.precision == "bf16-mixed" else torch.float32
     make, wait = partial(torch.randn, device=ready.device, dtype=kind), waiting(ready.config.trainer)
     pairs = [(make(m, k), make(k, n)) for m, k, n in product_shapes(ready)]
+    flops = [2.0 * a.shape[0] * a.shape[1] * b.shape[1] for a, b in pairs]  # a multiply-add counts as two
     while True:
-        pace.tell(min(_seconds(a, b, wait) * GIGA / product_flops(a, b) for a, b in pairs))
+        pace.tell(min(_seconds(a, b, wait) * GIGA / n for (a, b), n in zip(pairs, flops, strict=True)))
 
 
 def product_shapes(ready: Setup) -> list[tuple[int, int, int]]:
-    """(M, K, N) of the products of the model's matrices with all positions, and of large squares."""
-    model, positions = ready.config.model, ready.cost.forward_tokens
+    """Return (M, K, N) of the products of the model's matrices with all tokens, and of large squares."""
+    model, tokens = ready.config.model, ready.cost.forward_tokens
     targets = max(1, round(ready.cost.predicted_tokens))
     d, f, v = model.d_model, model.d_ff, ready.config.tokenizer.vocab_size
-    of_model = [(positions, d, 3 * d), (positions, d, d), (positions, d, 2 * f), (positions, f, d)]
+    of_model = [(tokens, d, 3 * d), (tokens, d, d), (tokens, d, 2 * f), (tokens, f, d)]
     side = SQUARE[ready.device.type]
     return [*of_model, (targets, d, v), (side, side, side), (2 * side, side, 2 * side)]
 
 
-def product_flops(a: Tensor, b: Tensor) -> float:
-    """A multiply-add is two."""
-    return 2.0 * a.shape[0] * a.shape[1] * b.shape[1]
-
-
 def waiting(trainer: Trainer) -> Callable[[], None]:
-    """What waits until all that was begun is done: a GPU works behind the program's back."""
+    """Return a function that waits for all started work, since a GPU works asynchronously."""
     return torch.cuda.synchronize if trainer.accelerator == "gpu" else lambda: None
 
 
 def _seconds(a: Tensor, b: Tensor, wait: Callable[[], None]) -> float:
-    """The least that one product took."""
-    out, n = torch.mm(a, b), AT_ONCE[a.device.type]
+    """Return the shortest duration of one product."""
+    out, n = torch.mm(a, b), REPEATS[a.device.type]
     wait()
     best, began = float("inf"), time.perf_counter()
     while (now := time.perf_counter()) < began + PRODUCT_S:

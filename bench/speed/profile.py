@@ -1,4 +1,4 @@
-"""Where a step of ours spends its time, by torch's profiler over the bare loop: task -> shares."""
+"""Profile our training step with torch's profiler, in the bare loop: task -> shares of its time."""
 
 import logging
 import os
@@ -10,8 +10,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.speed.contract import Task
 from bench.speed.interleave import PRELOADED
+from bench.speed.ours import plain_steps, set_up, waiting
+from bench.speed.settings import Task
+from bench.training.environment import set_up_process
 
 PRODUCTS, ATTENTION, OTHER, REST = "matrix products", "attention", "other operations", "Python and the rest"
 N_STEPS = 5
@@ -21,9 +23,9 @@ _COMPILED = "triton_"
 
 
 def shares(task: Task) -> dict[str, float]:
-    """Of a step's time, by what it is spent on, in a process of its own; empty if it fails.
+    """Return the share of a step's time for each kind of operation, measured in a separate process.
 
-    What fails here fails as a contender as well, and is named there.
+    It is empty if the process fails; the same error then fails the contender, which reports it.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
@@ -36,12 +38,9 @@ def shares(task: Task) -> dict[str, float]:
 
 
 def shares_here(task: Task, folder: Path) -> dict[str, float]:
-    """As `shares`, in this process."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would tell when it starts
-    from torch.profiler import ProfilerActivity, profile  # torch, in a contender's process only
-
-    from bench.speed.ours import plain_steps, set_up, waiting
-    from bench.training.environment import set_up_process
+    """Return `shares`, measured in this process."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # suppress the message of its start
+    from torch.profiler import ProfilerActivity, profile
 
     set_up_process(task.threads)
     logging.disable(logging.CRITICAL)
@@ -61,7 +60,7 @@ def shares_here(task: Task, folder: Path) -> dict[str, float]:
         if event.key.startswith("aten::"):
             spent_us = event.self_device_time_total if is_on_gpu else event.self_cpu_time_total
             found[_part(event.key)] += spent_us / whole_us
-        elif is_on_gpu and event.key.startswith(_COMPILED):  # kernels that no operation of torch's began
+        elif is_on_gpu and event.key.startswith(_COMPILED):  # kernels without a torch operation
             found[OTHER] += event.self_device_time_total / whole_us
     return found | {REST: 1 - sum(found.values())}
 

@@ -1,23 +1,21 @@
-"""`bench scale`: settings -> planned runs, built on torch's meta device -> a page of Markdown.
+"""`bench scale`: settings -> planned runs, built on torch's meta device -> a Markdown page.
 
-Every run is composed as `bench train` composes it and its strategy is built without weights, so that
-parameters, positions and FLOPs are those that its record would hold.
+Every run is composed as `bench train` composes it and its strategy is built without weights, so parameters,
+tokens and FLOPs are those that its record would contain.
 """
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
-
 from bench.analysis.text import amount, power
 from bench.config.checks import validate
-from bench.config.compose import compose_config, compose_runs
+from bench.config.compose import compose_runs
 from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError
 from bench.models.flops import text_parameters
 from bench.report.rendering import template
+from bench.speed.settings import compose_settings
 from bench.training import memory
 from bench.training.memory import Planned, Scale
 
@@ -26,8 +24,8 @@ DOES_NOT_FIT = "does not fit"
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What FLOPs take on a number of GPUs."""
+class Cost:
+    """The cost of FLOPs on a number of GPUs."""
 
     gpu_hours: float
     hours: float
@@ -36,23 +34,19 @@ class Taken:
 
 
 def settings_of(overrides: Sequence[str]) -> Scale:
-    """`conf/scale.yaml` with overrides, checked."""
-    ConfigStore.instance().store(name="scale_schema", node=Scale)
-    composed = compose_config("scale", overrides)
-    own = OmegaConf.masked_copy(composed, [part.name for part in fields(Scale)])
-    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Scale), own))
-    assert isinstance(settings, Scale)
+    """Compose `conf/scale.yaml` with overrides; raise ConfigError for an invalid value."""
+    settings = compose_settings("scale", Scale, overrides)
     memory.validate(settings)
     return settings
 
 
 def plan(settings: Scale) -> list[Planned]:
-    """Each strategy at each size, sizes first.
+    """Plan each strategy at each size, in the order of sizes.
 
     Raises:
-        ConfigError: an unknown strategy or model, one that is not trained, or sizes that do not fit together.
+        ConfigError: an unknown strategy or model, a strategy without pretraining, or inconsistent sizes.
     """
-    shared = [  # no tasks: they cost no pretraining, and take long to compose
+    shared = [  # without tasks, which cost no pretraining and take long to compose
         *("task=[]", "optim=wsd_trunk", f"optim.tokens_per_step={settings.tokens_per_step}"),
         *(f"tokenizer.vocab_size={settings.vocab_size}", f"sequence_length={settings.sequence_length}"),
         *(f"caption_length={settings.caption_length}", "trainer=gpu", "trainer.precision=bf16-mixed"),
@@ -67,8 +61,8 @@ def plan(settings: Scale) -> list[Planned]:
 
 
 def planned(spec: RunSpec, *, vocab_size: int, image_size: int) -> Planned:
-    """A run's parameters and the cost of its steps, without weights or data."""
-    import torch  # late, as all that builds a strategy: the command line answers without
+    """Return a run's parameters and the cost of its steps, computed without weights or data."""
+    import torch  # late, since `settings_of` needs no torch
 
     from bench.models.heads import PredictionHead
     from bench.objectives.combined import Combined
@@ -77,7 +71,7 @@ def planned(spec: RunSpec, *, vocab_size: int, image_size: int) -> Planned:
     config = spec.typed()
     validate(config)
     if config.strategy["modality"] == "none":
-        raise ConfigError(f"strategies: {spec.strategy} is not trained, so it costs nothing; leave it out")
+        raise ConfigError(f"strategies: {spec.strategy} has no pretraining to plan; remove it")
     with torch.device("meta"):
         objective = build_objective(spec, vocab_size=vocab_size, image_size=image_size)
     cost = objective.step_cost(config.optim.tokens_per_step)
@@ -97,34 +91,34 @@ def planned(spec: RunSpec, *, vocab_size: int, image_size: int) -> Planned:
     )
 
 
-def positions(run: Planned, per_parameter: float, settings: Scale) -> float:
-    """The budget of a run: the same for all strategies of a size."""
+def budget_tokens(run: Planned, per_parameter: float, settings: Scale) -> float:
+    """Return the budget of a run in tokens, the same for all strategies of a size."""
     return per_parameter * text_parameters(run.model, settings.vocab_size)
 
 
 def layout(run: Planned, n_gpus: int, settings: Scale) -> memory.Layout | None:
-    """How the run fits the settings' GPUs, if it does."""
+    """Return the layout in which the run fits the settings' GPUs, if any."""
     return memory.fitting(run, n_gpus, settings.memory_share * settings.gpu.memory_gb * GIGA)
 
 
-def taken(run: Planned, flops: float, n_gpus: int, mfu: float, settings: Scale) -> Taken | None:
-    """What so many FLOPs of a run take on `n_gpus`; None where the run does not fit them."""
+def cost_of(run: Planned, flops: float, n_gpus: int, mfu: float, settings: Scale) -> Cost | None:
+    """Return the cost of these FLOPs of a run on `n_gpus`; None if the run does not fit."""
     chosen = layout(run, n_gpus, settings)
     if chosen is None:
         return None
     utilisation = mfu * memory.efficiency(n_gpus, settings.loss_per_doubling)
     hours = memory.gpu_hours(flops, settings.gpu.peak_flops, utilisation, recompute=chosen.recompute)
     energy = memory.kwh(hours, settings.gpu.watts, settings.pue)
-    return Taken(hours, hours / n_gpus, energy, energy * settings.co2_kg_per_kwh)
+    return Cost(hours, hours / n_gpus, energy, energy * settings.co2_kg_per_kwh)
 
 
 def budget_flops(run: Planned, settings: Scale) -> list[float]:
-    """FLOPs of one run at each budget."""
-    return [run.flops(positions(run, k, settings)) for k in settings.tokens_per_parameter]
+    """Return the FLOPs of one run at each budget."""
+    return [run.flops(budget_tokens(run, k, settings)) for k in settings.tokens_per_parameter]
 
 
 def family_flops(run: Planned, settings: Scale, *, branched: bool) -> float:
-    """FLOPs of all budgets of one seed; `branched`: from one trunk, where nothing but length differs."""
+    """Return the FLOPs of all budgets of one seed; `branched`: as branches of one trunk, where possible."""
     each = budget_flops(run, settings)
     if branched and not run.has_phases:
         return memory.branched(each, run.cooldown_share)
@@ -133,39 +127,39 @@ def family_flops(run: Planned, settings: Scale, *, branched: bool) -> float:
 
 def study(
     runs: Sequence[Planned], n_gpus: int, mfu: float, settings: Scale, *, branched: bool
-) -> Taken | None:
-    """The whole study, one run after the other; None where a run does not fit."""
+) -> Cost | None:
+    """Return the cost of the whole study, run after run; None if a run does not fit."""
     parts = [
-        taken(r, settings.seeds * family_flops(r, settings, branched=branched), n_gpus, mfu, settings)
+        cost_of(r, settings.seeds * family_flops(r, settings, branched=branched), n_gpus, mfu, settings)
         for r in runs
     ]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
-    return Taken(*(sum(getattr(part, f.name) for part in known) for f in fields(Taken)))
+    return Cost(*(sum(getattr(part, f.name) for part in known) for f in fields(Cost)))
 
 
 # Rows of the page's tables, as text
 
 
 def size_rows(runs: Sequence[Planned], settings: Scale) -> list[list[str]]:
-    """What a run is: parameters, and how its FLOPs compare with 6 N D."""
+    """Return the parameters and costs of each run, and its FLOPs relative to 6 N D."""
     rows = []
     for run in runs:
-        per_position = run.cost.flops / run.cost.forward_tokens
+        per_token = run.cost.flops / run.cost.forward_tokens
         rule = 6 * text_parameters(run.model, settings.vocab_size)
         targets = run.cost.predicted_tokens / run.cost.forward_tokens
         rows.append(
             [
                 *(run.model_name, run.strategy, power(run.parameters), amount(run.cost.rows)),
-                *(f"{targets:.0%}", power(per_position), f"{per_position / rule:.2f}"),
+                *(f"{targets:.0%}", power(per_token), f"{per_token / rule:.2f}"),
             ]
         )
     return rows
 
 
 def memory_rows(runs: Sequence[Planned], settings: Scale) -> list[list[str]]:
-    """GB on each GPU under DDP, and the first layout that fits."""
+    """Return the GB on each GPU under DDP, and the first layout that fits."""
     rows = []
     for run in runs:
         row = [run.model_name, run.strategy]
@@ -179,16 +173,17 @@ def memory_rows(runs: Sequence[Planned], settings: Scale) -> list[list[str]]:
 
 
 def run_rows(runs: Sequence[Planned], settings: Scale) -> list[list[str]]:
-    """One run of each strategy, size and budget, at the expected utilisation."""
+    """Return the cost of one run of each strategy, size and budget, at the expected utilisation."""
     rows = []
     for run in runs:
         for k, flops in zip(settings.tokens_per_parameter, budget_flops(run, settings), strict=True):
-            found = [taken(run, flops, n, settings.mfu.expected, settings) for n in settings.gpus]
+            tokens = budget_tokens(run, k, settings)
+            found = [cost_of(run, flops, n, settings.mfu.expected, settings) for n in settings.gpus]
             known = [part for part in found if part is not None]
             rows.append(
                 [
-                    *(run.model_name, run.strategy, f"{k:g}", amount(run.steps(positions(run, k, settings)))),
-                    *(power(positions(run, k, settings)), power(flops)),
+                    *(run.model_name, run.strategy, f"{k:g}"),
+                    *(amount(run.steps(tokens)), power(tokens), power(flops)),
                     *(amount(part and part.hours) for part in found),
                     *(
                         spread([getattr(part, key) for part in known])
@@ -200,13 +195,13 @@ def run_rows(runs: Sequence[Planned], settings: Scale) -> list[list[str]]:
 
 
 def study_rows(runs: Sequence[Planned], settings: Scale, *, branched: bool) -> list[list[str]]:
-    """The study on each number of GPUs: expected, and from the highest to the lowest utilisation."""
+    """Return the cost of the study on each number of GPUs, expected and at highest and lowest utilisation."""
     rows = []
     mfu = settings.mfu
     for n in settings.gpus:
         found = [study(runs, n, m, settings, branched=branched) for m in (mfu.expected, mfu.high, mfu.low)]
         known = [part for part in found if part is not None]
-        cells = [[getattr(part, f.name) for part in known] for f in fields(Taken)]
+        cells = [[getattr(part, f.name) for part in known] for f in fields(Cost)]
         units = (1, 24, 1000, 1000)  # GPU-hours, days, MWh, t
         rows.append(
             [amount(n), *(ranged([x / unit for x in c]) for c, unit in zip(cells, units, strict=True))]
@@ -215,7 +210,7 @@ def study_rows(runs: Sequence[Planned], settings: Scale, *, branched: bool) -> l
 
 
 def saving_rows(runs: Sequence[Planned], settings: Scale) -> list[list[str]]:
-    """FLOPs of the study by size: each run alone, and budgets as branches of a trunk."""
+    """Return the FLOPs of the study by size, with separate runs and with budgets as branches of a trunk."""
     rows = []
     for name in [*settings.models, "all"]:
         own = [run for run in runs if name in (run.model_name, "all")]
@@ -229,22 +224,18 @@ def saving_rows(runs: Sequence[Planned], settings: Scale) -> list[list[str]]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """From the least to the most; one where both read the same."""
+    """Format the range of values, or one value if both ends read the same."""
     ends = [amount(end) for end in (min(values), max(values))] if values else [amount(None)]
     return "–".join(dict.fromkeys(ends))
 
 
 def ranged(values: Sequence[float]) -> str:
-    """The first, then the others in brackets."""
+    """Format the first value with the range of the others in brackets."""
     return f"{amount(values[0])} ({spread(values[1:])})" if values else DOES_NOT_FIT
 
 
 def page(overrides: Sequence[str]) -> str:
-    """The planning document.
-
-    Raises:
-        ConfigError: settings that cannot be planned.
-    """
+    """Return the planning document; raise ConfigError for invalid settings."""
     settings = settings_of(overrides)
     runs = plan(settings)
     return template("scale.md.j2", is_html=False, amount=amount, power=power).render(

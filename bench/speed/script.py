@@ -1,8 +1,8 @@
-"""What a user without this harness runs for one cell: a script around Hugging Face's Trainer.
+"""Train and evaluate one cell as a user without this harness would: a script with Hugging Face's Trainer.
 
-`python -m bench.speed.script SPEC FOLDER CLASS`. Its data are prepared, its batches ready-made and its energy
-not metered, and the tasks measure our backbone of the same size, which is no slower than the stock one: what
-is not Trainer's own favours the script.
+`python -m bench.speed.script SPEC FOLDER CLASS`. All that is not Trainer's own favours the script: data and
+batches are made beforehand, energy is not metered, and the tasks evaluate our backbone of the same size,
+which is at least as fast as the stock class.
 """
 
 import json
@@ -17,8 +17,7 @@ from bench.models import flops
 from bench.models.from_huggingface import quiet_transformers
 from bench.objectives.base import Objective
 from bench.speed.ours import Setup
-from bench.speed.peers import stock_trainer
-from bench.speed.stock import STOCK
+from bench.speed.peers import STOCK, stock_trainer
 from bench.tasks.evaluate import Evaluation
 from bench.training import loggers
 from bench.training.energy import EnergyMeter
@@ -31,14 +30,14 @@ def main(path: Path, folder: Path, peer: str | None) -> int:
     """Train and evaluate a cell from a fresh process.
 
     Args:
-        path: the run, as `RunSpec.to_json` writes it.
-        folder: to write into.
-        peer: of `STOCK`; None: nothing is trained.
+        path: the run, as written by `RunSpec.to_json`.
+        folder: where the script writes.
+        peer: a key of `STOCK`; None means no pretraining.
 
     Returns:
-        0; 1 if a task has failed.
+        0, or 1 if a task failed.
     """
-    set_up_process(None)  # as ours does
+    set_up_process(None)  # as our runs do
     spec = RunSpec(**json.loads(path.read_text(encoding="utf-8")))
     paths = spec.config["paths"] | {"experiments": str(folder)}
     spec = replace(spec, config=spec.config | {"paths": paths})
@@ -56,7 +55,7 @@ def main(path: Path, folder: Path, peer: str | None) -> int:
 
 
 def _train(spec: RunSpec, objective: Objective, data: Prepared, folder: Path, peer: str) -> None:
-    """The steps and the validations of the run, with the stock class; its weights are kept."""
+    """Do the steps and validations of the run with the stock class, and save its weights."""
     quiet_transformers()
     config = spec.typed()
     cost = objective.step_cost(config.optim.tokens_per_step)

@@ -1,6 +1,6 @@
-"""`bench speed experiment=NAME`: our sweep against a script of Hugging Face's Trainer per cell.
+"""`bench speed experiment=NAME`: time our sweep against one script of Hugging Face's Trainer per cell.
 
-All do the same steps of the same batches, the same validations and the same tasks, from prepared data on.
+All start from prepared data and do the same steps of the same batches, validations and tasks.
 """
 
 import json
@@ -18,8 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
-
 from bench.analysis.text import EMPTY, View, markdown_escape, markdown_table
 from bench.config.compose import compose_runs
 from bench.config.run_spec import RunSpec, now
@@ -29,27 +27,26 @@ from bench.errors import ConfigError
 from bench.records import checked, read_json, write_atomically
 from bench.report.rendering import template
 from bench.speed.command import command_of, machine_of, progress_bar
-from bench.speed.contract import HUGGING_FACE
-from bench.speed.interleave import WORK
+from bench.speed.interleave import busy_s
 from bench.speed.page import QUIET
-from bench.speed.settings import settings_of
+from bench.speed.settings import HUGGING_FACE, settings_of
 
 OURS, SCRIPTS, PACKED = "ours", "scripts", "scripts_per_core"
-WHAT = {
+DESCRIPTIONS = {
     OURS: "bench train -m, one worker per core",
     SCRIPTS: "a script per cell, one after another, each with all cores",
     PACKED: "a script per cell, one per core, each with one thread",
 }
 TARGET = 1 / 3  # of the scripts' time, at most
-FEW = "rounds=3"  # unless the user asks for more: a round takes half an hour
+DEFAULT_ROUNDS = "rounds=3"  # few, since a round takes half an hour
 POLL_S = 0.02
-OWN = ("rounds", "seed", "out")  # settings of the measurement; all else is the sweep's
+OWN = ("rounds", "seed", "out")  # settings of the measurement; all others belong to the sweep
 
 
 @checked
 @dataclass(frozen=True)
 class Round:
-    """The wall time of each contender in s, and what all else took of the processors meanwhile."""
+    """The wall time of each contender, and the share of the processors that other processes used."""
 
     seconds: dict[str, float]
     others_share: float
@@ -58,7 +55,7 @@ class Round:
 @checked
 @dataclass(frozen=True)
 class Measurement:
-    """All rounds so far, as `study.json` holds them."""
+    """All rounds so far, as stored in `study.json`."""
 
     command: str
     started_at: str
@@ -67,32 +64,32 @@ class Measurement:
     rounds: list[Round]
 
     def earlier(self, path: Path, n_rounds: int) -> "Measurement":
-        """The same, of the same commit, that was stopped before its last round, to go on with; else this."""
+        """Return the unfinished measurement of the same command and commit at `path`, or else this one."""
         try:
             found = read_json(Measurement, path.read_bytes())
-        except (OSError, ValueError):  # none, or damaged
+        except (OSError, ValueError):  # missing or damaged
             return self
         is_same = found._identity() == self._identity()
         return found if is_same and len(found.rounds) < n_rounds else self
 
     def _identity(self) -> tuple[str, dict[str, str]]:
-        commit = self.machine["commit"].removesuffix("-dirty")  # as the file itself makes it
+        commit = self.machine["commit"].removesuffix("-dirty")  # which the tracked file itself causes
         return self.command, self.machine | {"commit": commit}
 
 
 def main(overrides: Sequence[str]) -> int:
-    """Measure in rounds, and write after each.
+    """Measure in rounds and write after each.
 
     Returns:
-        0; 130 if stopped: the rounds that were done are kept, and the same command goes on after them.
+        0; 130 if stopped: the finished rounds are kept, and the same command continues after them.
 
     Raises:
-        ConfigError: a sweep that cannot be run, or a strategy that no stock class is like.
+        ConfigError: the sweep is invalid, or no stock class trains like one of its strategies.
     """
     own = [word for word in overrides if word.partition("=")[0] in OWN]
     sweep = [word for word in overrides if word not in own]
     has_rounds = any(word.startswith("rounds=") for word in own)
-    settings = settings_of(own if has_rounds else [*own, FEW])
+    settings = settings_of(own if has_rounds else [*own, DEFAULT_ROUNDS])
     specs = compose_runs(sweep, multirun=True)
     peers = {spec.strategy: _peer(spec, settings.peers) for spec in specs}
     for spec in specs:
@@ -102,7 +99,7 @@ def main(overrides: Sequence[str]) -> int:
     found = found.earlier(folder / "study.json", settings.rounds)
     n_done, n_steps = len(found.rounds), 1 + 2 * len(specs)
     if n_done:
-        print(f"going on after round {n_done}", flush=True)
+        print(f"continuing after round {n_done}", flush=True)
     with interrupted_by_signals(), suppress(KeyboardInterrupt), progress_bar() as shown:
         bar = shown.add_task("", total=settings.rounds * n_steps, completed=n_done * n_steps)
         done = partial(shown.advance, bar)
@@ -121,42 +118,42 @@ def main(overrides: Sequence[str]) -> int:
 
 
 def _keep(found: Measurement, folder: Path) -> None:
-    """Write all rounds so far, and say what the last one took."""
+    """Write all rounds so far, and print the times of the last one."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "study.json", json.dumps(asdict(found), indent=1) + "\n")
     write_atomically(folder / "study.md", markdown(found))
-    told = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in found.rounds[-1].seconds.items())
-    print(f"round {len(found.rounds)}: {told}", flush=True)
+    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in found.rounds[-1].seconds.items())
+    print(f"round {len(found.rounds)}: {times}", flush=True)
 
 
 def _peer(spec: RunSpec, peers: Mapping[str, Sequence[str]]) -> str | None:
-    """The stock class that trains as the run does, under Trainer; None where nothing is trained."""
+    """Return the stock class that trains like the run; None for a run without pretraining."""
     if spec.config["strategy"]["modality"] == "none":
         return None
     strategy = spec.strategy.partition("[")[0]
     named = [name for name in peers.get(strategy, ()) if name in HUGGING_FACE]
     if not named:
         known = ", ".join(sorted(peers))
-        raise ConfigError(f"strategy={strategy}: no stock class trains like it; choose of {known}")
+        raise ConfigError(f"strategy={strategy}: no stock class trains like it; choose from {known}")
     return named[0]
 
 
 def _round(contenders: Mapping[str, Callable[[Path], None]], order: Sequence[str]) -> Round:
     seconds = {}
-    began, busy_s = time.monotonic(), _others_s()
+    began, busy_before_s = time.monotonic(), _others_s()
     for name in order:
         with TemporaryDirectory(prefix="bench-speed-") as folder:
             started = time.monotonic()
             contenders[name](Path(folder))
             seconds[name] = time.monotonic() - started
-    there_were_s = (time.monotonic() - began) * (os.cpu_count() or 1)
-    return Round(seconds, max(0.0, _others_s() - busy_s) / there_were_s)
+    available_s = (time.monotonic() - began) * (os.cpu_count() or 1)
+    return Round(seconds, max(0.0, _others_s() - busy_before_s) / available_s)
 
 
 def _others_s() -> float:
-    """Processor seconds since the machine started that were not those of processes that ended here."""
-    times, own = psutil.cpu_times(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return sum(getattr(times, kind, 0.0) for kind in WORK) - own.ru_utime - own.ru_stime
+    """Return the busy processor seconds of all processes but the finished children of this one."""
+    own = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return busy_s() - own.ru_utime - own.ru_stime
 
 
 def _sweep(overrides: Sequence[str], folder: Path, done: Callable[[], None]) -> None:
@@ -191,10 +188,10 @@ def _run(
     side_by_side: int,
     done: Callable[[], None],
 ) -> None:
-    """Each to its end, so many at a time; `done` is called after each.
+    """Run all commands to their end, `side_by_side` at a time, and call `done` after each.
 
     Raises:
-        ConfigError: one has failed; with the last that it said.
+        ConfigError: a command failed; the message holds the last line of its output.
     """
     waiting, running = list(commands), list[subprocess.Popen[bytes]]()
     log = folder / "log.txt"
@@ -209,42 +206,42 @@ def _run(
                     running.remove(process)
                     done()
                     if process.returncode:
-                        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                         raise ConfigError(
-                            f"experiment: {' '.join(said[-1:])}; run it by bench train -m first"
+                            f"experiment: {' '.join(lines[-1:])}; run it by bench train -m first"
                         )
         finally:
             for process in running:
                 process.kill()
 
 
-# What is shown
+# The page
 
 
 def comparison(rounds: Sequence[Round]) -> View:
-    """A row per contender."""
+    """Return a table with one row per contender."""
     header = ["contender", "wall time of each round, s", "ours over it"]
     rows: list[list[Any]] = []
-    for name, what in WHAT.items():
+    for name, description in DESCRIPTIONS.items():
         seconds = ", ".join(f"{one.seconds[name]:.0f}" for one in rounds)
         ratios = ", ".join(f"{ratio:.2f}" for ratio in ratios_over(name, rounds))
-        rows.append([what, seconds, EMPTY if name == OURS else ratios])
+        rows.append([description, seconds, EMPTY if name == OURS else ratios])
     return View("study", "A whole study", "", header, "lrr", rows)
 
 
 def ratios_over(name: str, rounds: Sequence[Round]) -> list[float]:
-    """Our time over another's, round by round."""
+    """Return our time over another's in each round."""
     return [one.seconds[OURS] / one.seconds[name] for one in rounds]
 
 
 def verdict(rounds: Sequence[Round]) -> str:
-    """Is ours at most a third of the scripts one after another? By all rounds: they are few."""
+    """Judge the target of a third of the sequential scripts' time; rounds that disagree leave it open."""
     within = [ratio <= TARGET for ratio in ratios_over(SCRIPTS, rounds)]
     return "met" if all(within) else "open" if any(within) else "missed"
 
 
 def markdown(found: Measurement) -> str:
-    """The page."""
+    """Return the page as Markdown."""
     opened = template("speed_study.md.j2", is_html=False, plain=markdown_escape, table=markdown_table)
     n_noisy = sum(one.others_share > QUIET for one in found.rounds)
     return opened.render(

@@ -16,7 +16,7 @@ from bench.config.run_spec import RunSpec
 from bench.data.prepare import prepare
 from bench.errors import BenchError, in_one_line
 from bench.records import write_atomically
-from bench.speed.contract import OURS, Task
+from bench.speed.settings import OURS, Task
 from bench.sweep.worker import threads_of_torch
 
 if TYPE_CHECKING:

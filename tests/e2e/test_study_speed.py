@@ -36,7 +36,7 @@ def test_the_page_shows_each_round_and_its_ratio():
     page = whole_study.markdown(measurement(*rounds(10.0), noisy))
     assert "| 30, 30 | 0.33, 0.20 |" in page
     assert "| 20, 20 | 0.50, 0.30 |" in page
-    assert "in 1 of 2 rounds; repeat it" in page
+    assert "in 1 of 2 rounds; repeat the measurement" in page
 
 
 def test_the_same_command_goes_on_after_the_rounds_that_were_done(tmp_path: Path):

@@ -12,8 +12,8 @@ from toy_models import OPTIM, make_strategy, rows_for, with_pretraining
 
 from bench.objectives import optim
 from bench.objectives.base import Objective
-from bench.speed.ablations import WAYS, ablated
-from bench.speed.contract import ABLATIONS, ALL_PLAIN
+from bench.speed.ablations import REPLACEMENTS, ablated
+from bench.speed.settings import ABLATIONS, ALL_PLAIN
 
 N_STEPS, N_ROWS = 20, 8
 AT_TARGETS = ("mlm", "mntp", "masked_diffusion", "prefix_lm", "captioning")  # logits and the last block
@@ -79,4 +79,4 @@ def test_where_nothing_is_spared_nothing_is_left_out(stem: str):
 
 
 def test_every_saving_has_its_words():
-    assert {*WAYS, ALL_PLAIN} == set(ABLATIONS)
+    assert {*REPLACEMENTS, ALL_PLAIN} == set(ABLATIONS)

@@ -19,8 +19,8 @@ from bench.models.flops import StepCost
 from bench.objectives.base import Objective
 from bench.records import read_records
 from bench.speed import settings as speed
-from bench.speed.contract import Facts
 from bench.speed.scale import page, plan, planned, settings_of
+from bench.speed.settings import Facts
 from bench.training import memory
 from bench.training.memory import LAYOUTS, Layout, Planned
 from bench.training.objective import build_objective
@@ -180,7 +180,7 @@ def test_what_the_page_says_was_measured_is_what_the_record_holds():
         reached.append(f"{rate / H100:.2f} for {cell['strategy']}")
         peaks.append(f"{facts.peak_memory_bytes / 1e9:.1f} GB for {cell['strategy']}")
         states = (memory.STATE_BYTES + memory.CAST_BYTES) * facts.parameters
-        total = states + memory.activation_bytes(model, facts.positions, recompute=False)
+        total = states + memory.activation_bytes(model, facts.tokens, recompute=False)
         formulas.append(f"{total / 1e9:.1f}")
         assert total == pytest.approx(facts.peak_memory_bytes, rel=0.15)
         assert f"{cell['profile']['Python and the rest']:.0%}"[:-1] + " %" in page
@@ -204,7 +204,7 @@ def test_a_page_holds_what_was_asked_for():
     ("override", "message"),
     [
         ("models=[2b]", "model=2b: no such choice"),
-        ("strategies=[scratch]", "scratch is not trained"),
+        ("strategies=[scratch]", "scratch has no pretraining to plan"),
         ("strategies=[bert]", "strategy=bert: no such choice"),
         ("gpus=[]", "gpus="),
         ("gpus=[8,8]", "each once"),

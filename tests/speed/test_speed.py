@@ -14,11 +14,10 @@ from bench.cli import main
 from bench.errors import ConfigError
 from bench.models.flops import blocks_flops
 from bench.speed import ours, peers
-from bench.speed.contender import Baton
-from bench.speed.contract import ABLATIONS, BARE, COMPILED, OURS, Facts, Task
-from bench.speed.contract import SMALL as SMALL_STEPS
-from bench.speed.settings import plan, settings_of
-from bench.speed.stock import STOCK
+from bench.speed.interleave import Baton
+from bench.speed.peers import STOCK
+from bench.speed.settings import ABLATIONS, BARE, COMPILED, OURS, Facts, Task, plan, settings_of
+from bench.speed.settings import SMALL as SMALL_STEPS
 
 SMALL = [
     "models=[64x4]",
@@ -136,7 +135,7 @@ def test_all_contenders_are_told_where_and_in_which_numbers():
         for one in cell.tasks:
             trainer = one.spec.typed().trainer
             assert (trainer.accelerator, trainer.precision, trainer.compile) == ("gpu", "bf16-mixed", True)
-    with pytest.raises(ConfigError, match="set one of the two"):
+    with pytest.raises(ConfigError, match="set only one"):
         settings_of(["compiled=true", "trainer.compile=true"])
 
 
@@ -284,8 +283,8 @@ def test_what_each_saving_gives_is_measured_where_it_is_asked_for(tmp_path: Path
     words = [*SMALL, "strategies=[mlm]", "peers.mlm=[]", "rounds=1", f"out={tmp_path}"]
     assert not {task.contender for cell in plan(settings_of(words)) for task in cell.tasks} & set(ABLATIONS)
     assert main(["speed", *words, "ablations=true"]) == 0
-    table = (tmp_path / "speed.md").read_text().split("## What each saving gives")[1].split("## ")[0]
+    table = (tmp_path / "speed.md").read_text().split("## What each optimisation saves")[1].split("## ")[0]
     (header, _, *rows) = [line for line in table.splitlines() if line.startswith("|")]
-    assert header == "| size | done the plain way | mlm |"
+    assert header == "| size | replaced by | mlm |"
     assert [row.split(" | ")[1] for row in rows] == list(ABLATIONS.values())
     assert all(float(row.split(" | ")[2].split()[0]) > 0 for row in rows)

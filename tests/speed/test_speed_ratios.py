@@ -1,14 +1,18 @@
 """Ratios and verdicts of `bench speed`, by hand: round against round, and all of an interval decides."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from bench.analysis.text import EMPTY
 from bench.speed import page
-from bench.speed.contract import ABLATIONS, Facts
 from bench.speed.interleave import Disturbance, Timed
-from bench.speed.settings import Targets, settings_of
+from bench.speed.settings import ABLATIONS, Facts, Speed, Targets, settings_of
 from bench.speed.timings import Result, Spread, coverage, interval_rank, verdict, verdicts
 
 
@@ -24,7 +28,7 @@ def test_ratios_are_taken_round_by_round_against_the_peer_of_the_least_median():
     toy = result(ours=[2, 2, 4], slow=[9, 9, 9], quick=[4, 3, 5], limit=[0.25, 0.25, 0.5])
     assert toy.best_peer == "quick"
     assert toy.over_best_peer() == Spread.of([2, 1.5, 1.25])
-    assert toy.positions_per_s("ours") == Spread.of([5, 5, 2.5])
+    assert toy.tokens_per_s("ours") == Spread.of([5, 5, 2.5])
     assert toy.share_of_limit("ours") == Spread.of([0.5, 0.5, 0.5])
 
 
@@ -82,7 +86,38 @@ def test_a_saving_gives_what_a_step_without_it_takes_longer_and_is_no_peer():
     assert toy.gain_of("whole_logits") == Spread.of([1.5, 1, 1.25])
     assert toy.gain_of("rope_by_autograd") is None
     assert toy.best_peer == "quick"
-    shown = {row[1]: row[2] for row in page.savings([toy]).rows}
+    shown = {row[1]: row[2] for row in page.optimisations([toy]).rows}
     assert list(shown) == list(ABLATIONS.values())
     assert shown[ABLATIONS["whole_logits"]] == "1.25 [1.00, 1.50]"
     assert shown[ABLATIONS["rope_by_autograd"]] == EMPTY
+
+
+SPEED = Path(__file__).resolve().parents[2] / "reports" / "speed"
+PAGES = [  # the page in gpu/ was written before contenders of ours were renamed
+    path for path in sorted(SPEED.glob("**/speed.json")) if path.parent.name != "gpu"
+]
+
+
+def read_results(record: Mapping[str, Any], nearest: Mapping[str, Any]) -> list[Result]:
+    found = []
+    for cell in record["cells"]:
+        timed = {
+            name: Timed(Facts(**one["facts"]) if one["facts"] else None, one["seconds"], one["failure"])
+            for name, one in cell["contenders"].items()
+        }
+        is_nearest, disturbance = cell["strategy"] in nearest, Disturbance(cell["others_share"])
+        found.append(Result(cell["strategy"], cell["model"], is_nearest, timed, disturbance, cell["profile"]))
+    return found
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parent.name)
+def test_committed_pages_are_what_their_measurements_say(path: Path):
+    record = json.loads(path.read_text())
+    stated = {"ablations": False} | record["settings"]  # the first pages are older than ablations
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Speed), stated))
+    assert isinstance(settings, Speed)
+    results = read_results(record, settings.nearest)
+    n_cells = len(settings.models) * len(settings.strategies)
+    written = page.markdown(results, settings, record["machine"], record["command"], n_cells)
+    assert path.with_name("speed.md").read_text(encoding="utf-8") == written
+    assert path.with_name("speed.csv").read_text(encoding="utf-8") == page.table_csv(results)
