@@ -186,6 +186,7 @@ def test_features_do_not_depend_on_padding_or_company(stem: str, pooling: str):
         assert_close(model.features(row[None, :length])[0], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @every_trained
 def test_flops_are_those_that_torch_counts(stem: str):
     model = make_strategy(stem).train()

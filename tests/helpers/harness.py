@@ -19,6 +19,7 @@ from bench.evaluations import TaskResult, read_evaluations, results_of
 from bench.records import RunRecord, Score, read_record
 
 BENCH = [sys.executable, "-m", "bench.cli"]
+HERE = ("launcher.workers=0", "launcher.threads_per_worker=1")  # on one thread, as workers of a study are
 MARK = "BENCH_E2E"  # an environment variable that all descendants inherit
 
 

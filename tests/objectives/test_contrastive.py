@@ -174,7 +174,8 @@ STEMS = tuple(with_pretraining())
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(_work, args=(STEMS, folder), nprocs=WORLD)
+    # Forks of the server in `deadly`, which has torch imported already.
+    mp.start_processes(_work, args=(STEMS, folder), nprocs=WORLD, start_method="forkserver")
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD)]
 
 
