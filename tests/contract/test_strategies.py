@@ -87,6 +87,7 @@ def backbone_weights(stem: str, seed: int) -> dict[str, Tensor]:
     return weights | {"embedding.weight": weights["embedding.weight"][: SHAPES.vocab_size]}
 
 
+@pytest.mark.slow
 @every_trained
 def test_the_loss_falls_on_a_batch_seen_again_and_again(stem: str):
     model = make_strategy(stem).train()

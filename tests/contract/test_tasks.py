@@ -150,6 +150,7 @@ def test_a_strategy_gets_shares_or_is_told_inapplicable_and_stays_as_it_was(
     assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @every_kind_of_task
 def test_the_same_seed_gives_the_same_scores(name: str, setting: Setting):
     task = make_task(name)

@@ -10,6 +10,8 @@ from toy_runs import make_run, toy_runs, write_study
 from bench.errors import ConfigError
 from bench.report.verify import Verified, verify
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
