@@ -1,10 +1,12 @@
 # `make quickstart` and `make test` need only Python 3.11+; the targets install everything else.
+# Tiers of tests: test-fast < test; CI adds test-product, test-faults, test-slurm, test-ray and audit.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-faults test-slurm test-ray test-gpu lint audit clean
+.PHONY: help quickstart test test-fast test-product test-faults test-slurm test-ray test-gpu lint audit clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,11 +26,17 @@ lint: $(VENV)/.installed ## ruff and mypy
 	$(BIN)/ruff format --check bench tests
 	$(BIN)/mypy
 
-test: lint ## lint, types and all tests
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+test-fast: $(VENV)/.installed ## quick tests, in 90 seconds: no whole commands, nothing slow
+	$(PYTEST) -m 'not (slow or product or faults or slurm or ray or gpu)'
+
+test: lint ## lint, types and tests, contracts on one representative per capability, in 7 minutes
+	$(PYTEST)
+
+test-product: $(VENV)/.installed ## the full product of strategies and tasks, other precisions and layouts of ranks
+	$(PYTEST) -m product
 
 test-faults: $(VENV)/.installed ## 50 kills, full disks and other damage; what `make test` has no time for
-	$(BIN)/pytest -m faults -n 2 --dist worksteal
+	$(PYTEST) -m faults
 
 test-slurm: $(VENV)/.installed ## a study on a real Slurm of one node, made of Debian's packages where root may
 	@tests/e2e/one_node_slurm.sh start; case $$? in \

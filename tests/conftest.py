@@ -23,7 +23,10 @@ def pytest_runtest_setup() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes a GPU is skipped where there is none."""
+    """Whole commands are slow; what takes a GPU is skipped where there is none."""
+    for item in items:
+        if item.path.parent.name == "e2e":
+            item.add_marker("slow")
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

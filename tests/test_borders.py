@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def nodes(body: list[ast.stmt], *, deep: bool) -> Iterator[ast.Import | ast.Impo
             yield from nodes([n for n in ast.iter_child_nodes(node) if isinstance(n, ast.stmt)], deep=deep)
 
 
+@cache
 def imports(module: str, *, deep: bool) -> set[str]:
     """Modules that a module of the package imports, by full name."""
     found = set()

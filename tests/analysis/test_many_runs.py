@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from statistics import mean
 
+import pytest
 from toy_runs import ToyRun, make_run, tables_of
 
 from bench.analysis.compare import grid, level
@@ -60,6 +61,7 @@ def calls_of_an_analysis(runs: list[ToyRun], folder: Path) -> int:
     return sum(entry.callcount for entry in profile.getstats())
 
 
+@pytest.mark.slow
 def test_four_times_the_cells_take_about_four_times_the_calls(tmp_path: Path):
     calls_of_an_analysis(sweep(4, 0), tmp_path)  # what is computed once for all studies
     few, many = (calls_of_an_analysis(sweep(n, n), tmp_path) for n in (4, 16))

@@ -73,6 +73,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return Bench(monkeypatch, capsys)
 
 
+@pytest.mark.slow
 def test_every_kind_of_wrong_value_is_refused_by_its_key(cli: Bench, leaves: dict[str, Any]):
     distinct = set()
 
@@ -89,6 +90,7 @@ def test_every_kind_of_wrong_value_is_refused_by_its_key(cli: Bench, leaves: dic
     assert len(distinct) >= LEAST["settings"]
 
 
+@pytest.mark.slow
 def test_a_key_that_there_is_not_is_refused_wherever_it_stands(cli: Bench, leaves: dict[str, Any]):
     @many(15)
     @given(st.sampled_from(sorted(leaves)), st.sampled_from("abcxyz_"))
@@ -165,6 +167,7 @@ def test_a_sweep_that_is_none_or_without_end_is_refused(word: str, cli: Bench):
 NAMES = ["..", "../x", "/etc/x", "a/b", "a\\\\b", ".hidden", "a b", "ü", "x" * 101, "'a\nb'", "'a\x1b[31m'"]
 
 
+@pytest.mark.slow
 @many(200)
 @given(st.text(max_size=120))
 def test_a_studys_name_never_leaves_its_folder(name: str):
@@ -174,6 +177,7 @@ def test_a_studys_name_never_leaves_its_folder(name: str):
         assert len(name) <= 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "status", "report", "verify"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_that_names_no_folder_is_refused_by_every_command(command: str, name: str, cli: Bench):

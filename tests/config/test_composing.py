@@ -30,6 +30,7 @@ def test_a_sweep_is_the_product_in_order_and_scratch_stands_in_it_once():
     ]
 
 
+@pytest.mark.slow
 def test_each_run_of_a_sweep_is_what_hydra_composes_of_its_line():
     """Ours sets values in what choices gave."""
     shares = ("{clm: 0.1}", "{mlm: 0.5}")  # a part of a mapping leaves the rest

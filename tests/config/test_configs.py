@@ -43,6 +43,7 @@ def runs_of(experiment: str) -> list[RunSpec]:
 # Everything that ships
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "stem"), CHOICES)
 def test_every_choice_composes_and_passes_the_checks(group: str, stem: str):
     choice = f"[{stem}]" if group == "task" else stem
@@ -55,6 +56,7 @@ def test_every_figure_composes_under_its_name(stem: str):
     assert list(compose_config("report", ["study=toy", f"figure=[{stem}]"]).figure) == [stem]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", stems("experiment"))
 def test_every_experiment_is_a_sweep_of_checked_runs_under_its_own_name(stem: str):
     specs = runs_of(stem)

@@ -85,6 +85,7 @@ def test_what_the_user_must_fill_in_is_asked_for_by_its_key(kind: str, stem: str
             build(node, BASES[kind], f"corpus.{kind}")
 
 
+@pytest.mark.slow
 @every_corpus
 def test_items_have_content_and_a_group(kind: str, stem: str, toy_files: Path):
     corpus = make(kind, stem, toy_files)
@@ -102,12 +103,14 @@ def test_items_have_content_and_a_group(kind: str, stem: str, toy_files: Path):
             assert item.image.shape == (corpus.image_size, corpus.image_size, 3)
 
 
+@pytest.mark.slow
 @every_corpus
 def test_reading_again_gives_the_same_items(kind: str, stem: str, toy_files: Path):
     first, again = (read(make(kind, stem, toy_files)) for _ in range(2))
     assert [repr(item) for item in first] == [repr(item) for item in again]
 
 
+@pytest.mark.slow
 @every_corpus
 def test_the_fingerprint_is_stable_json(kind: str, stem: str, toy_files: Path):
     read(make(kind, stem, toy_files))
@@ -116,6 +119,7 @@ def test_the_fingerprint_is_stable_json(kind: str, stem: str, toy_files: Path):
     assert str(toy_files) not in json.dumps(first)
 
 
+@pytest.mark.slow
 @every_corpus
 def test_the_source_and_the_licence_are_named(kind: str, stem: str, toy_files: Path):
     read(make(kind, stem, toy_files))

@@ -87,6 +87,7 @@ def backbone_weights(stem: str, seed: int) -> dict[str, Tensor]:
     return weights | {"embedding.weight": weights["embedding.weight"][: SHAPES.vocab_size]}
 
 
+@pytest.mark.slow
 @every_trained
 def test_the_loss_falls_on_a_batch_seen_again_and_again(stem: str):
     model = make_strategy(stem).train()
@@ -186,6 +187,7 @@ def test_features_do_not_depend_on_padding_or_company(stem: str, pooling: str):
         assert_close(model.features(row[None, :length])[0], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @every_trained
 def test_flops_are_those_that_torch_counts(stem: str):
     model = make_strategy(stem).train()

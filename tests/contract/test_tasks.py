@@ -1,4 +1,7 @@
-"""What every task in conf/task keeps; a new YAML is tested without an edit here."""
+"""What every task in conf/task keeps; a new YAML is tested without an edit here.
+
+What takes long is tested on one task and one strategy per capability; all others are of the tier `product`.
+"""
 
 import math
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from capabilities import of_strategy, of_task, product, representatives
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.testing import assert_close
@@ -44,6 +48,12 @@ TOYS = [import_module(f"toy_tasks.{path.stem}") for path in sorted(TOY_TASKS.glo
 QUICK = {key: value for toy in TOYS for key, value in toy.QUICK.items()}
 TOY_SHAPES = Shapes(model=SHAPES.model, vocab_size=300, sequence_length=12, caption_length=6, image_size=8)
 every_task = pytest.mark.parametrize("name", NODES)
+every_kind_of_task = pytest.mark.parametrize(
+    "name", product(list(NODES), representatives(list(NODES), lambda name: of_task(name, NODES[name])))
+)
+every_kind_of_strategy = pytest.mark.parametrize(
+    "stem", product(stems("strategy"), representatives(stems("strategy"), of_strategy))
+)
 
 
 @pytest.fixture
@@ -120,8 +130,9 @@ def test_a_constant_model_scores_chance_exactly(name: str, setting: Setting):
         assert m.chance is None or m.value == pytest.approx(m.chance, abs=1e-12), m.metric
 
 
-@every_task
-@pytest.mark.parametrize("stem", stems("strategy"))
+@pytest.mark.slow
+@every_kind_of_task
+@every_kind_of_strategy
 def test_a_strategy_gets_shares_or_is_told_inapplicable_and_stays_as_it_was(
     name: str, stem: str, setting: Setting
 ):
@@ -139,7 +150,8 @@ def test_a_strategy_gets_shares_or_is_told_inapplicable_and_stays_as_it_was(
     assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
-@every_task
+@pytest.mark.slow
+@every_kind_of_task
 def test_the_same_seed_gives_the_same_scores(name: str, setting: Setting):
     task = make_task(name)
     model = able(task, setting)
@@ -157,7 +169,8 @@ def assert_same_scores(a: Outcome, b: Outcome) -> None:
     assert [m.value for m in a.scores] == pytest.approx([m.value for m in b.scores], rel=1e-6, abs=1e-12)
 
 
-@every_task
+@pytest.mark.slow
+@every_kind_of_task
 def test_scores_do_not_depend_on_the_batch_size_of_the_evaluation(
     name: str, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ):
@@ -168,7 +181,8 @@ def test_scores_do_not_depend_on_the_batch_size_of_the_evaluation(
     assert_same_scores(task.evaluate(model, afresh(setting)), at_once)
 
 
-@every_task
+@pytest.mark.slow
+@every_kind_of_task
 def test_scores_do_not_depend_on_padding(name: str, setting: Setting, monkeypatch: pytest.MonkeyPatch):
     task = make_task(name)
     model = able(task, setting)

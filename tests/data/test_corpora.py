@@ -50,6 +50,7 @@ def parsers() -> list[BaseProcess]:
     return [process for process in active_children() if isinstance(process, SpawnProcess)]
 
 
+@pytest.mark.slow
 def test_many_files_are_parsed_in_processes_with_the_same_documents_in_the_same_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -111,6 +112,7 @@ def emoji_pairs() -> list[Any]:
     return list(pair_corpus("openmoji", image_size=16).pairs())
 
 
+@pytest.mark.slow
 def test_variants_of_one_concept_never_straddle_a_split(emoji_pairs: list[Any]) -> None:
     splits = defaultdict(set)
     for pair in emoji_pairs:
@@ -121,11 +123,13 @@ def test_variants_of_one_concept_never_straddle_a_split(emoji_pairs: list[Any]) 
     assert all(TONE.sub("", pair.caption) == pair.labels["base"] for pair in tones)
 
 
+@pytest.mark.slow
 def test_no_picture_and_no_caption_occurs_twice(emoji_pairs: list[Any]) -> None:
     assert len({pair.image.tobytes() for pair in emoji_pairs}) == len(emoji_pairs)
     assert len({pair.caption for pair in emoji_pairs}) == len(emoji_pairs)
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_on_white(emoji_pairs: list[Any]) -> None:
     pictures = np.stack([pair.image for pair in emoji_pairs])
     assert pictures.dtype == np.uint8
@@ -149,6 +153,7 @@ def test_a_concept_has_no_tone_gender_or_direction(name: str, expected: str) -> 
     assert concept(name) == expected
 
 
+@pytest.mark.slow
 def test_flags_and_skin_tones_come_only_when_asked_for() -> None:
     plain = {p.caption for p in pair_corpus("openmoji", image_size=8, skin_tones=False).pairs()}
     flagged = {p.caption for p in pair_corpus("openmoji", image_size=8, skin_tones=False, flags=True).pairs()}

@@ -84,6 +84,7 @@ def test_text_file_options_out_of_range_name_their_key(changes: dict[str, Any]) 
     assert_one_line(caught.value, f"corpus.text.{next(iter(changes))}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", ["line", "paragraph"])
 def test_a_large_file_is_never_in_memory(tmp_path: Path, document: str) -> None:
     path = tmp_path / "large.txt"

@@ -157,6 +157,7 @@ def test_a_corpus_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
     assert_one_line(caught.value, "corpus.text changed", "run again")
 
 
+@pytest.mark.slow
 def test_a_corpus_larger_than_memory_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Large(ToyText):
         def documents(self) -> Iterator[Document]:

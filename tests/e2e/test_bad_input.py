@@ -155,7 +155,7 @@ def test_config_errors_never_import_torch(settings: list[str]):
 
 def test_what_only_a_worker_can_know_fails_the_runs_with_their_reasons(place: Place):
     words = ["strategy.mask_rate=1.5,0.3", "optim.tokens_per_step=16,1000000,1024"]
-    done = place.bench(*place.sweep("strategy=mlm", *words))
+    done = place.bench_here(*place.sweep("strategy=mlm", *words, "launcher.workers=1"))
     assert done.returncode == 1
     assert "5 failed, 1 finished of 6 runs" in done.stdout
     assert "strategy.mask_rate=1.5: choose a share in (0, 1]" in done.stdout

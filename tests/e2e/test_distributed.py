@@ -39,6 +39,7 @@ MIXTURE = (
 )
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("words", [("strategy=siglip",), MIXTURE], ids=["siglip", "mixture"])
 def test_ranks_that_share_texts_or_leave_weights_idle_give_the_weights_of_one_process(
     words: tuple[str, ...], place: Place
@@ -66,6 +67,7 @@ def assert_close(one: Path, other: Path) -> None:
         assert np.abs(difference).max() <= 6e-5, name
 
 
+@pytest.mark.product
 def test_sharded_ranks_give_the_weights_of_one_process_and_are_evaluated(place: Place, study: Place):
     done = place.bench(*place.sweep("strategy=clip", "trainer=fsdp", ONE_THREAD))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -74,6 +76,7 @@ def test_sharded_ranks_give_the_weights_of_one_process_and_are_evaluated(place: 
     assert_close(place.folders()["clip"], study.folders("first")["clip"])
 
 
+@pytest.mark.product
 def test_two_nodes_give_the_weights_of_one_process(place: Place, study: Place):
     words = place.sweep("strategy=clm", "trainer=ddp", "trainer.nodes=2", "trainer.devices=1")
     refused = place.bench(*words)
@@ -100,7 +103,7 @@ def test_two_nodes_give_the_weights_of_one_process(place: Place, study: Place):
 
 
 def test_rows_that_do_not_divide_among_ranks_fail_in_one_line_that_names_the_keys(place: Place):
-    done = place.bench(*place.sweep("strategy=clm", "trainer=ddp", "optim.tokens_per_step=1056"))
+    done = place.bench_here(*place.sweep("strategy=clm", "trainer=ddp", "optim.tokens_per_step=1056"))
     assert done.returncode == 1
     assert "33 rows a step do not divide among 2 ranks; change optim.tokens_per_step" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import Place
+from harness import HERE, Place
 
 from bench.records import items_path, read_evaluations
 
@@ -23,7 +23,7 @@ def done(study: Place, place: Place) -> Place:
 
 def evaluate(place: Place, *words: str):
     paths = [word for word in place.settings if word.startswith("paths")]
-    return place.bench_here("evaluate", "study=first", "launcher.workers=0", *paths, *words)
+    return place.bench_here("evaluate", "study=first", *HERE, *paths, *words)
 
 
 def records(place: Place) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from harness import Place
+from harness import HERE, Place
 from toy_checkpoints import write_checkpoint
 
 from bench.records import RunRecord, Spent, read_evaluations, read_record, results_of
@@ -17,7 +17,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory, settings: list[str]) -> Pla
     for kind in ("bert", "clip", "gpt2"):
         write_checkpoint(kind, made.folder / kind)
     (made.folder / "empty").mkdir()
-    ours = made.bench(*made.sweep("model=0.2m", "strategy=scratch,mlm", "study=s"))
+    ours = made.bench_here(*made.sweep("model=0.2m", "strategy=scratch,mlm", "study=s", *HERE))
     assert ours.returncode == 0, ours.stderr
     return made
 
@@ -27,7 +27,7 @@ def records(beside: Place) -> dict[tuple[str, str], RunRecord]:
     """All of the study's by strategy and model, after sweeps with the reference, and from the checkpoint."""
     as_they_are = ["strategy=reference", "model.name=bert,clip,gpt2,empty"]
     for words in (as_they_are, ["strategy=mlm,scratch,clm,captioning", "model.name=bert"]):
-        done = beside.bench(*beside.sweep("model=hf", "study=s", *words))
+        done = beside.bench_here(*beside.sweep("model=hf", "study=s", *words, *HERE))
         assert done.returncode == 1  # some of each fail
         assert "Traceback" not in done.stdout + done.stderr
     found = map(read_record, (beside.folder / "experiments/s/records").glob("*.json"))
@@ -83,7 +83,7 @@ def test_what_cannot_be_used_fails_alone_with_its_reason(records: dict[tuple[str
 def test_a_report_shows_the_references_outside_its_verdicts(
     beside: Place, records: dict[tuple[str, str], RunRecord]
 ):
-    done = beside.bench("report", "study=s")
+    done = beside.bench_here("report", "study=s")
     assert done.returncode == 0, done.stderr
     page = (beside.folder / "reports/s/report.html").read_text()
     assert "reference [hf[name=clip]" in page
@@ -105,6 +105,6 @@ def test_a_checkpoint_that_was_not_trained_is_not_copied(
 
 
 def test_a_reference_without_a_checkpoint_says_what_to_choose(place: Place):
-    done = place.bench("train", *place.settings, "strategy=reference")
+    done = place.bench_here("train", *place.settings, "strategy=reference")
     assert done.returncode == 1
     assert "choose model=hf model.name=PATH" in done.stdout

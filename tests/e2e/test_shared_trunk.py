@@ -1,7 +1,7 @@
 """Budgets of compute under WSD train one stable phase, and each ends with the bits of a run of its own."""
 
 import pytest
-from harness import Place, numbers
+from harness import HERE, Place, numbers
 
 from bench.records import RunRecord, read_record
 
@@ -12,7 +12,7 @@ ENDS = (7, 14, 29)  # where they branch: 0.8, 1.6 and 3.2 steps of cooldown, rou
 def sweep(place: Place, *budgets: int) -> tuple[str, ...]:
     wsd = ("optim=wsd_trunk", "optim.tokens_per_step=1000", "optim.warmup_tokens=3000")
     tokens = f"budget.tokens={','.join(map(str, budgets))}"
-    return (*place.sweep("strategy=mlm", tokens, *wsd), "launcher.workers=0")
+    return (*place.sweep("strategy=mlm", tokens, *wsd), *HERE)
 
 
 def records(place: Place) -> list[RunRecord]:

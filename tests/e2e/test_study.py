@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from harness import Place
+from harness import HERE, Place
 from safetensors.numpy import load_file
 
 from bench.records import Spent, read_evaluations, read_record
@@ -65,8 +65,7 @@ def test_bits_per_byte_are_recorded_as_better_when_lower(study: Place):
 def test_how_a_step_is_computed_changes_no_weight_beyond_rounding(
     setting: str, tolerance: float, place: Place, study: Place
 ):
-    here = ("launcher.workers=0", "launcher.threads_per_worker=1")  # as the study's two workers had
-    done = place.bench_here(*place.sweep("strategy=clm", setting, *here))
+    done = place.bench_here(*place.sweep("strategy=clm", setting, *HERE))
     assert done.returncode == 0, done.stderr
     assert place.records()["clm"].run_id == study.records("first")["clm"].run_id
     folders = (place.folders()["clm"], study.folders("first")["clm"])
@@ -74,10 +73,9 @@ def test_how_a_step_is_computed_changes_no_weight_beyond_rounding(
     assert all(np.abs(values - theirs[name]).max() <= tolerance for name, values in mine.items())
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+@pytest.mark.parametrize("precision", [pytest.param("bf16-mixed", marks=pytest.mark.product), "64-true"])
 def test_a_run_in_other_numbers_trains_as_far_and_does_its_tasks(precision: str, place: Place, study: Place):
-    words = (f"trainer.precision={precision}", "launcher.workers=0")
-    done = place.bench_here(*place.sweep("strategy=clm,mlm,clip", *words))
+    done = place.bench_here(*place.sweep("strategy=clm,mlm,clip", f"trainer.precision={precision}", *HERE))
     assert done.returncode == 0, done.stdout + done.stderr
     for name, record in place.records().items():
         full = study.records("first")[name].curve
@@ -118,9 +116,9 @@ def test_a_finished_study_is_skipped_at_once(study: Place, monkeypatch: pytest.M
 def test_a_study_is_complete_without_its_run_folders(study: Place, place: Place):
     for kind in ("records", "evaluations"):
         shutil.copytree(study.folder / "experiments/first" / kind, place.folder / "experiments/first" / kind)
-    done = place.bench(*place.sweep("strategy=clm,mlm,clip,scratch", "study=first"))
+    done = place.bench_here(*place.sweep("strategy=clm,mlm,clip,scratch", "study=first"))
     assert "4 of 4 runs are done already" in done.stderr
-    assert place.bench("report", "study=first").returncode == 0
+    assert place.bench_here("report", "study=first").returncode == 0
 
 
 class Broken(NamedTuple):

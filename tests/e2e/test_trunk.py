@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from harness import Place, numbers
+from harness import HERE, Place, numbers
 
 from bench.records import RunRecord, read_record
 
 
 def phases(place: Place, share: float) -> tuple[str, ...]:
     shares = f"strategy.shares={{clm: {share}, mlm: {1 - share}}}"
-    return (*place.sweep("strategy=clm_then_mlm", "budget.tokens=20000", shares), "launcher.workers=0")
+    return (*place.sweep("strategy=clm_then_mlm", "budget.tokens=20000", shares), *HERE)
 
 
 def record_of(place: Place, share: float) -> RunRecord:

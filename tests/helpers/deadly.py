@@ -56,6 +56,7 @@ class KillAt:
 def _command(folder: Path, words: Sequence[str], hook: KillAt | None, limits: dict[int, int]) -> None:
     set_start_method("fork", force=True)  # as in the real command
     os.chdir(folder)
+    os.environ["COLUMNS"] = "400"  # no table is wrapped
     said = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(said, stream)

@@ -18,6 +18,7 @@ from deadly import bench_in_fork
 from bench.records import RunRecord, Score, TaskResult, read_evaluations, read_record, results_of
 
 BENCH = [sys.executable, "-m", "bench.cli"]
+HERE = ("launcher.workers=0", "launcher.threads_per_worker=1")  # on one thread, as workers of a study are
 MARK = "BENCH_E2E"  # an environment variable that all descendants inherit
 
 

@@ -1,16 +1,28 @@
-"""One corpus and one folder of prepared data for all tests of the command line."""
+"""Fixtures for tests of whole commands: one corpus, one folder of prepared data and one study for all."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from harness import Place, tiny, write_corpus
 
 
 @pytest.fixture(scope="session")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("shared")
-    return tiny(write_corpus(folder / "text"), folder / "data")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the processes of pytest-xdist share, so that each thing in it is made once."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def settings(shared: Path) -> list[str]:
+    with FileLock(shared / "corpus.lock"):
+        corpus = shared / "text"
+        if not corpus.exists():
+            write_corpus(corpus)
+    return tiny(corpus, shared / "data")
 
 
 @pytest.fixture
@@ -22,10 +34,14 @@ def place(tmp_path: Path, settings: list[str]) -> Iterator[Place]:
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory, settings: list[str]) -> Place:
+def study(shared: Path, settings: list[str]) -> Place:
     """The four strategies, finished, in a study of their own; read only."""
-    made = Place(tmp_path_factory.mktemp("study"), settings)
-    done = made.bench(*made.sweep("strategy=clm,mlm,clip,scratch", "study=first"))
-    assert done.returncode == 0, done.stderr
-    assert "4 finished of 4 runs" in done.stdout
+    with FileLock(shared / "study.lock"):
+        made = Place(shared / "study", settings)
+        finished = made.folder / "finished"
+        if not finished.exists():
+            done = made.bench(*made.sweep("strategy=clm,mlm,clip,scratch", "study=first"))
+            assert done.returncode == 0, done.stderr
+            assert "4 finished of 4 runs" in done.stdout
+            finished.touch()
     return made

@@ -1,9 +1,7 @@
-"""Toy strategies, trained as a run trains them; as a script, one of two ranks that do so.
+"""Toy strategies, trained as a run trains them, by one process or as one of two ranks."""
 
-torchrun --nproc-per-node 2 two_ranks.py FOLDER LAYOUT,... STEM,...
-"""
-
-import sys
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,15 +86,18 @@ def trained(
     return gathered.weights or model.state_dict()
 
 
-def main(folder: Path, layouts: str, stems: str) -> None:
-    """Save each strategy's weights as FOLDER/LAYOUT-STEM.safetensors, and its checkpoint beside them.
+def one_of_two(rank: int, port: int, folder: Path, layouts: Sequence[str], stems: Sequence[str]) -> None:
+    """Be a rank as torchrun starts it; save each strategy's weights and checkpoint as FOLDER/LAYOUT-STEM.*.
 
     From FOLDER/start-STEM.ckpt, where there is one; not in parts where they cannot be.
     """
+    meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": rank}
+    place = {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "toy"}
+    os.environ.update({name: str(value) for name, value in (meeting | place).items()})
     quiet_libraries()
     torch.set_num_threads(1)
-    for layout in layouts.split(","):
-        for stem in stems.split(","):
+    for layout in layouts:
+        for stem in stems:
             if layout == "parts" and make_strategy(stem).couples_rows:
                 continue
             path, start = folder / f"{layout}-{stem}.safetensors", folder / f"start-{stem}.ckpt"
@@ -105,7 +106,3 @@ def main(folder: Path, layouts: str, stems: str) -> None:
             weights = trained(stem, ranks(2, layout), keep=keep, start=given)
             if torch.distributed.get_rank() == 0:
                 save_file({name: tensor.clone() for name, tensor in weights.items()}, path)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -174,10 +174,12 @@ STEMS = tuple(with_pretraining())
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(_work, args=(STEMS, folder), nprocs=WORLD)
+    # Forks of the server in `deadly`, which has torch imported already.
+    mp.start_processes(_work, args=(STEMS, folder), nprocs=WORLD, start_method="forkserver")
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", STEMS)
 def test_two_processes_equal_one_in_loss_and_gradient(stem: str, ranks: list[dict]):
     expected_loss, expected = one_step(*joint_batch(stem))
@@ -188,6 +190,7 @@ def test_two_processes_equal_one_in_loss_and_gradient(stem: str, ranks: list[dic
             assert_close(gradients[name], gradient, rtol=1e-5, atol=atol)
 
 
+@pytest.mark.slow
 def test_ranks_with_unequal_counts_are_weighed_by_them(ranks: list[dict]):
     counts = [results["mlm"][2] for results in ranks]
     assert counts[0] > counts[1] > 0

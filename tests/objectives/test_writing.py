@@ -243,6 +243,7 @@ def fitted(stem: str, steps: int) -> Objective:
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", STEPS)
 @both_ways
 def test_a_model_that_learnt_a_cycle_goes_on_with_it(stem: str, sampling: Sampling, cycled: Any):

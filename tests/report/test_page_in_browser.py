@@ -17,7 +17,10 @@ from toy_reports import HOSTILE, write_report
 from toy_runs import make_run, toy_runs, write_study
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome"),
+]
 
 # Opens the page in a frame, does with it what a reader does, and writes down what came of it.
 DRIVER = """<!doctype html><title>driver</title>

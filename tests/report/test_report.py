@@ -43,6 +43,7 @@ def study(tmp_path: Path) -> Path:
     return write_study(tmp_path, [*toy_runs(), make_run("mlm", 0, None)])
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes(study: Path):
     write_report(study)
     first = contents(study / "reports")
@@ -117,6 +118,7 @@ def test_the_headline_has_chance_scratch_and_every_strategy(study: Path):
     assert "95 % t interval" in table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_appear_as_text(tmp_path: Path, name: str):
     hostile = [
@@ -169,6 +171,7 @@ def test_a_single_seed_has_no_interval(tmp_path: Path):
     assert "inconclusive (one seed)" in text
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_told_and_left_out(study: Path):
     (study / "experiments/toy/records/bad.json").write_text("{")
     text = write_report(study).read_text()
@@ -176,6 +179,7 @@ def test_a_damaged_record_is_told_and_left_out(study: Path):
     assert str(study) not in text
 
 
+@pytest.mark.slow
 def test_a_damaged_audit_is_told_and_left_out(study: Path):
     (study / "experiments/toy/audit.json").write_text("{")
     text = write_report(study).read_text()
@@ -308,12 +312,14 @@ def test_a_second_record_of_a_run_is_told_and_not_counted(study: Path):
     assert "zz" not in (path.parent / "tables/runs.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_record_of_another_version_is_told(study: Path):
     path = study / "experiments/toy/records/clm-1kb-0.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
     assert "clm-1kb-0.json: record schema 99, this version reads" in write_report(study).read_text()
 
 
+@pytest.mark.slow
 def test_a_table_that_is_no_longer_made_is_removed_and_notes_of_others_stay(study: Path):
     folder = write_report(study).parent
     (folder / "tables/old.csv").write_text("1")

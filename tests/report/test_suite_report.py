@@ -417,6 +417,7 @@ def rollout_study(folder: Path, matrix: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_rollout_is_drawn_from_the_arrays_of_the_lowest_seed(tmp_path: Path):
     rollout_study(tmp_path, np.array([[1.0, 0.0], [0.4, 0.6]], dtype=np.float32))
     tables, _ = load("toy", tmp_path / "experiments")

@@ -12,6 +12,8 @@ from bench.errors import ConfigError, DataError
 from bench.report.verify import Verified, verify
 from bench.report.write import is_committed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -33,6 +33,7 @@ def losses_of_steps(model: Objective, n_steps: int = N_STEPS) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", with_pretraining())
 def test_after_many_steps_losses_are_those_of_steps_without_any_saving(stem: str):
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):

@@ -12,6 +12,7 @@ from bench.speed import settings
 from bench.speed.settings import plan, settings_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -48,6 +49,7 @@ def test_nonsense_is_refused_in_one_line(override: str, message: str):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_without_a_gpu_nobody_is_timed_on_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -153,6 +153,7 @@ def of_study(study: str, task: str) -> Sequence[tuple[Planned, object]]:
     ]
 
 
+@pytest.mark.slow
 def test_what_is_planned_is_what_was_recorded(recorded):
     assert len(recorded) >= 8
     for run, record in recorded:
@@ -189,6 +190,7 @@ def test_what_the_page_says_was_measured_is_what_the_record_holds():
     assert "{}, {} and {} GB without".format(*formulas) in page
 
 
+@pytest.mark.slow
 def test_the_committed_page_is_what_the_command_writes():
     assert (ROOT / "docs" / "scale.md").read_text(encoding="utf-8") == page([])
 
@@ -200,6 +202,7 @@ def test_a_page_holds_what_was_asked_for():
     assert "does not fit" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [

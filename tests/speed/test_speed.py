@@ -79,6 +79,7 @@ def task(strategy: str, contender: str = "ours", *overrides: str) -> Task:
 # What is compared
 
 
+@pytest.mark.slow
 def test_every_strategy_that_trains_has_peers_and_composes():
     found = settings_of([f"strategies=[{','.join(with_pretraining())}]"])
     assert sorted(found.peers | found.nearest) == with_pretraining()
@@ -86,6 +87,7 @@ def test_every_strategy_that_trains_has_peers_and_composes():
     assert len(plan(found)) == 3 * len(with_pretraining())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", with_pretraining())
 def test_small_steps_are_as_many_blocks_and_weights_as_whole_ones(strategy: str, tmp_path: Path):
     (cell,) = plan(settings_of([f"strategies=[{strategy}]", "models=[128x4]"]))
@@ -119,6 +121,7 @@ def test_ours_compiled_is_measured_where_it_is_asked_for():
     assert COMPILED not in {task.contender for task in plain.tasks}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["clm", "mlm", "clip"])
 def test_the_bare_loop_ends_with_the_weights_of_the_fit(strategy: str, tmp_path: Path):
     fitted, bare = Free(), Free()
@@ -129,6 +132,7 @@ def test_the_bare_loop_ends_with_the_weights_of_the_fit(strategy: str, tmp_path:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_all_contenders_are_told_where_and_in_which_numbers():
     words = ("trainer.accelerator=gpu", "trainer.precision=bf16-mixed", "trainer.compile=true")
     for cell in plan(settings_of(words)):
@@ -166,6 +170,7 @@ def test_on_a_gpu_all_contenders_are_timed(strategy: str, tmp_path: Path):
     assert sum(cell["profile"].values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contender", [ours.data_alone, ours.products_alone])
 def test_parts_of_a_step_are_timed_alone(contender, tmp_path: Path):
     pace = Free()
@@ -186,6 +191,7 @@ def spared(strategy: str, ready: ours.Setup) -> float:
     return 3 * cost.rows * (blocks_flops(model, length) - blocks_flops(model, length, n_targets))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "peer", "tolerance"),
     [
@@ -250,6 +256,7 @@ def test_control_goes_back_after_the_first_steps_and_after_every_block():
     assert all(isinstance(seconds, float) and seconds < 1 for seconds in line.sent[1:])
 
 
+@pytest.mark.slow
 def test_a_run_writes_what_it_measured_and_says_who_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -279,6 +286,7 @@ def test_a_run_writes_what_it_measured_and_says_who_failed(
     assert "over – –" in told
 
 
+@pytest.mark.slow
 def test_what_each_saving_gives_is_measured_where_it_is_asked_for(tmp_path: Path):
     words = [*SMALL, "strategies=[mlm]", "peers.mlm=[]", "rounds=1", f"out={tmp_path}"]
     assert not {task.contender for cell in plan(settings_of(words)) for task in cell.tasks} & set(ABLATIONS)

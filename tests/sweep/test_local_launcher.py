@@ -44,12 +44,14 @@ def test_a_machine_with_memory_enough_does_a_run_on_each_core(monkeypatch: pytes
     assert shared(monkeypatch, 64e9, 8) == (8, 1)
 
 
+@pytest.mark.slow
 def test_where_memory_is_short_fewer_runs_have_more_threads_each(monkeypatch: pytest.MonkeyPatch):
     assert shared(monkeypatch, 5e9, 8) == (2, 4)
     assert shared(monkeypatch, 5e9, 8, "model=150m") == (1, 8)  # too large even alone: still tried
     assert shared(monkeypatch, 5e9, 8, "launcher.workers=6") == (6, 1)  # as it was asked for
 
 
+@pytest.mark.slow
 def test_by_throughput_the_largest_run_that_is_trained_stands_for_all(monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[str, int, int]] = []
 
@@ -65,6 +67,7 @@ def test_by_throughput_the_largest_run_that_is_trained_stands_for_all(monkeypatc
     assert asked == [("1m", 8, 8)]
 
 
+@pytest.mark.slow
 def test_a_step_in_parts_or_recomputed_needs_less_memory(monkeypatch: pytest.MonkeyPatch):
     larger = ("model=150m", "optim.tokens_per_step=1_000_000")
     assert shared(monkeypatch, 600e9, 8, *larger) == (1, 8)
@@ -85,6 +88,7 @@ print(torch.get_num_threads(), os.environ["OMP_NUM_THREADS"])
 """
 
 
+@pytest.mark.slow
 def test_a_worker_imports_torch_with_its_threads_and_leaves_the_environment_as_it_was():
     environment = os.environ | {"OMP_NUM_THREADS": "3"}
     done = subprocess.run(

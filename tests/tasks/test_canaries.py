@@ -351,6 +351,7 @@ def fitted(stem: str, text: TextData, steps: int) -> Objective:
     return model
 
 
+@pytest.mark.slow
 def test_a_causal_model_remembers_what_it_reads_often(tmp_path: Path):
     options = CanaryOptions(counts=[0, 64], per_count=4, digits=4, within_bytes=30_000, canary_seed=0)
     rng = random.Random(0)  # noqa: S311

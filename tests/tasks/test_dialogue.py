@@ -153,6 +153,7 @@ def test_a_fit_finds_what_the_features_hold(setting: Setting):
     assert scores(fitted(), Letters(), setting)["recall_at_1"] > 0.9
 
 
+@pytest.mark.slow
 def test_permuted_training_pairs_teach_nothing(setting: Setting):
     """On average over permutations: all items share one fit, so that one spreads more than a binomial."""
     audited = [replace(setting, seed=seed, permutes_labels=True) for seed in range(10)]

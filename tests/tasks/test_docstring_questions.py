@@ -115,6 +115,7 @@ def test_no_place_in_a_context_is_likelier_than_another():
         assert chi_square < n_places - 1 + 4 * (2 * (n_places - 1)) ** 0.5, (kind, counts)
 
 
+@pytest.mark.slow
 def test_knowing_the_place_alone_is_of_no_use(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     def questions(self: DocstringQuestions, split: Split, setting: Setting) -> list[Question]:
         return [q for q in ASKED if int(q.group.removeprefix("file")) % 2 == (split == "test")]

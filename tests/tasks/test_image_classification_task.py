@@ -103,6 +103,7 @@ def assert_chance(n_right: float, n: int, chance: float) -> None:
     assert low <= n_right <= high
 
 
+@pytest.mark.slow
 def test_noise_scores_chance(setting: Setting) -> None:
     task = by_colour("image_probe", train_per_class=30)
     found = [task.evaluate(Dazzled(setting, salt), setting).items["accuracy"] for salt in range(10)]
@@ -196,6 +197,7 @@ def test_a_group_is_found_by_the_caption(caption: str, group: str | None) -> Non
     assert openmoji.group_of(caption) == group
 
 
+@pytest.mark.slow
 def test_groups_and_subgroups_change_nothing_that_studies_were_trained_on(tmp_path: Path) -> None:
     text = prepare(tmp_path)
     records = (Path(__file__).parents[2] / "experiments" / "strategies" / "records").glob("*.json")

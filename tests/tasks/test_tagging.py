@@ -303,6 +303,7 @@ def test_training_sentences_of_one_tag_teach_that_tag(setting: Setting, monkeypa
     assert (found.value, found.chance) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_fine_tuning_reports_its_fits(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     model = make_strategy("mlm", shapes=replace(SHAPES, vocab_size=300, sequence_length=LENGTH))
     task = toy_task(monkeypatch, "ner_ieer_finetune", steps=60, lr_grid=[1e-2], n_fits=3, n_validations=2)

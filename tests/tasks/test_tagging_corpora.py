@@ -229,6 +229,7 @@ def test_the_users_corpora_have_the_official_sizes():
     assert sum(len(task("chunking_conll2000").sentences(split)) for split in ("train", "validation")) == 8936
 
 
+@pytest.mark.slow
 @real
 def test_the_users_treebank_is_as_nltk_reads_it():
     import nltk.corpus
@@ -244,6 +245,7 @@ def test_the_users_treebank_is_as_nltk_reads_it():
     assert ours == theirs
 
 
+@pytest.mark.slow
 @real
 def test_the_users_newswire_has_spans_in_every_split():
     unload_nltk()

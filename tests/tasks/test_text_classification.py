@@ -449,6 +449,7 @@ def test_a_missing_corpus_is_named_with_the_line_that_gets_it(
     assert_one_line(caught.value, f"task.{corpus}_*", f"python -m nltk.downloader {corpus}")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("NLTK_DATA" not in os.environ, reason="no NLTK data named by NLTK_DATA")
 def test_the_real_questions_and_reviews_are_those_of_their_papers(setting: Setting):
     unload_nltk()

@@ -70,6 +70,7 @@ def tuned(model: Objective, seed: int, **changes: Any) -> list[Tuned]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", with_features())
 def test_fine_tuning_learns_and_leaves_the_model_as_it_was(stem: str):
     model = make_strategy(stem)

@@ -52,6 +52,7 @@ def test_a_step_that_recomputes_has_the_same_gradients_from_fewer_bytes(stem: st
     assert fewer < 0.8 * n_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_parts", [3, 8, 20])  # that do not divide the rows, as many, more
 @pytest.mark.parametrize("stem", IN_PARTS)
 def test_a_step_in_parts_has_the_gradients_of_the_whole(stem: str, n_parts: int):
@@ -104,6 +105,7 @@ def test_parts_of_rows_that_a_loss_holds_against_each_other_are_refused():
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accelerator", ["cpu", "gpu"])  # what is compiled for one; here both on the CPU
 @pytest.mark.parametrize("stem", ["clm", "mlm", "masked_diffusion", "prefix_lm", "clip"])
 def test_a_compiled_step_has_the_same_gradients_and_leaves_no_trace(
