@@ -741,7 +741,10 @@ def _read(
             raise ValueError(f"expected a mapping, got {raw!r:.40}")
         version = raw.get("schema_version")
         if version not in (2, SCHEMA_VERSION) or isinstance(version, bool):
-            raise ValueError(f"schema_version: this version of bench reads 2 and 3, got {version!r:.40}")
+            raise DataError(
+                f"{path}: record schema {version!r:.40}, this version reads 2 and {SCHEMA_VERSION}; "
+                "run it again or use the version that wrote it"
+            )
         if version == 2:
             content = to_json(_UPGRADES[kind](raw) | {"schema_version": SCHEMA_VERSION})
         record = _validated(kind, content)

@@ -71,7 +71,7 @@ def tops(modules: set[str]) -> set[str]:
 
 # The order in which data flow. A module imports from its own room and from those before it, never after it.
 ROOMS = [
-    *("errors", "reading", "records", "audits", "evaluations", "items"),
+    *("errors", "records"),
     *("config", "data", "models", "objectives", "training", "tasks"),
     *("analysis", "report", "speed", "sweep", "cli"),
 ]
@@ -79,7 +79,6 @@ LIGHT = [
     module
     for module in members(
         *("config", "analysis", "report", "records", "errors", "cli", "sweep"),
-        *("evaluations", "audits", "items"),
     )
     if module not in ("bench.sweep.execute", "bench.sweep.export", "bench.sweep.torchrun_worker")
 ] + [
@@ -109,7 +108,7 @@ def test_what_answers_at_once_never_imports_torch(module: str):
     assert not tops(reached(module)) & HEAVY
 
 
-@pytest.mark.parametrize("module", members("analysis", "report", "records", "evaluations"))
+@pytest.mark.parametrize("module", members("analysis", "report", "records"))
 def test_analysis_never_imports_training_not_even_late(module: str):
     found = reached(module, deep=True)
     assert not found & HEAVY_ROOMS
@@ -157,9 +156,14 @@ def test_every_room_says_what_it_is_for():
     ] == []
 
 
-def test_only_the_builder_reads_a_target():
+def test_only_the_builder_reads_a_target_and_only_identities_leave_it_out():
     readers = {name for name, path in FILES.items() if '"_target_"' in path.read_text()}
-    assert readers == {"bench.config.build"}
+    assert readers == {"bench.config.build", "bench.config.identity", "bench.records"}
+
+
+def test_the_root_has_four_modules():
+    modules = {path.name for path in BENCH.glob("*.py")}
+    assert modules == {"__init__.py", "cli.py", "errors.py", "records.py"}
 
 
 def test_the_wall_clock_is_shown_and_decides_nothing():

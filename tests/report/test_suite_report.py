@@ -242,7 +242,7 @@ def test_items_are_those_of_the_task(tmp_path: Path):
 def test_items_are_of_the_evaluation_that_the_result_came_from(tmp_path: Path):
     first = with_arrays(tmp_path, {"probe/accuracy": np.ones(3)})
     lost = EvaluationRecord(
-        "e1", "clm-1kb-0", "toy", (TaskResult("probe", "failed", {}, "no"),), started_at="9"
+        "e1", "clm-1kb-0", "toy", (TaskResult("probe", "failed", {}, "no"),), started_at="2999-01-01"
     )
     write_evaluation(lost, first.parent)
     np.savez_compressed(items_path(first.parent, lost), **{"probe/accuracy": np.zeros(3)})
