@@ -151,26 +151,21 @@ def states_at(model: Objective, windows: ContextWindows, index: Tensor, attentio
 
 
 @torch.no_grad()
-def frozen_states(model: Objective, windows: ContextWindows, attention: Attention) -> Tensor:
-    """Return states (W, C, D) on CPU, zero where padded, computed in batches of similar length."""
-    model.eval()
-    found = torch.zeros(len(windows), windows.n_candidates, model.shapes.model.d_model)
-    for index in windows.length.argsort(stable=True).split(probe.EVALUATION_BATCH):
-        states = states_at(model, windows, index, attention).cpu()
-        _, is_real = windows.candidates(index)
-        found[index, : states.shape[1]] = states * is_real[:, :, None]
-    return found
-
-
-@torch.no_grad()
-def pointer_logits(
-    model: Objective, head: nn.Module, windows: ContextWindows, attention: Attention
+def frozen_states(
+    model: Objective, windows: ContextWindows, attention: Attention, head: nn.Module | None = None
 ) -> Tensor:
-    """Return the logits (W, C, 2) of a fine-tuned model and its head; those of padding are meaningless."""
-    found = torch.zeros(len(windows), windows.n_candidates, 2)
+    """Return the states (W, C, D) of all candidates on CPU, or their logits (W, C, 2) under a `head`.
+
+    They are computed in batches of similar length, and zero where padded.
+    """
+    model.eval()
+    width = 2 if head else model.shapes.model.d_model
+    found = torch.zeros(len(windows), windows.n_candidates, width)
     for index in windows.length.argsort(stable=True).split(probe.EVALUATION_BATCH):
-        logits = head(states_at(model, windows, index, attention)).cpu()
-        found[index, : logits.shape[1]] = logits
+        states = states_at(model, windows, index, attention)
+        rows = (head(states) if head else states).cpu()
+        _, is_real = windows.candidates(index)
+        found[index, : rows.shape[1]] = rows * is_real[:, :, None]
     return found
 
 

@@ -99,15 +99,9 @@ def text_features(
     *,
     cache: FeatureCache | None = None,
 ) -> Tensor:
-    """Return frozen features (N, D) of padded ids (N, T).
-
-    With a `cache` they are computed once; do not give one for a model under training.
-    """
-
-    def of_batch(batch: Tensor) -> Tensor:
-        return model.features(batch, attention, pooling)
-
-    return _features(model, tokens, of_batch, ("text", attention, pooling), cache)
+    """Return frozen features (N, D) of padded ids (N, T), computed once if there is a `cache`."""
+    how = ("text", attention, pooling)
+    return _features(model, tokens, lambda batch: model.features(batch, attention, pooling), how, cache)
 
 
 def layer_features(
@@ -135,20 +129,16 @@ def _features(
     how: tuple[str, ...],
     cache: FeatureCache | None,
 ) -> Tensor:
+    """Apply `function` to padded ids (N, T) in batches of similar length -> (N, ...)."""
+
+    @torch.no_grad()
     def compute() -> Tensor:
-        return _by_length(model, tokens, function)
+        model.eval()
+        order = (tokens != PAD).sum(dim=1).argsort(stable=True)
+        parts = [function(trimmed(tokens[index]).to(model.device)) for index in order.split(EVALUATION_BATCH)]
+        return torch.cat(parts)[order.argsort().to(model.device)]
 
     return compute() if cache is None else cache.get(model, tokens, how, compute)
-
-
-@torch.no_grad()
-def _by_length(model: Objective, tokens: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply `function` to padded ids (N, T) in batches of similar length -> (N, ...)."""
-    model.eval()
-    lengths = (tokens != PAD).sum(dim=1)
-    order = lengths.argsort(stable=True)
-    parts = [function(trimmed(tokens[index]).to(model.device)) for index in order.split(EVALUATION_BATCH)]
-    return torch.cat(parts)[order.argsort().to(model.device)]
 
 
 @torch.no_grad()

@@ -226,8 +226,8 @@ def test_a_folder_is_all_its_files_by_name(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('{"sentence_good": "a"', "not JSON"),
-        ('["a", "b"]', "not a JSON object"),
+        ('{"sentence_good": "a"', "Invalid JSON"),
+        ('["a", "b"]', "Input should be an object"),
         (json.dumps({"sentence_good": "a"}), "'sentence_bad'"),
         (json.dumps(pair("", "b")), "'sentence_good'"),
         (json.dumps({"sentence_good": 1, "sentence_bad": "b"}), "'sentence_good'"),
