@@ -48,11 +48,7 @@ class Evaluation:
     energy: EnergyMeter
 
     def do(self, objective: Objective, data: Prepared) -> list[TaskResult]:
-        """Evaluate every pending task and write one record.
-
-        Raises:
-            InterruptedRunError: the run was asked to stop; the tasks that were completed are recorded.
-        """
+        """Evaluate every pending task and write one record, even if the run is asked to stop in between."""
         tasks, cache = self.spec.pending_tasks(), FeatureCache()
         started_at = now()
         results: list[TaskResult] = []

@@ -258,10 +258,6 @@ def read_blimp(path: Path) -> list[Pair]:
 
     `sentence_good` and `sentence_bad` are required; `UID`, or else `field`, names the phenomenon; other
     fields (`linguistics_term`, `pairID`, ...) are ignored.
-
-    Raises:
-        ConfigError: there is no file.
-        DataError: a line is not such a pair; names the file and the line.
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):

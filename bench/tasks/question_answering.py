@@ -89,12 +89,9 @@ class QuestionSet:
         return self.score(torch.zeros(len(self.windows), self.windows.n_candidates, 2))
 
     def score(self, logits: Tensor) -> AnswerScores:
-        """Score the best span of each question, or "no answer" where that is likelier and permitted.
+        """Score the best span of each question by logits (W, C, 2), or "no answer" where that is likelier.
 
-        "No answer" is permitted if some questions of the set have none.
-
-        Args:
-            logits: (W, C, 2) of start and end.
+        "No answer" is permitted only if some questions of the set have none.
         """
         scores_of, answers = [], []
         may_abstain = not self.is_answerable.all()
@@ -324,12 +321,7 @@ def _counts(train: TrainingQuestions, test: QuestionSet) -> dict[str, int]:
 def _with(
     found: Outcome, test: QuestionSet, fits: list[AnswerScores], failed: list[bool], n_labels: int | None
 ) -> Outcome:
-    """Append the scores, items and samples of one budget to an outcome.
-
-    Args:
-        failed: whether each fit failed; empty where fits cannot fail.
-        n_labels: the budget; None where nothing is fitted.
-    """
+    """Append one budget's scores, items and samples; `failed` is empty where fits cannot fail."""
     scores, items = list(found.scores), dict(found.items)
     for metric in ("em", "f1"):
         values = np.stack([getattr(fit, metric) for fit in fits])  # (fits, N)

@@ -64,11 +64,7 @@ def _read(path: Path, modified_ns: int) -> list[Question]:
 
 
 def read_squad(path: Path) -> Iterator[Question]:
-    """Yield the questions of a file; the group of a question is the text of its paragraph.
-
-    Raises:
-        DataError: the file is not JSON, or not in SQuAD's format; names the line, or the place in the JSON.
-    """
+    """Yield the questions of a file; a DataError names the line or the place in the JSON."""
     try:
         content = SQUAD.validate_python(json.loads(path.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
