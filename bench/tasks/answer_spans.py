@@ -82,7 +82,7 @@ class ContextWindows:
         return int((spans[:, 0] >= 0).sum()) - len(self.item[self.holds(spans)].unique())
 
     def targets(self, spans: Tensor) -> Tensor:
-        """Convert token spans (N, 2), -1 for none, to target candidates (W, 2).
+        """Convert token spans (N, 2) to target candidates (W, 2).
 
         The target is the closing EOS where a window does not hold the whole span.
         """
@@ -100,11 +100,9 @@ def cut_windows(
 ) -> ContextWindows:
     """Encode questions as windows of at most `length` tokens.
 
-    Args:
-        max_question_tokens: the rest of a question is dropped; a question never fills more than half of a
-            window.
-        step_share: step between windows as a share of the context tokens that fit. A span of up to
-            1 - step_share of them is whole in some window.
+    A question is cut to `max_question_tokens`, and never fills more than half of a window. Windows are
+    `step_share` of the context tokens that fit apart, so a span of up to 1 - step_share of them is whole in
+    some window.
     """
     asked = tokenizer.encode_batch([q.question for q in questions], add_special_tokens=False)
     contexts = tokenizer.encode_batch([q.context for q in questions], add_special_tokens=False)
@@ -151,37 +149,26 @@ def states_at(model: Objective, windows: ContextWindows, index: Tensor, attentio
 
 
 @torch.no_grad()
-def frozen_states(model: Objective, windows: ContextWindows, attention: Attention) -> Tensor:
-    """Return states (W, C, D) on CPU, zero where padded, computed in batches of similar length."""
-    model.eval()
-    found = torch.zeros(len(windows), windows.n_candidates, model.shapes.model.d_model)
-    for index in windows.length.argsort(stable=True).split(probe.EVALUATION_BATCH):
-        states = states_at(model, windows, index, attention).cpu()
-        _, is_real = windows.candidates(index)
-        found[index, : states.shape[1]] = states * is_real[:, :, None]
-    return found
-
-
-@torch.no_grad()
-def pointer_logits(
-    model: Objective, head: nn.Module, windows: ContextWindows, attention: Attention
+def frozen_states(
+    model: Objective, windows: ContextWindows, attention: Attention, head: nn.Module | None = None
 ) -> Tensor:
-    """Return the logits (W, C, 2) of a fine-tuned model and its head; those of padding are meaningless."""
-    found = torch.zeros(len(windows), windows.n_candidates, 2)
+    """Return the states (W, C, D) of all candidates on CPU, or their logits (W, C, 2) under a `head`.
+
+    They are computed in batches of similar length, and zero where padded.
+    """
+    model.eval()
+    width = 2 if head else model.shapes.model.d_model
+    found = torch.zeros(len(windows), windows.n_candidates, width)
     for index in windows.length.argsort(stable=True).split(probe.EVALUATION_BATCH):
-        logits = head(states_at(model, windows, index, attention)).cpu()
-        found[index, : logits.shape[1]] = logits
+        states = states_at(model, windows, index, attention)
+        rows = (head(states) if head else states).cpu()
+        _, is_real = windows.candidates(index)
+        found[index, : rows.shape[1]] = rows * is_real[:, :, None]
     return found
 
 
 def pointer_loss(logits: Tensor, is_real: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy of both pointers in nats, summed over windows.
-
-    Args:
-        logits: (B, C, 2).
-        is_real: (B, C).
-        targets: (B, 2) candidates.
-    """
+    """Return the summed cross-entropy of logits (B, C, 2) with real candidates (B, C) and targets (B, 2)."""
     masked = logits.masked_fill(~is_real[:, :, None], -torch.inf)
     return F.cross_entropy(masked, targets, reduction="sum")
 
@@ -200,12 +187,9 @@ class Pointers:
 
 
 def fit_pointers(states: Tensor, windows: ContextWindows, targets: Tensor, meter: Meter) -> Pointers:
-    """Fit pointers with the lowest penalised loss: a convex fit from zero weights, hence deterministic.
+    """Fit pointers to states (W', C, D) of the first W' windows with targets (W', 2).
 
-    Args:
-        states: (W', C, D) of the first W' windows.
-        targets: (W', 2) candidates.
-        meter: counts every pass over the states.
+    The penalised loss is convex and the fit starts at zero weights, so the result is deterministic.
     """
     _, is_real = windows.candidates(torch.arange(len(states)))
     states = states[:, : is_real.shape[1]]
@@ -231,18 +215,9 @@ def fit_pointers(states: Tensor, windows: ContextWindows, targets: Tensor, meter
 
 
 def best_spans(logits: Tensor, windows: ContextWindows, max_tokens: int) -> Iterator[tuple[float, Offsets]]:
-    """Find the best span of each question.
+    """Yield the best log-odds of each question, and the spans that have it: first and last tokens (K, 2).
 
-    Args:
-        logits: (W, C, 2) of start and end.
-        max_tokens: the longest span.
-
-    Yields:
-        The best log-odds, and the first and last context tokens (K, 2) of the spans that have it; K > 1
-        where spans tie.
-
-    Raises:
-        FloatingPointError: a logit is NaN.
+    `logits` (W, C, 2) are those of start and end. Spans have at most `max_tokens`; K > 1 where spans tie.
     """
     probe.require_numbers(logits)
     rows = logits.double().cpu().numpy()

@@ -1,7 +1,8 @@
-"""`bench audit`: may a task's scores be trusted?
+"""`bench audit`: check that the tasks of a study measure something.
 
-Models that know nothing must score chance, one that knows every answer the ceiling, and how items are fed
-must change no score. The report of a study shows what was found.
+Uninformed models must score chance, a model that knows every answer must reach the ceiling, and the batch
+size and padding must not change a score. The report of a study shows the results.
+Shapes: B items in a batch, N items, T tokens, D width, L layers, V vocabulary.
 """
 
 import math
@@ -15,6 +16,7 @@ import scipy.stats
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from bench.config.build import build
 from bench.config.run_spec import RunSpec, now
@@ -34,28 +36,28 @@ from bench.tasks.generation import token_shares
 from bench.tasks.probe import FeatureCache
 from bench.training import environment
 
-LUCK = 1e-4  # chance that a sound task fails a check by luck alone
-RELATIVE = 1e-5  # what rounding may change
-ODD_BATCH = 7  # items at a time, against `protocols.EVALUATION_BATCH`
-MORE_PADDING = 5  # positions
+FALSE_ALARM = 1e-4  # probability that a valid task fails a check by chance
+RELATIVE = 1e-5  # tolerance for rounding
+ODD_BATCH = 7  # items, instead of `probe.EVALUATION_BATCH`
+MORE_PADDING = 5  # tokens
 OPTIONS = Scratch.Options(modality="none", attention="bidirectional", pooling="mean")
 
 
 class MorePadding(Scratch):
-    """As scratch, with padding that nothing needs."""
+    """As scratch, with unnecessary padding."""
 
+    @override
     def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
-        """(B, T) -> (B, T, D)."""
         padded = F.pad(tokens, (0, MORE_PADDING), value=PAD)
         return super().states(padded, attention)[:, : tokens.shape[1]]
 
 
-class Ignorant(Scratch):
-    """What models that know nothing share: they can be asked for anything."""
+class Uninformed(Scratch):
+    """Base of uninformed models, which support every input and output."""
 
     likelihoods = frozenset[Likelihood]({"exact", "bound", "pseudo"})
     writes = "as often as each token occurs"
-    token_shares: Tensor  # (V,) of the training text
+    token_shares: Tensor  # (V,) in the training text
 
     def embed_images(self, images: Tensor) -> Tensor:
         """(B, S, S, 3) -> unit rows (B, D)."""
@@ -66,23 +68,23 @@ class Ignorant(Scratch):
         return F.normalize(self.rows(len(tokens)), dim=-1)
 
     def generate(self, prompts: Tensor, n_new: int, sampling: Sampling, generator: torch.Generator) -> Tensor:
-        """Tokens as often as they occur, whatever the prompt."""
+        """Draw tokens by their frequency, whatever the prompt."""
         return unigram_texts(self.token_shares, len(prompts), n_new, generator)
 
     def caption_images(self, images: Tensor, n_new: int) -> Tensor:
-        """No word."""
+        """Return empty captions."""
         return F.pad(torch.full((len(images), 1), EOS), (0, n_new - 1), value=PAD)
 
     def rows(self, n: int) -> Tensor:
-        """(N, D) features of anything."""
+        """Return features (N, D) of any inputs."""
         raise NotImplementedError
 
 
-class Constant(Ignorant):
-    """To it all texts and all images are one, and all tokens equally likely."""
+class Constant(Uninformed):
+    """A model with equal features for all texts and images, and equally likely tokens."""
 
     def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
-        """(B, T) -> ones (B, T, D), at the cost of a pass."""
+        """(B, T) -> ones (B, T, D), after a forward pass, so that its cost is counted."""
         return torch.ones_like(super().states(tokens, attention))
 
     def layer_states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
@@ -90,16 +92,16 @@ class Constant(Ignorant):
         return torch.ones_like(super().layer_states(tokens, attention))
 
     def token_nats(self, tokens: Tensor, kind: Likelihood, **how: Any) -> Tensor:
-        """(B, T) -> (B, T - 1), each token a uniform guess."""
+        """(B, T) -> (B, T - 1), a uniform guess of each token."""
         return wanted(tokens, how.get("scored")).double() * math.log(self.shapes.vocab_size)
 
+    @override
     def rows(self, n: int) -> Tensor:
-        """(N, D) ones."""
         return torch.ones(n, self.shapes.model.d_model)
 
 
-class Noise(Ignorant):
-    """What it says has nothing to do with what it is shown."""
+class Noise(Uninformed):
+    """A model whose outputs are independent of its inputs."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -114,18 +116,18 @@ class Noise(Ignorant):
         return torch.randn(super().layer_states(tokens, attention).shape, generator=self.generator)
 
     def token_nats(self, tokens: Tensor, kind: Likelihood, **how: Any) -> Tensor:
-        """(B, T) -> (B, T - 1), no better than a uniform guess, as random predictions are in the mean."""
+        """(B, T) -> (B, T - 1), worse than a uniform guess, as random predictions are on average."""
         noise = torch.rand(len(tokens), tokens.shape[1] - 1, generator=self.generator, dtype=torch.float64)
         return wanted(tokens, how.get("scored")) * (math.log(self.shapes.vocab_size) + noise)
 
+    @override
     def rows(self, n: int) -> Tensor:
-        """(N, D) normal deviates."""
         return torch.randn(n, self.shapes.model.d_model, generator=self.generator)
 
 
 @dataclass(frozen=True)
 class Audit:
-    """One task under audit."""
+    """The audit of one task."""
 
     task: Task
     name: str
@@ -134,7 +136,7 @@ class Audit:
     optimizer: Optim
 
     def checks(self) -> Iterator[AuditCheck]:
-        """All of them, one after the other; what cannot be checked says why."""
+        """Yield all checks; one that does not apply says why."""
         yield self._against_chance("constant", Constant, self.setting, exact=True)
         yield self._against_chance("noise", Noise, self.setting, exact=False)
         permuted = replace(self.setting, permutes_labels=True)
@@ -155,22 +157,22 @@ class Audit:
         def check() -> tuple[list[str], str]:
             outcome = self.task.ceiling(self.setting)
             if outcome is None:
-                raise InapplicableError("nobody can know every answer")
+                raise InapplicableError("no model can know every answer")
             head = outcome.scores[0]
             return [], f"{head.metric} {head.value:.4g}"
 
         return self._checked("ceiling", check)
 
-    def _same(self, check: str, plain: Outcome | None, other: Outcome | None) -> AuditCheck:
-        def compare() -> tuple[list[str], str]:
+    def _same(self, name: str, plain: Outcome | None, other: Outcome | None) -> AuditCheck:
+        def check() -> tuple[list[str], str]:
             if plain is None or other is None:
-                raise InapplicableError("scratch cannot do the task")
+                raise InapplicableError("the task does not apply to scratch")
             return _differences(plain, other), f"{len(plain.scores)} scores"
 
-        return self._checked(check, compare)
+        return self._checked(name, check)
 
     def _tried(self, cls: type[Objective]) -> Outcome | None:
-        """None: the model cannot do the task."""
+        """Evaluate a model; return None if the task does not apply to it."""
         try:
             return self._evaluate(cls, self.setting)
         except InapplicableError:
@@ -187,16 +189,16 @@ class Audit:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.setting.seed)
             model = cls(OPTIONS, shapes=self.shapes, optimizer=self.optimizer)
-        if isinstance(model, Ignorant):
+        if isinstance(model, Uninformed):
             model.token_shares = token_shares(self.setting)
         return self.task.evaluate(model.eval(), setting)
 
 
 def _misses_of_chance(outcome: Outcome, *, exact: bool) -> tuple[list[str], str]:
-    """Scores that are not those of a model that knows nothing, and the headline beside its chance.
+    """Return the scores that differ from chance, and a summary of the headline.
 
-    A constant must score chance exactly. Noise may be worse than the best uninformed guess, never better by
-    more than luck.
+    A constant model must score exactly chance. Noise may be worse than the best uninformed guess, but never
+    significantly better.
     """
     known = [score for score in outcome.scores if score.chance is not None]
     if not known:
@@ -207,18 +209,18 @@ def _misses_of_chance(outcome: Outcome, *, exact: bool) -> tuple[list[str], str]
         gap = score.value - score.chance
         better = gap if score.higher_is_better else -gap
         rounding = RELATIVE * max(1.0, abs(score.chance))
-        if (abs(gap) if exact else better - _luck(score, outcome)) > rounding:
+        if (abs(gap) if exact else better - _tolerance(score, outcome)) > rounding:
             misses.append(f"{_named(score)} {score.value:.4g}, chance {score.chance:.4g}")
     return misses, f"{_named(known[0])} {known[0].value:.4g}, chance {known[0].chance:.4g}"
 
 
-def _luck(score: Measured, outcome: Outcome) -> float:
-    """By how much luck alone may better chance: from the spread of the items, or binomial for a share."""
+def _tolerance(score: Measured, outcome: Outcome) -> float:
+    """Return how far a score may exceed chance by luck, from the spread of items or a binomial."""
     assert score.chance is not None
     key = score.metric if score.n_labels is None else f"{score.metric}@{score.n_labels}"
     items = np.asarray(outcome.items.get(key, []), dtype=np.float64)
     n = items.shape[-1] if items.size else score.n_items
-    wide = float(scipy.stats.t.ppf(1 - LUCK, max(n - 1, 1))) / math.sqrt(n)
+    wide = float(scipy.stats.t.ppf(1 - FALSE_ALARM, max(n - 1, 1))) / math.sqrt(n)
     share = min(max(score.chance, 0.5 / n), 1.0)
     binomial = math.sqrt(share * (1 - share))
     by_item = items.mean(axis=0) if items.ndim == 2 else items
@@ -226,7 +228,7 @@ def _luck(score: Measured, outcome: Outcome) -> float:
 
 
 def _differences(before: Outcome, after: Outcome) -> list[str]:
-    """Scores that moved by more than one item, whose best answers may be tied up to rounding."""
+    """Return the scores that changed by more than one item, which rounding may change if answers tie."""
     pairs: Sequence[tuple[Measured, Measured]] = list(zip(before.scores, after.scores, strict=True))
     return [
         f"{_named(a)} {a.value:.6g} became {b.value:.6g}"
@@ -250,15 +252,7 @@ def _batches_of(n: int) -> Iterator[None]:
 
 
 def audit(specs: Sequence[RunSpec], say: Callable[[AuditCheck], None]) -> AuditRecord:
-    """Audit the tasks of a study on the data of its first run, and record what was found.
-
-    Args:
-        specs: the study's runs.
-        say: called after each check.
-
-    Raises:
-        BenchError: data that cannot be prepared.
-    """
+    """Audit the tasks of a study on the data of its first run and write a record; call `say` after each check."""
     environment.limit_blas()
     spec = specs[0]
     config, data = spec.typed(), prepare(spec)

@@ -102,11 +102,7 @@ class Captioning(Task):
 
 
 def described(pairs: PairArray, limit: int) -> Described:
-    """Return the first distinct images with all their captions.
-
-    Raises:
-        DataError: there are fewer than two images, so that word frequencies are undefined.
-    """
+    """Return the first distinct images with all their captions; fewer than two images are a DataError."""
     rows: dict[bytes, list[int]] = {}
     for i, image in enumerate(pairs.images):
         rows.setdefault(image.tobytes(), []).append(i)
@@ -210,15 +206,10 @@ def words(text: str) -> list[str]:
 
 
 def cider_d(candidates: Sequence[Text], references: Sequence[Sequence[Text]]) -> NDArray[np.float64]:
-    """Return CIDEr-D of each candidate; the score of a system is the mean.
+    """Return CIDEr-D (N,) of one candidate per image, from 0 to 10; the score of a system is the mean.
 
-    Args:
-        candidates: the words of one caption per image.
-        references: for each image the words of each reference; n-grams of few images weigh more.
-
-    Returns:
-        (N,) from 0 to 10. A text equal to its only reference scores 10 only if it has four words or more: the
-        n-grams that a shorter one lacks count as not found.
+    N-grams that occur with few images weigh more. A text equal to its only reference scores 10 only if it has
+    four words or more: the n-grams that a shorter one lacks count as not found.
     """
     of_references = [[_grams(text) for text in texts] for texts in references]
     n_images_with = Counter(gram for texts in of_references for gram in set().union(*texts))

@@ -75,12 +75,7 @@ def normal(text: str) -> str:
 def read_exchanges(corpus: str, context_turns: int) -> tuple[list[Exchange], Counter[str]]:
     """Return the distinct exchanges of a corpus, in a fixed order, and the number of unused ones by reason.
 
-    Args:
-        corpus: a key of CORPORA.
-        context_turns: the largest number of turns before the response.
-
-    Raises:
-        DataError: the corpus is not installed.
+    An exchange has at most `context_turns` turns before the response.
     """
     found: dict[tuple[str, str], Exchange] = {}
     left_out: Counter[str] = Counter()
@@ -106,18 +101,11 @@ def of_split(exchanges: Sequence[Exchange], split: Split) -> list[Exchange]:
 def candidates(
     items: Sequence[Exchange], known: Sequence[Exchange], n_candidates: int
 ) -> list[tuple[str, ...]]:
-    """Return for each item its own response, which comes first, and distractors.
+    """Return for each item of a split its own response, which comes first, and distractors.
 
     Distractors are responses of other items, drawn as often as they occur. None of them has the same words
-    as the response, as another distractor, or as any response that is known to follow the same last turn;
+    as the response, as another distractor, or as any response of a known exchange with the same last turn;
     none comes from the same conversation.
-
-    Args:
-        items: the exchanges of one split.
-        known: the exchanges of all splits.
-
-    Raises:
-        DataError: there are too few different responses.
     """
     answers: dict[str, set[str]] = defaultdict(set)
     for exchange in known:

@@ -1,15 +1,15 @@
 """Questions about the parameters of Python functions, answered by their docstrings. Embedded data.
 
-numpydoc and Google sections name each parameter with its type and meaning, so the answer is a span of the
-text. Neither where an answer stands nor what it is may give it away without the question:
+Sections in numpydoc or Google style list each parameter with its type and meaning, so that the answer is a
+span of the text. Neither the place of an answer nor its form may reveal it without the question:
 
-- A context is a cut of a fixed number of words. Where the parameter's entry lies in it is drawn uniformly,
-  and only entries with enough text on both sides for every such cut are used, so no place is likelier. (Edges
-  remain: an answer of n words covers the first words of a context less often than those in the middle.)
-- Every cut holds the name and type of at least one of the neighbouring parameters; where a type is asked for,
-  theirs are others.
-- An entry that many functions repeat is asked for once: no question of the test split has its answer in the
-  training split. Splits are by source file.
+- A context is an excerpt with a fixed number of words. The place of the parameter's entry in it is drawn
+  uniformly, and only entries with enough text on both sides for every place are used. (Edges remain: an
+  answer of n words covers the first words of a context less often than those in the middle.)
+- Every excerpt has the name and type of at least one neighbouring parameter; if the question asks for a type,
+  the neighbours have other types.
+- An entry that many functions repeat is used once: no test question has its answer in the training split.
+  Splits are by source file.
 """
 
 import random
@@ -22,6 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from omegaconf import MISSING
+from typing_extensions import override
 
 from bench.data.corpora.base import Document, Split, split_of
 from bench.data.corpora.docstrings import Docstrings
@@ -33,7 +34,7 @@ from bench.tasks.question_answering import QuestionAnswering, QuestionAnsweringO
 
 NUMPYDOC = re.compile(r"^Parameters\n-{3,}[ ]*\n", re.MULTILINE)
 NUMPYDOC_ENTRY = re.compile(r"^(?P<name>\w+) ?: (?P<type>\S.*)\n(?P<text>(?:[ \t]+\S.*\n?)*)", re.MULTILINE)
-NUMPYDOC_END = re.compile(r"^.+\n-{3,}[ ]*$", re.MULTILINE)  # the next section's heading
+NUMPYDOC_END = re.compile(r"^.+\n-{3,}[ ]*$", re.MULTILINE)  # the heading of the next section
 GOOGLE = re.compile(r"^(?:Args|Arguments|Parameters):[ ]*\n", re.MULTILINE)
 GOOGLE_ENTRY = re.compile(
     r"^(?P<indent>[ ]+)(?P<name>\w+) \((?P<type>.+?)\): (?P<text>.*\n?(?:(?P=indent)[ ]+\S.*\n?)*)",
@@ -49,7 +50,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Parameter:
-    """An entry of a docstring; spans are characters of its text."""
+    """A parameter's entry in a docstring; spans are in characters of the text."""
 
     name: str
     start: int
@@ -58,11 +59,11 @@ class Parameter:
 
 
 class DocstringQuestions(QuestionAnswering):
-    """Parameter -> its type, or what it means."""
+    """Parameter -> its type or its meaning."""
 
     @dataclass(frozen=True)
     class Options(QuestionAnsweringOptions):
-        """Which packages; how long contexts and answers are."""
+        """The packages, and the lengths of contexts and answers."""
 
         packages: list[str] = MISSING  # import names
         min_chars: int = MISSING  # of a docstring
@@ -79,8 +80,8 @@ class DocstringQuestions(QuestionAnswering):
 
     options: Options
 
+    @override
     def questions(self, split: Split, setting: Setting) -> list[Question]:
-        """In the order of the docstrings."""
         options = self.options
         packages = tuple(options.packages)
         return _read(
@@ -88,7 +89,7 @@ class DocstringQuestions(QuestionAnswering):
         )[split]
 
 
-@lru_cache(maxsize=2)  # the runs of one worker share it
+@lru_cache(maxsize=2)  # shared by the runs of one worker
 def _read(
     packages: tuple[str, ...], min_chars: int, context_words: int, max_answer_words: int, data_dir: Path
 ) -> dict[Split, list[Question]]:
@@ -105,7 +106,7 @@ def _read(
 
 
 def ask(document: Document, context_words: int, max_answer_words: int) -> Iterator[Question]:
-    """The questions that a docstring answers: of a parameter's type and of its meaning."""
+    """Yield questions about types and meanings of parameters, which a docstring answers."""
     text = document.text
     words = [match.span() for match in WORD.finditer(text)]
     entries = parameters(text)
@@ -120,7 +121,7 @@ def ask(document: Document, context_words: int, max_answer_words: int) -> Iterat
             continue
         for question, (start, stop) in kinds.items():
             unit = _words_of(words, asked.start, stop)
-            slack = context_words - len(unit)  # how many words may stand before the entry
+            slack = context_words - len(unit)  # the largest number of words before the entry
             has_room = slack >= 0 and unit.start >= slack and unit.stop + slack <= len(words)
             if has_room and 1 <= len(text[start:stop].split()) <= max_answer_words:
                 place = random.Random(f"{document.group} {document.labels['name']} {question}")  # noqa: S311
@@ -131,7 +132,7 @@ def ask(document: Document, context_words: int, max_answer_words: int) -> Iterat
 
 
 def parameters(text: str) -> list[Parameter]:
-    """The parameters of a docstring that have a type, in order; none where it has no such section."""
+    """Return the parameters of a docstring that have a type, in order."""
     for heading, entry, end in STYLES:
         head = heading.search(text)
         if head:
@@ -151,6 +152,6 @@ def _parameter(match: re.Match[str]) -> Parameter:
 
 
 def _words_of(words: list[Span], start: int, stop: int) -> range:
-    """Indices of the words that overlap the characters start..stop."""
+    """Return the indices of the words that overlap the characters start..stop."""
     first = bisect_right(words, start, key=lambda word: word[1])
     return range(first, bisect_left(words, stop, key=lambda word: word[0]))

@@ -1,6 +1,6 @@
-"""A run's tasks, one after the other: pretrained strategy -> evaluation record.
+"""Evaluation of a run by its tasks, one after the other: pretrained model -> evaluation record.
 
-Nothing here knows which strategy it measures. A task that fails is a result with a reason; the others go on.
+Nothing here depends on the strategy. A failed task is a result with a reason, and the other tasks continue.
 """
 
 import time
@@ -40,7 +40,7 @@ Items = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A run's pending tasks under way: what may be used, who is told, when to stop."""
+    """Evaluates the pending tasks of a run, reports its status and stops when asked."""
 
     spec: RunSpec
     status: StatusFile
@@ -48,11 +48,7 @@ class Evaluation:
     energy: EnergyMeter
 
     def do(self, objective: Objective, data: Prepared) -> list[TaskResult]:
-        """Measure by every pending task and write one record; what is done is written when stopped as well.
-
-        Raises:
-            InterruptedRunError: told to stop; the tasks that were done are recorded.
-        """
+        """Evaluate every pending task and write one record, even if the run is asked to stop in between."""
         tasks, cache = self.spec.pending_tasks(), FeatureCache()
         started_at = now()
         results: list[TaskResult] = []
@@ -72,7 +68,7 @@ class Evaluation:
         return results
 
     def give_up(self, reason: str) -> list[TaskResult]:
-        """Record that no pending task could be done, and why."""
+        """Record that no pending task could be evaluated, and the reason."""
         record = self.spec.failed_evaluation(reason)
         self._write(record, {})
         return list(record.results)
@@ -108,7 +104,7 @@ class Evaluation:
         return replace(blank, scores=scores, counts=dict(outcome.counts), samples=list(outcome.samples))
 
     def _write(self, record: EvaluationRecord, items: Items) -> None:
-        """The arrays first: a record without them never counts."""
+        """Write the arrays first, since a record counts only together with them."""
         record = replace(record, environment=environment.environment(self.spec.typed().trainer))
         folder = self.spec.evaluations
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +114,7 @@ class Evaluation:
 
 
 def setting_of(spec: RunSpec, data: Prepared, keep_going: Callable[[], None], cache: FeatureCache) -> Setting:
-    """What a task of a run may use, apart from the model."""
+    """Return everything that a task of a run may use besides the model."""
     config = spec.typed()
     return Setting(
         tokenizer=data.text.tokenizer(),
@@ -133,7 +129,7 @@ def setting_of(spec: RunSpec, data: Prepared, keep_going: Callable[[], None], ca
 
 
 def write_items(items: Items, path: Path) -> None:
-    """Compressed arrays, whole or not at all; floats in single precision."""
+    """Write compressed arrays atomically, with floats in single precision."""
     partial = path.with_name(f".{path.name}.partial")
     small = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in items.items()}
     with replacing(path, partial), partial.open("wb") as file:

@@ -43,16 +43,10 @@ def descend(
     generator: torch.Generator,
     keep_going: Callable[[], None],
 ) -> Iterator[int]:
-    """Minimise a loss in place by AdamW, with warm-up over a tenth of the steps and linear decay to zero.
+    """Minimise a mean loss of items (B,) in place by AdamW, with linear warm-up and decay.
 
-    The caller iterates over the steps, may inspect the parameters between them, and may stop early.
-
-    Args:
-        loss: mean loss of the items with these indices (B,).
-        n_items: each item is used once before any is used twice, in an order drawn from `generator`.
-
-    Yields:
-        The number of completed steps, from 1.
+    Each item is used once before any is used twice, in an order drawn from `generator`. Yields the number of
+    completed steps; the caller may inspect the parameters between steps, and stop early.
 
     Raises:
         FloatingPointError: the loss is not finite.

@@ -185,9 +185,6 @@ def labels_of(pairs: PairArray, label: str) -> list[str | None]:
     """Return the class of each pair, None where it has none.
 
     Unicode's groups of OpenMoji's pairs are looked up by caption, since they are not in the prepared data.
-
-    Raises:
-        ConfigError: no pair has such a label.
     """
     if label == EMOJI_GROUP:
         found = [openmoji.group_of(caption) for caption in pairs.texts]

@@ -102,17 +102,10 @@ def continuation_nll(
     *,
     order: Sequence[int] | None = None,
 ) -> NDArray[np.float64]:
-    """Return the negative log-likelihood of each text's end given its beginning, in nats.
+    """Return the negative log-likelihood (N,) of each text's end given its beginning, in nats.
 
-    Args:
-        model: a model with weights and likelihoods; see `Objective.token_nats`.
-        texts: no longer than the model reads.
-        options: kind, samples and batch size are used.
-        order: order of reading; under one order, texts of equal length share random draws. By default texts
-            are read by length, to save padding.
-
-    Returns:
-        (N,) float64, in the order of `texts`.
+    Texts must not be longer than the model reads. Under one `order` of reading, texts of equal length share
+    random draws; by default texts are read by length, to save padding.
 
     Raises:
         InapplicableError: the strategy has no such likelihood, or accepts whole texts only.

@@ -1,7 +1,7 @@
-"""What an evaluation costs in FLOPs: every pass through a model's backbone, counted as it happens.
+"""The cost of an evaluation in FLOPs: forward hooks count every pass through a model's backbone.
 
-A counter of torch's own (`torch.utils.flop_counter`) misses attention on CPU and doubles the time of small
-fits; this uses the same pure functions as pretraining does (`bench.models.flops`).
+Torch's own counter (`torch.utils.flop_counter`) misses attention on CPU and doubles the time of small fits.
+The meter uses the same functions as pretraining (`bench.models.flops`).
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from bench.models.heads import Head
 
 @dataclass
 class Meter:
-    """A running total."""
+    """A running total of FLOPs."""
 
     flops: float = 0.0
 
     def add(self, forward_flops: float) -> None:
-        """Count work; forward and backward where gradients are recorded."""
+        """Add a forward pass, and its backward pass if gradients are recorded."""
         self.flops += forward_flops * (1 + BACKWARD_OVER_FORWARD * torch.is_grad_enabled())
 
     @contextlib.contextmanager
     def reads(self, backbone: nn.Module, model: Model) -> Iterator[None]:
-        """Count every pass of (B, T) ids through a backbone of these sizes, and through copies of it."""
+        """Count passes of ids (B, T) through a backbone of this size and through copies of it."""
 
         def count(module: nn.Module, inputs: tuple[Any, ...], how: dict[str, Any], output: Tensor) -> None:
             batch, length = inputs[0].shape
@@ -45,7 +45,7 @@ class Meter:
 
     @contextlib.contextmanager
     def writes(self, objective: nn.Module, model: Model) -> Iterator[None]:
-        """Count what `reads` does not see: passes through an objective's prediction heads and decoders."""
+        """Count passes through prediction heads and decoders, which `reads` does not count."""
 
         def count_head(module: nn.Module, inputs: tuple[Any, ...], logits: Tensor) -> None:
             vocab_size = logits.shape[-1]

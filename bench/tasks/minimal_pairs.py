@@ -8,17 +8,16 @@ were"; "the data are"; "an LSTM"). Ties count one half.
 Shapes: N pairs.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import MISSING
+from pydantic_core import SchemaValidator, ValidationError, core_schema
 from typing_extensions import override
 
 from bench.data.shards import TextData
@@ -259,10 +258,6 @@ def read_blimp(path: Path) -> list[Pair]:
 
     `sentence_good` and `sentence_bad` are required; `UID`, or else `field`, names the phenomenon; other
     fields (`linguistics_term`, `pairID`, ...) are ignored.
-
-    Raises:
-        ConfigError: there is no file.
-        DataError: a line is not such a pair; names the file and the line.
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
@@ -273,34 +268,39 @@ def read_blimp(path: Path) -> list[Pair]:
     return found
 
 
+_TEXT = core_schema.str_schema(strict=True, pattern=r"\S")  # not blank
+_ROW = SchemaValidator(
+    core_schema.typed_dict_schema(
+        {
+            "sentence_good": core_schema.typed_dict_field(_TEXT, required=True),
+            "sentence_bad": core_schema.typed_dict_field(_TEXT, required=True),
+            "UID": core_schema.typed_dict_field(core_schema.nullable_schema(_TEXT), required=False),
+            "field": core_schema.typed_dict_field(core_schema.nullable_schema(_TEXT), required=False),
+        }
+    )
+)
+
+
 def _read_file(file: Path) -> Iterator[Pair]:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 at byte {error.start}; convert it") from error
     for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _read_line(line, f"{file}, line {number}")
-
-
-def _read_line(line: str, where: str) -> Pair:
-    row: Any
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno}); correct it") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: not a JSON object; give sentence_good and sentence_bad")
-    values: dict[str, Any] = row
-    for key in ("sentence_good", "sentence_bad"):
-        if not isinstance(values.get(key), str) or not values[key].strip():
-            raise DataError(f"{where}: {key!r} must be a text; give sentence_good and sentence_bad")
-    if values["sentence_good"] == values["sentence_bad"]:
-        raise DataError(f"{where}: both sentences are equal; correct or remove the line")
-    uid = values.get("UID", values.get("field"))
-    if uid is not None and not (isinstance(uid, str) and uid.strip()):
-        raise DataError(f"{where}: 'UID' must be a text; correct it or leave it out")
-    return Pair(values["sentence_good"], values["sentence_bad"], uid)
+        if not line.strip():
+            continue
+        try:
+            row = _ROW.validate_json(line)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            problem = ": ".join([*map(repr, first["loc"]), first["msg"]])
+            raise DataError(
+                f"{file}, line {number}: {problem}; give an object with sentence_good and sentence_bad"
+            ) from None
+        good, bad = row["sentence_good"], row["sentence_bad"]
+        if good == bad:
+            raise DataError(f"{file}, line {number}: both sentences are equal; correct or remove the line")
+        yield Pair(good, bad, row.get("UID", row.get("field")))
 
 
 def held_out_sentences(text: TextData) -> list[str]:

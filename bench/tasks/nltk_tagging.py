@@ -69,11 +69,7 @@ class Conll2002(Tagging):
 
 
 def read_columns(reader: Any, corpus: str, file: str) -> list[Sentence]:
-    """Return the first and last column of a file of NLTK's data, by sentence.
-
-    Raises:
-        DataError: the file is missing, or a line has no BIO tag; names the file, the line and the fix.
-    """
+    """Return the first and last column of a file, by sentence; a DataError names file, line and fix."""
     again = f"run `python -m nltk.downloader --force {corpus}`"
     try:
         lines = reader.raw(file).splitlines()

@@ -42,12 +42,10 @@ class FeatureCache:
     def get(
         self, model: nn.Module, tokens: Tensor, how: tuple[str, ...], compute: Callable[[], Tensor]
     ) -> Tensor:
-        """Return the result of `compute`, computed at the first request only. Do not write into it.
+        """Return the result of `compute` for ids (N, T), which runs at the first request only.
 
-        Args:
-            model: the model; changed weights count as another model.
-            tokens: (N, T) ids that are encoded.
-            how: everything else that determines the result: kind of features, attention, pooling.
+        `how` holds everything else that determines the result. A model with changed weights is another model. Do
+        not write into the result.
         """
         ids = hashlib.sha256(tokens.cpu().contiguous().numpy().tobytes()).hexdigest()
         # Sums of the weights, since torch's own version counter misses what fused optimizers do.
@@ -99,15 +97,9 @@ def text_features(
     *,
     cache: FeatureCache | None = None,
 ) -> Tensor:
-    """Return frozen features (N, D) of padded ids (N, T).
-
-    With a `cache` they are computed once; do not give one for a model under training.
-    """
-
-    def of_batch(batch: Tensor) -> Tensor:
-        return model.features(batch, attention, pooling)
-
-    return _features(model, tokens, of_batch, ("text", attention, pooling), cache)
+    """Return frozen features (N, D) of padded ids (N, T), computed once if there is a `cache`."""
+    how = ("text", attention, pooling)
+    return _features(model, tokens, lambda batch: model.features(batch, attention, pooling), how, cache)
 
 
 def layer_features(
@@ -135,20 +127,16 @@ def _features(
     how: tuple[str, ...],
     cache: FeatureCache | None,
 ) -> Tensor:
+    """Apply `function` to padded ids (N, T) in batches of similar length -> (N, ...)."""
+
+    @torch.no_grad()
     def compute() -> Tensor:
-        return _by_length(model, tokens, function)
+        model.eval()
+        order = (tokens != PAD).sum(dim=1).argsort(stable=True)
+        parts = [function(trimmed(tokens[index]).to(model.device)) for index in order.split(EVALUATION_BATCH)]
+        return torch.cat(parts)[order.argsort().to(model.device)]
 
     return compute() if cache is None else cache.get(model, tokens, how, compute)
-
-
-@torch.no_grad()
-def _by_length(model: Objective, tokens: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply `function` to padded ids (N, T) in batches of similar length -> (N, ...)."""
-    model.eval()
-    lengths = (tokens != PAD).sum(dim=1)
-    order = lengths.argsort(stable=True)
-    parts = [function(trimmed(tokens[index]).to(model.device)) for index in order.split(EVALUATION_BATCH)]
-    return torch.cat(parts)[order.argsort().to(model.device)]
 
 
 @torch.no_grad()
@@ -158,19 +146,9 @@ def in_batches(function: Callable[[Tensor], Tensor], inputs: Tensor, device: tor
 
 
 def hits(scores: Tensor, targets: Tensor, k: int = 1) -> NDArray[np.float64]:
-    """Return whether each item's target is among the k best candidates; ties count their expectation.
+    """Return whether the targets (N,) are among the k best of scores (N, C); ties count their expectation.
 
-    The mean of a constant model is exactly k / C; with k = 1 the mean is the accuracy.
-
-    Args:
-        scores: (N, C).
-        targets: (N,) column of the right candidate.
-
-    Returns:
-        (N,) from 0 to 1.
-
-    Raises:
-        FloatingPointError: a score is NaN and cannot be ranked.
+    Values range from 0 to 1. The mean of a constant model is exactly k / C; for k = 1 the mean is accuracy.
     """
     require_numbers(scores)
     scores = scores.double()
@@ -188,16 +166,10 @@ def require_numbers(scores: Tensor) -> None:
 
 
 def probe(train: Tensor, train_labels: Tensor, test: Tensor) -> Tensor:
-    """Fit the frozen probe: logistic regression on standardised features.
+    """Fit a logistic regression to standardised features (N, D) and classes (N,): the frozen probe.
 
-    Args:
-        train: (N, D) features.
-        train_labels: (N,) classes.
-        test: (M, D) features.
-
-    Returns:
-        (M, C) decision scores for the C classes that occur in training, in order. They are rounded, so that
-        classes which the features cannot tell apart are tied.
+    Returns the decision scores (M, C) of test features (M, D) for the C classes that occur in training, in
+    order. They are rounded, so that classes which the features cannot tell apart are tied.
     """
     if len(train_labels.unique()) == 1:
         return torch.zeros(len(test), 1, dtype=torch.float64)
@@ -207,19 +179,12 @@ def probe(train: Tensor, train_labels: Tensor, test: Tensor) -> Tensor:
 
 
 def beats_tag_frequencies(states: Tensor, labels: Tensor, held_out_share: float) -> bool:
-    """Check that word states carry tag information, before a frozen probe of tagging is trusted.
+    """Check that word states (K, D) carry tag information, before a frozen probe of tagging is trusted.
 
-    Where no tag has a majority, a probe of uninformative states picks among the frequent tags at random, and
-    so scores below a constant predictor by accuracy and above it by the F1 of spans. Tagging therefore
-    replaces a probe that fails this check by the constant predictor.
-
-    Args:
-        states: (K, D) states of K words, in the order of the draw.
-        labels: (K,) tags.
-        held_out_share: share of the words, the last ones, that the check does not fit to.
-
-    Returns:
-        Whether a logistic regression gives the held-out words a higher likelihood than tag frequencies do.
+    Return whether a logistic regression gives the last words, `held_out_share` of them, a higher likelihood
+    than tag frequencies do. Where no tag has a majority, a probe of uninformative states picks among the
+    frequent tags at random, and so scores below a constant predictor by accuracy and above it by the F1 of
+    spans. Tagging therefore replaces a probe that fails this check by the constant predictor.
     """
     n = len(labels) - round(held_out_share * len(labels))
     seen, counts = np.unique(labels[:n].numpy(), return_counts=True)

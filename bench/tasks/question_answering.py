@@ -35,7 +35,6 @@ from bench.tasks.answer_spans import (
     cut_windows,
     fit_pointers,
     frozen_states,
-    pointer_logits,
     pointer_loss,
     states_at,
 )
@@ -90,12 +89,9 @@ class QuestionSet:
         return self.score(torch.zeros(len(self.windows), self.windows.n_candidates, 2))
 
     def score(self, logits: Tensor) -> AnswerScores:
-        """Score the best span of each question, or "no answer" where that is likelier and permitted.
+        """Score the best span of each question by logits (W, C, 2), or "no answer" where that is likelier.
 
-        "No answer" is permitted if some questions of the set have none.
-
-        Args:
-            logits: (W, C, 2) of start and end.
+        "No answer" is permitted only if some questions of the set have none.
         """
         scores_of, answers = [], []
         may_abstain = not self.is_answerable.all()
@@ -186,6 +182,8 @@ class TrainingQuestions:
     spans: Tensor  # (N, 2) tokens; -1 where there is no answer
     targets: Tensor  # (W, 2)
     n_misplaced: int  # questions that were left out
+    budgets: list[int]  # numbers of questions, the largest first
+    n_budgets_beyond: int  # budgets that exceed the data
 
     def n_windows(self, n_questions: int) -> int:
         """Return the number of windows of the first questions."""
@@ -211,10 +209,9 @@ class QuestionAnswering(Task):
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
         train = self._training(setting)
         test = self._drawn("test", self.options.test_items, 0, setting)
-        budgets, beyond = n_labels(self.options.label_budgets, len(train.spans))
         run = self._probed if self.options.protocol == "probe" else self._fine_tuned
-        outcome = Outcome([], {}, _counts(train, test, beyond))
-        for budget, (fits, failed) in zip(budgets, run(model, train, test, budgets, setting), strict=True):
+        outcome = Outcome([], {}, _counts(train, test))
+        for budget, (fits, failed) in zip(train.budgets, run(model, train, test, setting), strict=True):
             outcome = _with(outcome, test, fits, failed, budget)
         return outcome
 
@@ -226,30 +223,20 @@ class QuestionAnswering(Task):
     # Protocols: for each budget the scores of every fit, and for fine-tuning which fits failed
 
     def _probed(
-        self,
-        model: Objective,
-        train: TrainingQuestions,
-        test: QuestionSet,
-        budgets: list[int],
-        setting: Setting,
+        self, model: Objective, train: TrainingQuestions, test: QuestionSet, setting: Setting
     ) -> Iterator[tuple[list[AnswerScores], list[bool]]]:
         """Fit pointers to frozen states, which are computed once for all budgets."""
         attention = as_attention(self.options.attention)
         states = frozen_states(model, train.windows, attention)
         asked = frozen_states(model, test.windows, attention)
-        for budget in budgets:
+        for budget in train.budgets:
             setting.keep_going()
             n = train.n_windows(budget)
             pointers = fit_pointers(states[:n], train.windows, train.targets[:n], setting.meter)
             yield [test.score(pointers(asked))], []
 
     def _fine_tuned(
-        self,
-        model: Objective,
-        train: TrainingQuestions,
-        test: QuestionSet,
-        budgets: list[int],
-        setting: Setting,
+        self, model: Objective, train: TrainingQuestions, test: QuestionSet, setting: Setting
     ) -> Iterator[tuple[list[AnswerScores], list[bool]]]:
         """Fine-tune; a training item is a window."""
         attention = as_attention(self.options.attention)
@@ -260,7 +247,7 @@ class QuestionAnswering(Task):
             targets = train.targets[index].to(logits.device)
             return pointer_loss(logits, is_real.to(logits.device), targets) / len(index)
 
-        for budget in budgets:
+        for budget in train.budgets:
             n = min(self.options.validation_items, budget)
             validation = self._drawn("validation", n, setting.seed, setting)
             fits = fine_tune(
@@ -273,7 +260,7 @@ class QuestionAnswering(Task):
                 setting=setting,
                 floor=float(validation.chance.f1.mean()),
             )
-            logits = [pointer_logits(fit.model, fit.head, test.windows, attention) for fit in fits]
+            logits = [frozen_states(fit.model, test.windows, attention, fit.head) for fit in fits]
             yield [test.score(rows) for rows in logits], [fit.failed for fit in fits]
 
     # Questions
@@ -291,7 +278,8 @@ class QuestionAnswering(Task):
         sizes = torch.tensor([len(offsets) for offsets in windows.offsets])
         source = setting.labels(torch.arange(n))  # the question itself, except in an audit
         targets = windows.targets(_moved(spans[source], sizes[source], sizes))
-        return TrainingQuestions(windows, spans, targets, len(found) - len(usable))
+        budgets, beyond = n_labels(self.options.label_budgets, n)
+        return TrainingQuestions(windows, spans, targets, len(found) - len(usable), budgets, beyond)
 
     def _drawn(self, split: Split, n: int, seed: int, setting: Setting) -> QuestionSet:
         """Draw at most `n` questions by `seed`; an audit permutes the labels of validation questions."""
@@ -316,13 +304,13 @@ class QuestionAnswering(Task):
 
 def _f1(questions: QuestionSet, attention: Attention, model: Objective, head: nn.Module) -> float:
     """Return the mean F1 of a fine-tuned model and its pointers."""
-    return float(questions.score(pointer_logits(model, head, questions.windows, attention)).f1.mean())
+    return float(questions.score(frozen_states(model, questions.windows, attention, head)).f1.mean())
 
 
-def _counts(train: TrainingQuestions, test: QuestionSet, beyond: int) -> dict[str, int]:
+def _counts(train: TrainingQuestions, test: QuestionSet) -> dict[str, int]:
     """Count, by reason, the questions that are not used or not fully, and budgets that exceed the data."""
     counts = {
-        "label budget beyond the data": beyond,
+        "label budget beyond the data": train.n_budgets_beyond,
         "training answer not where the data says": train.n_misplaced,
         "training answer whole in no window": train.windows.n_split(train.spans),
         "question cut to its first tokens": train.windows.n_cut_questions + test.windows.n_cut_questions,
@@ -333,12 +321,7 @@ def _counts(train: TrainingQuestions, test: QuestionSet, beyond: int) -> dict[st
 def _with(
     found: Outcome, test: QuestionSet, fits: list[AnswerScores], failed: list[bool], n_labels: int | None
 ) -> Outcome:
-    """Append the scores, items and samples of one budget to an outcome.
-
-    Args:
-        failed: whether each fit failed; empty where fits cannot fail.
-        n_labels: the budget; None where nothing is fitted.
-    """
+    """Append one budget's scores, items and samples; `failed` is empty where fits cannot fail."""
     scores, items = list(found.scores), dict(found.items)
     for metric in ("em", "f1"):
         values = np.stack([getattr(fit, metric) for fit in fits])  # (fits, N)

@@ -53,14 +53,7 @@ class Space:
 
 
 def space(model: Objective, options: Any, setting: Setting) -> Space:
-    """Return the joint space that a task's options ask for.
-
-    Args:
-        options: a `ContrastiveFit` with `protocol`; any protocol but `fitted` means the strategy's own space.
-
-    Raises:
-        InapplicableError: the strategy has no joint space of its own.
-    """
+    """Return the strategy's own joint space, or the fitted one if `options.protocol` is `fitted`."""
     if options.protocol == "fitted":
         return _fitted_space(model, options, setting)
     if not isinstance(model, JointSpace):
@@ -105,12 +98,8 @@ def fit_vision(
 ) -> tuple[nn.Module, nn.Module]:
     """Fit a new vision tower to frozen text features (LiT, arXiv:2111.07991, with the sides swapped).
 
-    Args:
-        texts: (N, D) frozen features, standardised.
-        images: (N, S, S, 3) uint8.
-
-    Returns:
-        The image embedder (B, S, S, 3) -> (B, D) and the text embedder (B, D) -> (B, D), unit rows.
+    From standardised features (N, D) and images (N, S, S, 3) uint8, return the image embedder (B, S, S, 3) ->
+    (B, D) and the text embedder (B, D) -> (B, D), with unit rows.
     """
     size, device = model.shapes, model.device
     with torch.random.fork_rng(devices=[]):
@@ -191,10 +180,7 @@ class Retrieval(Task):
 
 
 def recalls(similarity: Tensor) -> Outcome:
-    """Return the recalls of a square similarity (images x texts) whose diagonal holds the true pairs.
-
-    The headline is the mean of both directions' recall at 5.
-    """
+    """Return the recalls of a square similarity (images x texts) whose diagonal holds the true pairs."""
     n = len(similarity)
     partners = torch.arange(n)
     items = {

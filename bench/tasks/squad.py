@@ -1,4 +1,4 @@
-"""Any file in SQuAD's JSON format, version 1.1 or 2.0, read from the user's disk; none is shipped.
+"""Question answering on files in SQuAD's JSON format, version 1.1 or 2.0, which the user provides.
 
 Rajpurkar et al. 2016 (arXiv:1606.05250) and 2018 (arXiv:1806.03822):
 
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
+from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
+from typing_extensions import override
 
 from bench.data.corpora.base import Split, split_of
 from bench.errors import ConfigError, DataError
@@ -23,15 +25,13 @@ from bench.tasks.answers import Question
 from bench.tasks.base import Setting
 from bench.tasks.question_answering import QuestionAnswering, QuestionAnsweringOptions
 
-KINDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "an object"}
-
 
 class Squad(QuestionAnswering):
-    """Questions of two files. Validation items are those of a tenth of the training file's paragraphs."""
+    """Questions of a training and a test file; a tenth of the training paragraphs is for validation."""
 
     @dataclass(frozen=True)
     class Options(QuestionAnsweringOptions):
-        """The files."""
+        """The paths of the files."""
 
         train_path: str | None = MISSING
         test_path: str | None = MISSING
@@ -46,82 +46,68 @@ class Squad(QuestionAnswering):
 
     options: Options
 
+    @override
     def questions(self, split: Split, setting: Setting) -> list[Question]:
-        """In the order of the file."""
         key = "test_path" if split == "test" else "train_path"
         path = Path(str(getattr(self.options, key))).expanduser()
         if not path.is_file():
-            raise DataError(f"task.*.{key}: there is no file {path}; correct the path")
+            raise DataError(f"task.*.{key}={path} is not a file; correct the path")
         found = _read(path, path.stat().st_mtime_ns)
         if split == "test":
             return found
         return [q for q in found if (split_of(q.group) == "validation") == (split == "validation")]
 
 
-@lru_cache(maxsize=4)  # the runs of one worker share it
+@lru_cache(maxsize=4)  # shared by the runs of one worker
 def _read(path: Path, modified_ns: int) -> list[Question]:
     return list(read_squad(path))
 
 
 def read_squad(path: Path) -> Iterator[Question]:
-    """The questions of a file; a paragraph's text is its group.
-
-    Raises:
-        DataError: not JSON, or not in SQuAD's format; names the file and the line, or the place in the JSON.
-    """
+    """Yield the questions of a file; a DataError names the line or the place in the JSON."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = SQUAD.validate_python(json.loads(path.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text, at byte {error.start}") from error
-    for article in _Node(content, path).each("data"):
-        for paragraph in article.each("paragraphs"):
-            context = paragraph.text("context")
-            for asked in paragraph.each("qas"):
-                yield _question(asked, context)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise _malformed(path, first["loc"], first["msg"]) from None
+    for i, article in enumerate(content["data"]):
+        for j, paragraph in enumerate(article["paragraphs"]):
+            for k, asked in enumerate(paragraph["qas"]):
+                if asked.get("is_impossible", False) == bool(asked["answers"]):
+                    place = ("data", i, "paragraphs", j, "qas", k)
+                    raise _malformed(path, place, "Give either answers or is_impossible")
+                yield _question(asked, paragraph["context"])
 
 
-@dataclass(frozen=True)
-class _Node:
-    """A value in the file, with its place; asks for what must be there."""
-
-    value: Any
-    path: Path
-    place: str = ""
-
-    def get(self, name: str, kind: type[Any]) -> Any:
-        if not isinstance(self.value, dict):
-            raise self.wrong("is not an object")
-        if name not in self.value:
-            raise self.wrong(f"has no {name!r}")
-        found = self.value[name]
-        if type(found) is not kind:
-            raise self.wrong(f"is not {KINDS[kind]}", name)
-        return found
-
-    def each(self, name: str) -> list["_Node"]:
-        return [_Node(v, self.path, f"{self._at(name)}[{i}]") for i, v in enumerate(self.get(name, list))]
-
-    def text(self, name: str) -> str:
-        found: str = self.get(name, str)
-        if not found.strip():
-            raise self.wrong("is empty", name)
-        return found
-
-    def wrong(self, what: str, name: str = "") -> DataError:
-        return DataError(f"{self.path}: {self._at(name) or 'the file'} {what}; see SQuAD's format")
-
-    def _at(self, name: str) -> str:
-        return f"{self.place}.{name}".strip(".")
+def _malformed(path: Path, place: tuple[str | int, ...], problem: str) -> DataError:
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).lstrip(".")
+    return DataError(f"{path}: {where or 'the file'}: {problem}; see SQuAD's format")
 
 
-def _question(asked: _Node, context: str) -> Question:
-    question = asked.text("question")
-    answers = [(a.text("text"), a.get("answer_start", int)) for a in asked.each("answers")]
-    is_impossible = "is_impossible" in asked.value and asked.get("is_impossible", bool)
-    if is_impossible == bool(answers):
-        raise asked.wrong("has answers and is_impossible" if answers else "has no answers, nor is_impossible")
+def _question(asked: dict[str, Any], context: str) -> Question:
+    answers = [(answer["text"], answer["answer_start"]) for answer in asked["answers"]]
     texts = tuple(text for text, _ in answers)
     spans = [(at, at + len(text)) for text, at in answers if at >= 0 and context[at:].startswith(text)]
-    return Question(question, context, texts, spans[0] if spans else None, group=context)
+    return Question(asked["question"], context, texts, spans[0] if spans else None, group=context)
+
+
+def _objects(**schemas: CoreSchema) -> CoreSchema:
+    """A list of JSON objects with these keys, all of them required except `is_impossible`."""
+    keys = {
+        name: core_schema.typed_dict_field(schema, required=name != "is_impossible")
+        for name, schema in schemas.items()
+    }
+    return core_schema.list_schema(core_schema.typed_dict_schema(keys))
+
+
+_TEXT = core_schema.str_schema(strict=True, pattern=r"\S")  # not blank
+_ANSWERS = _objects(text=_TEXT, answer_start=core_schema.int_schema(strict=True))
+_QUESTIONS = _objects(question=_TEXT, answers=_ANSWERS, is_impossible=core_schema.bool_schema(strict=True))
+_ARTICLES = _objects(paragraphs=_objects(context=_TEXT, qas=_QUESTIONS))
+SQUAD = SchemaValidator(
+    core_schema.typed_dict_schema({"data": core_schema.typed_dict_field(_ARTICLES, required=True)})
+)

@@ -154,11 +154,7 @@ class Tagging(Task):
 
     @abstractmethod
     def sentences(self, split: Split) -> list[Sentence]:
-        """Return all sentences of a split, in a fixed order, none of them empty.
-
-        Raises:
-            DataError: they are missing or malformed.
-        """
+        """Return all sentences of a split, in a fixed order, none of them empty."""
 
     @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:

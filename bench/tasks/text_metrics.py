@@ -38,22 +38,14 @@ def distinct(texts: Sequence[Words], n: int) -> float:
 
 
 def repetition(texts: Sequence[Words], n: int) -> Floats:
-    """Return seq-rep-n of each text (Welleck et al. 2020, arXiv:1908.04319, sec. 6): repeated n-grams.
-
-    Returns:
-        (N,) 1 - distinct n-grams / n-grams; 0 for a text without n-grams.
-    """
+    """Return seq-rep-n (N,): repeated n-grams / n-grams of each text (Welleck et al. 2020, arXiv:1908.04319)."""
     return np.array([1 - distinct([text], n) if len(text) >= n else 0.0 for text in texts])
 
 
 def self_bleu(texts: Sequence[str]) -> Floats:
-    """Return self-BLEU (Zhu et al. 2018, arXiv:1802.01886, sec. 3.2): each text against all others.
+    """Return self-BLEU (N,) from 0 to 1: each text against all others (Zhu et al. 2018, arXiv:1802.01886).
 
-    Sacrebleu's sentence BLEU with its defaults (4-grams, exponential smoothing), limited to the orders that a
-    text is long enough for.
-
-    Returns:
-        (N,) from 0 to 1, for at least two texts.
+    Sacrebleu's sentence BLEU with its defaults, limited to the orders that a text is long enough for.
     """
     bleu = BLEU(effective_order=True)
     others = [[*texts[:i], *texts[i + 1 :]] for i in range(len(texts))]

@@ -49,14 +49,11 @@ def windows(
     first_only: bool,
     context_share: float,
 ) -> WordWindows:
-    """Encode sentences given as words.
+    """Encode sentences given as words, in windows of at most `length` ids.
 
-    Args:
-        length: the largest number of ids in a window, its EOS included.
-        first_only: the state of a word is that of its first token instead of the mean over its tokens. Of a
-            word that is longer than a window, only the tokens that fit are used.
-        context_share: share of a window that repeats the end of the previous window of the same sentence, so
-            that its first new words have a left context.
+    With `first_only` the state of a word is that of its first token instead of the mean over its tokens. Of
+    a word that is longer than a window, only the tokens that fit are used. A further window of a sentence
+    starts with the end of the previous one, `context_share` of its length, as left context of the new words.
     """
     encodings = tokenizer.encode_batch([" ".join(words) for words in sentences], add_special_tokens=False)
     starts = np.cumsum([0, *map(len, sentences)])
@@ -110,11 +107,7 @@ def _starts_word(owner: list[int], i: int) -> bool:
 def read_words(
     model: Objective, tokens: Tensor, owner: Tensor, attention: Attention
 ) -> tuple[Tensor, Tensor]:
-    """Compute the states of the words in some windows.
-
-    Returns:
-        The words, counted over all sentences, ascending (k,) on CPU, and their states (k, D).
-    """
+    """Return the words in some windows (k,), ascending, on CPU, and their states (k, D)."""
     width = int((tokens != PAD).sum(dim=1).max())
     tokens, owner = tokens[:, :width], owner[:, :width]
     read = owner != NOT_READ

@@ -122,7 +122,7 @@ def test_writing_is_asked_of_those_alone_that_write(setting: Setting) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "part"),
-    [({"protocol": "beam"}, "generate, retrieve or fitted"), ({"test_images": 1}, "2 or more")],
+    [({"protocol": "beam"}, "generate, retrieve, fitted"), ({"test_images": 1}, "2 or more")],
 )
 def test_options_that_cannot_be_are_one_line(changes: dict[str, Any], part: str) -> None:
     with pytest.raises(ConfigError) as caught:

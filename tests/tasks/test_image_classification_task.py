@@ -140,7 +140,7 @@ def test_a_prompt_longer_than_a_caption_is_counted(setting: Setting) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "parts"),
     [
-        ("zero_shot_images", {"protocol": "one_shot"}, ["zero_shot, fitted or probe"]),
+        ("zero_shot_images", {"protocol": "one_shot"}, ["zero_shot, fitted, probe"]),
         ("zero_shot_images", {"templates": ["a thing"]}, ["templates", "{} once"]),
         ("zero_shot_images", {"templates": []}, ["templates", "{} once"]),
         ("image_probe", {"train_per_class": 0}, ["train_per_class=0", "1 or more"]),

@@ -226,12 +226,12 @@ def test_a_folder_is_all_its_files_by_name(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('{"sentence_good": "a"', "not JSON"),
-        ('["a", "b"]', "not a JSON object"),
+        ('{"sentence_good": "a"', "Invalid JSON"),
+        ('["a", "b"]', "Input should be an object"),
         (json.dumps({"sentence_good": "a"}), "'sentence_bad'"),
         (json.dumps(pair("", "b")), "'sentence_good'"),
         (json.dumps({"sentence_good": 1, "sentence_bad": "b"}), "'sentence_good'"),
-        (json.dumps(pair("a", "a")), "the same"),
+        (json.dumps(pair("a", "a")), "are equal"),
         (json.dumps(pair("a", "b") | {"UID": 3}), "'UID'"),
     ],
 )
