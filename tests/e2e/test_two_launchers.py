@@ -26,7 +26,7 @@ def test_two_launchers_prepare_once_divide_the_runs_and_both_see_them_through(pl
     done = [outcome(launcher) for launcher in both]
     assert [code for code, _, _ in done] == [0, 0]
     assert all("4 finished of 4 runs" in out for _, out, _ in done)
-    assert "which prepares" in done[0][2] + done[1][2]
+    assert "that is preparing" in done[0][2] + done[1][2]
     assert "is damaged" not in done[0][2] + done[1][2]
     assert {r.status for r in place.records().values()} == {"finished"}
     assert len(place.records()) == 4
