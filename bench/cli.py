@@ -104,13 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--traceback", action="store_true", help="show the traceback of an error")
         if name == "train":
             command.add_argument("-m", "--multirun", action="store_true", help="sweep: a=1,2 and experiments")
-            command.add_argument(
-                "--cfg", action="store_true", help="print the runs' configs without running them"
-            )
+            command.add_argument("--cfg", action="store_true", help="print the runs' configs and stop")
         if name == "compare":
-            command.add_argument(
-                "--all", action="store_true", help="show all measures, not only each task's headline measure"
-            )
+            command.add_argument("--all", action="store_true", help="show every measure, not only headlines")
     return parser
 
 
