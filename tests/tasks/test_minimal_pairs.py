@@ -231,7 +231,6 @@ def test_a_folder_is_all_its_files_by_name(tmp_path: Path):
         (json.dumps({"sentence_good": "a"}), "'sentence_bad'"),
         (json.dumps(pair("", "b")), "'sentence_good'"),
         (json.dumps({"sentence_good": 1, "sentence_bad": "b"}), "'sentence_good'"),
-        (json.dumps(pair("a", "a")), "are equal"),
         (json.dumps(pair("a", "b") | {"UID": 3}), "'UID'"),
     ],
 )
@@ -251,6 +250,12 @@ def test_a_file_that_is_not_there_is_empty_or_no_text_is_named(tmp_path: Path):
     (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="UTF-8"):
         read_blimp(tmp_path / "bytes.jsonl")
+
+
+def test_pairs_of_two_equal_sentences_are_counted_and_left_out(tmp_path: Path, setting: Setting):
+    outcome = task(written(tmp_path, [pair("a", "a"), pair("ab", "abc")])).evaluate(even(), setting)
+    assert len(outcome.items["accuracy_exact"]) == 1
+    assert outcome.counts == {"pair of two equal sentences": 1}
 
 
 def test_long_sentences_are_counted_and_never_cut(tmp_path: Path, setting: Setting):
