@@ -1,7 +1,9 @@
 """Minimal pairs: what is read, what is spoilt and how, and who wins."""
 
+import inspect
 import json
 import math
+import textwrap
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,9 @@ from bench.errors import ConfigError, DataError, InapplicableError
 from bench.objectives.base import Objective
 from bench.objectives.likelihood import wanted
 from bench.objectives.scratch import Scratch
-from bench.tasks.base import Outcome, Setting
+from bench.tasks import base, likelihood, probe
+from bench.tasks.base import Outcome, Setting, Task
+from bench.tasks.likelihood import LikelihoodOptions
 from bench.tasks.minimal_pairs import (
     RULES,
     MinimalPairs,
@@ -370,3 +374,16 @@ def test_a_corpus_without_sentences_is_named(setting: Setting):
     with pytest.raises(DataError) as raised:
         task(None).evaluate(even(), setting)
     assert_one_line(raised.value, "task.*.path", "test split")
+
+
+# The example in the documentation of a task
+
+
+def test_the_example_of_a_task_runs_and_a_tie_is_a_half(setting: Setting):
+    _, _, example = inspect.getdoc(Task).partition("::\n\n")  # type: ignore[union-attr]
+    names = vars(base) | vars(likelihood) | vars(probe) | {"PAIRS": [("a", "b"), ("ab", "bc"), ("x", "yy")]}
+    exec(textwrap.dedent(example), names)  # noqa: S102 - our own documentation
+    options = LikelihoodOptions("exact", 1, "tokens", 2)
+    outcome = names["Capitals"](options).evaluate(even(), setting)
+    assert by_metric(outcome) == {"accuracy_exact": 0.5}
+    assert outcome.items["accuracy_exact"].tolist() == [0.5, 0.5, 0.5]
