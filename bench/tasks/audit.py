@@ -252,7 +252,7 @@ def _batches_of(n: int) -> Iterator[None]:
 
 
 def audit(specs: Sequence[RunSpec], say: Callable[[AuditCheck], None]) -> AuditRecord:
-    """Audit the tasks of a study on the data of its first run and write a record; call `say` after each check."""
+    """Audit the tasks of a study on its first run's data and write a record; call `say` after each check."""
     environment.limit_blas()
     spec = specs[0]
     config, data = spec.typed(), prepare(spec)

@@ -44,8 +44,8 @@ class FeatureCache:
     ) -> Tensor:
         """Return the result of `compute` for ids (N, T), which runs at the first request only.
 
-        `how` holds everything else that determines the result. A model with changed weights is another model. Do
-        not write into the result.
+        `how` holds everything else that determines the result. A model with changed weights is another
+        model. Do not write into the result.
         """
         ids = hashlib.sha256(tokens.cpu().contiguous().numpy().tobytes()).hexdigest()
         # Sums of the weights, since torch's own version counter misses what fused optimizers do.
