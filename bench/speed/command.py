@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from bench.config.run_spec import RunSpec, now
 from bench.data.signals import ignoring_signals, interrupted_by_signals
 from bench.errors import printable
-from bench.models.capacity import check_machine
 from bench.records import replacing, write_atomically
 from bench.report.figures.base import render
 from bench.speed import page
@@ -22,7 +21,8 @@ from bench.speed.interleave import Contest
 from bench.speed.profile import shares
 from bench.speed.settings import OURS, Cell, Speed, plan, settings_of
 from bench.speed.timings import Result
-from bench.training.environment import environment
+from bench.training.memory import check_machine
+from bench.training.process import environment
 
 PACKAGES = ("transformers", "accelerate")  # recorded here, in addition to those of every record
 PATHS = ("nanogpt", "out")  # settings that are paths of this machine

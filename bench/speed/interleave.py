@@ -44,7 +44,7 @@ from bench.speed.settings import (
     Pace,
     Task,
 )
-from bench.training.environment import peak_memory_bytes, set_up_process
+from bench.training.process import peak_memory_bytes, set_up_process
 
 PRELOADED = ("bench.speed.interleave",)  # by the server that contenders are forked from
 JOIN_S = 5.0

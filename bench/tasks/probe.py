@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bench.data.tokenizer import EOS, PAD
 from bench.errors import ConfigError
-from bench.models.pooling import POOLINGS, pool
+from bench.models.heads import POOLINGS, pool
 from bench.objectives.base import Attention, Objective
 
 EVALUATION_BATCH = 256

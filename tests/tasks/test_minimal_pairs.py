@@ -21,7 +21,7 @@ from bench.data.pairs import prepare_pairs
 from bench.data.tokenizer import EOS
 from bench.errors import ConfigError, DataError, InapplicableError
 from bench.objectives.base import Objective
-from bench.objectives.likelihood import wanted
+from bench.objectives.likelihood import scored_tokens
 from bench.objectives.scratch import Scratch
 from bench.tasks import base, likelihood, probe
 from bench.tasks.base import Outcome, Setting, Task
@@ -94,8 +94,8 @@ class ByToken(Scratch):
         self.nats = nats
         self.likelihoods = frozenset({"exact", "bound", "pseudo"})
 
-    def token_nats(self, tokens, kind, *, samples, generator, scored=None):  # type: ignore[no-untyped-def]
-        return self.nats[tokens[:, 1:]] * wanted(tokens, scored)
+    def token_nll(self, tokens, kind, *, samples, generator, scored=None):  # type: ignore[no-untyped-def]
+        return self.nats[tokens[:, 1:]] * scored_tokens(tokens, scored)
 
 
 def even() -> ByToken:
