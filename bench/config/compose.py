@@ -1,4 +1,4 @@
-"""Command line -> runs. Hydra composes, the sweep is expanded, every run gets its identity. No torch."""
+"""Compose the runs of a command line: Hydra composes, sweeps are expanded, runs get ids. No torch here."""
 
 import itertools
 import json
@@ -42,16 +42,16 @@ from bench.config.run_spec import RunSpec, read_spec
 from bench.errors import ConfigError
 from bench.records import CHOICE, STUDY_NAME, finished, read_records
 
-LABELLED = ("strategy", "model", "budget")  # axes whose changes show in their own name
-PLUGGABLE = ("strategy", "task", "corpus", "launcher")  # whose options their class checks
-UNLABELLED = ("optim", "corpus/text", "corpus/pairs")  # groups that show in a run's variant
+LABELLED = ("strategy", "model", "budget")  # axes whose changed options are part of their name
+PLUGGABLE = ("strategy", "task", "corpus", "launcher")  # the class checks the options
+UNLABELLED = ("optim", "corpus/text", "corpus/pairs")  # groups that are part of a run's variant
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose one config by Hydra, the `hydra` node included.
+    """Compose one config by Hydra, including the `hydra` node.
 
     Raises:
-        ConfigError: whatever Hydra or OmegaConf refuses, in one line.
+        ConfigError: Hydra or OmegaConf refuses the overrides.
     """
     schema.register()
     parse(overrides)
@@ -67,15 +67,15 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
-    """The runs that a command line asks for, each once, in the order of the sweep.
+    """Return the runs of a command line, each once, in the order of the sweep.
 
     Args:
-        overrides: Hydra overrides; with `multirun`, `a=1,2` sweeps and `hydra.sweeper.params` of the
-            experiment are expanded as well (the command line wins).
-        multirun: a sweep rather than one run.
+        overrides: Hydra overrides; with `multirun`, sweeps (`a=1,2`) and the experiment's
+            `hydra.sweeper.params` are expanded, and the command line takes precedence.
+        multirun: Whether the command line is a sweep.
 
     Raises:
-        ConfigError: an unknown choice, key or type, or a sweep without `-m`.
+        ConfigError: A choice, key or type is unknown, or a sweep lacks `-m`.
     """
     given = parse(overrides)
     command = shlex.join(["bench", "train", *(["-m"] if multirun else []), *overrides])
@@ -90,7 +90,9 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
     swept = [o for o in given if o.is_sweep_override()]
     swept += parse([f"{key}={value}" for key, value in params.items() if key not in named])
     if tasks := [o.key_or_group for o in swept if o.key_or_group.split(".")[0] == "task"]:
-        raise ConfigError(f"{tasks[0]}: a task's settings are no axis; give each its own file in conf/task")
+        raise ConfigError(
+            f"{tasks[0]}: task settings cannot be swept; write one file per setting in conf/task"
+        )
     axes = [elements(o) for o in swept]
     if (n_runs := math.prod(map(len, axes))) > MOST_RUNS:
         keys = ", ".join(o.key_or_group for o in swept)
@@ -112,8 +114,10 @@ def _with_known_ids(specs: Sequence[RunSpec]) -> list[RunSpec]:
 
 
 def _compose_line(line: Sequence[Override]) -> DictConfig:
-    """Compose a run: files once for equal choices, which takes Hydra most of its time; then values are set,
-    as Hydra does. What adds or deletes is left to it, with all before it.
+    """Compose a run.
+
+    Composing files takes Hydra most of its time, so it is done once for equal choices, and values are set
+    afterwards. Overrides that add or delete keys, and all overrides before them, are left to Hydra.
     """
     left = [i for i, override in enumerate(line) if not is_choice(override) and not is_value(override)]
     n_left = left[-1] + 1 if left else 0
@@ -122,7 +126,7 @@ def _compose_line(line: Sequence[Override]) -> DictConfig:
     try:
         for override in values:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-    except (OmegaConfBaseException, ValueError):  # Hydra says it better
+    except (OmegaConfBaseException, ValueError):  # Hydra's message is better
         return compose_config("config", _words(line))
     return config
 
@@ -137,22 +141,22 @@ def _chosen(line: Sequence[Override]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def _composed(words: tuple[str, ...]) -> DictConfig:
-    """As `compose_config`, once; not to be changed."""
+    """Compose a config once; callers must not change it."""
     return compose_config("config", words)
 
 
 def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
-    """The finished runs of a study, to be measured by the tasks of a command line.
+    """Return the finished runs of a study with the tasks of a command line.
 
     Args:
         overrides: `study=NAME`, `task=[A,B]`, and settings of those tasks, of `launcher` or `paths`.
 
     Raises:
-        ConfigError: no study or task named, or no run to measure.
+        ConfigError: No study or task is named, or the study has no finished run.
     """
     keys = {o.key_or_group.split(".")[0] for o in parse(overrides)}
     if not {"study", "task"} <= keys:
-        raise ConfigError("say which runs and by what: bench evaluate study=NAME task=[A,B]")
+        raise ConfigError("name a study and tasks: bench evaluate study=NAME task=[A,B]")
     if other := sorted(keys - {"study", *NOT_SCIENCE}):
         raise ConfigError(f"{other[0]} is fixed by the study's runs; only tasks are added to them")
     try:
@@ -211,7 +215,7 @@ def _spec(line: Sequence[Override], command: str) -> RunSpec:
 
 
 def _check_shape(config: Mapping[str, Any]) -> None:
-    """Refuse what would break before `bench.config.checks` or `bench.config.build` could name it."""
+    """Refuse settings that would fail before `bench.config.checks` or `bench.config.build` can name them."""
     check_values(config)
     if not STUDY_NAME.fullmatch(config["study"]):
         raise ConfigError(
@@ -223,18 +227,18 @@ def _check_shape(config: Mapping[str, Any]) -> None:
     for key, node in parts.items():
         if not isinstance(node, dict):
             group = "task" if key.startswith("task.") else key.replace(".", "/")
-            raise ConfigError(f"{key}={node!r} is no set of options; choose one by {group}=NAME")
+            raise ConfigError(f"{key}={node!r} must be a mapping of options; choose one by {group}=NAME")
     if not isinstance(config["strategy"].get("modality"), str):
         raise ConfigError("strategy.modality is missing; choose text, pairs or none, as its class says")
     if odd := [name for name in config["task"] if not name.isidentifier()]:
-        raise ConfigError(f"task.{odd[0]}: a task's name is a column's name; use letters, digits and '_'")
+        raise ConfigError(f"task.{odd[0]}: a task's name names a column; use letters, digits and '_'")
 
 
 def _names(composed: DictConfig, before: Mapping[str, str], science: Mapping[str, Any]) -> dict[str, str]:
-    """What tables call the run: `mlm[mask_rate=0.15]` for a changed choice, `variant` for all else.
+    """Return the run's names in tables: `mlm[mask_rate=0.15]` for a changed choice, `variant` for the rest.
 
-    Names come from values, not from how they were typed: equal science, equal name, and no two runs of
-    different science share one.
+    Names follow from values, not from how they were typed: runs have equal names exactly if their science is
+    equal.
     """
     choices = composed.hydra.runtime.choices
     changes = {k: v for k, v in _flat(science).items() if before.get(k) != v and k != "seed"}
@@ -308,7 +312,7 @@ def read_run(folder: Path) -> RunSpec:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """{"a": {"b": 1}} -> {"a.b": "1"}; a value's text holds no space."""
+    """Flatten {"a": {"b": 1}} to {"a.b": "1"}; texts of values contain no space."""
     found: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -320,22 +324,22 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _plain(composed: DictConfig, *, complete: bool) -> dict[str, Any]:
-    """The config without Hydra's node, as plain containers; `complete`: no value may be missing."""
+    """Return the config without Hydra's node, as plain containers; `complete`: no value may be missing."""
     ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     container = OmegaConf.to_container(ours, resolve=True, throw_on_missing=complete)
-    if complete:  # once more, since nothing has checked what an interpolation brought in
+    if complete:  # check again, since interpolated values are not checked yet
         container = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema.Config), container))
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
 
 def check_types(composed: DictConfig, unchanged: DictConfig, overrides: Sequence[Override]) -> None:
-    """Refuse an override of a pluggable part whose type differs from the YAML's own value.
+    """Refuse an override of a pluggable part whose type differs from the value in the YAML.
 
-    Their `Options` dataclasses are checked again where they are built; this needs no torch.
+    `Options` dataclasses check again where the part is built; this check needs no torch.
 
     Raises:
-        ConfigError: names the key, the value and the type that the YAML has.
+        ConfigError: Names the key, the value and the type in the YAML.
     """
     deep = [o for o in overrides if "." in o.key_or_group and not o.is_add()]
     pluggable = [o for o in deep if o.key_or_group.split(".")[0] in PLUGGABLE]
