@@ -97,7 +97,7 @@ def test_the_folder_is_where_it_was_asked_for_and_masks_are_filled_in_from_it(
     {
         ("export",): "run=... is missing",
         ("export", "run="): "run=... is missing",
-        ("export", "run=zz"): "run=zz is no run",
+        ("export", "run=zz"): "run=zz: no record in",
         ("export", "rnu=zz"): "'rnu=zz' is not a setting; use run=",
         ("fill", "model=x"): "text=... is missing",
         ("fill", "model=x", "text=[MASK]", "k=0"): "k=0: use",
@@ -187,7 +187,7 @@ def copy_with_a_similar_id(record: RunRecord) -> None:
         (reshape_a_weight, "head.dense.weight"),
         (truncate_weights, "does not fit"),
         (change_the_corpus, "corpus.text has changed"),
-        (copy_with_a_similar_id, "may be any of"),
+        (copy_with_a_similar_id, "is ambiguous"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_by_its_reason(
