@@ -23,7 +23,7 @@ from bench.report.auditing import auditing, failures
 from bench.report.budget_crossings import budget_crossings
 from bench.report.claim_views import claims
 from bench.report.evaluation import evaluation, samples
-from bench.report.figures.drawn import Drawn
+from bench.report.figures.base import Drawn
 from bench.report.label_budgets import label_budgets
 from bench.report.learning import learning
 from bench.report.readme import blocks

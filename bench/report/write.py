@@ -21,7 +21,7 @@ from bench.records import write_atomically
 from bench.report import views
 from bench.report.claim_views import claims
 from bench.report.csv_tables import csv_tables, csv_text
-from bench.report.figures.drawn import drawing
+from bench.report.figures.base import drawing
 from bench.report.manifest import MANIFEST, manifest_of, manifest_text, read_manifest
 from bench.report.page import FULL_TEXT, PAGE, assemble, latex_tables, one_page, short_claims
 from bench.report.rendering import html, markdown, table_and_note

@@ -10,12 +10,14 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 from omegaconf import MISSING
+from typing_extensions import override
 
 from bench.analysis.table import Arm, Tables
 from bench.analysis.text import EMPTY, number
 from bench.records import RunRecord
 from bench.report.evaluation import shown_run, visible
-from bench.report.figures.base import WIDTH_IN, Figure, blank
+from bench.report.figures.base import Figure
+from bench.report.figures.style import WIDTH_IN, blank
 
 _NOTHING = "No attention rollout was recorded: nothing to draw."
 _MOST_TICKS = 32
@@ -43,9 +45,6 @@ class AttentionRollout(Figure):
 
         tasks: list[str] = MISSING
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
-
     def maps(self, tables: Tables) -> list[Map]:
         """All that can be drawn.
 
@@ -63,10 +62,11 @@ class AttentionRollout(Figure):
                 found.append(Map(task, arm, run, shares, tokens))
         return found
 
+    @override
     def applies(self, tables: Tables) -> bool:
-        """Is there a map?"""
         return bool(self.maps(tables))
 
+    @override
     def draw(self, tables: Tables) -> Canvas:
         """Shares on one scale of colour, its root taken so that small ones can be seen."""
         found = self.maps(tables)
@@ -91,8 +91,8 @@ class AttentionRollout(Figure):
         bar.set_label("share drawn from a token", fontsize=7)
         return canvas
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """Whose run is shown, and how much its tokens draw on themselves and on the first."""
         found = self.maps(tables)
         if not found:
             return _NOTHING

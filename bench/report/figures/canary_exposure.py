@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
+from typing_extensions import override
 
 from bench.analysis.series import Series, numbered_series
 from bench.analysis.table import Tables
@@ -21,18 +22,18 @@ class CanaryExposure(LineFigure):
     ylabel = "exposure (bits)"
     by_model = False
 
+    @override
     def find(self, tables: Tables) -> list[Series]:
-        """Exposure at each planted count, one series per task."""
         return numbered_series(tables, METRIC)
 
+    @override
     def scale(self, axes: Axes, xs: Sequence[int]) -> list[float]:
-        """Evenly spaced, since 0 has no logarithm."""
         axes.set_xticks(range(len(xs)), [f"{x:,}" for x in xs])
         axes.grid(visible=False, axis="x")
         return [float(i) for i in range(len(xs))]
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """Each strategy's exposure at the largest count."""
         found = self.series(tables)
         if not found:
             return self.nothing

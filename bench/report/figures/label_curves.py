@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
+from typing_extensions import override
 
 from bench.analysis.compare import is_compared
 from bench.analysis.crossover import BEFORE, BEYOND
@@ -20,23 +21,23 @@ class LabelCurves(LineFigure):
     xlabel = "labelled items that were fitted to (log scale)"
     by_model = False
 
+    @override
     def find(self, tables: Tables) -> list[Series]:
-        """The tasks' headline metrics at several label counts."""
         return label_series(tables)
 
+    @override
     def scale(self, axes: Axes, xs: Sequence[int]) -> list[float]:
-        """Log2, with a tick at each label count."""
         axes.set_xscale("log", base=2)
         axes.set_xticks(xs, [f"{x:,}" for x in xs])
         axes.minorticks_off()
         return [float(x) for x in xs]
 
+    @override
     def moved(self, place: float, share: float) -> float:
-        """By a share of a doubling."""
         return float(place * 2 ** (0.2 * share))
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """The crossover of each strategy with scratch, with its interval."""
         found = self.series(tables)
         if not found:
             return self.nothing

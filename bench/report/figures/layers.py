@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from typing_extensions import override
 
 from bench.analysis.series import Series, numbered_series
 from bench.analysis.table import Tables
@@ -21,17 +22,17 @@ class Layers(LineFigure):
     xlabel = "layer (0: embedding)"
     by_model = True
 
+    @override
     def find(self, tables: Tables) -> list[Series]:
-        """Metrics that are measured at every layer."""
         return numbered_series(tables, METRIC)
 
+    @override
     def scale(self, axes: Axes, xs: Sequence[int]) -> list[float]:
-        """Whole layers."""
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         return [float(x) for x in xs]
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """Each strategy's best layer of the largest model."""
         found = self.series(tables)
         if not found:
             return self.nothing

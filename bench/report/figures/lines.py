@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from typing_extensions import override
 
 from bench.analysis.compare import grid, level
 from bench.analysis.naming import series_label
@@ -16,9 +17,8 @@ from bench.analysis.stats import Interval, interval
 from bench.analysis.table import BASELINE, Arm, Tables
 from bench.analysis.text import number
 from bench.errors import ConfigError
-from bench.report.figures.base import GREY, Figure, blank, is_near, looks, wrapped
-from bench.report.figures.legend import legend
-from bench.report.figures.marks import draw_lines
+from bench.report.figures.base import Figure
+from bench.report.figures.style import GREY, blank, draw_lines, is_near, legend, looks, wrapped
 
 
 class LineFigure(Figure):
@@ -34,9 +34,6 @@ class LineFigure(Figure):
         """Which panels; null: every task that has such measures."""
 
         tasks: list[str] | None = None
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
 
     @abstractmethod
     def find(self, tables: Tables) -> list[Series]:
@@ -63,14 +60,15 @@ class LineFigure(Figure):
             raise ConfigError(f"figure: nothing to draw for tasks={lost}; tasks with such scores: {known}")
         return [series for series in found if tasks is None or series.task in tasks]
 
+    @override
     def applies(self, tables: Tables) -> bool:
-        """Is there a series?"""
         return bool(self.series(tables))
 
     def models(self, tables: Tables) -> Sequence[str | None]:
         """What has panels of its own; None: all models together."""
         return tables.models if self.by_model else [None]
 
+    @override
     def draw(self, tables: Tables) -> Canvas:
         """Means over seeds with their intervals; scratch dashed in a band, chance dotted."""
         series_by_model = ((series, model) for series in self.series(tables) for model in self.models(tables))

@@ -9,13 +9,23 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
+from typing_extensions import override
 
 from bench.analysis.stats import interval
 from bench.analysis.table import Arm, Cell, Tables, cell_of
 from bench.analysis.text import with_seeds
-from bench.report.figures.base import GREY, Figure, blank, bundles, is_crowded, lost_note, wrapped
-from bench.report.figures.legend import place_legend
-from bench.report.figures.marks import Stroke, draw_strokes
+from bench.report.figures.base import Figure
+from bench.report.figures.style import (
+    GREY,
+    Stroke,
+    blank,
+    bundles,
+    draw_strokes,
+    is_crowded,
+    lost_note,
+    place_legend,
+    wrapped,
+)
 
 _NOTHING = "No finished run has a validation loss: nothing to draw."
 _BUNDLED = " All variants of a strategy are in one panel."
@@ -38,14 +48,12 @@ class LossCurves(Figure):
 
         strategies: list[str] | None = None
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
-
     def _curves(self, tables: Tables) -> dict[Cell, dict[str, Curve]]:
         wanted = self.options.strategies
         curves = validation_curves(tables)
         return {cell: runs for cell, runs in curves.items() if wanted is None or cell.arm.strategy in wanted}
 
+    @override
     def draw(self, tables: Tables) -> Canvas:
         """One panel per strategy; colour is the data budget, dash the model."""
         curves = self._curves(tables)
@@ -63,8 +71,8 @@ class LossCurves(Figure):
         place_legend(canvas, _handles(tables), most_columns=5)
         return canvas
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """First and last validation loss of each strategy's largest cell."""
         curves = self._curves(tables)
         if not curves:
             return _NOTHING

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
+from typing_extensions import override
 
 from bench.analysis import aggregate
 from bench.analysis.compare import is_compared
@@ -13,9 +14,18 @@ from bench.analysis.stats import LEVEL
 from bench.analysis.table import BASELINE, Arm, Tables
 from bench.analysis.text import with_interval, with_seeds
 from bench.report.across_tasks import Suite, improvement, suite
-from bench.report.figures.base import GREY, Figure, blank, bundles, looks, wrapped
-from bench.report.figures.legend import SCRATCH, grey_line
-from bench.report.figures.marks import Stroke, draw_strokes
+from bench.report.figures.base import Figure
+from bench.report.figures.style import (
+    GREY,
+    SCRATCH,
+    Stroke,
+    blank,
+    bundles,
+    draw_strokes,
+    grey_line,
+    looks,
+    wrapped,
+)
 
 _NOTHING = "Too few tasks that every strategy can do: nothing to draw."
 _SCRATCH = Arm(BASELINE, "")
@@ -33,14 +43,12 @@ class PerformanceProfiles(Figure):
 
         n_thresholds: int
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
-
+    @override
     def applies(self, tables: Tables) -> bool:
-        """Is there a strategy to hold against scratch, on enough tasks?"""
         found = suite(tables)
         return found is not None and bool(_compared(found))
 
+    @override
     def draw(self, tables: Tables) -> Canvas:
         """A line that stays higher is better at every level of quality."""
         found = suite(tables)
@@ -66,8 +74,8 @@ class PerformanceProfiles(Figure):
         _legend(canvas)
         return canvas
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """Who is nowhere below scratch, and who has the highest interquartile mean."""
         found = suite(tables)
         if found is None or not _compared(found):
             return _NOTHING

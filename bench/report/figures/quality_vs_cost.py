@@ -1,10 +1,11 @@
 """Base of figures of quality against a cost of pretraining: a panel per task, a point per cell, the front."""
 
 import math
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import scipy
@@ -12,27 +13,32 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
+from omegaconf import MISSING
+from typing_extensions import override
 
 from bench.analysis.compare import Summary, summaries
+from bench.analysis.cost import SOURCES, energy_note, flops, joules, seconds
 from bench.analysis.naming import cell_label
 from bench.analysis.pareto import Member, front
 from bench.analysis.table import BASELINE, Cell, Measure, Tables
-from bench.analysis.text import amount, with_p
-from bench.report.figures.base import (
+from bench.analysis.text import amount, power, with_p
+from bench.report.figures.base import TaskFigure
+from bench.report.figures.style import (
     GREY,
     Look,
-    TaskFigure,
+    Stroke,
     blank,
     crowd_note,
+    draw_bars,
+    draw_strokes,
     finish,
     is_crowded,
+    legend,
     looks,
     lost_note,
     references,
     wrapped,
 )
-from bench.report.figures.legend import legend
-from bench.report.figures.marks import Stroke, draw_bars, draw_strokes
 from bench.report.most_spread import left_out_note, most_spread
 
 MOST_TASKS = 9  # more panels than a page holds tell nobody anything
@@ -43,42 +49,85 @@ _RING = {True: ("black", "-"), False: ("black", ":")}  # of members of the front
 Costs = Mapping[Cell, float]
 
 
+class Cost(Enum):
+    """What quality is drawn against."""
+
+    flops = "pretraining FLOPs"
+    seconds = "pretraining seconds"
+    joules = "joules of pretraining"
+
+
+TITLES = {Cost.flops: "compute", Cost.seconds: "time", Cost.joules: "energy"}
+
+
 class QualityVsCost(TaskFigure):
-    """What a cost buys. Scratch pretrains nothing, so it is a line, and the cheapest member of the front."""
+    """The quality that a cost of pretraining buys.
 
-    nothing: ClassVar[str]
-    cost: ClassVar[str]  # in words, with the unit, for axis and caption
+    Scratch pretrains nothing, so it is a line, and the cheapest member of the front. Energy that was measured
+    and energy that was estimated never share a panel.
+    """
 
-    @abstractmethod
-    def costs(self, tables: Tables) -> dict[str, Costs]:
-        """The costs of cells; one entry for each way to know them, which is named and gets its own panels."""
+    @dataclass(frozen=True)
+    class Options(TaskFigure.Options):
+        """The cost on the horizontal axis."""
 
-    @abstractmethod
-    def value(self, cost: float) -> str:
-        """A cost with its unit, for the caption."""
+        cost: Cost = MISSING
 
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.cost = options.cost
+        self.title = f"Quality against pretraining {TITLES[self.cost]}"
+        self._nothing = f"No finished run has {self.cost.value} on record: nothing to draw."
+
+    @override
+    def applies(self, tables: Tables) -> bool:
+        return bool(self._costs(tables))
+
+    def _costs(self, tables: Tables) -> dict[str, Costs]:
+        """Return each cell's cost, the mean over its finished runs, by how it is known."""
+        if self.cost is Cost.joules:
+            found = {source: joules(tables, source) for source in SOURCES}
+        else:
+            found = {"": flops(tables) if self.cost is Cost.flops else seconds(tables)}
+        return {source: costs for source, costs in found.items() if costs}
+
+    def _value(self, cost: float) -> str:
+        """Return a cost with its unit."""
+        if self.cost is Cost.flops:
+            return f"{power(cost)} FLOPs"
+        return f"{amount(cost)} {'s' if self.cost is Cost.seconds else 'J'}"
+
+    def _remark(self, tables: Tables) -> str:
+        """Return what a reader must know of the cost."""
+        if self.cost is Cost.flops:
+            return ", forward and backward"
+        if self.cost is Cost.seconds:
+            return ", which depend on the machine and on what else it did"
+        return f"; cells without it are left out. {energy_note(tables).rstrip('.')}"
+
+    @override
     def draw(self, tables: Tables) -> Canvas:
         """One panel per task and way to know the cost; the larger the marker, the larger the model."""
         places = self._places(tables)
         if not places:
-            return blank(self.nothing)
+            return blank(self._nothing)
         canvas, grid = wrapped(len(places))
         for axes, (measure, source, costs) in zip(grid, places, strict=True):
             _panel(axes, tables, measure, costs)
             finish(axes, tables, measure, source)
-        canvas.supxlabel(f"{self.cost} (log scale), evaluation not included", fontsize=8)
+        canvas.supxlabel(f"{self.cost.value} (log scale), evaluation not included", fontsize=8)
         legend(canvas, tables, *_handles(tables))
         return canvas
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """Per task, the members of the front whose gain is clear, and which tasks are left out."""
         places = self._places(tables)
         if not places:
-            return self.nothing
+            return self._nothing
         findings = "; ".join(self._finding(tables, *place) for place in places)
         return (
-            f"Each task's metric against {self.cost}{self.remark(tables)}. A point is a cell: its mean "
-            "over seeds with the 95 % t interval, the fainter the smaller its data budget, moved "
+            f"Each task's metric against {self.cost.value}{self._remark(tables)}. A point is a cell: its "
+            "mean over seeds with the 95 % t interval, the fainter the smaller its data budget, moved "
             "sideways where it would hide another; lines join a strategy's cells of growing cost at one data "
             "budget. Steps: the Pareto front, from scratch at no cost. Ringed: its members, dotted where the "
             "gain over the next cheaper one, if any, is unclear (p > 0.05, seed-paired t test, uncorrected)."
@@ -87,13 +136,9 @@ class QualityVsCost(TaskFigure):
             f"Members with a clear gain: {findings}."
         )
 
-    def remark(self, tables: Tables) -> str:
-        """What else must be known of the cost."""
-        return ""
-
     def _places(self, tables: Tables) -> list[tuple[Measure, str, Costs]]:
         """The panels: measure, how the cost is known, and the costs of the cells that have both."""
-        known = self.costs(tables)
+        known = self._costs(tables)
         measures = self.measures(tables)
         if self.options.tasks is None:
             measures = most_spread(tables, measures, MOST_TASKS // max(len(known), 1))
@@ -109,7 +154,7 @@ class QualityVsCost(TaskFigure):
         return f"{name}: {', '.join(clear) or 'none'}"
 
     def _gain(self, member: Member) -> str:
-        return f"{cell_label(member.cell)} at {self.value(member.cost)}, {with_p(member.gain)}"
+        return f"{cell_label(member.cell)} at {self._value(member.cost)}, {with_p(member.gain)}"
 
 
 def _panel(axes: Axes, tables: Tables, measure: Measure, costs: Costs) -> None:

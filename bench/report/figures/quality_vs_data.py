@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter
+from typing_extensions import override
 
 from bench.analysis.compare import baseline_cell, choose, summaries
 from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables
 from bench.analysis.text import number, with_p, with_seeds
-from bench.report.figures.base import (
+from bench.report.figures.base import TaskFigure
+from bench.report.figures.style import (
     N_COLUMNS,
     WIDTH_IN,
-    TaskFigure,
     blank,
     crosses,
     crowd_note,
+    draw_lines,
     finish,
+    legend,
     looks,
     lost_note,
     n_columns,
@@ -25,8 +28,6 @@ from bench.report.figures.base import (
     references,
     wrapped,
 )
-from bench.report.figures.legend import legend
-from bench.report.figures.marks import draw_lines
 from bench.report.most_spread import left_out_note, most_spread
 
 MOST_PANELS = 15  # that a page holds
@@ -41,6 +42,7 @@ class QualityVsData(TaskFigure):
 
     title = "Quality against unique data"
 
+    @override
     def draw(self, tables: Tables) -> Canvas:
         """One panel per task and model."""
         measures = self._drawn(tables)
@@ -60,8 +62,8 @@ class QualityVsData(TaskFigure):
         legend(canvas, tables)
         return canvas
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """The best strategy at the largest budget per task, against scratch and the smallest budget."""
         measures = self._drawn(tables)
         if not measures or not tables.budgets:
             return _NOTHING

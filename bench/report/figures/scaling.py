@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from typing_extensions import override
 
 from bench.analysis.predicting import HeldOut, held_out
 from bench.analysis.scaled import Quantity, measured_cells, record_of
@@ -16,9 +17,8 @@ from bench.analysis.scaling import Fit, half_width
 from bench.analysis.stats import interval
 from bench.analysis.table import Arm, Tables
 from bench.errors import ConfigError
-from bench.report.figures.base import GREY, LONG_TITLE, Figure, Look, blank, looks, wrapped
-from bench.report.figures.legend import place_legend
-from bench.report.figures.marks import draw_bars
+from bench.report.figures.base import Figure
+from bench.report.figures.style import GREY, LONG_TITLE, Look, blank, draw_bars, looks, place_legend, wrapped
 from bench.report.scaling_views import Row, check, exponent, fits
 
 _NOTHING = "No strategy was trained for two amounts of training: nothing to draw."
@@ -42,9 +42,6 @@ class Scaling(Figure):
 
         tasks: list[str] | None = None
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
-
     def panels(self, tables: Tables) -> list[Panel]:
         """A panel per task, and per strategy for its loss.
 
@@ -62,10 +59,11 @@ class Scaling(Figure):
         wanted = [measure for measure in measures if tasks is None or measure.task in tasks]
         return losses + [Panel(tuple(row for row in found if row[0].measure == m)) for m in wanted]
 
+    @override
     def applies(self, tables: Tables) -> bool:
-        """Was any strategy trained for two amounts of training?"""
         return bool(self.panels(tables))
 
+    @override
     def draw(self, tables: Tables) -> Canvas:
         """Log D; colour is the strategy, dash the model."""
         found = self.panels(tables)
@@ -78,8 +76,8 @@ class Scaling(Figure):
         _legend(canvas, tables, {arm for panel in found for _, arm, _ in panel.rows})
         return canvas
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """Exponents and held-out checks of all fits, and how many strategies have none."""
         rows = [row for panel in self.panels(tables) for row in panel.rows]
         if not rows:
             return _NOTHING
