@@ -1,4 +1,4 @@
-"""Base of figures of quality against a cost of pretraining: a panel per task, a point per cell, the front."""
+"""Quality against a cost of pretraining: a panel per task, a point per cell, and the Pareto front."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -41,10 +41,10 @@ from bench.report.figures.style import (
 )
 from bench.report.most_spread import left_out_note, most_spread
 
-MOST_TASKS = 9  # more panels than a page holds tell nobody anything
-_SAME = 1.05  # cells within 5 % of a cost are matched, and no line joins them
-_APART, _MOST_MOVED = 0.02, 0.5  # of an axis: between two cells, and all such gaps together
-_RING = {True: ("black", "-"), False: ("black", ":")}  # of members of the front, by whether clear
+MOST_TASKS = 9  # panels of one kind of cost that fit a page
+_SAME = 1.05  # cells within 5 % of a cost have equal cost, and no line joins them
+_APART, _MOST_MOVED = 0.02, 0.5  # shares of the axis: between two cells, and all such gaps together
+_RING = {True: ("black", "-"), False: ("black", ":")}  # by whether the gain of a member of the front is clear
 
 Costs = Mapping[Cell, float]
 
@@ -84,7 +84,7 @@ class QualityVsCost(TaskFigure):
         return bool(self._costs(tables))
 
     def _costs(self, tables: Tables) -> dict[str, Costs]:
-        """Return each cell's cost, the mean over its finished runs, by how it is known."""
+        """Return each cell's cost, the mean over its finished runs, by the source of the cost."""
         if self.cost is Cost.joules:
             found = {source: joules(tables, source) for source in SOURCES}
         else:
@@ -102,12 +102,12 @@ class QualityVsCost(TaskFigure):
         if self.cost is Cost.flops:
             return ", forward and backward"
         if self.cost is Cost.seconds:
-            return ", which depend on the machine and on what else it did"
-        return f"; cells without it are left out. {energy_note(tables).rstrip('.')}"
+            return ", which depend on the machine and its load"
+        return f"; cells without energy records are left out. {energy_note(tables).rstrip('.')}"
 
     @override
     def draw(self, tables: Tables) -> Canvas:
-        """One panel per task and way to know the cost; the larger the marker, the larger the model."""
+        """Draw one panel per task and source of the cost; larger markers are larger models."""
         places = self._places(tables)
         if not places:
             return blank(self._nothing)
@@ -126,18 +126,19 @@ class QualityVsCost(TaskFigure):
             return self._nothing
         findings = "; ".join(self._finding(tables, *place) for place in places)
         return (
-            f"Each task's metric against {self.cost.value}{self._remark(tables)}. A point is a cell: its "
-            "mean over seeds with the 95 % t interval, the fainter the smaller its data budget, moved "
-            "sideways where it would hide another; lines join a strategy's cells of growing cost at one data "
-            "budget. Steps: the Pareto front, from scratch at no cost. Ringed: its members, dotted where the "
-            "gain over the next cheaper one, if any, is unclear (p > 0.05, seed-paired t test, uncorrected)."
+            f"Each task's metric against {self.cost.value}{self._remark(tables)}. Each "
+            "point is a cell: its mean over seeds with the 95 % t interval; points of smaller data budgets "
+            "are fainter, and a point is moved sideways if it would hide another. Lines join a strategy's "
+            "cells at one data budget. The step line is the Pareto front, which starts at scratch, at no "
+            "cost. Its members are ringed; the ring is dotted if the gain over the next cheaper member is "
+            "unclear (p > 0.05, seed-paired t test, uncorrected)."
             f"{crowd_note(tables)}{lost_note(tables)}"
             f"{left_out_note(self.measures(tables), [measure for measure, *_ in places])} "
-            f"Members with a clear gain: {findings}."
+            f"Members of the front with a clear gain: {findings}."
         )
 
     def _places(self, tables: Tables) -> list[tuple[Measure, str, Costs]]:
-        """The panels: measure, how the cost is known, and the costs of the cells that have both."""
+        """Return the panels: measure, source of the cost, and the costs of cells."""
         known = self._costs(tables)
         measures = self.measures(tables)
         if self.options.tasks is None:
@@ -148,7 +149,7 @@ class QualityVsCost(TaskFigure):
     def _finding(self, tables: Tables, measure: Measure, source: str, costs: Costs) -> str:
         name = f"{measure.task} ({', '.join(part for part in (measure.metric, source) if part)})"
         if not tables.measures[measure].sign:
-            return f"{name}: descriptive, nothing is better"
+            return f"{name}: descriptive, not ranked"
         members = front(tables, measure, costs)
         clear = [self._gain(member) for member in members if member.is_clear]
         return f"{name}: {', '.join(clear) or 'none'}"
@@ -181,9 +182,9 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, costs: Costs) -> None:
 
 
 def places_of(tables: Tables, costs: Costs) -> dict[Cell, float]:
-    """Where cells stand on the axis: as near to their cost as leaves room between them, in its order.
+    """Return the coordinates of cells: near their cost, in its order, with room between them.
 
-    Least squares of the logarithm under these gaps: isotonic regression of the costs less the gaps before.
+    Least squares on the log cost with minimum gaps: isotonic regression of costs less the gaps before them.
     """
     arms = {arm: i for i, arm in enumerate(looks(tables))}
     cells = sorted((cell for cell in costs if cell.arm in arms), key=lambda c: (costs[c], arms[c.arm]))
@@ -195,7 +196,7 @@ def places_of(tables: Tables, costs: Costs) -> dict[Cell, float]:
 
 
 def _points(axes: Axes, tables: Tables, look: Look, points: Sequence[tuple[float, Summary]]) -> None:
-    """An arm's cells at their places; in a crowd without intervals."""
+    """Draw a strategy's cells; without intervals if there are too many variants."""
     xs = [x for x, _ in points]
     means = [_mean(row) for _, row in points]
     if is_crowded(tables):
@@ -208,7 +209,7 @@ def _points(axes: Axes, tables: Tables, look: Look, points: Sequence[tuple[float
 
 
 def _front(axes: Axes, tables: Tables, members: Sequence[Member], places: Mapping[Cell, float]) -> None:
-    """Steps through the members, from the left edge where scratch is one, and a ring around each other."""
+    """Draw steps through the members of the front, and a ring around each that has a cost."""
     low, high = axes.get_xlim()
     xs = [places.get(member.cell, low) for member in members]
     ys = [member.interval.mean for member in members]
@@ -264,7 +265,7 @@ def _log_axis(axes: Axes, low: float, high: float) -> None:
 
 
 def round_ticks(low: float, high: float) -> list[float]:
-    """A few round numbers between the bounds of a log axis, or the bounds if there are none."""
+    """Return a few round numbers within the bounds of a log axis, or the bounds if there are none."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps: Sequence[Sequence[int]] = ((1, 2, 5), (1, 3), (1,))
     for step in steps:

@@ -163,7 +163,8 @@ def crowd_note(tables: Tables) -> str:
     """Return what a line is if variants share a look; empty otherwise."""
     if not is_crowded(tables):
         return ""
-    return f" {len(looks(tables))} lines: one per variant, without intervals, all of a strategy alike."
+    n = len(looks(tables))
+    return f" {n} lines: one per variant, without intervals; all variants of a strategy look alike."
 
 
 def lost_note(tables: Tables) -> str:
