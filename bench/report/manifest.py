@@ -16,7 +16,7 @@ from matplotlib import font_manager, ft2font
 
 from bench.errors import DataError
 from bench.records import as_json, read_json
-from bench.report.figures.base import STYLE
+from bench.report.figures.style import STYLE
 
 MANIFEST = "manifest.json"
 IMAGES = (".svg", ".png", ".pdf")

@@ -23,7 +23,7 @@ from bench.report.auditing import auditing, failures
 from bench.report.budget_crossings import budget_crossings
 from bench.report.claim_views import claims
 from bench.report.evaluation import evaluation, samples
-from bench.report.figures.drawn import Drawn
+from bench.report.figures.base import Drawn
 from bench.report.label_budgets import label_budgets
 from bench.report.learning import learning
 from bench.report.readme import blocks
@@ -253,18 +253,12 @@ def _first_paragraph(texts: Sequence[Text]) -> Sequence[Text]:
 
 
 def _again(tables: Tables, files: Sequence[str]) -> list[Text]:
+    """Return the commands of a study, and links to the files of its report."""
     commands = sorted({record.command for record in tables.records if record.command})
-    links = [Link(f"{Path(path).name}{'' if path == files[-1] else ','}", quote(path)) for path in files]
-    return [
-        ("pre", "\n".join([*commands, f"bench report study={tables.study}"])),
-        ("p", [Link("Tables:"), *links]),
-        ("p", "The same tables as LaTeX are in tables/."),
-        ("p", [Link("This report as a page:"), _file(PAGE), Link("; as text:"), _file(FULL_TEXT)]),
-    ]
-
-
-def _file(name: str) -> Link:
-    return Link(name, name)
+    found = ("pre", "\n".join([*commands, f"bench report study={tables.study}"]))
+    links = [(PAGE, "this report as a page"), (FULL_TEXT, "as text"), *((path, "a table") for path in files)]
+    files_of = [("li", [Link(Path(path).name, quote(path)), Link(f"({what})")]) for path, what in links]
+    return [found, *files_of, ("p", "The tables are also in tables/ as LaTeX.")]
 
 
 def _rest(study: str, again: Sequence[Text], records_href: str) -> list[Text]:

@@ -1,6 +1,6 @@
-"""`bench compare A B`: two studies, or one at two git revisions, in the terminal and as a file.
+"""`bench compare A B`: compare two studies, or one study at two git revisions, in the terminal and in a file.
 
-A study at a revision is read out of git's objects into a temporary folder: nothing is checked out or run.
+A study at a revision is read from git into a temporary folder: nothing is checked out or run.
 """
 
 import io
@@ -13,15 +13,15 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from bench.analysis.table import load
-from bench.analysis.text import View, html_table, markdown_escape, markdown_table, plain
+from bench.analysis.text import View, markdown_escape, plain
 from bench.errors import ConfigError, DataError, in_brief, printable
 from bench.records import write_atomically
 from bench.report.csv_tables import csv_text
 from bench.report.matching_views import Side, numbers, views
-from bench.report.rendering import TEMPLATES, template
+from bench.report.rendering import html, table_and_note
 
 FORMATS = (".md", ".html", ".csv")
-_PIPE_WIDTH = 160  # a pipe has no width of its own; 80 would fold every number
+_PIPE_WIDTH = 160  # a pipe has no width; with the default of 80 every number would wrap
 _JUSTIFY: dict[str, JustifyMethod] = {"l": "left", "r": "right", "c": "center"}
 
 
@@ -32,14 +32,14 @@ def main(left: str, right: str, experiments_dir: Path, *, to: Path | None, every
         left: NAME or NAME@REVISION.
         right: the same; differences are right - left.
         experiments_dir: where the studies' records lie.
-        to: a file whose ending says how it is written.
-        every: all measures, not each task's first.
+        to: a file; its ending decides the format.
+        every: compare all measures, not only each task's first.
 
     Raises:
-        ConfigError: an unknown study, revision or file ending.
+        ConfigError: a study, revision or file ending is unknown.
     """
     if to is not None and (to.suffix not in FORMATS or not to.parent.is_dir()):
-        raise ConfigError(f"to={to}: name a file in a folder that exists, ending in {', '.join(FORMATS)}")
+        raise ConfigError(f"to={to}: give a file in an existing folder that ends in {', '.join(FORMATS)}")
     sides, notes = zip(*(read(asked, experiments_dir) for asked in (left, right)), strict=True)
     lines, tables = views(*sides, every=every)
     lines = [*lines, *notes[0], *notes[1]]
@@ -50,14 +50,14 @@ def main(left: str, right: str, experiments_dir: Path, *, to: Path | None, every
 
 
 def read(asked: str, experiments_dir: Path) -> tuple[Side, list[str]]:
-    """A study as it is, or as it was; with a line for each record that cannot be read.
+    """Return a study, today or at a revision, and a line for each record that cannot be read.
 
     Args:
         asked: NAME or NAME@REVISION.
-        experiments_dir: where the studies' records lie, today and then.
+        experiments_dir: where the studies' records are, today and at the revision.
 
     Raises:
-        ConfigError: no such study or revision.
+        ConfigError: the study or revision does not exist.
     """
     study, at, revision = asked.partition("@")
     if not at:
@@ -73,15 +73,15 @@ def read(asked: str, experiments_dir: Path) -> tuple[Side, list[str]]:
 
 
 def _unpack(asked: str, revision: str, experiments_dir: Path, folder: Path) -> None:
-    """Write a folder as it was at a revision."""
+    """Write the repository as it was at a revision into a folder."""
     try:
         commit = _git(experiments_dir, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
         packed = _git(experiments_dir, "archive", "--format=zip", commit.decode().strip())
     except (OSError, subprocess.CalledProcessError) as error:
-        said = error.stderr.decode() if isinstance(error, subprocess.CalledProcessError) else str(error)
+        problem = error.stderr.decode() if isinstance(error, subprocess.CalledProcessError) else str(error)
         raise ConfigError(
-            f"{asked}: git cannot read it ({' '.join(said.split())}); after the @ goes a commit, tag or "
-            f"branch of the repository that holds {experiments_dir}"
+            f"{asked}: git cannot read it ({' '.join(problem.split())}); put a commit, tag or branch of the "
+            f"repository of {experiments_dir} after the @"
         ) from error
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         archive.extractall(folder)
@@ -96,7 +96,7 @@ def _left_out(asked: str, damaged: list[DataError]) -> list[str]:
 
 
 def _show(lines: list[str], tables: list[View]) -> None:
-    console = Console(highlight=False, markup=False, emoji=False)  # names are names
+    console = Console(highlight=False, markup=False, emoji=False)  # names may contain markup
     if not console.is_terminal:
         console.width = max(console.width, _PIPE_WIDTH)
     for view in tables:
@@ -112,17 +112,13 @@ def _show(lines: list[str], tables: list[View]) -> None:
 
 
 def _text(ending: str, sides: tuple[Side, ...], lines: list[str], tables: list[View], *, every: bool) -> str:
-    """The comparison as a page, as Markdown, or its numbers as CSV."""
+    """Return the comparison as a page or as Markdown, or its numbers as CSV."""
     left, right = sides
     if ending == ".csv":
         return csv_text(numbers(left, right, every=every))
     title = f"{left.name} and {right.name}"
     if ending == ".md":
         parts = [f"# {markdown_escape(title)}\n", *(f"- {markdown_escape(line)}" for line in lines)]
-        for view in tables:
-            parts.append(f"\n## {markdown_escape(view.title)}\n\n{markdown_table(view)}")
-            parts += [markdown_escape(view.note)] if view.note else []
+        parts += [f"\n## {markdown_escape(view.title)}\n\n{table_and_note(view)}" for view in tables]
         return "\n".join(parts) + "\n"
-    css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    page = template("side_by_side.html.j2", is_html=True, html=html_table)
-    return page.render(title=title, lines=lines, views=tables, css=css)
+    return html("side_by_side.html.j2", title=title, lines=lines, views=tables)

@@ -1,4 +1,4 @@
-"""The page that lists all studies: reports/index.html, from the summary that lies beside each report."""
+"""The page that lists all studies: reports/index.html, from the summary that each report contains."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from bench.records import as_json, checked, read_json
 from bench.report.page import Page
 
 SUMMARY = "summary.json"
-_SIGNS = "✓✗=?– "  # before the words of a claim's verdict
+_SIGNS = "✓✗=?– "  # before the words of a verdict
 
 
 @checked
 @dataclass(frozen=True)
 class Summary:
-    """What the list of studies says of one."""
+    """A row of the list of studies."""
 
     study: str
     title: str
     question: str
     runs: str
     dates: str
-    verdicts: dict[str, int]  # how many of each: on its claims, or against scratch where it has none
+    verdicts: dict[str, int]  # number of each: on its claims, or against scratch if it has none
     on_claims: bool
 
 
@@ -49,7 +49,7 @@ def summary(page: Page) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """Up to the first full stop or question mark that ends a word, without "Question:" before it."""
+    """Return the text up to its first full stop or question mark, without "Question:" before it."""
     text = text.removeprefix("Question:").strip()
     text = text[:1].upper() + text[1:]
     ends = [i for mark in (". ", "? ") if (i := text.find(mark)) >= 0]
@@ -57,7 +57,7 @@ def first_sentence(text: str) -> str:
 
 
 def _count(view: View) -> dict[str, int]:
-    """Verdicts by their first words: "inconclusive (one seed)" is inconclusive."""
+    """Count verdicts by their first words: "inconclusive (one seed)" is inconclusive."""
     column = view.header.index("verdict")
     texts = (plain(row[column]).lstrip(_SIGNS) for row in view.rows)
     words = [text.partition(" (")[0].partition(",")[0] for text in texts]
@@ -65,10 +65,10 @@ def _count(view: View) -> dict[str, int]:
 
 
 def studies_view(experiments_dir: Path, reports_dir: Path) -> View:
-    """A row per study that has a report or records, by name.
+    """Return a row per study that has a report or records, by name.
 
     Raises:
-        DataError: a summary is damaged; names it.
+        DataError: a summary is damaged.
     """
     reported = {path.parent.name: _read(path) for path in sorted(reports_dir.glob(f"*/{SUMMARY}"))}
     recorded = {path.parent.name for path in experiments_dir.glob("*/records")}
@@ -77,7 +77,7 @@ def studies_view(experiments_dir: Path, reports_dir: Path) -> View:
         for name in sorted(reported.keys() | recorded)
     ]
     note = (
-        "Verdicts: on a study's claims where it states any, else on every strategy and task against scratch."
+        "Verdicts are on the claims of a study; if it has none, on every strategy and task against scratch."
     )
     header = ["study", "question", "verdicts", "runs", "started"]
     return View("studies", "Studies", note, header, "lllll", rows)

@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> int:
     """Compare and print the result; return the exit code, 0 if nothing differs and 1 otherwise.
 
     Raises:
-        ConfigError: no study named, without records, or without a report.
+        ConfigError: no study is named, or it has no records or no report.
     """
     if OmegaConf.is_missing(cfg, "study"):
         raise ConfigError("study is not set; name one: bench verify study=NAME")
@@ -51,12 +51,12 @@ def verify(study: str, experiments_dir: Path, reports_dir: Path, figures: Mappin
 
     Args:
         study: the study's name.
-        experiments_dir: where the studies' records lie.
-        reports_dir: where the reports lie.
+        experiments_dir: where the studies' records are.
+        reports_dir: where the reports are.
         figures: a `_target_` node per figure.
 
     Raises:
-        ConfigError: no such study, no record, or no report.
+        ConfigError: the study, its records or its report do not exist.
         DataError: the manifest is damaged.
     """
     if not STUDY_NAME.fullmatch(study):

@@ -21,7 +21,7 @@ from bench.records import write_atomically
 from bench.report import views
 from bench.report.claim_views import claims
 from bench.report.csv_tables import csv_tables, csv_text
-from bench.report.figures.drawn import drawing
+from bench.report.figures.base import drawing
 from bench.report.manifest import MANIFEST, manifest_of, manifest_text, read_manifest
 from bench.report.page import FULL_TEXT, PAGE, assemble, latex_tables, one_page, short_claims
 from bench.report.rendering import html, markdown, table_and_note
@@ -32,13 +32,13 @@ _SHORT_CSV = ("claims", "headline")  # at the top, committed
 
 
 def main(cfg: DictConfig) -> Path:
-    """`bench report study=NAME`, or every study that has records; and the list of all studies.
+    """Write the report of a study, or of every study that has records, and the list of all studies.
 
     Returns:
         The page of the study, or the list.
 
     Raises:
-        ConfigError: a study without records, or no study at all.
+        ConfigError: a study has no records, or there is no study.
     """
     experiments_dir, reports_dir = Path(cfg.experiments_dir), Path(cfg.reports_dir)
     is_one = not OmegaConf.is_missing(cfg, "study")
@@ -62,7 +62,7 @@ def write(study: str, experiments_dir: Path, reports_dir: Path, figures: Mapping
 
     Args:
         study: the study's name.
-        experiments_dir: where the studies' records lie.
+        experiments_dir: where the studies' records are.
         reports_dir: where the report goes, in a folder of the study's name.
         figures: a `_target_` node per figure.
 
@@ -70,7 +70,7 @@ def write(study: str, experiments_dir: Path, reports_dir: Path, figures: Mapping
         The path of the page.
 
     Raises:
-        ConfigError: no such study, no record, or a figure that cannot be built.
+        ConfigError: the study or its records do not exist, or a figure cannot be built.
     """
     contents = make(study, experiments_dir, reports_dir, figures)
     folder = reports_dir / study
@@ -88,7 +88,7 @@ def files_in(folder: Path) -> set[str]:
     """Return the names of a report's files that lie in its folder, without a reader's own notes."""
     try:
         noted = read_manifest(folder)
-    except DataError:  # it is about to be replaced, or compared
+    except DataError:  # `write` replaces it, and `verify` names it
         noted = None
     names = {MANIFEST, "report.md", *BUILT, *(f"{name}.csv" for name in _SHORT_CSV)}
     names |= {
@@ -100,7 +100,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 def is_committed(name: str) -> bool:
-    """Is a report's file what people read on a code host? .gitignore names the others."""
+    """Return whether a file of a report is committed; .gitignore names the others."""
     return "/" not in name and name not in BUILT
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.analysis.text import EMPTY, View, amount, markdown_escape, markdown_table, plain, power
-from bench.report.figures.base import COLOURS, GREY, MARKERS, panels
+from bench.report.figures.style import COLOURS, GREY, MARKERS, panels
 from bench.report.rendering import template
 from bench.speed.profile import ATTENTION, OTHER, PRODUCTS, REST
 from bench.speed.settings import ABLATIONS, COMPILED, HEAD_WIDTH, LIMIT, OURS, Speed, Targets

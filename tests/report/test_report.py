@@ -24,9 +24,10 @@ from bench.config.build import build
 from bench.errors import BenchError, ConfigError, DataError
 from bench.records import Score
 from bench.report import write
-from bench.report.figures.base import STYLE, Figure, render
+from bench.report.figures.base import Figure, render
 from bench.report.figures.quality_vs_cost import round_ticks
 from bench.report.figures.quality_vs_data import tick_label, with_room
+from bench.report.figures.style import STYLE
 from bench.report.readme import blocks
 from bench.sweep import status
 from bench.sweep.locks import lock

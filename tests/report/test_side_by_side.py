@@ -209,8 +209,8 @@ def test_hostile_names_appear_as_text(repository: Path, capsys: pytest.CaptureFi
         (["toy@--help", "toy"], "toy@--help: git cannot read it"),
         (["nope@HEAD", "toy"], "study=nope: no run record under HEAD:nope/records"),
         (["../toy@HEAD", "toy"], "not a study's name"),
-        (["toy", "toy", "to=c.pdf"], "to=c.pdf: name a file"),
-        (["toy", "toy", "to=no/c.md"], "to=no/c.md: name a file"),
+        (["toy", "toy", "to=c.pdf"], "to=c.pdf: give a file"),
+        (["toy", "toy", "to=no/c.md"], "to=no/c.md: give a file"),
         (["toy", "toy", "too=c.md"], "'too=c.md' is not a setting"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What each token of a text draws on, by attention rollout: a heat map per strategy (arXiv:2005.00928)."""
+"""Attention rollout (arXiv:2005.00928): how much each token attends to the others, a map per strategy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,14 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 from omegaconf import MISSING
+from typing_extensions import override
 
 from bench.analysis.table import Arm, Tables
 from bench.analysis.text import EMPTY, number
 from bench.records import RunRecord
 from bench.report.evaluation import shown_run, visible
-from bench.report.figures.base import WIDTH_IN, Figure, blank
+from bench.report.figures.base import Figure
+from bench.report.figures.style import WIDTH_IN, blank
 
 _NOTHING = "No attention rollout was recorded: nothing to draw."
 _MOST_TICKS = 32
@@ -28,29 +30,26 @@ class Map(NamedTuple):
     task: str
     arm: Arm
     run: RunRecord
-    shares: NDArray[np.floating[Any]]  # (T, T), row i is what token i draws on
+    shares: NDArray[np.floating[Any]]  # (T, T), row i is how much token i attends to each token
     tokens: list[str]
 
 
 class AttentionRollout(Figure):
-    """One run per strategy: its largest cell, its lowest seed. An example, not a measurement."""
+    """Show one run per strategy, of its largest cell and lowest seed: an example, not a measurement."""
 
-    title = "What each token draws on, by attention rollout"
+    title = "Attention rollout: which tokens each token attends to"
 
     @dataclass(frozen=True)
     class Options:
-        """Tasks that record a rollout; those that a study has not done are passed over."""
+        """Tasks that record a rollout; tasks that a study does not have are skipped."""
 
         tasks: list[str] = MISSING
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
-
     def maps(self, tables: Tables) -> list[Map]:
-        """All that can be drawn.
+        """Return the maps that can be drawn.
 
         Raises:
-            DataError: a file with arrays is damaged.
+            DataError: a file of outcomes is damaged.
         """
         found = []
         for task in self.options.tasks:
@@ -63,12 +62,13 @@ class AttentionRollout(Figure):
                 found.append(Map(task, arm, run, shares, tokens))
         return found
 
+    @override
     def applies(self, tables: Tables) -> bool:
-        """Is there a map?"""
         return bool(self.maps(tables))
 
+    @override
     def draw(self, tables: Tables) -> Canvas:
-        """Shares on one scale of colour, its root taken so that small ones can be seen."""
+        """Draw all maps on one colour scale; a square root makes small shares visible."""
         found = self.maps(tables)
         if not found:
             return blank(_NOTHING)
@@ -88,29 +88,30 @@ class AttentionRollout(Figure):
             below = found[i + n_columns].tokens if i + n_columns < len(found) else []
             _ticks(axes, item.tokens, side, x=item.tokens != below, y=i % n_columns == 0 or not is_same)
         bar = canvas.colorbar(image, ax=grid, fraction=0.03, aspect=30, ticks=[0, 0.05, 0.2, 0.5, 1])
-        bar.set_label("share drawn from a token", fontsize=7)
+        bar.set_label("share of attention", fontsize=7)
         return canvas
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """Whose run is shown, and how much its tokens draw on themselves and on the first."""
         found = self.maps(tables)
         if not found:
             return _NOTHING
         return (
-            "One text, one run per strategy (largest cell, lowest seed): an example. A row is a token, a "
-            "column what it draws on: the product over layers of half the attention, mean over heads, and "
-            "half the identity; rows sum to 1. A causal strategy's early tokens have few to draw on. "
+            "One text and one run per strategy (largest cell, lowest seed): an example. Each row is a token, "
+            "and each column a token that it attends to. Shown is the product over layers of half the "
+            "attention (mean over heads) plus half the identity; each row sums to 1. In a causal strategy, "
+            "early tokens can attend to few others. "
             f"Mean shares: {'; '.join(map(_finding, found))}."
         )
 
 
 def _columns(n_tokens: int) -> int:
-    """Maps side by side, so that the tokens beside them can be read."""
+    """Return how many maps are side by side, so that their tokens can be read."""
     return 4 if n_tokens <= 20 or n_tokens > _MOST_TICKS else 3 if n_tokens <= 26 else 2
 
 
 def _ticks(axes: Axes, tokens: Sequence[str], side_in: float, *, x: bool, y: bool) -> None:
-    """Tokens below and beside a map, each where wanted."""
+    """Write the tokens below and beside a map, each if wanted."""
     axes.grid(visible=False)
     axes.tick_params(length=0, labelsize=min(6.5, 0.85 * 72 * side_in / len(tokens)))
     if len(tokens) > _MOST_TICKS:
@@ -128,4 +129,4 @@ def _finding(item: Map) -> str:
     place = ", ".join(part for part in (item.run.model, item.run.budget) if part)
     shares = item.shares.astype(np.float64)
     own, first = number(float(shares.diagonal().mean())), number(float(shares[:, 0].mean()))
-    return f"{item.arm.label} ({place}, seed {item.run.seed}) from itself {own}, from the first token {first}"
+    return f"{item.arm.label} ({place}, seed {item.run.seed}) itself {own}, the first token {first}"

@@ -1,15 +1,16 @@
-"""Exposure of planted secrets against the copies that were planted: a panel per kind of likelihood."""
+"""Exposure of planted secrets against the number of planted copies: a panel per kind of likelihood."""
 
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
+from typing_extensions import override
 
 from bench.analysis.series import Series, numbered_series
 from bench.analysis.table import Tables
 from bench.analysis.text import number, with_seeds
 from bench.report.figures.lines import LineFigure, spreads
 
-METRIC = r"(exposure(?:_[a-z]+)?)_at_(\d+)"  # what a task calls it, in bits, at a planted count
+METRIC = r"(exposure(?:_[a-z]+)?)_at_(\d+)"  # name of the metric, in bits, at a number of copies
 
 
 class CanaryExposure(LineFigure):
@@ -17,29 +18,30 @@ class CanaryExposure(LineFigure):
 
     title = "Exposure of planted secrets"
     nothing = "No exposure of planted secrets was measured: nothing to draw."
-    xlabel = "copies in the training data, evenly spaced (0: never planted)"
+    xlabel = "copies in the training data, evenly spaced (0: not planted)"
     ylabel = "exposure (bits)"
     by_model = False
 
+    @override
     def find(self, tables: Tables) -> list[Series]:
-        """Exposure at each planted count, one series per task."""
         return numbered_series(tables, METRIC)
 
+    @override
     def scale(self, axes: Axes, xs: Sequence[int]) -> list[float]:
-        """Evenly spaced, since 0 has no logarithm."""
         axes.set_xticks(range(len(xs)), [f"{x:,}" for x in xs])
         axes.grid(visible=False, axis="x")
         return [float(i) for i in range(len(xs))]
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """Each strategy's exposure at the largest count."""
         found = self.series(tables)
         if not found:
             return self.nothing
         return (
-            "Exposure in bits of secrets planted in the training text, by the number of copies: mean over "
+            "Exposure, in bits, of secrets planted in the training text, by the number of copies: mean over "
             "all models and data budgets within each seed, then over seeds, with 95 % t intervals. Chance "
-            "(dotted) is what a secret of random rank has on average; kinds of likelihood do not compare. "
+            "(dotted) is the average exposure of a secret of random rank. Kinds of likelihood are not "
+            "comparable. "
             f"With the most copies: {'; '.join(_finding(tables, series) for series in found)}."
         )
 

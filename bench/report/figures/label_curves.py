@@ -1,8 +1,9 @@
-"""Quality against labelled items: a line per strategy, and where pretraining stops helping."""
+"""Quality against the number of labels: a line per strategy, and where pretraining stops helping."""
 
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
+from typing_extensions import override
 
 from bench.analysis.compare import is_compared
 from bench.analysis.crossover import BEFORE, BEYOND
@@ -13,44 +14,45 @@ from bench.report.label_budgets import answer, crossover_of, range_of
 
 
 class LabelCurves(LineFigure):
-    """Each task that is measured at several label counts, on its first metric, over the whole grid."""
+    """Draw each task that is measured at several label counts, on its first metric, over all cells."""
 
     title = "Quality against labelled items"
     nothing = "No task is measured at several label counts: nothing to draw."
-    xlabel = "labelled items that were fitted to (log scale)"
+    xlabel = "labelled items used for fitting (log scale)"
     by_model = False
 
+    @override
     def find(self, tables: Tables) -> list[Series]:
-        """The tasks' headline metrics at several label counts."""
         return label_series(tables)
 
+    @override
     def scale(self, axes: Axes, xs: Sequence[int]) -> list[float]:
-        """Log2, with a tick at each label count."""
         axes.set_xscale("log", base=2)
         axes.set_xticks(xs, [f"{x:,}" for x in xs])
         axes.minorticks_off()
         return [float(x) for x in xs]
 
+    @override
     def moved(self, place: float, share: float) -> float:
-        """By a share of a doubling."""
         return float(place * 2 ** (0.2 * share))
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """The crossover of each strategy with scratch, with its interval."""
         found = self.series(tables)
         if not found:
             return self.nothing
         return (
             "Each task's metric against the number of labelled items: mean over all models and data budgets "
-            "within each seed, then over seeds, with 95 % t intervals, moved sideways a little; a gap is "
-            "a strategy that lacks a cell. From how many labels on pretraining stops helping, differences to "
-            "scratch paired by seed, in brackets the bootstrap range over seeds, < and > outside what was "
-            f"measured. {'. '.join(_finding(tables, series) for series in found)}."
+            "within each seed, then over seeds, with 95 % t intervals. Points are moved sideways a little so "
+            "that they do not overlap; a gap is a strategy that lacks a cell. Below: the number of labels at "
+            "which pretraining stops helping, from differences to scratch paired by seed, with the bootstrap "
+            "range over seeds in brackets; < and > mean outside the measured range. "
+            f"{'. '.join(_finding(tables, series) for series in found)}."
         )
 
 
 def _finding(tables: Tables, series: Series) -> str:
-    """Strategies by what can be said of their crossover."""
+    """Return the strategies of a task, grouped by their crossover."""
     groups: dict[str, list[str]] = {}
     n_seeds: set[int] = set()
     for arm in (arm for arm in tables.arms if is_compared(arm)):

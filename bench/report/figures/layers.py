@@ -1,45 +1,46 @@
-"""Probe accuracy by layer: what a strategy's layers hold, a line per strategy, a panel per task and model."""
+"""Probe accuracy by layer: a line per strategy, a panel per task and model."""
 
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from typing_extensions import override
 
 from bench.analysis.series import Series, numbered_series
 from bench.analysis.table import Tables
 from bench.analysis.text import with_seeds
 from bench.report.figures.lines import LineFigure, spreads
 
-METRIC = r"(\w+)_layer_(\d+)"  # what a task calls its metric at a layer; 0 is the embedding
+METRIC = r"(\w+)_layer_(\d+)"  # name of a metric at a layer; layer 0 is the embedding
 
 
 class Layers(LineFigure):
-    """Means over data budgets; where several label counts are measured, with the most labels."""
+    """Draw means over data budgets, with the most labels where several label counts are measured."""
 
     title = "Probe accuracy by layer"
     nothing = "No task is probed layer by layer: nothing to draw."
     xlabel = "layer (0: embedding)"
     by_model = True
 
+    @override
     def find(self, tables: Tables) -> list[Series]:
-        """Metrics that are measured at every layer."""
         return numbered_series(tables, METRIC)
 
+    @override
     def scale(self, axes: Axes, xs: Sequence[int]) -> list[float]:
-        """Whole layers."""
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         return [float(x) for x in xs]
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """Each strategy's best layer of the largest model."""
         found = self.series(tables)
         if not found:
             return self.nothing
         model = tables.models[-1]
         return (
             "A frozen probe of each layer's features: mean over data budgets within each seed, then over "
-            "seeds, with 95 % t intervals. Best mean over layers, flattered by the "
-            f"choice, with model {model}: {'; '.join(_finding(tables, series, model) for series in found)}."
+            "seeds, with 95 % t intervals. Best layer by mean (biased upward, since it was chosen), with "
+            f"model {model}: {'; '.join(_finding(tables, series, model) for series in found)}."
         )
 
 

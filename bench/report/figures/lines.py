@@ -1,4 +1,4 @@
-"""Base of figures with a line per strategy along a numbered axis: labels, layers, planted counts."""
+"""Base of figures with a line per strategy along a numbered axis: labels, layers, planted copies."""
 
 import math
 from abc import abstractmethod
@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from typing_extensions import override
 
 from bench.analysis.compare import grid, level
 from bench.analysis.naming import series_label
@@ -16,63 +17,60 @@ from bench.analysis.stats import Interval, interval
 from bench.analysis.table import BASELINE, Arm, Tables
 from bench.analysis.text import number
 from bench.errors import ConfigError
-from bench.report.figures.base import GREY, Figure, blank, is_near, looks, wrapped
-from bench.report.figures.legend import legend
-from bench.report.figures.marks import draw_lines
+from bench.report.figures.base import Figure
+from bench.report.figures.style import GREY, blank, draw_lines, is_near, legend, looks, wrapped
 
 
 class LineFigure(Figure):
-    """A panel per series of measures, and per model where models are not pooled."""
+    """Draw a panel per series of measures, and per model if models are not averaged."""
 
     nothing: ClassVar[str]
     xlabel: ClassVar[str]
-    ylabel: ClassVar[str] = ""  # where the titles do not say it
-    by_model: ClassVar[bool]  # else means over all models, as in the headline
+    ylabel: ClassVar[str] = ""  # if the titles do not state it
+    by_model: ClassVar[bool]  # False: means over all models, as in the headline
 
     @dataclass(frozen=True)
     class Options:
-        """Which panels; null: every task that has such measures."""
+        """The tasks to draw; null: every task that has such measures."""
 
         tasks: list[str] | None = None
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
-
     @abstractmethod
     def find(self, tables: Tables) -> list[Series]:
-        """All series that the figure could draw."""
+        """Return all series that the figure could draw."""
 
     @abstractmethod
     def scale(self, axes: Axes, xs: Sequence[int]) -> list[float]:
-        """Set the horizontal axis up for `xs`, and say where they stand on it."""
+        """Set up the horizontal axis for `xs`, and return their coordinates on it."""
 
     def moved(self, place: float, share: float) -> float:
-        """A place moved sideways by a share (-0.5 to 0.5) of what keeps strategies apart."""
+        """Return a coordinate moved sideways by a share (-0.5 to 0.5) of the distance between strategies."""
         return place + 0.15 * share
 
     def series(self, tables: Tables) -> list[Series]:
-        """What to draw.
+        """Return the series to draw.
 
         Raises:
-            ConfigError: a task without such measures.
+            ConfigError: a task has no such measures.
         """
         found, tasks = self.find(tables), self.options.tasks
         lost = sorted(set(tasks or ()) - {series.task for series in found})
         if lost:
             known = ", ".join(dict.fromkeys(series.task for series in found)) or "none"
-            raise ConfigError(f"figure: nothing to draw for tasks={lost}; tasks with such scores: {known}")
+            raise ConfigError(f"figure: nothing to draw for tasks={lost}; choose from: {known}")
         return [series for series in found if tasks is None or series.task in tasks]
 
+    @override
     def applies(self, tables: Tables) -> bool:
-        """Is there a series?"""
         return bool(self.series(tables))
 
     def models(self, tables: Tables) -> Sequence[str | None]:
-        """What has panels of its own; None: all models together."""
+        """Return the models that have their own panels; None: all models together."""
         return tables.models if self.by_model else [None]
 
+    @override
     def draw(self, tables: Tables) -> Canvas:
-        """Means over seeds with their intervals; scratch dashed in a band, chance dotted."""
+        """Draw means over seeds with their intervals; scratch is dashed with a band, chance dotted."""
         series_by_model = ((series, model) for series in self.series(tables) for model in self.models(tables))
         places = [(measured(tables, *place), place[1]) for place in series_by_model]
         if not places:
@@ -107,13 +105,13 @@ class LineFigure(Figure):
 
 
 def spreads(tables: Tables, series: Series, arm: Arm, model: str | None = None) -> list[Interval | None]:
-    """An arm's mean at each number over the cells of its grid, of one model or of all."""
+    """Return a strategy's mean at each number over its cells, of one model or of all."""
     cells = [cell for cell in grid(tables, arm) if model in (None, cell.model)]
     return [interval(list(level(tables, measure, cells).values())) for measure in series.measures]
 
 
 def measured(tables: Tables, series: Series, model: str | None) -> Series:
-    """What of a series some arm has with a model: a small one has fewer layers."""
+    """Return the points of a series that exist with a model: a small model has fewer layers."""
     found = zip(*(spreads(tables, series, arm, model) for arm in tables.arms), strict=True)
     points = zip(series.points, found, strict=True)
     return series._replace(points=tuple(point for point, own in points if any(own)))
@@ -129,7 +127,7 @@ def _band(axes: Axes, places: Sequence[float], found: Sequence[Interval | None])
 
 
 def _chance(axes: Axes, tables: Tables, series: Series, places: Sequence[float]) -> list[str]:
-    """Draw chance at each number; or say, in a line for the title, why not."""
+    """Draw the chance level at each number; if it is off scale, return a line for the title instead."""
     levels = [chance[0] if (chance := tables.measures[m].chance) else math.nan for m in series.measures]
     known = [value for value in levels if not math.isnan(value)]
     if known and not all(is_near(axes, value) for value in known):

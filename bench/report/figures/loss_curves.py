@@ -1,4 +1,4 @@
-"""Validation loss against tokens: a panel per strategy, since losses compare only within an objective."""
+"""Validation loss against tokens: a panel per strategy, since losses of objectives are not comparable."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,17 +9,27 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
+from typing_extensions import override
 
 from bench.analysis.stats import interval
 from bench.analysis.table import Arm, Cell, Tables, cell_of
 from bench.analysis.text import with_seeds
-from bench.report.figures.base import GREY, Figure, blank, bundles, is_crowded, lost_note, wrapped
-from bench.report.figures.legend import place_legend
-from bench.report.figures.marks import Stroke, draw_strokes
+from bench.report.figures.base import Figure
+from bench.report.figures.style import (
+    GREY,
+    Stroke,
+    blank,
+    bundles,
+    draw_strokes,
+    is_crowded,
+    lost_note,
+    place_legend,
+    wrapped,
+)
 
 _NOTHING = "No finished run has a validation loss: nothing to draw."
 _BUNDLED = " All variants of a strategy are in one panel."
-_MOST_RUNS = 400  # that are drawn one by one
+_MOST_RUNS = 400  # drawn one by one
 _DASHES: list[Any] = ["-", "--", ":", "-."]
 
 _LIGHTEST = 0.6  # of the colour map
@@ -28,26 +38,24 @@ Curve = dict[int, float]  # validation loss in nats by tokens
 
 
 class LossCurves(Figure):
-    """How each strategy's own loss falls: seeds thin, their mean thick."""
+    """Draw how each strategy's own loss falls: seeds as thin lines, their mean as a thick one."""
 
     title = "Validation loss during pretraining"
 
     @dataclass(frozen=True)
     class Options:
-        """Which strategies; null: all that have a curve."""
+        """The strategies to draw; null: all that have a curve."""
 
         strategies: list[str] | None = None
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
 
     def _curves(self, tables: Tables) -> dict[Cell, dict[str, Curve]]:
         wanted = self.options.strategies
         curves = validation_curves(tables)
         return {cell: runs for cell, runs in curves.items() if wanted is None or cell.arm.strategy in wanted}
 
+    @override
     def draw(self, tables: Tables) -> Canvas:
-        """One panel per strategy; colour is the data budget, dash the model."""
+        """Draw one panel per strategy; colour is the data budget, line style the model."""
         curves = self._curves(tables)
         if not curves:
             return blank(_NOTHING)
@@ -63,23 +71,24 @@ class LossCurves(Figure):
         place_legend(canvas, _handles(tables), most_columns=5)
         return canvas
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """First and last validation loss of each strategy's largest cell."""
         curves = self._curves(tables)
         if not curves:
             return _NOTHING
         arms = [arm for arm in tables.arms if any(cell.arm == arm for cell in curves)]
         findings = "; ".join(_finding(tables, arm, curves) for arm in arms)
         return (
-            "Validation loss in nats per target of the strategy's own objective: not comparable across "
-            f"panels. {'Thin: single seeds; thick: their mean' if shows_seeds(curves) else 'Means of seeds'}."
+            "Validation loss of each strategy's own objective, in nats per target (for most objectives, a "
+            "predicted token). It is not comparable across panels. "
+            f"{'Thin lines: single seeds; thick: their mean' if shows_seeds(curves) else 'Means over seeds'}."
             f"{_BUNDLED if is_crowded(tables) else ''}{lost_note(tables)} "
             f"At the end, in each strategy's largest cell: {findings}."
         )
 
 
 def validation_curves(tables: Tables) -> dict[Cell, dict[str, Curve]]:
-    """Validation losses of every finished run that measured any, by cell and run."""
+    """Return the validation losses of every finished run that has any, by cell and run."""
     curves: dict[Cell, dict[str, Curve]] = {}
     for record in tables.records:
         points = {
@@ -93,12 +102,12 @@ def validation_curves(tables: Tables) -> dict[Cell, dict[str, Curve]]:
 
 
 def shows_seeds(curves: dict[Cell, dict[str, Curve]]) -> bool:
-    """Are there few enough runs to draw each?"""
+    """Return whether there are few enough runs to draw each."""
     return sum(len(runs) for runs in curves.values()) <= _MOST_RUNS
 
 
 def mean_curve(runs: list[Curve]) -> Curve:
-    """The mean over runs where all of them were measured."""
+    """Return the mean over runs at the steps that all of them measured."""
     shared = sorted(set.intersection(*(set(run) for run in runs)))
     return {tokens: sum(run[tokens] for run in runs) / len(runs) for tokens in shared}
 
@@ -111,7 +120,7 @@ def _draw_curves(axes: Axes, tables: Tables, curves: dict[Cell, list[Curve]], *,
         lines += [Stroke([*run.items()], to_rgba(colour, 0.45), dash, 0.5) for run in runs if seeds]
         mean = mean_curve(runs)
         lines.append(Stroke([*mean.items()], colour, dash, 1.6))
-        if len(mean) == 1:  # a branch of a trunk is measured at the trunk's steps, and at its own end
+        if len(mean) == 1:  # a branch of a trunk shares the trunk's steps and adds its own end
             axes.plot([*mean], [*mean.values()], ".", color=colour)
     draw_strokes(axes, lines)
 
@@ -124,7 +133,7 @@ def _finish(axes: Axes, title: str) -> None:
 
 
 def _colour(tables: Tables, budget: str | None) -> Any:
-    """The larger, the darker; the lightest still stands out from paper."""
+    """Return a colour that is darker for a larger data budget."""
     rank = 0 if budget is None else tables.budgets.index(budget)
     n_larger = len(tables.budgets) - 1 - rank
     return mpl.colormaps["viridis"](_LIGHTEST * n_larger / max(len(tables.budgets) - 1, 1))

@@ -1,4 +1,4 @@
-"""Performance profiles (Agarwal et al. 2021, arXiv:2108.13264): the share of runs x tasks above a score."""
+"""Performance profiles (Agarwal et al. 2021, arXiv:2108.13264): the share of runs and tasks above a score."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
+from typing_extensions import override
 
 from bench.analysis import aggregate
 from bench.analysis.compare import is_compared
@@ -13,9 +14,18 @@ from bench.analysis.stats import LEVEL
 from bench.analysis.table import BASELINE, Arm, Tables
 from bench.analysis.text import with_interval, with_seeds
 from bench.report.across_tasks import Suite, improvement, suite
-from bench.report.figures.base import GREY, Figure, blank, bundles, looks, wrapped
-from bench.report.figures.legend import SCRATCH, grey_line
-from bench.report.figures.marks import Stroke, draw_strokes
+from bench.report.figures.base import Figure
+from bench.report.figures.style import (
+    GREY,
+    SCRATCH,
+    Stroke,
+    blank,
+    bundles,
+    draw_strokes,
+    grey_line,
+    looks,
+    wrapped,
+)
 
 _NOTHING = "Too few tasks that every strategy can do: nothing to draw."
 _SCRATCH = Arm(BASELINE, "")
@@ -23,26 +33,24 @@ _PALE = "#cfcfcf"
 
 
 class PerformanceProfiles(Figure):
-    """A panel per strategy, with scratch as reference and all others in the background."""
+    """Draw a panel per strategy, with scratch as reference and all others in the background."""
 
     title = "Performance profiles across tasks"
 
     @dataclass(frozen=True)
     class Options:
-        """At how many thresholds a profile is computed."""
+        """The number of thresholds at which a profile is computed."""
 
         n_thresholds: int
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
-
+    @override
     def applies(self, tables: Tables) -> bool:
-        """Is there a strategy to hold against scratch, on enough tasks?"""
         found = suite(tables)
         return found is not None and bool(_compared(found))
 
+    @override
     def draw(self, tables: Tables) -> Canvas:
-        """A line that stays higher is better at every level of quality."""
+        """Draw the profiles; a line that stays higher is better at every score."""
         found = suite(tables)
         if found is None or not _compared(found):
             return blank(_NOTHING)
@@ -61,13 +69,13 @@ class PerformanceProfiles(Figure):
             axes.axvline(0, color=GREY, linestyle=":", linewidth=1)
             axes.set_ylim(-0.02, 1.02)
             axes.set_title(title)
-        canvas.supxlabel("normalised score τ (0: chance, 1: all right)", fontsize=8)
+        canvas.supxlabel("normalised score τ (0: chance, 1: perfect)", fontsize=8)
         canvas.supylabel("share of runs × tasks above τ", fontsize=8)
         _legend(canvas)
         return canvas
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """Who is nowhere below scratch, and who has the highest interquartile mean."""
         found = suite(tables)
         if found is None or not _compared(found):
             return _NOTHING
@@ -78,20 +86,21 @@ class PerformanceProfiles(Figure):
         base = f"; scratch {with_seeds(means[_SCRATCH])}" if _SCRATCH in means and best != _SCRATCH else ""
         return (
             f"Share of runs × tasks ({len(found.measures)} tasks) whose normalised score is above τ; bands: "
-            f"{100 * LEVEL:.0f} % percentile bootstrap of whole seeds, pointwise; pale: the other "
-            f"strategies. {self._finding(found)}Highest interquartile mean, flattered by the choice: "
-            f"{best.label} {with_seeds(means[best])}{over}{base}. The table across tasks names the tasks."
+            f"{100 * LEVEL:.0f} % percentile bootstrap over whole seeds, pointwise; grey: the other "
+            f"strategies. {self._finding(found)}"
+            "Highest interquartile mean (biased upward, since it was chosen): "
+            f"{best.label} {with_seeds(means[best])}{over}{base}. The table across tasks lists the tasks."
         )
 
     def _thresholds(self, found: Suite) -> aggregate.Array:
-        """From just below the lowest score to the highest."""
+        """Return thresholds from just below the lowest score to just above the highest."""
         scores = np.concatenate([matrix.scores.ravel() for matrix in found.matrices.values()])
         low, high = min(0.0, float(scores.min())), float(scores.max())
         margin = 0.02 * (high - low)
         return np.linspace(low - margin, high + margin, self.options.n_thresholds)
 
     def _finding(self, found: Suite) -> str:
-        """Strategies by where their profile lies to scratch's, taken at every threshold."""
+        """Return strategies by whether their profile is above or below scratch's, at every threshold."""
         if _SCRATCH not in found.matrices:
             return ""
         thresholds = self._thresholds(found)
@@ -114,7 +123,7 @@ def _line(axes: Axes, thresholds: aggregate.Array, own: aggregate.Profile, colou
 
 
 def _legend(canvas: Canvas) -> None:
-    """The panels' titles name the strategies; this names what stands beside each."""
+    """Draw the legend of all lines but each panel's own strategy, which its title names."""
     drawn = ((GREY, "--", SCRATCH), (_PALE, "-", "other strategies"))
     handles = [Line2D([], [], color=colour, linestyle=dash, label=label) for colour, dash, label in drawn]
     handles.append(grey_line(":", "chance"))
@@ -122,7 +131,7 @@ def _legend(canvas: Canvas) -> None:
 
 
 def _side(gap: aggregate.Array, thresholds: aggregate.Array) -> str:
-    """Where a profile lies to scratch's, whose difference is `gap` (K,)."""
+    """Return on which side of scratch a profile is, given their difference `gap` (K,)."""
     above, below = gap > 1e-9, gap < -1e-9
     if not above.any() and not below.any():
         return "The same profile as scratch"

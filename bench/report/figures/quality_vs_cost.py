@@ -1,10 +1,11 @@
-"""Base of figures of quality against a cost of pretraining: a panel per task, a point per cell, the front."""
+"""Quality against a cost of pretraining: a panel per task, a point per cell, and the Pareto front."""
 
 import math
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import scipy
@@ -12,88 +13,133 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
+from omegaconf import MISSING
+from typing_extensions import override
 
 from bench.analysis.compare import Summary, summaries
+from bench.analysis.cost import SOURCES, energy_note, flops, joules, seconds
 from bench.analysis.naming import cell_label
 from bench.analysis.pareto import Member, front
 from bench.analysis.table import BASELINE, Cell, Measure, Tables
-from bench.analysis.text import amount, with_p
-from bench.report.figures.base import (
+from bench.analysis.text import amount, power, with_p
+from bench.report.figures.base import TaskFigure
+from bench.report.figures.style import (
     GREY,
     Look,
-    TaskFigure,
+    Stroke,
     blank,
     crowd_note,
+    draw_bars,
+    draw_strokes,
     finish,
     is_crowded,
+    legend,
     looks,
     lost_note,
     references,
     wrapped,
 )
-from bench.report.figures.legend import legend
-from bench.report.figures.marks import Stroke, draw_bars, draw_strokes
 from bench.report.most_spread import left_out_note, most_spread
 
-MOST_TASKS = 9  # more panels than a page holds tell nobody anything
-_SAME = 1.05  # cells within 5 % of a cost are matched, and no line joins them
-_APART, _MOST_MOVED = 0.02, 0.5  # of an axis: between two cells, and all such gaps together
-_RING = {True: ("black", "-"), False: ("black", ":")}  # of members of the front, by whether clear
+MOST_TASKS = 9  # panels of one kind of cost that fit a page
+_SAME = 1.05  # cells within 5 % of a cost have equal cost, and no line joins them
+_APART, _MOST_MOVED = 0.02, 0.5  # shares of the axis: between two cells, and all such gaps together
+_RING = {True: ("black", "-"), False: ("black", ":")}  # by whether the gain of a member of the front is clear
 
 Costs = Mapping[Cell, float]
 
 
+class Cost(Enum):
+    """What quality is drawn against."""
+
+    flops = "pretraining FLOPs"
+    seconds = "pretraining seconds"
+    joules = "joules of pretraining"
+
+
+TITLES = {Cost.flops: "compute", Cost.seconds: "time", Cost.joules: "energy"}
+
+
 class QualityVsCost(TaskFigure):
-    """What a cost buys. Scratch pretrains nothing, so it is a line, and the cheapest member of the front."""
+    """The quality that a cost of pretraining buys.
 
-    nothing: ClassVar[str]
-    cost: ClassVar[str]  # in words, with the unit, for axis and caption
+    Scratch pretrains nothing, so it is a line, and the cheapest member of the front. Energy that was measured
+    and energy that was estimated never share a panel.
+    """
 
-    @abstractmethod
-    def costs(self, tables: Tables) -> dict[str, Costs]:
-        """The costs of cells; one entry for each way to know them, which is named and gets its own panels."""
+    @dataclass(frozen=True)
+    class Options(TaskFigure.Options):
+        """The cost on the horizontal axis."""
 
-    @abstractmethod
-    def value(self, cost: float) -> str:
-        """A cost with its unit, for the caption."""
+        cost: Cost = MISSING
 
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.cost = options.cost
+        self.title = f"Quality against pretraining {TITLES[self.cost]}"
+        self._nothing = f"No finished run has {self.cost.value} on record: nothing to draw."
+
+    @override
+    def applies(self, tables: Tables) -> bool:
+        return bool(self._costs(tables))
+
+    def _costs(self, tables: Tables) -> dict[str, Costs]:
+        """Return each cell's cost, the mean over its finished runs, by the source of the cost."""
+        if self.cost is Cost.joules:
+            found = {source: joules(tables, source) for source in SOURCES}
+        else:
+            found = {"": flops(tables) if self.cost is Cost.flops else seconds(tables)}
+        return {source: costs for source, costs in found.items() if costs}
+
+    def _value(self, cost: float) -> str:
+        """Return a cost with its unit."""
+        if self.cost is Cost.flops:
+            return f"{power(cost)} FLOPs"
+        return f"{amount(cost)} {'s' if self.cost is Cost.seconds else 'J'}"
+
+    def _remark(self, tables: Tables) -> str:
+        """Return what a reader must know of the cost."""
+        if self.cost is Cost.flops:
+            return ", forward and backward"
+        if self.cost is Cost.seconds:
+            return ", which depend on the machine and its load"
+        return f"; cells without energy records are left out. {energy_note(tables).rstrip('.')}"
+
+    @override
     def draw(self, tables: Tables) -> Canvas:
-        """One panel per task and way to know the cost; the larger the marker, the larger the model."""
+        """Draw one panel per task and source of the cost; larger markers are larger models."""
         places = self._places(tables)
         if not places:
-            return blank(self.nothing)
+            return blank(self._nothing)
         canvas, grid = wrapped(len(places))
         for axes, (measure, source, costs) in zip(grid, places, strict=True):
             _panel(axes, tables, measure, costs)
             finish(axes, tables, measure, source)
-        canvas.supxlabel(f"{self.cost} (log scale), evaluation not included", fontsize=8)
+        canvas.supxlabel(f"{self.cost.value} (log scale), evaluation not included", fontsize=8)
         legend(canvas, tables, *_handles(tables))
         return canvas
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """Per task, the members of the front whose gain is clear, and which tasks are left out."""
         places = self._places(tables)
         if not places:
-            return self.nothing
+            return self._nothing
         findings = "; ".join(self._finding(tables, *place) for place in places)
         return (
-            f"Each task's metric against {self.cost}{self.remark(tables)}. A point is a cell: its mean "
-            "over seeds with the 95 % t interval, the fainter the smaller its data budget, moved "
-            "sideways where it would hide another; lines join a strategy's cells of growing cost at one data "
-            "budget. Steps: the Pareto front, from scratch at no cost. Ringed: its members, dotted where the "
-            "gain over the next cheaper one, if any, is unclear (p > 0.05, seed-paired t test, uncorrected)."
+            f"Each task's metric against {self.cost.value}{self._remark(tables)}. Each "
+            "point is a cell: its mean over seeds with the 95 % t interval; points of smaller data budgets "
+            "are fainter, and a point is moved sideways if it would hide another. Lines join a strategy's "
+            "cells at one data budget. The step line is the Pareto front, which starts at scratch, at no "
+            "cost. Its members are ringed; the ring is dotted if the gain over the next cheaper member is "
+            "unclear (p > 0.05, seed-paired t test, uncorrected)."
             f"{crowd_note(tables)}{lost_note(tables)}"
             f"{left_out_note(self.measures(tables), [measure for measure, *_ in places])} "
-            f"Members with a clear gain: {findings}."
+            f"Members of the front with a clear gain: {findings}."
         )
 
-    def remark(self, tables: Tables) -> str:
-        """What else must be known of the cost."""
-        return ""
-
     def _places(self, tables: Tables) -> list[tuple[Measure, str, Costs]]:
-        """The panels: measure, how the cost is known, and the costs of the cells that have both."""
-        known = self.costs(tables)
+        """Return the panels: measure, source of the cost, and the costs of cells."""
+        known = self._costs(tables)
         measures = self.measures(tables)
         if self.options.tasks is None:
             measures = most_spread(tables, measures, MOST_TASKS // max(len(known), 1))
@@ -103,13 +149,13 @@ class QualityVsCost(TaskFigure):
     def _finding(self, tables: Tables, measure: Measure, source: str, costs: Costs) -> str:
         name = f"{measure.task} ({', '.join(part for part in (measure.metric, source) if part)})"
         if not tables.measures[measure].sign:
-            return f"{name}: descriptive, nothing is better"
+            return f"{name}: descriptive, not ranked"
         members = front(tables, measure, costs)
         clear = [self._gain(member) for member in members if member.is_clear]
         return f"{name}: {', '.join(clear) or 'none'}"
 
     def _gain(self, member: Member) -> str:
-        return f"{cell_label(member.cell)} at {self.value(member.cost)}, {with_p(member.gain)}"
+        return f"{cell_label(member.cell)} at {self._value(member.cost)}, {with_p(member.gain)}"
 
 
 def _panel(axes: Axes, tables: Tables, measure: Measure, costs: Costs) -> None:
@@ -136,9 +182,9 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, costs: Costs) -> None:
 
 
 def places_of(tables: Tables, costs: Costs) -> dict[Cell, float]:
-    """Where cells stand on the axis: as near to their cost as leaves room between them, in its order.
+    """Return the coordinates of cells: near their cost, in its order, with room between them.
 
-    Least squares of the logarithm under these gaps: isotonic regression of the costs less the gaps before.
+    Least squares on the log cost with minimum gaps: isotonic regression of costs less the gaps before them.
     """
     arms = {arm: i for i, arm in enumerate(looks(tables))}
     cells = sorted((cell for cell in costs if cell.arm in arms), key=lambda c: (costs[c], arms[c.arm]))
@@ -150,7 +196,7 @@ def places_of(tables: Tables, costs: Costs) -> dict[Cell, float]:
 
 
 def _points(axes: Axes, tables: Tables, look: Look, points: Sequence[tuple[float, Summary]]) -> None:
-    """An arm's cells at their places; in a crowd without intervals."""
+    """Draw a strategy's cells; without intervals if there are too many variants."""
     xs = [x for x, _ in points]
     means = [_mean(row) for _, row in points]
     if is_crowded(tables):
@@ -163,7 +209,7 @@ def _points(axes: Axes, tables: Tables, look: Look, points: Sequence[tuple[float
 
 
 def _front(axes: Axes, tables: Tables, members: Sequence[Member], places: Mapping[Cell, float]) -> None:
-    """Steps through the members, from the left edge where scratch is one, and a ring around each other."""
+    """Draw steps through the members of the front, and a ring around each that has a cost."""
     low, high = axes.get_xlim()
     xs = [places.get(member.cell, low) for member in members]
     ys = [member.interval.mean for member in members]
@@ -219,7 +265,7 @@ def _log_axis(axes: Axes, low: float, high: float) -> None:
 
 
 def round_ticks(low: float, high: float) -> list[float]:
-    """A few round numbers between the bounds of a log axis, or the bounds if there are none."""
+    """Return a few round numbers within the bounds of a log axis, or the bounds if there are none."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps: Sequence[Sequence[int]] = ((1, 2, 5), (1, 3), (1,))
     for step in steps:

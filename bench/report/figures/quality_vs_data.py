@@ -1,4 +1,4 @@
-"""Quality against unique data: a line per strategy, a row per task, a column per model."""
+"""Quality against unique data: a line per strategy, a row per task and a column per model."""
 
 import math
 from collections.abc import Sequence
@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter
+from typing_extensions import override
 
 from bench.analysis.compare import baseline_cell, choose, summaries
 from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables
 from bench.analysis.text import number, with_p, with_seeds
-from bench.report.figures.base import (
+from bench.report.figures.base import TaskFigure
+from bench.report.figures.style import (
     N_COLUMNS,
     WIDTH_IN,
-    TaskFigure,
     blank,
     crosses,
     crowd_note,
+    draw_lines,
     finish,
+    legend,
     looks,
     lost_note,
     n_columns,
@@ -25,24 +28,23 @@ from bench.report.figures.base import (
     references,
     wrapped,
 )
-from bench.report.figures.legend import legend
-from bench.report.figures.marks import draw_lines
 from bench.report.most_spread import left_out_note, most_spread
 
-MOST_PANELS = 15  # that a page holds
+MOST_PANELS = 15  # that fit a page
 _CHARACTER_IN, _GAP_IN = 0.06, 0.05  # of a tick's label, and between two
-_BESIDE_IN = 0.3  # of a panel's place, for what stands left of it
+_BESIDE_IN = 0.3  # of a panel's width, for the labels on its left
 _SHORT = EngFormatter(sep="")
 _NOTHING = "No finished pretrained run: nothing to draw."
 
 
 class QualityVsData(TaskFigure):
-    """What more unique data buys each strategy. Data budgets are in order of size, evenly spaced."""
+    """Draw what more unique data brings each strategy. Data budgets are in order of size, evenly spaced."""
 
     title = "Quality against unique data"
 
+    @override
     def draw(self, tables: Tables) -> Canvas:
-        """One panel per task and model."""
+        """Draw one panel per task and model."""
         measures = self._drawn(tables)
         if not measures or not tables.budgets:
             return blank(_NOTHING)
@@ -60,8 +62,8 @@ class QualityVsData(TaskFigure):
         legend(canvas, tables)
         return canvas
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """The best strategy at the largest budget per task, against scratch and the smallest budget."""
         measures = self._drawn(tables)
         if not measures or not tables.budgets:
             return _NOTHING
@@ -70,14 +72,14 @@ class QualityVsData(TaskFigure):
         sizes = ", ".join(tables.budgets)
         return (
             f"Each task's metric against the data budget ({sizes}). Points are means over seeds, "
-            "bars their 95 % t intervals; a gap is a cell without a number, a cross one whose runs "
-            f"were all lost.{crowd_note(tables)}{lost_note(tables)}"
+            "bars their 95 % t intervals; a gap is a cell without a number, and a cross is a cell whose runs "
+            f"all failed.{crowd_note(tables)}{lost_note(tables)}"
             f"{left_out_note(self.measures(tables), measures)} "
             f"At the largest budget ({budget}) with model {model}: {'; '.join(findings)}."
         )
 
     def _drawn(self, tables: Tables) -> list[Measure]:
-        """The tasks that were asked for, or as many as a page holds."""
+        """Return the measures of the configured tasks, or as many as fit a page."""
         measures = self.measures(tables)
         if self.options.tasks is None:
             return most_spread(tables, measures, MOST_PANELS // max(1, min(len(tables.models), N_COLUMNS)))
@@ -105,14 +107,14 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:
 
 
 def with_room(labels: Sequence[str], width_in: float) -> range:
-    """Which labels to show, so that none hides another; the last always."""
+    """Return which labels to show so that none hides another; the last one is always shown."""
     longest = max(len(line) for label in labels for line in label.split("\n"))
     step = math.ceil((longest * _CHARACTER_IN + _GAP_IN) * len(labels) / width_in)
     return range((len(labels) - 1) % step, len(labels), step)
 
 
 def tick_label(budget: str) -> str:
-    """A budget's name in short lines: `4mb[tokens=120000]` as 4mb, tokens, 120k."""
+    """Return a budget's name in short lines: `4mb[tokens=120000]` as 4mb, tokens, 120k."""
     name, _, changes = budget.rstrip("]").partition("[")
     parts = [part for change in changes.split(",") for part in change.split("=") if part]
     return "\n".join([name, *(_SHORT(int(part)) if part.isdecimal() else part for part in parts)])
@@ -120,7 +122,7 @@ def tick_label(budget: str) -> str:
 
 def _finding(tables: Tables, measure: Measure, model: str, budget: str) -> str:
     if not tables.measures[measure].sign:
-        return f"{measure.task} ({measure.metric}): descriptive, nothing is better"
+        return f"{measure.task} ({measure.metric}): descriptive, not ranked"
     choice = choose(tables, measure, model, budget)
     if choice is None:
         return f"{measure.task}: no result"

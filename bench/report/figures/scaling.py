@@ -1,4 +1,4 @@
-"""Loss or error against training positions: fits with bands, measured cells, and the held-out prediction."""
+"""Loss or error against training tokens: fits with bands, measured cells, and the held-out prediction."""
 
 import math
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from typing_extensions import override
 
 from bench.analysis.predicting import HeldOut, held_out
 from bench.analysis.scaled import Quantity, measured_cells, record_of
@@ -16,40 +17,36 @@ from bench.analysis.scaling import Fit, half_width
 from bench.analysis.stats import interval
 from bench.analysis.table import Arm, Tables
 from bench.errors import ConfigError
-from bench.report.figures.base import GREY, LONG_TITLE, Figure, Look, blank, looks, wrapped
-from bench.report.figures.legend import place_legend
-from bench.report.figures.marks import draw_bars
+from bench.report.figures.base import Figure
+from bench.report.figures.style import GREY, LONG_TITLE, Look, blank, draw_bars, looks, place_legend, wrapped
 from bench.report.scaling_views import Row, check, exponent, fits
 
-_NOTHING = "No strategy was trained for two amounts of training: nothing to draw."
+_NOTHING = "No strategy was trained for two different training lengths: nothing to draw."
 _DASHES: list[Any] = ["-", "--", ":", "-."]
 
 
 class Panel(NamedTuple):
-    """Strategies that may be held against each other on a quantity."""
+    """Strategies that are comparable on a quantity."""
 
     rows: tuple[Row, ...]
 
 
 class Scaling(Figure):
-    """What more training buys each strategy, and what its fit says of it."""
+    """Draw what more training brings each strategy, and its scaling fit."""
 
     title = "Scaling with training"
 
     @dataclass(frozen=True)
     class Options:
-        """Which tasks; null: all, and the validation loss."""
+        """The tasks to draw; null: all, and the validation loss."""
 
         tasks: list[str] | None = None
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
-
     def panels(self, tables: Tables) -> list[Panel]:
-        """A panel per task, and per strategy for its loss.
+        """Return a panel per task, and per strategy for its loss.
 
         Raises:
-            ConfigError: a task that cannot be drawn.
+            ConfigError: a task cannot be drawn.
         """
         found = [row for row in fits(tables) if _n_budgets(tables, row) > 1]
         tasks = self.options.tasks
@@ -57,29 +54,30 @@ class Scaling(Figure):
         lost = sorted(set(tasks or ()) - {measure.task for measure in measures})
         if lost:
             known = ", ".join(measure.task for measure in measures) or "none"
-            raise ConfigError(f"figure: nothing to draw for tasks={lost}; tasks to draw: {known}")
+            raise ConfigError(f"figure: nothing to draw for tasks={lost}; choose from: {known}")
         losses = [Panel((row,)) for row in found if row[0].measure is None and tasks is None]
         wanted = [measure for measure in measures if tasks is None or measure.task in tasks]
         return losses + [Panel(tuple(row for row in found if row[0].measure == m)) for m in wanted]
 
+    @override
     def applies(self, tables: Tables) -> bool:
-        """Was any strategy trained for two amounts of training?"""
         return bool(self.panels(tables))
 
+    @override
     def draw(self, tables: Tables) -> Canvas:
-        """Log D; colour is the strategy, dash the model."""
+        """Draw the panels; colour is the strategy, line style the model."""
         found = self.panels(tables)
         if not found:
             return blank(_NOTHING)
         canvas, flat = wrapped(len(found))
         for axes, panel in zip(flat, found, strict=True):
             _panel(axes, tables, panel)
-        canvas.supxlabel("training positions D", fontsize=8)
+        canvas.supxlabel("training tokens D", fontsize=8)
         _legend(canvas, tables, {arm for panel in found for _, arm, _ in panel.rows})
         return canvas
 
+    @override
     def caption(self, tables: Tables) -> str:
-        """Exponents and held-out checks of all fits, and how many strategies have none."""
         rows = [row for panel in self.panels(tables) for row in panel.rows]
         if not rows:
             return _NOTHING
@@ -87,16 +85,16 @@ class Scaling(Figure):
         reasons = list(dict.fromkeys(result for *_, result in rows if isinstance(result, str)))
         refused = f" {len(rows) - len(fitted)} of {len(rows)} fits refused: {'; '.join(reasons)}."
         return (
-            "Loss or error against training positions, lower is better; losses compare only within an "
-            "objective. Points are means over seeds, bars their 95 % t intervals; lines are fits on data "
-            "that is not repeated, with bands over seeds; thin lines join what has no fit; hollow: the "
-            f"largest budget as predicted without it.{refused if reasons else ''}"
-            + (f" Fits: {'; '.join(fitted)}." if fitted else "")
+            "Loss or error against training tokens (lower is better); losses are comparable only within an "
+            "objective. Points are means over seeds, bars their 95 % t intervals. Lines are fits on data "
+            "that is not repeated, with bands over seeds; thin lines join points without a fit. Hollow "
+            "points: the largest budget as predicted by a fit without it."
+            f"{refused if reasons else ''}" + (f" Fits: {'; '.join(fitted)}." if fitted else "")
         )
 
 
 def _n_budgets(tables: Tables, row: Row) -> int:
-    """Amounts of training that differ."""
+    """Return the number of different training lengths."""
     cells = measured_cells(tables, row[0], row[1])
     return len({record_of(tables, cell).spent.forward_tokens for cell in cells})
 
@@ -118,7 +116,7 @@ def _panel(axes: Axes, tables: Tables, panel: Panel) -> None:
 
 
 def _line(axes: Axes, tables: Tables, row: Row, model: str, look: Look) -> None:
-    """The measured cells of a model, and the fit with its band."""
+    """Draw the measured cells of a model, and the fit with its band."""
     quantity, arm, result = row
     cells = [cell for cell in measured_cells(tables, quantity, arm) if cell.model == model]
     if not cells:
@@ -142,7 +140,7 @@ def _line(axes: Axes, tables: Tables, row: Row, model: str, look: Look) -> None:
 
 
 def _hollow(axes: Axes, held: HeldOut, look: Look) -> None:
-    """The held-out prediction with its band, a little right of what was measured."""
+    """Draw the held-out prediction with its band, slightly to the right of the measured point."""
     place = [held.tokens * 1.25]
     style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": "none"}
     draw_bars(axes, place, [held.predicted], [look.colour])
@@ -165,5 +163,5 @@ def _legend(canvas: Canvas, tables: Tables, drawn: set[Arm]) -> None:
 
 def _finding(quantity: Quantity, arm: Arm, result: Fit) -> str:
     names = [name for name in ("alpha", "beta", "R*") if result.exponent(name) is not None]
-    said = ", ".join(f"{name} {exponent(result, name)}" for name in names)
-    return f"{quantity.label}, {arm.label}: {said}; held out: {check(held_out(result.seen))}"
+    exponents = ", ".join(f"{name} {exponent(result, name)}" for name in names)
+    return f"{quantity.label}, {arm.label}: {exponents}; held out: {check(held_out(result.seen))}"
