@@ -60,7 +60,7 @@ def planned(specs: Sequence[RunSpec]) -> list[str]:
     asked = read_claims(specs[0].records.parent)
     if asked is None:
         return []
-    from bench.analysis.planning import Sweep, plan  # imports scipy, needed only for studies with claims
+    from bench.analysis.claims import Sweep, plan  # imports scipy, needed only for studies with claims
 
     sweep = Sweep(
         strategies={spec.strategy for spec in specs},

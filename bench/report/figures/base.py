@@ -18,10 +18,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
 from bench.analysis.compare import is_compared
-from bench.analysis.naming import measure_label
+from bench.analysis.format import measure_label, number
+from bench.analysis.frames import Condition, Measure, Tables
 from bench.analysis.stats import Interval
-from bench.analysis.table import Arm, Measure, Tables
-from bench.analysis.text import number
 from bench.errors import ConfigError
 
 WIDTH_IN = 7.2  # a page's text width
@@ -167,9 +166,9 @@ def _png(canvas: Canvas, file: IO[bytes]) -> None:
 _WRITERS: dict[str, Callable[[Canvas, IO[bytes]], None]] = {"svg": _svg, "pdf": _pdf, "png": _png}
 
 
-def looks(tables: Tables) -> dict[Arm, Look]:
+def looks(tables: Tables) -> dict[Condition, Look]:
     """A look for every pretrained arm, by sorted name; of many arms, one for all variants of a strategy."""
-    arms = [arm for arm in tables.arms if is_compared(arm)]
+    arms = [arm for arm in tables.conditions if is_compared(arm)]
     if is_crowded(tables):
         strategies = list(dict.fromkeys(arm.strategy for arm in arms))
         ranks = [strategies.index(arm.strategy) for arm in arms]
@@ -185,13 +184,13 @@ def looks(tables: Tables) -> dict[Arm, Look]:
 
 def is_crowded(tables: Tables) -> bool:
     """Are there more arms than a reader can tell apart, and strategies with variants to draw them by?"""
-    arms = [arm for arm in tables.arms if is_compared(arm)]
+    arms = [arm for arm in tables.conditions if is_compared(arm)]
     return len(arms) > MOST_LOOKS and len({arm.strategy for arm in arms}) < len(arms)
 
 
-def bundles(tables: Tables, arms: Sequence[Arm]) -> dict[str, list[Arm]]:
+def bundles(tables: Tables, arms: Sequence[Condition]) -> dict[str, list[Condition]]:
     """Arms by the title of their panel: each its own; of too many, all variants of a strategy together."""
-    found: dict[str, list[Arm]] = {}
+    found: dict[str, list[Condition]] = {}
     for arm in arms:
         found.setdefault(arm.strategy if is_crowded(tables) else arm.label, []).append(arm)
     return found
@@ -263,7 +262,7 @@ def crowd_note(tables: Tables) -> str:
 
 def lost_note(tables: Tables) -> str:
     """A sentence on the runs that have no numbers; empty if all finished."""
-    lost = [record.status for record in tables.records if record.status != "finished"]
+    lost = [status for status in tables.runs["status"] if status != "finished"]
     counts = ", ".join(f"{lost.count(status)} {status}" for status in sorted(set(lost)))
     return f" Runs without a number: {counts} (see the run table)." if lost else ""
 
@@ -275,3 +274,14 @@ def crosses(axes: Axes, positions: Sequence[float], colour: str) -> None:
     foot = [0.03] * len(positions)
     transform = axes.get_xaxis_transform()
     axes.plot(positions, foot, "x", color=colour, transform=transform, clip_on=False)
+
+
+def left_out_note(measures: Sequence[Measure], drawn: Sequence[Measure]) -> str:
+    """A sentence on the tasks that have no panel; empty if all have one."""
+    missing = list(dict.fromkeys(measure.task for measure in measures if measure not in drawn))
+    if not missing:
+        return ""
+    shown = (
+        f" Drawn: the {len(set(drawn))} tasks whose cells differ most for their spread over seeds (F ratio)"
+    )
+    return f"{shown}; left out: {', '.join(missing)}."

@@ -11,7 +11,7 @@ from functools import partial
 from multiprocessing import Value
 from typing import Any
 
-from bench.analysis.table import Tables
+from bench.analysis.frames import Tables
 from bench.config.build import build
 from bench.errors import ConfigError, DataError, in_brief
 from bench.report.figures.base import Figure, render

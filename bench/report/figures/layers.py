@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from bench.analysis.series import Series, numbered_series
-from bench.analysis.table import Tables
-from bench.analysis.text import with_seeds
+from bench.analysis.format import with_seeds
+from bench.analysis.frames import MeasureSeries, Tables, numbered_series
 from bench.report.figures.lines import LineFigure, spreads
 
 METRIC = r"(\w+)_layer_(\d+)"  # what a task calls its metric at a layer; 0 is the embedding
@@ -21,7 +20,7 @@ class Layers(LineFigure):
     xlabel = "layer (0: embedding)"
     by_model = True
 
-    def find(self, tables: Tables) -> list[Series]:
+    def find(self, tables: Tables) -> list[MeasureSeries]:
         """Metrics that are measured at every layer."""
         return numbered_series(tables, METRIC)
 
@@ -43,10 +42,10 @@ class Layers(LineFigure):
         )
 
 
-def _finding(tables: Tables, series: Series, model: str) -> str:
+def _finding(tables: Tables, series: MeasureSeries, model: str) -> str:
     sign = tables.measures[series.measures[0]].sign
     parts = []
-    for arm in (arm for arm in tables.arms if not arm.is_external):
+    for arm in (arm for arm in tables.conditions if not arm.is_external):
         found = [
             (spread, x)
             for x, spread in zip(series.xs, spreads(tables, series, arm, model), strict=True)

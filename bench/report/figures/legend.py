@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
+from bench.analysis.frames import BASELINE, Tables
 from bench.analysis.stats import LEVEL
-from bench.analysis.table import BASELINE, Tables
 from bench.report.figures.base import GREY, is_crowded, looks
 
 SCRATCH = f"{BASELINE} (band: {100 * LEVEL:.0f} %)"  # what its line and band are called
@@ -22,7 +22,7 @@ def legend(canvas: Canvas, tables: Tables, *extra: Line2D) -> None:
         Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=_cut(name))
         for name, look in named.items()
     ]
-    if any(arm.strategy == BASELINE for arm in tables.arms):
+    if any(arm.strategy == BASELINE for arm in tables.conditions):
         handles.append(grey_line("--", SCRATCH))
     handles += [grey_line(":", "chance"), *extra]
     place_legend(canvas, handles, most_columns=len(handles))

@@ -10,11 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from bench.analysis.compare import grid, level
-from bench.analysis.naming import series_label
-from bench.analysis.series import Series
+from bench.analysis.format import number, series_label
+from bench.analysis.frames import BASELINE, Condition, MeasureSeries, Tables
 from bench.analysis.stats import Interval, interval
-from bench.analysis.table import BASELINE, Arm, Tables
-from bench.analysis.text import number
 from bench.errors import ConfigError
 from bench.report.figures.base import GREY, Figure, blank, is_near, looks, wrapped
 from bench.report.figures.legend import legend
@@ -39,7 +37,7 @@ class LineFigure(Figure):
         self.options = options
 
     @abstractmethod
-    def find(self, tables: Tables) -> list[Series]:
+    def find(self, tables: Tables) -> list[MeasureSeries]:
         """All series that the figure could draw."""
 
     @abstractmethod
@@ -50,7 +48,7 @@ class LineFigure(Figure):
         """A place moved sideways by a share (-0.5 to 0.5) of what keeps strategies apart."""
         return place + 0.15 * share
 
-    def series(self, tables: Tables) -> list[Series]:
+    def series(self, tables: Tables) -> list[MeasureSeries]:
         """What to draw.
 
         Raises:
@@ -85,9 +83,9 @@ class LineFigure(Figure):
         legend(canvas, tables)
         return canvas
 
-    def _panel(self, axes: Axes, tables: Tables, series: Series, model: str | None) -> None:
+    def _panel(self, axes: Axes, tables: Tables, series: MeasureSeries, model: str | None) -> None:
         places = self.scale(axes, series.xs)
-        _band(axes, places, spreads(tables, series, Arm(BASELINE, ""), model))
+        _band(axes, places, spreads(tables, series, Condition(BASELINE, ""), model))
         style = looks(tables)
         shares = {arm: (i + 0.5) / len(style) - 0.5 for i, arm in enumerate(style)}
         draw_lines(
@@ -106,15 +104,17 @@ class LineFigure(Figure):
         axes.set_title("\n".join([*lines, *_chance(axes, tables, series, places)]))
 
 
-def spreads(tables: Tables, series: Series, arm: Arm, model: str | None = None) -> list[Interval | None]:
+def spreads(
+    tables: Tables, series: MeasureSeries, arm: Condition, model: str | None = None
+) -> list[Interval | None]:
     """An arm's mean at each number over the cells of its grid, of one model or of all."""
     cells = [cell for cell in grid(tables, arm) if model in (None, cell.model)]
-    return [interval(list(level(tables, measure, cells).values())) for measure in series.measures]
+    return [interval(level(tables, measure, cells)) for measure in series.measures]
 
 
-def measured(tables: Tables, series: Series, model: str | None) -> Series:
+def measured(tables: Tables, series: MeasureSeries, model: str | None) -> MeasureSeries:
     """What of a series some arm has with a model: a small one has fewer layers."""
-    found = zip(*(spreads(tables, series, arm, model) for arm in tables.arms), strict=True)
+    found = zip(*(spreads(tables, series, arm, model) for arm in tables.conditions), strict=True)
     points = zip(series.points, found, strict=True)
     return series._replace(points=tuple(point for point, own in points if any(own)))
 
@@ -128,7 +128,7 @@ def _band(axes: Axes, places: Sequence[float], found: Sequence[Interval | None])
     axes.fill_between(places, low, high, color=GREY, alpha=0.15, linewidth=0)
 
 
-def _chance(axes: Axes, tables: Tables, series: Series, places: Sequence[float]) -> list[str]:
+def _chance(axes: Axes, tables: Tables, series: MeasureSeries, places: Sequence[float]) -> list[str]:
     """Draw chance at each number; or say, in a line for the title, why not."""
     levels = [chance[0] if (chance := tables.measures[m].chance) else math.nan for m in series.measures]
     known = [value for value in levels if not math.isnan(value)]

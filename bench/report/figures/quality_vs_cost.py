@@ -13,11 +13,10 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from bench.analysis.compare import Summary, summaries
-from bench.analysis.naming import cell_label
-from bench.analysis.pareto import Member, front
-from bench.analysis.table import BASELINE, Cell, Measure, Tables
-from bench.analysis.text import amount, with_p
+from bench.analysis.compare import Summary, most_spread, summaries
+from bench.analysis.cost import Member, front
+from bench.analysis.format import amount, cell_label, with_p
+from bench.analysis.frames import BASELINE, Cell, Measure, Tables
 from bench.report.figures.base import (
     GREY,
     Look,
@@ -26,6 +25,7 @@ from bench.report.figures.base import (
     crowd_note,
     finish,
     is_crowded,
+    left_out_note,
     looks,
     lost_note,
     references,
@@ -33,7 +33,6 @@ from bench.report.figures.base import (
 )
 from bench.report.figures.legend import legend
 from bench.report.figures.marks import Stroke, draw_bars, draw_strokes
-from bench.report.most_spread import left_out_note, most_spread
 
 MOST_TASKS = 9  # more panels than a page holds tell nobody anything
 _SAME = 1.05  # cells within 5 % of a cost are matched, and no line joins them
@@ -98,7 +97,7 @@ class QualityVsCost(TaskFigure):
         if self.options.tasks is None:
             measures = most_spread(tables, measures, MOST_TASKS // max(len(known), 1))
         places = [(measure, source, costs) for measure in measures for source, costs in known.items()]
-        return [place for place in places if any(cell in place[2] for cell in tables.values[place[0]])]
+        return [place for place in places if any(cell in place[2] for cell in tables.cells_with(place[0]))]
 
     def _finding(self, tables: Tables, measure: Measure, source: str, costs: Costs) -> str:
         name = f"{measure.task} ({', '.join(part for part in (measure.metric, source) if part)})"
@@ -115,13 +114,13 @@ class QualityVsCost(TaskFigure):
 def _panel(axes: Axes, tables: Tables, measure: Measure, costs: Costs) -> None:
     found = {row.cell: row for row in summaries(tables, measure)}
     for cell, row in found.items():
-        if cell.arm.strategy == BASELINE:
+        if cell.condition.strategy == BASELINE:
             references(axes, row.interval)
     low, high = min(costs.values()), max(costs.values())
     places = places_of(tables, costs)
     lines: list[Stroke] = []
     for arm, look in looks(tables).items():
-        own = [cell for cell in found if cell.arm == arm and cell in costs and found[cell].interval]
+        own = [cell for cell in found if cell.condition == arm and cell in costs and found[cell].interval]
         _points(axes, tables, look, [(places[cell], found[cell]) for cell in own])
         for budget in tables.budgets:
             line = sorted(
@@ -141,7 +140,9 @@ def places_of(tables: Tables, costs: Costs) -> dict[Cell, float]:
     Least squares of the logarithm under these gaps: isotonic regression of the costs less the gaps before.
     """
     arms = {arm: i for i, arm in enumerate(looks(tables))}
-    cells = sorted((cell for cell in costs if cell.arm in arms), key=lambda c: (costs[c], arms[c.arm]))
+    cells = sorted(
+        (cell for cell in costs if cell.condition in arms), key=lambda c: (costs[c], arms[c.condition])
+    )
     width = max(math.log10(max(costs.values()) / min(costs.values())), 0.3)
     gaps = min(_APART, _MOST_MOVED / max(len(cells), 1)) * width * np.arange(len(cells))
     logs = np.log10([costs[cell] for cell in cells])

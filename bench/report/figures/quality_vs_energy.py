@@ -1,8 +1,8 @@
 """Quality against pretraining energy: a panel per task and way to know the energy, a point per cell."""
 
 from bench.analysis.cost import SOURCES, energy_note, joules
-from bench.analysis.table import Tables
-from bench.analysis.text import amount
+from bench.analysis.format import amount
+from bench.analysis.frames import Tables
 from bench.report.figures.quality_vs_cost import Costs, QualityVsCost
 
 

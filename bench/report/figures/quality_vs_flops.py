@@ -1,8 +1,8 @@
 """Quality against pretraining FLOPs: a panel per task, a point per cell. What each strategy costs."""
 
 from bench.analysis.cost import flops
-from bench.analysis.table import Tables
-from bench.analysis.text import power
+from bench.analysis.format import power
+from bench.analysis.frames import Tables
 from bench.report.figures.quality_vs_cost import Costs, QualityVsCost
 
 

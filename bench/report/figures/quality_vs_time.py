@@ -1,8 +1,8 @@
 """Quality against pretraining time: a panel per task, a point per cell. What a strategy costs one machine."""
 
 from bench.analysis.cost import seconds
-from bench.analysis.table import Tables
-from bench.analysis.text import amount
+from bench.analysis.format import amount
+from bench.analysis.frames import Tables
 from bench.report.figures.quality_vs_cost import Costs, QualityVsCost
 
 
