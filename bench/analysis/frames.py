@@ -301,7 +301,7 @@ def run_frame(records: Sequence[RunRecord], results: Results, number: Mapping[Ce
     `started_at`, ISO 8601; `parameters` of the model.
 
     Used in pretraining: optimizer `steps`; `forward_tokens` processed, padding included;
-    `supervised_tokens`, the predicted ones; `flops` of forward and backward matrix products; `epochs` over
+    `predicted_tokens`, which the loss is summed over; `flops` of forward and backward matrix products; `epochs` over
     the unique data; `unique_bytes`, `unique_tokens` and `unique_pairs` of data; `pretrain_s`, seconds;
     `peak_memory_bytes`. A zero that means "has none" or "never started" is absent.
 
