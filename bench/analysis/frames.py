@@ -302,7 +302,8 @@ def run_frame(records: Sequence[RunRecord], results: Results, number: Mapping[Ce
 
     Used in pretraining: optimizer `steps`; `forward_tokens` processed, padding included;
     `predicted_tokens`, which the loss is summed over; `flops` of forward and backward matrix products;
-    `epochs` over the unique data; `unique_bytes`, `unique_tokens` and `unique_pairs` of data; `pretrain_s`, seconds;
+    `epochs` over the unique data; `unique_bytes`, `unique_tokens` and `unique_pairs` of data;
+    `pretrain_s`, seconds;
     `peak_memory_bytes`. A zero that means "has none" or "never started" is absent.
 
     Used by all tasks together: `evaluate_s`, seconds; `evaluate_flops`. Energy in joules, in a column per
