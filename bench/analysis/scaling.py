@@ -1,8 +1,8 @@
-"""Scaling fits: loss or error against parameters N and training positions D. Observations -> fit, prediction.
+"""Scaling fits: loss or error against parameters N and training tokens D. Observations -> fit, prediction.
 
 L = E + A/N^alpha + B/D^beta, fitted as in approach 3 of Hoffmann et al. 2022 (arXiv:2203.15556, eq. 2 and
 sec. 3.3): Huber loss of log residuals, terms joined by log-sum-exp, from the best of a grid of starts.
-Where data is repeated D is D' = U + U R* (1 - exp(-R/R*)), U unique positions seen R more times
+Where data is repeated D is D' = U + U R* (1 - exp(-R/R*)), U unique tokens seen R more times
 (Muennighoff et al. 2023, arXiv:2305.16264, sec. 3). Pure functions; bands draw seeds, the same in all cells.
 """
 
@@ -92,7 +92,7 @@ class Observations:
     """C cells and the S seeds that all of them have."""
 
     parameters: Floats  # (C,)
-    tokens: Floats  # (C,) positions processed in training
+    tokens: Floats  # (C,) tokens processed in training
     epochs: Floats  # (C,) passes over the unique data
     values: Floats  # (S, C) losses or errors, above 0
 
@@ -161,7 +161,7 @@ def _fit(cells: tuple[tuple[float, float, float], ...], values: tuple[tuple[floa
 
 
 def effective_tokens(tokens: Floats, epochs: Floats, repeats: Floats | float) -> Floats:
-    """D' of Muennighoff et al.: what D positions are worth where repeats decay with R* = `repeats`."""
+    """D' of Muennighoff et al.: what D tokens are worth where repeats decay with R* = `repeats`."""
     passes = np.maximum(epochs, 1.0)
     return np.asarray(tokens / passes * (1 - repeats * np.expm1(-(passes - 1) / repeats)))
 
@@ -221,7 +221,7 @@ def _terms(theta: Floats, seen: Observations, centre: tuple[float, float]) -> tu
     """Log terms (..., 3, C), and the centred log N (C,) and log D' (..., C) that they are made of."""
     log_n = np.log(seen.parameters) - centre[0]
     repeats = np.exp(theta[..., _R, None])
-    # without R* in the fit it is infinite, and a repeated position is worth a new one
+    # without R* in the fit it is infinite, and a repeated token is worth a new one
     worth = effective_tokens(seen.tokens, seen.epochs, np.where(np.isinf(repeats), 1.0, repeats))
     log_d = np.log(np.where(np.isinf(repeats), seen.tokens, worth)) - centre[1]
     terms = [

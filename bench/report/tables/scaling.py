@@ -128,7 +128,7 @@ class Overtaking:
     model: str
     early: Condition
     late: Condition
-    point: Crossover  # in positions
+    point: Crossover  # in tokens
     largest: float  # D that was measured
     basis: str
 
