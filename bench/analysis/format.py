@@ -279,7 +279,7 @@ def seeds_note(seeds: Iterable[int]) -> str:
     counts = sorted(set(seeds))
     base = f"Brackets: {100 * LEVEL:.0f} % t interval of the mean over seeds, on these items."
     if 2 in counts:
-        base += " Two seeds know little of their spread: there it goes 12.7 standard errors to either side."
+        base += " With two seeds the interval is 12.7 standard errors wide to either side."
     if 1 in counts:
         base += " One seed has no interval."
     return base

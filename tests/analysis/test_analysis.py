@@ -55,7 +55,7 @@ def test_sign_flip_p_counts_patterns_and_has_its_floor():
 
 def test_how_little_two_seeds_know_is_told():
     assert "12.7 standard errors" in views.seeds_note([2, 5])
-    assert "Two seeds" not in views.seeds_note([3])
+    assert "12.7 standard errors" not in views.seeds_note([3])
     assert "One seed has no interval" in views.seeds_note([1])
 
 

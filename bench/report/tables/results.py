@@ -352,12 +352,12 @@ def decision_table(tables: Tables) -> View:
     ]
     note = (
         "Best mean among the cells that need no more unique text and pretraining FLOPs than a row allows; "
-        "image-text strategies train on the pairs of the same data budget. Compute levels: what the dearest "
-        "strategy of a model and a budget takes, in steps of two or more. Certainty: in how many of 10,000 "
-        "bootstraps over seeds it stays the best; few seeds make it too sure. Minus scratch: the best cell "
-        "without pretraining, of any model; p: t test paired by seed, Holm-corrected over the row's "
-        "candidates. Not told apart: p > 0.05 against the best, uncorrected. The best of several is "
-        "flattered by chance, and its certainty with it. "
+        "image-text strategies train on the pairs of the same data budget. Compute levels: the FLOPs of "
+        "the most expensive strategy of a model and a budget, in steps of two or more. Certainty: share "
+        "of 10,000 bootstraps over seeds in which it stays the best; with few seeds it is too high. Minus"
+        " scratch: the best cell without pretraining, of any model; p: t test paired by seed, Holm-"
+        "corrected over the row's candidates. Not told apart: p > 0.05 against the best, uncorrected. The"
+        " mean of the best of several is biased upward (winner's curse), and so is its certainty. "
         f"{seeds_note(row.interval.n for row in found)}"
     )
     header = ["task: metric", "unique text ≤", "FLOPs ≤", "best", "model", "data budget", "mean", "certainty"]

@@ -49,7 +49,7 @@ def scaling(tables: Tables) -> View | None:
     note = (
         "L = E + A/N^alpha + B/D^beta (Hoffmann et al. 2022, approach 3). L: validation loss, a metric that "
         "falls, or 1 − score for a share. N: all parameters, embeddings and heads included (records do not "
-        "tell them apart). D: training positions. Where one model size or one D was run, its term is "
+        "tell them apart). D: training tokens. Where one model size or one D was run, its term is "
         "dropped. R*: how many repeats of the data are worth having, fitted where cells of one D differ in "
         f"unique data (Muennighoff et al. 2023). Brackets: {100 * LEVEL:.0f} % t interval of the spread of "
         f"{N_REFITS} refits that draw seeds, the same in all cells. Check: the fit without the largest "
@@ -153,7 +153,7 @@ def budget_crossings(tables: Tables) -> View | None:
     note = (
         f"Of {tried} pairs of strategies (by measure and model) {len(found)} cross; the rest are left out, "
         "and so are validation losses, which compare only within an objective. The crossing is the number of "
-        "training positions D from which on the second strategy is ahead, with the percentile bootstrap over "
+        "training tokens D from which on the second strategy is ahead, with the percentile bootstrap over "
         "the seeds that both have. Fits: where both strategies have one, on data that is not repeated, up to "
         f"{MAX_EXTRAPOLATION} times the largest D that was measured; else linear in log D between budgets "
         f"that were measured. < and >: outside that range. {seeds_note(row.point.n for row in found)}"
