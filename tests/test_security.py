@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from test_borders import FILES
 
-from bench.analysis.text import latex_escape
+from bench.analysis.format import latex_escape
 from bench.config.build import find_class
 from bench.data.corpora.base import PairCorpus, TextCorpus
 from bench.errors import ConfigError

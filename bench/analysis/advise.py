@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.analysis.decision import Caps, Decision, Need, certainty, decide, needs, pretrained
-from bench.analysis.naming import cell_label
-from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, load, lost
-from bench.analysis.text import n_bytes, p_value, power, with_interval, with_seeds
+from bench.analysis.format import cell_label, n_bytes, p_value, power, with_interval, with_seeds
+from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables, load
 from bench.errors import BenchError, ConfigError
 from bench.records import studies
 
@@ -204,7 +203,7 @@ def _score(decision: Decision) -> str:
 def _against_scratch(tables: Tables, decision: Decision) -> str:
     gap = decision.to_scratch
     if decision.scratch is None:
-        cannot = (Arm(BASELINE, ""), decision.measure.task) in tables.inapplicable
+        cannot = (Condition(BASELINE, ""), decision.measure.task) in tables.inapplicable
         return "scratch cannot do the task" if cannot else "no scratch to compare with"
     if decision.scratch == decision.best:
         return ""
@@ -227,6 +226,7 @@ def _evidence(tables: Tables, decision: Decision | None) -> str:
     study = f"evidence: study {tables.study}"
     if decision is None:
         return study
-    task, own = decision.measure.task, tables.runs_of[decision.best]
-    runs = " ".join(record.run_id[:6] for record in own if lost(tables, record, task) is None)
+    lost = tables.why_lost(decision.measure.task)[tables.rows_of(decision.best)]
+    own = zip(tables.runs_of(decision.best)["run_id"], lost, strict=True)
+    runs = " ".join(run_id[:6] for run_id, why in own if why is None)
     return f"{study}, runs {runs}"

@@ -4,28 +4,29 @@ Comparisons are paired by seed and made within a cell's model. Over several cell
 each seed first, since the seed is the unit; a comparison that lacks a cell is not made.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
+import pandas as pd
+
+from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
 from bench.analysis.stats import (
     LEVEL,
+    Floats,
     Interval,
     Paired,
     holm,
     interval,
     intervals,
     paired,
+    paired_rows,
     pool,
-    subtract,
     t_test_p,
     verdict,
 )
-from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables, lost
 from bench.records import PRETRAINING_ONLY
-
-Seeds = Mapping[int, float]
-_NONE: Seeds = {}
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Pooled:
-    """An arm on one measure, over all cells of the study's grid."""
+    """A condition on one measure, over all cells of the study's grid."""
 
     measure: Measure
-    arm: Arm
+    condition: Condition
     interval: Interval | None  # None where a cell is missing
     to_scratch: Paired | None
     n_missing: int
@@ -60,81 +61,90 @@ class Choice:
     measure: Measure
     model: str
     budget: str | None
-    best: Arm
+    best: Condition
     interval: Interval
     to_scratch: Paired | None
-    tied: tuple[Arm, ...]
-    beaten: tuple[Arm, ...]
-    missing: tuple[Arm, ...]
+    tied: tuple[Condition, ...]
+    beaten: tuple[Condition, ...]
+    missing: tuple[Condition, ...]
 
 
-def baseline_cell(tables: Tables, cell: Cell) -> Cell:
+@lru_cache(maxsize=2**14)
+def baseline_cell(cell: Cell) -> Cell:
     """The scratch cell beside a cell: same model, same changed settings but those of pretraining alone.
 
     It need not exist: scratch with other settings is no baseline.
     """
-    shared = [x for x in cell.arm.variant.split() if not x.startswith(PRETRAINING_ONLY)]
-    return Cell(Arm(BASELINE, " ".join(shared)), cell.model, None)
+    shared = [x for x in cell.condition.variant.split() if not x.startswith(PRETRAINING_ONLY)]
+    return Cell(Condition(BASELINE, " ".join(shared)), cell.model, None)
 
 
 @lru_cache(maxsize=2**10)  # like what follows: views and figures ask again and again
-def grid(tables: Tables, arm: Arm) -> tuple[Cell, ...]:
-    """The cells that an arm needs to be compared over the whole study; an external one its own alone."""
-    if arm.is_external:
-        return tuple(cell for cell in tables.cells if cell.arm == arm)
-    if arm.strategy == BASELINE or all(c.budget is None for c in tables.cells if c.arm == arm):
-        return tuple(Cell(arm, model, None) for model in tables.models)
+def grid(tables: Tables, condition: Condition) -> tuple[Cell, ...]:
+    """The cells that a condition needs to be compared over the whole study; an external one its own alone."""
+    if condition.is_external:
+        return tuple(cell for cell in tables.cells if cell.condition == condition)
+    if condition.strategy == BASELINE or all(
+        c.budget is None for c in tables.cells if c.condition == condition
+    ):
+        return tuple(Cell(condition, model, None) for model in tables.models)
     tried = {(cell.model, cell.budget) for cell in tables.cells if cell.budget is not None}
     return tuple(
-        Cell(arm, model, budget)
+        Cell(condition, model, budget)
         for model in tables.models
         for budget in tables.budgets
         if (model, budget) in tried
     )
 
 
-def level(tables: Tables, measure: Measure, cells: Iterable[Cell]) -> Seeds:
-    """Values by seed, averaged over cells; only seeds that every cell has."""
-    values = tables.values.get(measure, {})
-    return pool([values.get(cell, _NONE) for cell in cells])
+def level(tables: Tables, measure: Measure, cells: Iterable[Cell]) -> pd.Series:
+    """Return values by seed, averaged over cells; only seeds that every cell has."""
+    return pd.Series(pool(tables.values(measure, cells)), index=tables.seeds).dropna()
 
 
-def gain(tables: Tables, measure: Measure, cells: Iterable[Cell]) -> Seeds:
-    """Differences to scratch by seed, in the metric's own unit, averaged over cells."""
-    return pool([difference(tables, measure, cell, baseline_cell(tables, cell)) for cell in cells])
+def gain(tables: Tables, measure: Measure, cells: Sequence[Cell]) -> pd.Series:
+    """Return differences to scratch by seed, in the metric's own unit, averaged over cells."""
+    return pd.Series(pool(_gaps(tables, measure, cells)), index=tables.seeds).dropna()
 
 
-def difference(tables: Tables, measure: Measure, left: Cell, right: Cell) -> dict[int, float]:
-    """left - right by seed, in the metric's own unit."""
-    values = tables.values.get(measure, {})
-    return subtract(values.get(left, _NONE), values.get(right, _NONE))
+def _gaps(tables: Tables, measure: Measure, cells: Sequence[Cell]) -> Floats:
+    """Return differences to scratch (C, S), NaN where either lacks a seed."""
+    scratch = [baseline_cell(cell) for cell in cells]
+    return tables.values(measure, cells) - tables.values(measure, scratch)
 
 
-def is_compared(arm: Arm) -> bool:
+def _by_seed(tables: Tables, values: Floats) -> dict[int, float]:
+    """Return values (S,) by seed, without the absent ones: faster than a Series for one cell of many."""
+    return {seed: value for seed, value in zip(tables.seeds, values.tolist(), strict=True) if value == value}
+
+
+def difference(tables: Tables, measure: Measure, left: Cell, right: Cell) -> pd.Series:
+    """Return left - right by seed, in the metric's own unit, for the seeds that both have."""
+    values = tables.values(measure, [left, right])
+    return pd.Series(values[0] - values[1], index=tables.seeds).dropna()
+
+
+def is_compared(condition: Condition) -> bool:
     """Is it held against scratch?"""
-    return arm.strategy != BASELINE and not arm.is_external
+    return condition.strategy != BASELINE and not condition.is_external
 
 
 @lru_cache(maxsize=2**8)
 def summaries(tables: Tables, measure: Measure) -> tuple[Summary, ...]:
     """Every cell that was tried, on one measure."""
-    values = tables.values[measure]
-    spreads = intervals([[*values.get(cell, _NONE).values()] for cell in tables.cells])
-    found = []
-    for cell, spread in zip(tables.cells, spreads, strict=True):
-        gap: Seeds = _NONE
-        if is_compared(cell.arm):
-            gap = difference(tables, measure, cell, baseline_cell(tables, cell))
-        found.append(Summary(measure, cell, spread, paired(gap)))
-    return tuple(found)
+    gaps = _gaps(tables, measure, tables.cells)  # (C, S)
+    gaps[[not is_compared(cell.condition) for cell in tables.cells]] = np.nan
+    spreads = intervals(tables.values(measure, tables.cells))
+    rows = zip(tables.cells, spreads, paired_rows(gaps, tables.seeds), strict=True)
+    return tuple(Summary(measure, *row) for row in rows)
 
 
 def pooled(tables: Tables, measures: Iterable[Measure]) -> list[Pooled]:
-    """Every arm over the whole grid, on all of these measures: means, differences to scratch, verdicts.
+    """Every condition over the whole grid, on all of these measures: means, differences to scratch, verdicts.
 
     The verdicts' p values are Holm-corrected over all differences among them.
     """
-    found = [_pooled(tables, measure, arm) for measure in measures for arm in tables.arms]
+    found = [_pooled(tables, measure, condition) for measure in measures for condition in tables.conditions]
     tested = [i for i, row in enumerate(found) if row.to_scratch is not None]
     p_values = [gap.p_t for i in tested if (gap := found[i].to_scratch) is not None]
     p_holm = dict(zip(tested, holm(p_values), strict=True))
@@ -142,30 +152,30 @@ def pooled(tables: Tables, measures: Iterable[Measure]) -> list[Pooled]:
 
 
 @lru_cache(maxsize=2**12)
-def _pooled(tables: Tables, measure: Measure, arm: Arm) -> Pooled:
-    cells = grid(tables, arm)
-    n_missing = sum(not tables.values[measure].get(cell) for cell in cells)
-    spread = interval(list(level(tables, measure, cells).values()))
-    judged = is_compared(arm) and tables.measures[measure].sign != 0
-    gap = paired(gain(tables, measure, cells)) if judged else None
-    reason = tables.inapplicable.get((arm, measure.task)) if n_missing == len(cells) else None
-    own = [record for cell in cells for record in tables.runs_of.get(cell, ())]
-    n_lost = sum(lost(tables, record, measure.task) is not None for record in own)
-    return Pooled(measure, arm, spread, gap, n_missing, len(cells), n_lost, reason, verdict="")
+def _pooled(tables: Tables, measure: Measure, condition: Condition) -> Pooled:
+    cells = grid(tables, condition)
+    n_missing = int(np.isnan(tables.values(measure, cells)).all(axis=1).sum())
+    spread = interval(_by_seed(tables, pool(tables.values(measure, cells))).values())
+    judged = is_compared(condition) and tables.measures[measure].sign != 0
+    gap = paired(_by_seed(tables, pool(_gaps(tables, measure, cells)))) if judged else None
+    reason = tables.inapplicable.get((condition, measure.task)) if n_missing == len(cells) else None
+    lost = tables.why_lost(measure.task)
+    n_lost = sum(why is not None for cell in cells for why in lost[tables.rows_of(cell)])
+    return Pooled(measure, condition, spread, gap, n_missing, len(cells), n_lost, reason, verdict="")
 
 
 def _verdict(tables: Tables, row: Pooled, p_holm: float) -> str:
-    if row.arm.strategy == BASELINE:
+    if row.condition.strategy == BASELINE:
         return "baseline"
     if row.inapplicable is not None:
         return "not applicable"
-    if row.arm.is_external:
+    if row.condition.is_external:
         return "external reference"
     if not tables.measures[row.measure].sign:
         return "descriptive"
     if row.to_scratch is None and row.n_missing == 0:
-        baselines = [arm for arm in tables.arms if arm.strategy == BASELINE]
-        if any((arm, row.measure.task) in tables.inapplicable for arm in baselines):
+        baselines = [condition for condition in tables.conditions if condition.strategy == BASELINE]
+        if any((condition, row.measure.task) in tables.inapplicable for condition in baselines):
             return "no verdict (scratch cannot do the task)"
         return "no verdict (no scratch with the same settings and seeds)"
     lacking = "missing cells" if row.n_missing else f"{row.n_lost} runs lost" if row.n_lost else ""
@@ -177,16 +187,17 @@ def places(tables: Tables) -> list[tuple[str, str | None]]:
     """Every model and data budget that was tried, in order of size."""
     pretrained: set[tuple[str, str | None]]
     pretrained = {(cell.model, cell.budget) for cell in tables.cells if cell.budget is not None}
-    found = pretrained or {(c.model, c.budget) for c in tables.cells if not c.arm.is_external}
+    found = pretrained or {(c.model, c.budget) for c in tables.cells if not c.condition.is_external}
     return sorted(found, key=lambda place: (tables.models.index(place[0]), _rank(tables, place[1])))
 
 
 def between(
-    tables: Tables, measure: Measure, left: Arm, right: Arm, model: str, budget: str | None
+    tables: Tables, measure: Measure, left: Condition, right: Condition, model: str, budget: str | None
 ) -> Paired | None:
     """left - right at one model and data budget, seed by seed; None where no seed is shared."""
     cells = _at(tables, left, model, budget), _at(tables, right, model, budget)
-    return paired(difference(tables, measure, *cells))
+    first, second = tables.values(measure, cells)
+    return paired(_by_seed(tables, first - second))
 
 
 def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> Choice | None:
@@ -195,37 +206,64 @@ def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> 
     None where there is no result, and for a measure that only describes.
     """
     sign = tables.measures[measure].sign
-    values = tables.values[measure]
-    cells = {arm: _at(tables, arm, model, budget) for arm in tables.arms if not arm.is_external}
-    spreads = {arm: interval(list(values.get(cell, _NONE).values())) for arm, cell in cells.items()}
-    present = {arm: spread for arm, spread in spreads.items() if spread is not None}
+    cells = {
+        condition: _at(tables, condition, model, budget)
+        for condition in tables.conditions
+        if not condition.is_external
+    }
+    spreads = {condition: interval(tables.seed_values(measure, cell)) for condition, cell in cells.items()}
+    present = {condition: spread for condition, spread in spreads.items() if spread is not None}
     if not present or not sign:
         return None
-    best = max(present, key=lambda arm: sign * present[arm].mean)
-    tied: list[Arm] = []
-    beaten: list[Arm] = []
-    for arm in present:
-        if arm != best:
-            clear = is_clear(difference(tables, measure, cells[best], cells[arm]), sign)
-            (beaten if clear else tied).append(arm)
-    missing = [arm for arm in cells if arm not in present and (arm, measure.task) not in tables.inapplicable]
-    gap = paired(difference(tables, measure, cells[best], baseline_cell(tables, cells[best])))
+    best = max(present, key=lambda condition: sign * present[condition].mean)
+    tied: list[Condition] = []
+    beaten: list[Condition] = []
+    for condition in present:
+        if condition != best:
+            clear = is_clear(difference(tables, measure, cells[best], cells[condition]), sign)
+            (beaten if clear else tied).append(condition)
+    missing = [
+        condition
+        for condition in cells
+        if condition not in present and (condition, measure.task) not in tables.inapplicable
+    ]
+    gap = paired(difference(tables, measure, cells[best], baseline_cell(cells[best])))
     to_scratch = None if best.strategy == BASELINE else gap
     return Choice(
         measure, model, budget, best, present[best], to_scratch, tuple(tied), tuple(beaten), tuple(missing)
     )
 
 
-def is_clear(differences: Seeds, sign: int) -> bool:
+def is_clear(differences: pd.Series, sign: int) -> bool:
     """Do differences by seed lie on the better side, by an uncorrected t test?"""
-    values = list(differences.values())
+    values = differences.tolist()
     return t_test_p(values) <= 1 - LEVEL and sign * sum(values) > 0
 
 
-def _at(tables: Tables, arm: Arm, model: str, budget: str | None) -> Cell:
-    unbudgeted = Cell(arm, model, None)
-    return unbudgeted if unbudgeted in tables.runs_of else Cell(arm, model, budget)
+def _at(tables: Tables, condition: Condition, model: str, budget: str | None) -> Cell:
+    unbudgeted = Cell(condition, model, None)
+    return unbudgeted if unbudgeted in tables.position else Cell(condition, model, budget)
 
 
 def _rank(tables: Tables, budget: str | None) -> int:
     return -1 if budget is None else tables.budgets.index(budget)
+
+
+def most_spread(tables: Tables, measures: Sequence[Measure], most: int) -> list[Measure]:
+    """Return at most so many measures, in their order, whose cells differ most.
+
+    By the F ratio of a one-way layout: variance of cell means over the mean variance within cells.
+    """
+    if len(measures) <= most:
+        return list(measures)
+    ranked = sorted(measures, key=lambda measure: -_f_ratio(tables, measure))[:most]
+    return [measure for measure in measures if measure in ranked]
+
+
+def _f_ratio(tables: Tables, measure: Measure) -> float:
+    cells = [cell for cell in tables.cells if not cell.condition.is_external]
+    rows = tables.values(measure, cells)
+    values = [row[~np.isnan(row)] for row in rows if not np.isnan(row).all()]
+    within = np.mean([own.var(ddof=1) for own in values if len(own) > 1] or [0.0])
+    between = np.var([own.mean() for own in values], ddof=1) if len(values) > 1 else 0.0
+    return float(between / within) if within else 0.0

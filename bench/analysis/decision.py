@@ -5,17 +5,21 @@ Certainty is how often the best mean stays the best when seeds are drawn anew, a
 Nothing between or beyond the cells that were measured is guessed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from bench.analysis.compare import difference
 from bench.analysis.cost import flops
-from bench.analysis.naming import measure_link, seeds_note, short_label
+from bench.analysis.format import (
+    EMPTY,
+)
+from bench.analysis.frames import BASELINE, Cell, Measure, Tables
 from bench.analysis.stats import (
     LEVEL,
     Floats,
@@ -27,8 +31,6 @@ from bench.analysis.stats import (
     paired,
     t_tests_p,
 )
-from bench.analysis.table import BASELINE, Cell, Measure, Tables
-from bench.analysis.text import EMPTY, Entry, View, n_bytes, p_value, power, with_interval
 
 _APART = 2  # compute levels that are closer than by this factor are one
 
@@ -79,26 +81,27 @@ def needs(tables: Tables) -> dict[Cell, Need]:
     spent = flops(tables)
     return {
         cell: Need(0.0, 0.0)
-        if cell.arm.strategy == BASELINE
+        if cell.condition.strategy == BASELINE
         else Need(_data_bytes(tables, cell), spent.get(cell))
         for cell in tables.cells
-        if not cell.arm.is_external
+        if not cell.condition.is_external
     }
 
 
 def _data_bytes(tables: Tables, cell: Cell) -> float | None:
     """The text that its data budget grants; image-text strategies train on that budget's pairs."""
-    for record in tables.runs_of[cell]:
-        granted = record.config.get("budget", {}).get("unique_bytes")
-        if granted or record.spent.unique_bytes:
-            return float(granted or record.spent.unique_bytes)
+    runs = tables.runs_of(cell)
+    for config, used in zip(runs["config"], runs["unique_bytes"], strict=True):
+        granted = config.get("budget", {}).get("unique_bytes")
+        if granted or not pd.isna(used):
+            return float(granted or used)
     return None
 
 
 def pretrained(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> dict[Cell, Need]:
     """What each pretrained cell with a number takes."""
-    values = tables.values[measure]
-    return {cell: need for cell, need in takes.items() if values.get(cell) and cell.arm.strategy != BASELINE}
+    scored = set(tables.cells_with(measure))
+    return {c: need for c, need in takes.items() if c in scored and c.condition.strategy != BASELINE}
 
 
 def decide(tables: Tables, measure: Measure, caps: Caps, takes: Mapping[Cell, Need]) -> Decision | None:
@@ -136,16 +139,18 @@ def _p_against(grid: _Grid, i: int) -> Floats:
 
 
 def _grid(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> _Grid:
-    sign, values = tables.measures[measure].sign, tables.values[measure]
-    cells = [cell for cell in takes if values.get(cell)]
-    seeds = sorted({seed for cell in cells for seed in values[cell]})
-    tried = [cell for cell in takes if not values.get(cell)]
+    scored = set(tables.cells_with(measure))
+    cells = [cell for cell in takes if cell in scored]
+    values = tables.measures[measure].sign * tables.values(measure, cells)
+    tried = [cell for cell in takes if cell not in scored]
     return _Grid(
         tuple(cells),
-        np.array([[sign * values[cell].get(seed, np.nan) for seed in seeds] for cell in cells]),
+        values[:, ~np.isnan(values).all(axis=0)],
         np.array([[np.nan if own is None else own for own in takes[cell]] for cell in cells]).reshape(-1, 2),
-        np.array([cell.arm.strategy == BASELINE for cell in cells], dtype=np.bool_),
-        tuple((cell, takes[cell]) for cell in tried if (cell.arm, measure.task) not in tables.inapplicable),
+        np.array([cell.condition.strategy == BASELINE for cell in cells], dtype=np.bool_),
+        tuple(
+            (cell, takes[cell]) for cell in tried if (cell.condition, measure.task) not in tables.inapplicable
+        ),
     )
 
 
@@ -158,7 +163,7 @@ def _decide(tables: Tables, measure: Measure, caps: Caps, grid: _Grid) -> Decisi
     means = np.nanmean(values, axis=1)
     best = int(np.argmax(means))
     scratch = int(np.argmax(np.where(is_scratch, means, -np.inf))) if is_scratch.any() else None
-    spread = interval(list(tables.values[measure][cells[best]].values()))
+    spread = interval(tables.seed_values(measure, cells[best]))
     assert spread is not None
     gains = values - (np.nan if scratch is None else values[scratch])
     tested = np.flatnonzero(~is_scratch & ~np.isnan(gains).all(axis=1))  # those that share a seed with it
@@ -229,48 +234,8 @@ def decisions(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> l
     return found
 
 
-def decision_table(tables: Tables) -> View:
-    """Task x data x compute -> strategy and model, on each task's headline metric."""
-    found = all_decisions(tables)
-    rows: list[list[Entry]] = [
-        [
-            [measure_link(tables, row.measure)],
-            EMPTY if row.caps.data_bytes is None else n_bytes(row.caps.data_bytes),
-            EMPTY if row.caps.flops is None else power(row.caps.flops),
-            row.best.arm.label,
-            row.best.model,
-            row.best.budget or EMPTY,
-            with_interval(row.interval),
-            certainty(row),
-            EMPTY if row.to_scratch is None else with_interval(row.to_scratch.interval, signed=True),
-            EMPTY if row.to_scratch is None else p_value(row.p_holm),
-            _labels(tables, row.tied),
-            _labels(tables, row.missing),
-        ]
-        for row in found
-    ]
-    note = (
-        "Best mean among the cells that need no more unique text and pretraining FLOPs than a row allows; "
-        "image-text strategies train on the pairs of the same data budget. Compute levels: what the dearest "
-        "strategy of a model and a budget takes, in steps of two or more. Certainty: in how many of 10,000 "
-        "bootstraps over seeds it stays the best; few seeds make it too sure. Minus scratch: the best cell "
-        "without pretraining, of any model; p: t test paired by seed, Holm-corrected over the row's "
-        "candidates. Not told apart: p > 0.05 against the best, uncorrected. The best of several is "
-        "flattered by chance, and its certainty with it. "
-        f"{seeds_note(row.interval.n for row in found)}"
-    )
-    header = ["task: metric", "unique text ≤", "FLOPs ≤", "best", "model", "data budget", "mean", "certainty"]
-    header += ["minus scratch", "p (Holm)", "not told apart from it", "missing"]
-    title = "Which strategy and model, for which task, data and compute"
-    return View("decisions", title, note, header, "lrrlllrrrrll", rows)
-
-
 def certainty(row: Decision) -> str:
     """`98 %`; a single seed has none, and neither has a single candidate."""
     if row.n_candidates == 1:
         return "no rival"
     return EMPTY if row.certainty is None else f"{100 * row.certainty:.0f} %"
-
-
-def _labels(tables: Tables, cells: Iterable[Cell]) -> str:
-    return "; ".join(short_label(tables, cell) for cell in cells) or EMPTY

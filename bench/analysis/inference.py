@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 import scipy  # of it, `stats` and `optimize` are loaded where they are used: they take a second
 import scipy.special
 from numpy.typing import NDArray
 
+from bench.analysis.frames import Cell, Measure, Tables
 from bench.analysis.stats import LEVEL, resamples
+from bench.records import Items
 
 POWER = 0.8
 _MOST_SEEDS = 10_000
@@ -105,9 +108,9 @@ def tost_reach(alpha: float, df: float) -> float:
     return -float(scipy.special.stdtrit(df, alpha) + scipy.special.stdtrit(df, (1 - POWER) / 2))
 
 
-def seeds_alone(differences: Mapping[int, float]) -> Estimate:
+def seeds_alone(differences: Mapping[int, float] | pd.Series) -> Estimate:
     """The estimate from differences by seed, two or more; the items are taken as they are."""
-    sample = np.array([differences[seed] for seed in sorted(differences)], dtype=np.float64)
+    sample = np.array([gap for _, gap in sorted(differences.items())], dtype=np.float64)
     n = len(sample)
     return Estimate(float(sample.mean()), float(sample.std(ddof=1)), 0.0, n - 1, n)
 
@@ -192,3 +195,168 @@ def sign_flip_seeds(n_claims: int, alpha: float = 1 - LEVEL) -> int:
     9
     """
     return math.ceil(1 + math.log2(n_claims / alpha))
+
+
+Array = NDArray[np.float64]
+_EXACT = 1e-4  # arrays are float32; of a metric's whole range
+
+
+def crossed(differences: Array) -> Estimate:
+    """Of paired differences (S, I), two or more of each."""
+    n_seeds, n_items = differences.shape
+    by_seed, by_item, mean = differences.mean(axis=1), differences.mean(axis=0), differences.mean()
+    residuals = differences - by_seed[:, None] - by_item[None] + mean
+    rest = float((residuals**2).sum()) / ((n_seeds - 1) * (n_items - 1)) / differences.size
+    of_seeds, of_items = float(by_seed.var(ddof=1)) / n_seeds, float(by_item.var(ddof=1)) / n_items
+    more = max(0.0, of_items - rest)  # what the items add to the seeds' part, which has the rest in it
+    df = _satterthwaite(of_seeds, of_items, rest, n_seeds, n_items) if more else n_seeds - 1.0
+    return Estimate(float(mean), math.sqrt(of_seeds * n_seeds), math.sqrt(more), df, n_seeds, n_items)
+
+
+def _satterthwaite(of_seeds: float, of_items: float, rest: float, n_seeds: int, n_items: int) -> float:
+    parts = ((of_seeds, n_seeds - 1), (of_items, n_items - 1), (-rest, (n_seeds - 1) * (n_items - 1)))
+    total = sum(part for part, _ in parts)
+    return max(n_seeds - 1.0, total**2 / sum(part**2 / df for part, df in parts))
+
+
+def outcomes(tables: Tables, measure: Measure, cell: Cell) -> dict[int, Array]:
+    """By seed, (I,) values whose mean is the score; empty where they are not known for every run.
+
+    Raises:
+        DataError: a file of items is damaged.
+    """
+    found: dict[int, Array] = {}
+    scores = tables.seed_values(measure, cell)
+    runs = tables.runs_of(cell)
+    for run_id, seed in zip(runs["run_id"], runs["seed"].tolist(), strict=True):
+        if seed not in scores.index:
+            continue
+        values = by_item(tables.arrays(run_id, measure.task), measure)
+        score = scores[seed]
+        if values is None or abs(values.mean() - score) > _EXACT * max(1.0, abs(score)):
+            return {}  # of a score that is no mean over items
+        found[seed] = values
+    return found
+
+
+def by_item(items: Items, measure: Measure) -> Array | None:
+    """(I,) whose mean is the score of one run; of several fits, their average. None where there is no such.
+
+    A ratio of sums (micro F1, accuracy over words) is linearised: its value plus each item's influence.
+    """
+    name = measure.metric
+    at = "" if measure.n_labels is None else f"@{measure.n_labels}"
+    if f"{name}{at}" in items:
+        return _averaged(items[f"{name}{at}"])
+    parts = {part: items.get(f"{name}.{part}{at}") for part in ("true_positives", "predicted", "gold")}
+    hits, predicted, gold = parts.values()
+    if hits is not None and predicted is not None and gold is not None:
+        return _ratio(2 * hits, predicted + gold)
+    correct, words = items.get(f"{name}.correct{at}"), items.get(f"{name}.words{at}")
+    return None if correct is None or words is None else _ratio(correct, words)
+
+
+def _averaged(values: NDArray[np.generic]) -> Array:
+    """(..., I) -> (I,)."""
+    wide = values.astype(np.float64)
+    return np.asarray(wide.reshape(-1, wide.shape[-1]).mean(axis=0))
+
+
+def _ratio(above: NDArray[np.generic], below: NDArray[np.generic]) -> Array:
+    """(..., I) numerators and denominators -> (I,) influences around sum / sum."""
+    tops, bottoms = (values.astype(np.float64) for values in np.broadcast_arrays(above, below))
+    total = bottoms.sum(axis=-1, keepdims=True)
+    value = tops.sum(axis=-1, keepdims=True) / np.maximum(total, 1e-12)
+    return _averaged(value + tops.shape[-1] * (tops - value * bottoms) / np.maximum(total, 1e-12))
+
+
+def matrix(left: Mapping[int, Array], right: Mapping[int, Array]) -> tuple[tuple[int, ...], Array] | None:
+    """Differences (S, I) of the seeds that both have; None where the items differ, or are fewer than two."""
+    seeds = tuple(sorted(left.keys() & right.keys()))
+    rows = [values for seed in seeds for values in (left[seed], right[seed])]
+    sizes = {len(values) for values in rows}
+    if len(seeds) < 2 or len(sizes) != 1 or sizes.pop() < 2:
+        return None
+    return seeds, np.stack([left[seed] - right[seed] for seed in seeds])
+
+
+BEFORE, BEYOND = -math.inf, math.inf  # crossovers below all label counts that were measured, above all
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """`at`, `low` and `high` in labels, `BEFORE` or `BEYOND`; no bounds for a single seed."""
+
+    at: float
+    low: float | None
+    high: float | None
+    n: int  # seeds
+    is_ahead_throughout: bool  # at every label count that was measured
+
+    def bounds_as(self, write: Callable[[float], str], below: str, above: str) -> list[str]:
+        """`low` and `high` for readers, what lies outside the measured by name; [] for a single seed."""
+        if self.low is None or self.high is None:
+            return []
+        outside = {BEFORE: below, BEYOND: above}
+        return [outside.get(bound) or write(bound) for bound in (self.low, self.high)]
+
+
+def crossover(gains: pd.DataFrame) -> Crossover | None:
+    """The crossover of the mean over seeds, with its percentile bootstrap interval.
+
+    Resamples without a crossover count as `BEFORE` or `BEYOND`, so that a bound may be either.
+
+    Args:
+        gains: a row per seed and a column per label count, above 0 where pretraining is better than
+            scratch. Seeds that lack a label count are left out.
+
+    Returns:
+        None where fewer than two label counts share a seed.
+    """
+    found = resampled(gains)
+    if found is None:
+        return None
+    counts, table, samples = found
+    means = table.mean(axis=0)
+    at, ahead = float(stops_helping(counts, means)), bool((means > 0).all())
+    if len(table) == 1:
+        return Crossover(at, None, None, 1, ahead)
+    return Crossover(at, *bounds(samples), len(table), ahead)
+
+
+def bounds(samples: NDArray[np.float64]) -> tuple[float, float]:
+    """The percentile interval of resampled crossovers (R,), sorted; either end may be infinite."""
+    tail = math.floor((1 - LEVEL) / 2 * (len(samples) - 1))  # a rank: no mean of infinity and a number
+    return float(samples[tail]), float(samples[-1 - tail])
+
+
+def resampled(gains: pd.DataFrame) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]] | None:
+    """Counts C, gains (S, C) of the seeds that have all, crossovers (R,) of bootstraps over these, sorted.
+
+    None where fewer than two label counts share a seed.
+    """
+    whole = gains.sort_index(axis=0).sort_index(axis=1).dropna()
+    counts, table = whole.columns.tolist(), np.ascontiguousarray(whole, dtype=np.float64)  # (S, C)
+    if len(counts) < 2 or not len(table):
+        return None
+    return counts, table, np.sort(stops_helping(counts, table[resamples(len(table))].mean(axis=1)))
+
+
+def stops_helping(counts: Sequence[int], gains: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The label count from which on no gain is above 0, linear in log2 labels between two counts.
+
+    Args:
+        counts: C label counts, ascending, two or more.
+        gains: (..., C).
+
+    Returns:
+        (...): `BEFORE` where no gain is above 0, `BEYOND` where the last one is.
+    """
+    x, positive = np.log2(counts), gains > 0
+    last = len(counts) - 1 - positive[..., ::-1].argmax(axis=-1)  # of the positive ones, where there are any
+    left = np.minimum(last, len(counts) - 2)
+    is_within = positive.any(axis=-1) & (last == left)
+    here, there = (np.take_along_axis(gains, i[..., None], axis=-1)[..., 0] for i in (left, left + 1))
+    share = here / np.where(is_within, here - there, 1.0)
+    at = 2.0 ** (x[left] + (x[left + 1] - x[left]) * np.where(is_within, share, 0.0))
+    return np.where(is_within, at, np.where(positive.any(axis=-1), BEYOND, BEFORE))

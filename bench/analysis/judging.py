@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from bench.analysis.claims import (
     CROSSOVER,
@@ -19,22 +20,127 @@ from bench.analysis.claims import (
     Claim,
     Claims,
     Side,
+    suggestion,
 )
-from bench.analysis.contrasts import LackingError, Pair, measure_of, pairs_of, require_complete, sign_of
-from bench.analysis.crossed import crossed, matrix, outcomes
-from bench.analysis.crossover import Crossover, crossover, resampled
+from bench.analysis.format import cell_label
+from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
 from bench.analysis.inference import (
+    Crossover,
     Decided,
     Estimate,
     Ratio,
+    crossed,
+    crossover,
     equivalence,
+    matrix,
+    outcomes,
+    resampled,
     seeds_alone,
     sign_flip_floor,
     superiority,
     variance_ratio,
 )
-from bench.analysis.stats import LEVEL, holm, pool, sign_flip_p, subtract
-from bench.analysis.table import Cell, Measure, Tables
+from bench.analysis.stats import LEVEL, holm, pool_series, sign_flip_p
+
+Pair = tuple[Cell, Cell]  # left and right
+
+
+class LackingError(Exception):
+    """Why a claim cannot be tested."""
+
+
+def measure_of(tables: Tables, claim: Claim) -> Measure:
+    """The claim's metric, with the label count that it asks for, else the most."""
+    tasks = sorted({measure.task for measure in tables.measures})
+    _require_known(claim.task, tasks, "task")
+    own = [measure for measure in tables.measures if measure.task == claim.task]
+    _require_known(claim.metric, sorted({measure.metric for measure in own}), f"metric of {claim.task}")
+    counts = [m for m in own if m.metric == claim.metric and claim.n_labels in (None, m.n_labels)]
+    if not counts:
+        raise LackingError(f"{claim.task}: {claim.metric} was not measured with {claim.n_labels} labels")
+    return max(counts, key=lambda measure: measure.n_labels or 0)
+
+
+def sign_of(tables: Tables, claim: Claim, measure: Measure) -> int:
+    """1 where higher is better, -1 where lower is; 0 where nothing is and the claim is of spread alone."""
+    sign = tables.measures[measure].sign
+    asked = {"higher": 1, "lower": -1, None: 0}[claim.better]
+    if asked and sign and asked != sign:
+        raise LackingError(
+            f"better: {claim.better} contradicts the task, which says the opposite of {claim.metric}"
+        )
+    if not (asked or sign or claim.test == VARIANCE_RATIO):
+        raise LackingError(
+            f"{claim.metric} only describes: add `better: higher` or `better: lower` to the claim"
+        )
+    return sign or asked
+
+
+def pairs_of(tables: Tables, claim: Claim) -> tuple[Pair, ...]:
+    """The cells to compare: those of the pretrained side, each with its partner of the same place."""
+    sides = [(_condition(tables, side), side.within(claim.cells)) for side in (claim.left, claim.right)]
+    order = 1 if sides[0][0].strategy == BASELINE else 0
+    (condition, own), (other, partner) = sides[order], sides[1 - order]
+    cells = [cell for cell in tables.cells if cell.condition == condition and _is_at(cell, own)]
+    if not cells:
+        raise LackingError(_no_cell(tables, condition, own))
+    found = []
+    for cell in cells:
+        budget = None if other.strategy == BASELINE else partner.budget or cell.budget
+        mate = Cell(other, partner.model or cell.model, budget)
+        found.append((cell, mate) if order == 0 else (mate, cell))
+    return tuple(found)
+
+
+def _condition(tables: Tables, side: Side) -> Condition:
+    strategies = sorted({condition.strategy for condition in tables.conditions})
+    _require_known(side.strategy or "", strategies, "strategy")
+    condition = Condition(side.strategy or "", side.variant or "")
+    variants = sorted(a.variant for a in tables.conditions if a.strategy == condition.strategy)
+    _require_known(condition.variant, variants, f"variant of {condition.strategy}")
+    return condition
+
+
+def _is_at(cell: Cell, side: Side) -> bool:
+    is_pretrained = cell.condition.strategy != BASELINE
+    at_budget = side.budget in (None, cell.budget) or not is_pretrained
+    return at_budget and side.model in (None, cell.model)
+
+
+def _no_cell(tables: Tables, condition: Condition, side: Side) -> str:
+    places = ", ".join(
+        f"{cell.model} {cell.budget or ''}".strip() for cell in tables.cells if cell.condition == condition
+    )
+    asked = f"model={side.model or 'any'}, budget={side.budget or 'any'}"
+    return f"no run of {condition.label} with {asked}; there are {places}"
+
+
+def _require_known(name: str, known: Sequence[str], what: str) -> None:
+    if name not in known:
+        raise LackingError(f"no {what} {name!r} in this study{suggestion(name, known)}")
+
+
+def require_complete(tables: Tables, claim: Claim, measure: Measure, pairs: Sequence[Pair]) -> None:
+    """No cell may be missing and no run lost: those that are left would speak for those that failed."""
+    for cell, side in (
+        (cell, side) for pair in pairs for cell, side in zip(pair, (claim.left, claim.right), strict=True)
+    ):
+        seeds = tables.runs_of(cell)["seed"].tolist()
+        wanted = [side.seeds is None or seed in side.seeds for seed in seeds]
+        where = cell_label(cell, " ")
+        missing = sorted(set(side.seeds or ()) - set(seeds))
+        if missing or not any(wanted):
+            raise LackingError(f"no run of {where}{f' with seed {missing[0]}' if missing else ''}")
+        if (cell.condition, measure.task) in tables.inapplicable:
+            reason = tables.inapplicable[cell.condition, measure.task]
+            raise LackingError(f"{cell.condition.label} cannot do {measure.task}: {reason}")
+        lost = tables.why_lost(measure.task)[tables.rows_of(cell)]
+        n_lost = sum(asked and why is not None for asked, why in zip(wanted, lost, strict=True))
+        if n_lost:
+            raise LackingError(f"{n_lost} of {sum(wanted)} runs of {where} lost")
+        if tables.seed_values(measure, cell).empty:
+            raise LackingError(f"{where} has no score of {measure.task}")
+
 
 Verdict = Literal["supported", "contradicted", "equivalent", "underpowered", "not run"]
 T = TypeVar("T")
@@ -129,15 +235,15 @@ def _tested(tables: Tables, claim: Claim, found: Evidence, measure: Measure, sig
     if claim.test == EQUIVALENCE:
         return replace(found, estimate=estimate, decided=equivalence(estimate, margin))
     bound = -margin if claim.test == NON_INFERIORITY else 0.0
-    flipped = sign_flip_p([gap - bound for gap in gaps.values()])
+    flipped = sign_flip_p([gap - bound for gap in gaps])
     return replace(found, estimate=estimate, decided=superiority(estimate, bound), p_flip=flipped)
 
 
 def _estimate(
     tables: Tables, claim: Claim, measure: Measure, pairs: Sequence[Pair], sign: int
-) -> tuple[Estimate, dict[int, float]]:
+) -> tuple[Estimate, pd.Series]:
     """The mean difference with its error, by seeds and items where items are known; and the seeds' own."""
-    gaps = pool([_gaps(tables, claim, measure, pair, sign) for pair in pairs])
+    gaps = pool_series([_gaps(tables, claim, measure, pair, sign) for pair in pairs])
     if len(gaps) < 2:
         raise LackingError(
             f"{len(gaps)} seed{'s' if len(gaps) != 1 else ''} in common: a test takes two or more"
@@ -149,7 +255,7 @@ def _estimate(
             for cell, side in ((left, claim.left), (right, claim.right))
         )
         found = matrix(*sides)
-        if found is None or found[0] != tuple(gaps):
+        if found is None or found[0] != tuple(gaps.index):
             return seeds_alone(gaps), gaps
         matrices.append(sign * found[1])
     if len({values.shape for values in matrices}) != 1:
@@ -157,15 +263,15 @@ def _estimate(
     return crossed(np.mean(matrices, axis=0)), gaps
 
 
-def _gaps(tables: Tables, claim: Claim, measure: Measure, pair: Pair, sign: int) -> dict[int, float]:
-    left, right = (
-        _values(tables, measure, *own) for own in zip(pair, (claim.left, claim.right), strict=True)
-    )
-    return {seed: sign * gap for seed, gap in subtract(left, right).items()}
+def _gaps(tables: Tables, claim: Claim, measure: Measure, pair: Pair, sign: int) -> pd.Series:
+    sides = zip(pair, (claim.left, claim.right), strict=True)
+    left, right = (_values(tables, measure, *side) for side in sides)
+    return sign * (left - right).dropna()
 
 
-def _values(tables: Tables, measure: Measure, cell: Cell, side: Side) -> dict[int, float]:
-    return _renumbered(tables.values[measure].get(cell, {}), side.seeds)
+def _values(tables: Tables, measure: Measure, cell: Cell, side: Side) -> pd.Series:
+    own = dict(tables.seed_values(measure, cell))
+    return pd.Series(_renumbered(own, side.seeds), dtype="float64")
 
 
 def _renumbered(by_seed: Mapping[int, T], seeds: Sequence[int] | None) -> dict[int, T]:
@@ -177,14 +283,14 @@ def _renumbered(by_seed: Mapping[int, T], seeds: Sequence[int] | None) -> dict[i
 
 def _spread(tables: Tables, claim: Claim, found: Evidence, measure: Measure) -> Evidence:
     sides = [
-        pool([_values(tables, measure, pair[i], side) for pair in found.pairs])
+        pool_series([_values(tables, measure, pair[i], side) for pair in found.pairs])
         for i, side in enumerate((claim.left, claim.right))
     ]
-    seeds = sorted(sides[0].keys() & sides[1].keys())
-    ratio = variance_ratio(*([side[seed] for seed in seeds] for side in sides))
+    both = pd.concat(sides, axis=1, join="inner").sort_index()
+    ratio = variance_ratio(*both.to_numpy().T)
     if ratio is None:
         raise LackingError(
-            f"{len(seeds)} seeds in common, or no spread: a ratio takes three seeds with a spread"
+            f"{len(both)} seeds in common, or no spread: a ratio takes three seeds with a spread"
         )
     is_less = ratio.ratio > 1  # the right side spreads more
     return replace(
@@ -205,10 +311,8 @@ def _crossing(tables: Tables, claim: Claim, found: Evidence, measure: Measure, s
     return replace(found, crossing=crossover(gains), decided=decided)
 
 
-def _gains(
-    tables: Tables, claim: Claim, pairs: Sequence[Pair], measure: Measure, sign: int
-) -> dict[int, dict[int, float]]:
-    """By label count or tokens and by seed, averaged over the pairs at it; above 0 where left is better."""
+def _gains(tables: Tables, claim: Claim, pairs: Sequence[Pair], measure: Measure, sign: int) -> pd.DataFrame:
+    """By seed and by label count or tokens, averaged over the pairs at it; above 0 where left is better."""
     if claim.axis == "labels":
         same = [m for m in tables.measures if m[:2] == measure[:2] and m.n_labels is not None]
         at = {m.n_labels: [_gaps(tables, claim, m, pair, sign) for pair in pairs] for m in same if m.n_labels}
@@ -216,9 +320,9 @@ def _gains(
         at = {}
         for pair in pairs:
             at.setdefault(_tokens(tables, pair), []).append(_gaps(tables, claim, measure, pair, sign))
-    return {x: pool(gaps) for x, gaps in at.items()}
+    return pd.DataFrame({x: pool_series(gaps) for x, gaps in at.items()})
 
 
 def _tokens(tables: Tables, pair: Pair) -> int:
     """Positions that the pretrained side saw; of two, the more."""
-    return max(record.spent.forward_tokens for cell in pair for record in tables.runs_of[cell])
+    return int(max(tables.runs_of(cell)["forward_tokens"].fillna(0).max() for cell in pair))

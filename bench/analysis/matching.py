@@ -10,14 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 import scipy
 
-from bench.analysis.compare import Seeds
-from bench.analysis.rows import scores_of
-from bench.analysis.stats import LEVEL, Interval, holm, interval, paired, subtract
-from bench.analysis.table import Cell, Measure, Tables
-from bench.analysis.text import flatten
-from bench.records import RunRecord
+from bench.analysis.format import flatten
+from bench.analysis.frames import Cell, Measure, Tables
+from bench.analysis.stats import LEVEL, Interval, holm, interval, paired
 
 Test = Literal["paired", "Welch", "one seed"]
 
@@ -61,26 +59,26 @@ def measures(left: Tables, right: Tables, *, every: bool) -> list[Measure]:
 
 def cells(left: Tables, right: Tables) -> list[Cell]:
     """The cells of both, in the left's order."""
-    return [cell for cell in left.cells if cell in right.runs_of]
+    return [cell for cell in left.cells if cell in right.position]
 
 
 def matches(left: Tables, right: Tables, wanted: Iterable[Measure]) -> list[Matched]:
     """Every cell and measure with a value on both sides, Holm-corrected over all of them."""
     places = [(measure, cell) for measure in wanted for cell in cells(left, right)]
-    values = [tuple(_values(tables, *place) for tables in (left, right)) for place in places]
+    values = [tuple(tables.seed_values(*place) for tables in (left, right)) for place in places]
     pairs = zip(places, values, strict=True)
-    found = [_match(*place, own, other) for place, (own, other) in pairs if own and other]
+    found = [_match(*place, own, other) for place, (own, other) in pairs if len(own) and len(other)]
     tested = [i for i, row in enumerate(found) if row.p is not None]
     p_holm = dict(zip(tested, holm([p for row in found if (p := row.p) is not None]), strict=True))
     return [replace(row, p_holm=p_holm.get(i)) for i, row in enumerate(found)]
 
 
-def welch(left: Seeds, right: Seeds) -> tuple[Interval, float | None]:
+def welch(left: pd.Series, right: pd.Series) -> tuple[Interval, float | None]:
     """Mean of right - mean of left with Welch's interval, and its p; each side has two values or more.
 
     Two sides without any spread have nothing to test: no p.
     """
-    own, other = (np.array(list(side.values())) for side in (left, right))
+    own, other = left.to_numpy(), right.to_numpy()
     gap, n = float(other.mean() - own.mean()), min(own.size, other.size)
     if np.ptp(own) == np.ptp(other) == 0:
         return Interval(gap, gap, gap, n), None
@@ -89,23 +87,31 @@ def welch(left: Seeds, right: Seeds) -> tuple[Interval, float | None]:
     return Interval(gap, float(bounds.low), float(bounds.high), n), float(found.pvalue)
 
 
-def run_pairs(left: Tables, right: Tables) -> list[tuple[RunRecord, RunRecord]]:
-    """Runs of the same cell and seed; of a cell that shares no seed, the first run of each side."""
-    found = []
-    for cell in cells(left, right):
-        own, other = ({run.seed: run for run in reversed(t.runs_of[cell])} for t in (left, right))
-        seeds = sorted(own.keys() & other.keys())
-        lone = [(left.runs_of[cell][0], right.runs_of[cell][0])]
-        found += [(own[seed], other[seed]) for seed in seeds] or lone
-    return found
+def run_pairs(left: Tables, right: Tables) -> pd.DataFrame:
+    """Return runs of the same cell and seed; of a cell that shares no seed, the first run of each side.
+
+    Columns are those of `runs` with the endings `_left` and `_right`.
+    """
+    sides = []
+    for tables in (left, right):
+        runs = tables.runs.assign(place=[tables.cells[i] for i in tables.runs["cell"]])
+        sides.append(runs.drop_duplicates(["cell", "seed"]))
+    same = sides[0].merge(sides[1], on=["place", "seed"], suffixes=("_left", "_right"))
+    firsts = [side.drop_duplicates("cell").drop(columns="seed") for side in sides]
+    lone = firsts[0].merge(firsts[1], on="place", suffixes=("_left", "_right"))
+    lone = lone[~lone["cell_left"].isin(same["cell_left"])]
+    return pd.concat([same, lone]).sort_values("cell_left", kind="stable")
 
 
 def changes(left: Tables, right: Tables) -> list[Changed]:
-    """What differs in the settings, tasks, data and software of matched runs, by key."""
+    """Return what differs in the settings, tasks, data and software of matched runs, by key."""
     counts: Counter[tuple[str, str | None, str | None]] = Counter()
-    for own, other in run_pairs(left, right):
-        shared = left.results.get(own.run_id, {}).keys() & right.results.get(other.run_id, {}).keys()
-        a, b = _settings(left, own, shared), _settings(right, other, shared)
+    tasks = [_task_settings(tables) for tables in (left, right)]
+    for pair in run_pairs(left, right).itertuples():
+        own, other = tasks[0].get(pair.run_id_left, {}), tasks[1].get(pair.run_id_right, {})
+        shared = own.keys() & other.keys()
+        a = _settings(pair.config_left, own, shared, pair.data_left, pair.environment_left)
+        b = _settings(pair.config_right, other, shared, pair.data_right, pair.environment_right)
         counts.update(
             (key, a.get(key), b.get(key)) for key in a.keys() | b.keys() if a.get(key) != b.get(key)
         )
@@ -114,30 +120,26 @@ def changes(left: Tables, right: Tables) -> list[Changed]:
 
 
 def twins(left: Tables, right: Tables) -> Twins:
-    """Runs with one id on both sides, by whether their scores are equal, bit by bit.
+    """Return runs with one id on both sides, by whether their scores are equal, bit by bit.
 
-    A task that was set otherwise may score otherwise: it says nothing here. A run without a score to go by
-    is in neither group.
+    A task with other settings may score otherwise and is left out. A run without a score to compare is in
+    neither group.
     """
-    own, other = ({run.run_id: run for run in tables.records} for tables in (left, right))
-    equal: list[str] = []
-    unequal: list[tuple[str, float]] = []
-    for run_id in sorted(own.keys() & other.keys()):
-        same = _same_tasks(left, right, run_id)
-        a, b = _scores(left, own[run_id], same), _scores(right, other[run_id], same)
-        gap = max((abs(a[measure] - b[measure]) for measure in a.keys() & b.keys()), default=None)
-        if gap:
-            unequal.append((run_id, gap))
-        elif gap is not None:
-            equal.append(run_id)
-    return Twins(tuple(equal), tuple(unequal))
+    tasks = left.results.merge(right.results, on=["run_id", "task"], suffixes=("_left", "_right"))
+    same = tasks[(tasks["config_left"] == tasks["config_right"]).astype(bool)]
+    place = ["run_id", "task", "metric", "n_labels"]
+    scores = left.scores.merge(right.scores, on=place, suffixes=("_left", "_right"))
+    scores = scores.merge(same[["run_id", "task"]], on=["run_id", "task"])
+    gaps = (scores["value_left"] - scores["value_right"]).abs().groupby(scores["run_id"]).max()
+    unequal = gaps[gaps > 0]
+    return Twins(tuple(gaps.index[gaps == 0]), tuple(zip(unequal.index, unequal.tolist(), strict=True)))
 
 
-def _match(measure: Measure, cell: Cell, left: Seeds, right: Seeds) -> Matched:
-    own, other = interval(list(left.values())), interval(list(right.values()))
+def _match(measure: Measure, cell: Cell, left: pd.Series, right: pd.Series) -> Matched:
+    own, other = interval(left), interval(right)
     assert own is not None
     assert other is not None
-    gap = paired(subtract(right, left))
+    gap = paired((right - left).dropna())
     test: Test = "paired"
     p: float | None
     if gap is not None and gap.interval.n > 1:
@@ -147,26 +149,21 @@ def _match(measure: Measure, cell: Cell, left: Seeds, right: Seeds) -> Matched:
     else:
         test, p = "one seed", None
         difference = Interval(other.mean - own.mean, None, None, 1) if gap is None else gap.interval
-    return Matched(measure, cell, own, other, difference, test, p, is_equal=dict(left) == dict(right))
+    return Matched(measure, cell, own, other, difference, test, p, is_equal=left.equals(right))
 
 
-def _values(tables: Tables, measure: Measure, cell: Cell) -> Seeds:
-    return tables.values.get(measure, {}).get(cell, {})
+def _task_settings(tables: Tables) -> dict[str, dict[str, Any]]:
+    """Return the settings of each task by run id."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in tables.results.itertuples():
+        found.setdefault(row.run_id, {})[row.task] = row.config
+    return found
 
 
-def _same_tasks(left: Tables, right: Tables, run_id: str) -> set[str]:
-    own, other = (tables.results.get(run_id, {}) for tables in (left, right))
-    return {task for task in own.keys() & other.keys() if own[task].config == other[task].config}
-
-
-def _scores(tables: Tables, run: RunRecord, tasks: set[str]) -> Mapping[Measure, float]:
-    found = (score for score in scores_of(run, tables.results) if score.task in tasks)
-    return {Measure.of(score): score.value for score in found}
-
-
-def _settings(tables: Tables, run: RunRecord, tasks: Iterable[str]) -> dict[str, str]:
-    """What a run was, flat; its seed apart, which is matched or cannot be."""
-    results = tables.results.get(run.run_id, {})
-    tree: dict[str, Any] = {key: value for key, value in run.config.items() if key != "seed"}
-    tree |= {"task": {task: results[task].config for task in tasks}}
-    return flatten(tree | {"data": run.data, "environment": run.environment})
+def _settings(
+    config: Mapping[str, Any], tasks: Mapping[str, Any], shared: Iterable[str], data: Any, environment: Any
+) -> dict[str, str]:
+    """Return all settings of a run, flat, but its seed, which is matched or cannot be."""
+    tree: dict[str, Any] = {key: value for key, value in config.items() if key != "seed"}
+    tree |= {"task": {task: tasks[task] for task in shared}}
+    return flatten(tree | {"data": data, "environment": environment})

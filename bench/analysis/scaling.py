@@ -1,11 +1,12 @@
-"""Scaling fits: loss or error against parameters N and training positions D. Observations -> fit, prediction.
+"""Scaling fits: loss or error against parameters N and training tokens D. Observations -> fit, prediction.
 
 L = E + A/N^alpha + B/D^beta, fitted as in approach 3 of Hoffmann et al. 2022 (arXiv:2203.15556, eq. 2 and
 sec. 3.3): Huber loss of log residuals, terms joined by log-sum-exp, from the best of a grid of starts.
-Where data is repeated D is D' = U + U R* (1 - exp(-R/R*)), U unique positions seen R more times
+Where data is repeated D is D' = U + U R* (1 - exp(-R/R*)), U unique tokens seen R more times
 (Muennighoff et al. 2023, arXiv:2305.16264, sec. 3). Pure functions; bands draw seeds, the same in all cells.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -13,8 +14,70 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.analysis.huber import huber, minimise
-from bench.analysis.stats import Floats, Interval, t_bound
+from bench.analysis.stats import Floats, Interval, interval, t_bound
+
+N_STEPS = 300
+_TOLERANCE = 1e-8  # relative gain of a step, below which a problem is solved
+_SOFTEST, _HARDEST = 1e-10, 1e10  # damping
+
+Model = Callable[[Floats], tuple[Floats, Floats]]  # (K, F) -> values (K, C), their slopes (K, F, C)
+
+
+def minimise(
+    model: Model, targets: Floats, starts: Floats, bounds: tuple[Floats, Floats], delta: float
+) -> tuple[Floats, Floats]:
+    """The losses (K,) and parameters (K, F) that descents from `starts` (K, F) end at.
+
+    Args:
+        model: of the parameters.
+        targets: (K, C).
+        starts: moved within the bounds where they are not.
+        bounds: lowest and highest parameters, (F,) each.
+        delta: residuals beyond it count by their size, no longer by their square.
+    """
+    theta = np.clip(starts, *bounds)
+    values, slopes = model(theta)
+    residuals = values - targets
+    losses = huber(residuals, delta)
+    damping, active = np.full(len(theta), 1e-3), np.arange(len(theta))
+    for _ in range(N_STEPS):
+        if not len(active):
+            break
+        here = theta[active]
+        step = _step(residuals[active] / delta, slopes[active] / delta, here, bounds, damping[active])
+        there = np.clip(here + step, *bounds)
+        values, slopes_there = model(there)
+        residuals_there = values - targets[active]
+        gain = losses[active] - huber(residuals_there, delta)
+        better = gain >= 0  # NaN is not
+        taken = active[better]
+        theta[taken], losses[taken] = there[better], losses[taken] - gain[better]
+        residuals[taken], slopes[taken] = residuals_there[better], slopes_there[better]
+        damping[active] = np.clip(damping[active] * np.where(better, 0.2, 5.0), _SOFTEST, _HARDEST)
+        solved = (better & (gain <= _TOLERANCE * (losses[active] + 1e-6))) | (damping[active] >= _HARDEST)
+        active = active[~solved]
+    return losses, theta
+
+
+def huber(residuals: Floats, delta: float) -> Floats:
+    """Over delta^2: (..., C) -> (...)."""
+    size = np.abs(residuals) / delta
+    return np.asarray(np.where(size <= 1, size**2 / 2, size - 0.5).sum(axis=-1))
+
+
+def _step(
+    residuals: Floats, slopes: Floats, theta: Floats, bounds: tuple[Floats, Floats], damping: Floats
+) -> Floats:
+    """(K, F); nothing along a bound that the loss pushes against."""
+    weighted = slopes / np.maximum(1.0, np.abs(residuals))[:, None, :]  # (K, F, C)
+    gradient = (weighted @ residuals[..., None])[..., 0]  # (K, F)
+    normal = weighted @ slopes.swapaxes(-1, -2)  # (K, F, F)
+    held = ((theta <= bounds[0]) & (gradient > 0)) | ((theta >= bounds[1]) & (gradient < 0))
+    normal = np.where(held[:, :, None] | held[:, None, :], 0.0, normal)
+    ridge = damping[:, None] * np.einsum("kff->kf", normal) + 1e-6 + held  # (K, F)
+    normal = normal + np.eye(theta.shape[1]) * ridge[:, None, :]
+    return np.asarray(np.linalg.solve(normal, np.where(held, 0.0, -gradient)[..., None])[..., 0])
+
 
 N_REFITS = 40  # their spread is then known to 11 %; over ten seeds to 24 %
 HUBER_DELTA = 1e-3  # of log residuals
@@ -29,7 +92,7 @@ class Observations:
     """C cells and the S seeds that all of them have."""
 
     parameters: Floats  # (C,)
-    tokens: Floats  # (C,) positions processed in training
+    tokens: Floats  # (C,) tokens processed in training
     epochs: Floats  # (C,) passes over the unique data
     values: Floats  # (S, C) losses or errors, above 0
 
@@ -98,7 +161,7 @@ def _fit(cells: tuple[tuple[float, float, float], ...], values: tuple[tuple[floa
 
 
 def effective_tokens(tokens: Floats, epochs: Floats, repeats: Floats | float) -> Floats:
-    """D' of Muennighoff et al.: what D positions are worth where repeats decay with R* = `repeats`."""
+    """D' of Muennighoff et al.: what D tokens are worth where repeats decay with R* = `repeats`."""
     passes = np.maximum(epochs, 1.0)
     return np.asarray(tokens / passes * (1 - repeats * np.expm1(-(passes - 1) / repeats)))
 
@@ -158,7 +221,7 @@ def _terms(theta: Floats, seen: Observations, centre: tuple[float, float]) -> tu
     """Log terms (..., 3, C), and the centred log N (C,) and log D' (..., C) that they are made of."""
     log_n = np.log(seen.parameters) - centre[0]
     repeats = np.exp(theta[..., _R, None])
-    # without R* in the fit it is infinite, and a repeated position is worth a new one
+    # without R* in the fit it is infinite, and a repeated token is worth a new one
     worth = effective_tokens(seen.tokens, seen.epochs, np.where(np.isinf(repeats), 1.0, repeats))
     log_d = np.log(np.where(np.isinf(repeats), seen.tokens, worth)) - centre[1]
     terms = [
@@ -270,3 +333,55 @@ def exponential(of_log: Interval) -> Interval:
     """An interval of a logarithm as one of the number itself."""
     low, high = (None if bound is None else float(np.exp(bound)) for bound in (of_log.low, of_log.high))
     return Interval(float(np.exp(of_log.mean)), low, high, of_log.n)
+
+
+MAX_EXTRAPOLATION = 4  # times the largest N or D that was measured
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The largest budget, predicted from the others and measured."""
+
+    parameters: float
+    tokens: float
+    predicted: Interval
+    measured: Interval
+
+    @property
+    def is_inside(self) -> bool | None:
+        """Does the measured mean lie in the predicted band? None without a band (one seed)."""
+        if self.predicted.low is None or self.predicted.high is None:
+            return None
+        return self.predicted.low <= self.measured.mean <= self.predicted.high
+
+
+def predict(fitted: Fit, parameters: float, tokens: float, epochs: float = 1.0) -> Interval | str:
+    """The value at N, D and epochs, with its band; or why it is not said: too far from what was measured."""
+    seen = fitted.seen
+    for name, asked, most in (
+        ("N", parameters, float(seen.parameters.max())),
+        ("D", tokens, float(seen.tokens.max())),
+    ):
+        if asked > MAX_EXTRAPOLATION * most:
+            factor = f"{asked / most:.3g} times the largest measured"
+            return f"{name} = {asked:.3g} is {factor}, more than {MAX_EXTRAPOLATION}: no prediction"
+    if fitted.exponent("alpha") is None and not np.isclose(parameters, seen.parameters, rtol=0.01).any():
+        return f"N = {parameters:.3g} was not measured and the fit has no term in N: no prediction"
+    best, draws = fitted.curve(parameters, np.array([tokens], dtype=np.float64), epochs)
+    return exponential(banded(np.log(best[0]), np.log(draws[:, 0]), len(seen.values)))
+
+
+def held_out(seen: Observations) -> HeldOut | str:
+    """Refit without the largest budget (largest D, then N) and predict it; or why that is not possible."""
+    last = max(range(len(seen.tokens)), key=lambda i: (seen.tokens[i], seen.parameters[i], -seen.epochs[i]))
+    others = np.arange(len(seen.tokens)) != last
+    fitted = fit(seen.take(others))
+    if isinstance(fitted, str):
+        return f"without the largest budget: {fitted}"
+    place = float(seen.parameters[last]), float(seen.tokens[last])
+    predicted = predict(fitted, *place, float(seen.epochs[last]))
+    if isinstance(predicted, str):
+        return predicted
+    measured = interval(seen.values[:, last].tolist())
+    assert measured is not None
+    return HeldOut(*place, predicted, measured)

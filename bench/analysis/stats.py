@@ -7,17 +7,23 @@ Verdicts rest on the paired t test over seeds, Holm-corrected (1979) over the st
 sign-flip p, whose smallest value is 2^(1-n), stands beside it.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import scipy.special
 from numpy.typing import NDArray
 
 LEVEL = 0.95
 N_RESAMPLES = 10_000
+CEILING = 1.0  # what a model that knows every answer scores
+_TRIMMED = 0.25  # at either end
+_TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 N_EXACT = 14  # up to here all 2^n sign flips are enumerated; beyond, this many are sampled
 
 AHEAD, BEHIND, INCONCLUSIVE = "ahead of scratch", "behind scratch", "inconclusive"
@@ -51,24 +57,26 @@ def resamples(n: int, seed: int = 0) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, n, (N_RESAMPLES, n))  # (R, n)
 
 
-def interval(values: Sequence[float]) -> Interval | None:
+def interval(values: Iterable[float]) -> Interval | None:
     """Mean and t interval; None for no values, no bounds for one."""
     return _interval(tuple(sorted(values)))  # so that the order of runs cannot matter
 
 
 @lru_cache(maxsize=2**16)  # tables, views and figures ask for the same cells again and again
 def _interval(values: tuple[float, ...]) -> Interval | None:
-    return intervals([values])[0]
+    if not np.isfinite(values).all():
+        raise ValueError("a value is not finite; a failed run must not reach the statistics")
+    return intervals(np.array([values], dtype=np.float64))[0]
 
 
-def intervals(samples: Sequence[Sequence[float]]) -> list[Interval | None]:
-    """`interval` of each: of many samples in a fraction of the time."""
+def intervals(samples: Floats) -> list[Interval | None]:
+    """Return `interval` of each row (K, S); NaN is a seed that the row lacks."""
     found: list[Interval | None] = [None] * len(samples)
-    for n in sorted({len(sample) for sample in samples} - {0}):
-        own = [i for i, sample in enumerate(samples) if len(sample) == n]
-        table = np.sort(np.array([samples[i] for i in own], dtype=np.float64), axis=1)  # (K, n)
-        if not np.isfinite(table).all():
-            raise ValueError("a value is not finite; a failed run must not reach the statistics")
+    samples = np.sort(samples, axis=1)  # NaN last
+    sizes = (~np.isnan(samples)).sum(axis=1)
+    for n in sorted(set(sizes.tolist()) - {0}):
+        own = np.flatnonzero(sizes == n).tolist()
+        table = np.ascontiguousarray(samples[own, :n])
         means = table.mean(axis=1)
         halves = t_bound(n) * table.std(axis=1, ddof=1) / n**0.5 if n > 1 else np.zeros_like(means)
         for i, mean, half in zip(own, means.tolist(), halves.tolist(), strict=True):
@@ -82,7 +90,7 @@ def t_bound(n: int) -> float:
     return float(scipy.special.stdtrit(n - 1, (1 + LEVEL) / 2))
 
 
-def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
+def sign_flip_p(differences: Sequence[float] | Floats, seed: int = 0) -> float:
     """Two-sided sign-flip p: the share of sign patterns whose mean is at least as far from 0."""
     sample = np.asarray(differences, dtype=np.float64)
     if sample.size == 0:
@@ -134,8 +142,8 @@ def holm(p_values: Sequence[float] | Floats) -> list[float]:
     return corrected.tolist()
 
 
-def paired(differences: Mapping[int, float], seed: int = 0) -> Paired | None:
-    """Summarise per-seed differences; None when no seed is shared."""
+def paired(differences: Mapping[int, float] | pd.Series, seed: int = 0) -> Paired | None:
+    """Return the summary of differences by seed; None if no seed is shared."""
     return _paired(tuple(sorted(differences.items())), seed)
 
 
@@ -149,20 +157,38 @@ def _paired(differences: tuple[tuple[int, float], ...], seed: int) -> Paired | N
     return Paired(spread, sign_flip_p(values, seed), t_test_p(values), seeds)
 
 
-def subtract(left: Mapping[int, float], right: Mapping[int, float]) -> dict[int, float]:
-    """left - right for every seed that both have."""
-    return {seed: left[seed] - right[seed] for seed in sorted(left.keys() & right.keys())}
+def paired_rows(differences: Floats, seeds: Sequence[int]) -> list[Paired | None]:
+    """Return `paired` of each row (K, S); NaN is a seed that the row lacks."""
+    return [
+        None
+        if spread is None
+        else Paired(spread, sign_flip_p(row[own]), p, tuple(itertools.compress(seeds, own)))
+        for row, own, spread, p in zip(
+            differences,
+            ~np.isnan(differences),
+            intervals(differences),
+            t_tests_p(differences),
+            strict=True,
+        )
+    ]
 
 
-def pool(cells: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """Average over cells within each seed, for the seeds that every cell has.
+def pool(cells: Floats) -> Floats:
+    """Return the mean (S,) over cells (C, S) within each seed; NaN for a seed that lacks any cell.
 
-    A seed that lacks a cell is left out: its average would be over other cells than the rest's.
+    A mean over other cells than those of the other seeds would not be comparable.
     """
+    if not len(cells):
+        return np.full(cells.shape[1], np.nan)
+    return np.asarray(np.add.accumulate(cells, axis=0)[-1] / len(cells))
+
+
+def pool_series(cells: Sequence[pd.Series]) -> pd.Series:
+    """Return `pool` of values by seed, for the seeds that every cell has."""
     if not cells:
-        return {}
-    shared = set.intersection(*(set(cell) for cell in cells))
-    return {seed: sum(cell[seed] for cell in cells) / len(cells) for seed in sorted(shared)}
+        return pd.Series(dtype="float64")
+    shared = pd.concat(cells, axis=1, join="inner").sort_index()
+    return pd.Series(pool(shared.to_numpy().T), index=shared.index)
 
 
 def best_shares(values: Floats, seed: int = 0) -> Floats:
@@ -228,3 +254,90 @@ def verdict(difference: Paired | None, *, higher_is_better: bool, p_holm: float,
     if difference.p_t > 1 - LEVEL:
         return INCONCLUSIVE
     return LEANS_AHEAD if is_better else LEANS_BEHIND
+
+
+class Profile(NamedTuple):
+    """Shares (K,) of runs x tasks above each of K thresholds; no band for a single seed."""
+
+    share: Floats
+    low: Floats | None
+    high: Floats | None
+
+
+def normalised(values: Floats, chance: Floats | float) -> Floats:
+    """0 at chance, 1 at the ceiling; below chance is negative."""
+    return (values - chance) / (CEILING - chance)
+
+
+def interquartile_mean(scores: Floats) -> Interval:
+    """The mean of the middle half of all scores (S, T): of runs, not of the tasks' means."""
+    return _with_bounds(_middle(scores[None])[0], _middle(scores[resamples(len(scores))]), len(scores))
+
+
+def mean_over_tasks(scores: Floats) -> Interval:
+    """The mean of all scores (S, T)."""
+    return _with_bounds(scores.mean(), _shares(len(scores)) @ scores.mean(axis=1), len(scores))
+
+
+def probability_of_improvement(left: Floats, right: Floats) -> Interval:
+    """How probable a run of `left` beats one of `right` on a task drawn at random; a tie is half a win.
+
+    Args:
+        left: scores (S, T).
+        right: scores (S, T) of the same seeds in the same order, which are resampled together.
+    """
+    above, equal = left[:, None] > right[None], left[:, None] == right[None]  # (S, S, T)
+    wins = (above + 0.5 * equal).mean(axis=2)  # (S, S)
+    shares = _shares(len(wins))
+    return _with_bounds(wins.mean(), np.einsum("ri,ij,rj->r", shares, wins, shares), len(wins))
+
+
+def profile(scores: Floats, thresholds: Floats) -> Profile:
+    """The share of all scores (S, T) above each threshold (K,), with a pointwise band."""
+    above = (scores[:, :, None] > thresholds).sum(axis=1)  # (S, K)
+    share = above.sum(axis=0) / scores.size
+    if len(scores) == 1:
+        return Profile(share, None, None)
+    some, which = np.unique(above, axis=1, return_inverse=True)  # thresholds between two scores are alike
+    counts, times = distinct_draws(len(scores))
+    drawn = (counts @ some).astype(np.int64)  # (D, K') scores above, of a resample
+    low, high = (found[which] / scores.size for found in _quantiles(drawn, times, scores.size))
+    return Profile(share, low, high)
+
+
+def _quantiles(values: NDArray[np.int64], times: NDArray[np.int64], most: int) -> list[Floats]:
+    """Both tails (K,) of counts (D, K) up to `most`, of which the d-th comes up `times[d]` times.
+
+    As `np.quantile`, without sorting: counted by value.
+    """
+    n_columns = values.shape[1]
+    places = values + (most + 1) * np.arange(n_columns)
+    weights = np.broadcast_to(times[:, None], values.shape)
+    counted = np.bincount(places.ravel(), weights.ravel(), minlength=(most + 1) * n_columns)
+    up_to = counted.reshape(n_columns, most + 1).cumsum(axis=1)  # (K, V)
+    found = []
+    for tail in _TAILS:
+        place = tail * (times.sum() - 1)
+        below, above = ((up_to > k).argmax(axis=1) for k in (np.floor(place), np.ceil(place)))
+        found.append(below + (above - below) * (place % 1))
+    return found
+
+
+def _middle(scores: Floats) -> Floats:
+    """Interquartile means (R,) of R matrices (R, S, T)."""
+    flat = scores.reshape(len(scores), -1)
+    n = flat.shape[1]
+    cut = int(_TRIMMED * n)
+    return np.partition(flat, (cut, n - cut - 1), axis=1)[:, cut : n - cut].mean(axis=1)
+
+
+def _shares(n: int) -> Floats:
+    """What share (R, n) of each resample every seed is."""
+    return draw_counts(n) / n
+
+
+def _with_bounds(estimate: float, resampled: Floats, n: int) -> Interval:
+    if n == 1:
+        return Interval(float(estimate), None, None, 1)
+    low, high = np.quantile(resampled, _TAILS)
+    return Interval(float(estimate), float(low), float(high), n)

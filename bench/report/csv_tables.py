@@ -1,119 +1,93 @@
 """Runs and comparisons -> rows with full precision, for the CSV files. Absent is an empty field."""
 
-import csv
-import io
 import re
-from collections.abc import Iterable, Sequence
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from bench.analysis.compare import is_compared, pooled, summaries
-from bench.analysis.cost import used_by_run
 from bench.analysis.decision import all_decisions
-from bench.analysis.naming import cell_label
-from bench.analysis.rows import Row, curve_rows, run_row, score_rows
+from bench.analysis.format import cell_label
+from bench.analysis.frames import Cell, Measure, Tables
 from bench.analysis.stats import Interval, Paired
-from bench.analysis.table import Cell, Measure, Tables
-from bench.records import finished
-from bench.report.claim_views import claim_rows
+from bench.report.tables.claims import claim_frame
 
-_FORMULA = {"=", "+", "-", "@", "\t", "\r"}  # first characters
-_AT_ONCE = 10_000  # rows
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_SPENT = slice("parameters", "evaluate_joules_estimated")  # columns of `runs`
 
 
-def csv_tables(tables: Tables, study: Path) -> dict[str, Iterable[Row]]:
-    """Every table of a report by its file name, without the suffix; claims for a study that has them."""
-    judged, done = claim_rows(tables, study), finished(tables.records)
-    results, used = tables.results, used_by_run(tables)
-    return ({"claims": judged} if judged else {}) | {
+def csv_tables(tables: Tables, study: Path) -> dict[str, pd.DataFrame]:
+    """Return every table of a report by its file name, without the suffix; claims for a study with claims."""
+    claims, runs = claim_frame(tables, study), tables.runs
+    scores = tables.scores.drop(columns=["task_s", "task_flops", "cell", "measure"])
+    spent = runs.set_index("run_id").loc[:, _SPENT].loc[scores["run_id"]].set_index(scores.index)
+    return ({"claims": claims} if len(claims) else {}) | {
         "headline": headline(tables),
         "cells": cells(tables),
         "differences": differences(tables),
-        "decisions": decision_rows(tables),
-        "runs": (run_row(record, used[record.run_id]) for record in tables.records),
-        "scores": (row for record in done for row in score_rows(record, results, used[record.run_id])),
-        "curves": (row for record in done for row in curve_rows(record)),
+        "decisions": decisions(tables),
+        "runs": runs.loc[:, :"evaluate_joules_estimated"],
+        "scores": pd.concat([scores, spent], axis=1),
+        "curves": tables.curves.drop(columns="cell"),
     }
 
 
-def csv_text(rows: Iterable[Row]) -> str:
-    """Rows of the same columns as CSV, to 12 digits, that spreadsheets read as text.
+def csv_text(table: pd.DataFrame) -> str:
+    """Return a table as CSV, to 12 digits, that spreadsheets read as text.
 
-    What they would compute begins with an apostrophe; numbers are left alone, negative ones too (OWASP, "CSV
-    Injection").
+    A text that a spreadsheet would compute gets a leading apostrophe; numbers stay as they are, negative ones
+    too (OWASP, "CSV Injection").
     """
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    every = iter(rows)
-    first = next(every, {})
-    writer.writerow(first)
-    every = chain([first] if first else [], every)
-    while some := list(islice(every, _AT_ONCE)):
-        columns = zip(*(row.values() for row in some), strict=True)
-        writer.writerows(zip(*map(_texts, columns), strict=True))
-    return file.getvalue()
+    texts = table.select_dtypes(["object", "str"])
+    escaped = table.assign(**{name: texts[name].map(_escaped) for name in texts})
+    return str(escaped.to_csv(index=False, lineterminator="\n", float_format="%.12g"))
 
 
-def _texts(column: Sequence[Any]) -> Iterable[str]:
-    """The texts of a column; most are of one kind, for which there are short cuts."""
-    kinds = set(map(type, column))
-    if kinds == {int}:
-        return map(str, column)
-    if kinds == {float}:
-        return ["" if value != value else f"{value:.12g}" for value in column]
-    if kinds in ({str}, {type(None)}):
-        texts = {value: _text(value) for value in set(column)}
-        return map(texts.__getitem__, column)
-    return map(_text, column)
+def _escaped(value: Any) -> Any:
+    is_formula = isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBER.fullmatch(value)
+    return f"'{value}" if is_formula else value
 
 
-def _text(value: Any) -> str:
-    if value is None or value != value:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.12g}"
-    text = str(value)
-    return f"'{text}" if text[:1] in _FORMULA and not _NUMBER.fullmatch(text) else text
-
-
-def headline(tables: Tables) -> list[Row]:
-    """One row per arm x headline metric over the whole grid, with its difference to scratch and verdict."""
+def headline(tables: Tables) -> pd.DataFrame:
+    """Return a row per condition and headline metric over the whole grid: mean, difference, verdict."""
     rows = []
     for row in pooled(tables, tables.headlines):
-        names = {"strategy": row.arm.strategy, "variant": row.arm.variant} | row.measure._asdict()
+        names = {"strategy": row.condition.strategy, "variant": row.condition.variant} | row.measure._asdict()
         reference = {"chance": _single(tables.measures[row.measure].chance)}
         counts = {"n_cells": row.n_cells, "n_missing": row.n_missing, "n_lost": row.n_lost}
         gap = _gap(row.to_scratch)
         rows.append(names | reference | _spread(row.interval) | gap | counts | {"verdict": row.verdict})
-    return rows
+    return pd.DataFrame(rows)
 
 
-def cells(tables: Tables) -> list[Row]:
+def cells(tables: Tables) -> pd.DataFrame:
     """One row per cell x measure; `run_ids` are the finished runs, `lost_run_ids` the others."""
+    done, lost = (_run_ids(tables, is_lost=is_lost) for is_lost in (False, True))
     rows = []
     for measure in tables.measures:
         for row in summaries(tables, measure):
-            own = tables.runs_of[row.cell]
-            done = [record.run_id for record in own if record.status == "finished"]
-            lost = [record.run_id for record in own if record.status != "finished"]
-            runs = {"run_ids": " ".join(done), "lost_run_ids": " ".join(lost)}
+            runs = {"run_ids": done[row.cell], "lost_run_ids": lost[row.cell]}
             rows.append(_place(measure, row.cell) | _spread(row.interval) | runs)
-    return rows
+    return pd.DataFrame(rows)
 
 
-def differences(tables: Tables) -> list[Row]:
+def differences(tables: Tables) -> pd.DataFrame:
     """One row per pretrained cell x measure: the seed-paired difference to scratch."""
-    return [
-        _place(measure, row.cell) | _gap(row.to_scratch)
-        for measure in tables.measures
-        for row in summaries(tables, measure)
-        if is_compared(row.cell.arm)
-    ]
+    rows = (row for measure in tables.measures for row in summaries(tables, measure))
+    compared = [row for row in rows if is_compared(row.cell.condition)]
+    return pd.DataFrame([_place(row.measure, row.cell) | _gap(row.to_scratch) for row in compared])
 
 
-def decision_rows(tables: Tables) -> list[Row]:
+def _run_ids(tables: Tables, *, is_lost: bool) -> dict[Cell, str]:
+    """Return the ids of each cell's finished runs, or of the others, separated by spaces."""
+    runs = tables.runs[(tables.runs["status"] != "finished") == is_lost]
+    joined = runs.groupby("cell")["run_id"].agg(" ".join)
+    return {cell: joined.get(i, "") for i, cell in enumerate(tables.cells)}
+
+
+def decisions(tables: Tables) -> pd.DataFrame:
     """One row per headline metric and level of data and compute: the best cell and its rivals."""
     rows = []
     for row in all_decisions(tables):
@@ -123,11 +97,11 @@ def decision_rows(tables: Tables) -> list[Row]:
         sure = {"certainty": row.certainty, "difference_p_holm": row.p_holm if row.to_scratch else None}
         place = _place(row.measure, row.best) | caps
         rows.append(place | _spread(row.interval) | _gap(row.to_scratch) | sure | names)
-    return rows
+    return pd.DataFrame(rows)
 
 
 def _place(measure: Measure, cell: Cell) -> dict[str, Any]:
-    axes = {"strategy": cell.arm.strategy, "variant": cell.arm.variant}
+    axes = {"strategy": cell.condition.strategy, "variant": cell.condition.variant}
     return measure._asdict() | axes | {"model": cell.model, "budget": cell.budget}
 
 

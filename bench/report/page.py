@@ -10,25 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from bench.analysis.cost import cost
-from bench.analysis.decision import decision_table
-from bench.analysis.pareto import pareto
-from bench.analysis.table import Tables
-from bench.analysis.text import EMPTY, Entry, Link, View
+from bench.analysis.format import EMPTY, Entry, Link, View
+from bench.analysis.frames import Tables, text
 from bench.errors import DataError, in_brief
-from bench.records import AuditRecord, RunRecord, read_audit
-from bench.report import provenance, views
-from bench.report.across_tasks import across_tasks
-from bench.report.auditing import auditing, failures
-from bench.report.budget_crossings import budget_crossings
-from bench.report.claim_views import claims
-from bench.report.evaluation import evaluation, samples
+from bench.records import AuditRecord, read_audit
 from bench.report.figures.base import Drawn
-from bench.report.label_budgets import label_budgets
-from bench.report.learning import learning
 from bench.report.readme import blocks
-from bench.report.scaling_views import scaling
-from bench.report.stability import stability
+from bench.report.tables import provenance
+from bench.report.tables import results as views
+from bench.report.tables.claims import claims
+from bench.report.tables.costs import cost, evaluation, pareto, samples
+from bench.report.tables.findings import across_tasks, label_budgets, learning, stability
+from bench.report.tables.provenance import auditing, failures
+from bench.report.tables.scaling import budget_crossings, scaling
 
 PAGE, FULL_TEXT = "report.html", "report_full.md"  # the whole report
 FIRST_FIGURE = "quality_vs_flops"  # on the one page; the second is the first other figure of the study
@@ -99,7 +93,7 @@ def _sections(
     """Return every section of a study's page; a table that is None does not apply to the study."""
     results = [
         Section("headline", "Headline", [views.headline(tables)], latex=True),
-        Section("decisions", "Which strategy", [decision_table(tables)], latex=True),
+        Section("decisions", "Which strategy", [views.decision_table(tables)], latex=True),
         Section("figures", "Figures"),
         Section(
             "findings",
@@ -254,7 +248,7 @@ def _first_paragraph(texts: Sequence[Text]) -> Sequence[Text]:
 
 def _again(tables: Tables, files: Sequence[str]) -> list[Text]:
     """Return the commands of a study, and links to the files of its report."""
-    commands = sorted({record.command for record in tables.records if record.command})
+    commands = sorted(set(tables.runs["command"]) - {""})
     found = ("pre", "\n".join([*commands, f"bench report study={tables.study}"]))
     links = [(PAGE, "this report as a page"), (FULL_TEXT, "as text"), *((path, "a table") for path in files)]
     files_of = [("li", [Link(Path(path).name, quote(path)), Link(f"({what})")]) for path, what in links]
@@ -297,22 +291,28 @@ def _shown(sections: Iterable[Section], keep: str = "") -> list[Section]:
 
 
 def _counts(tables: Tables, n_damaged: int) -> str:
-    statuses = Counter(record.status for record in tables.records)
+    statuses = Counter(tables.runs["status"])
     counts = [f"{statuses[status]} {status}" for status in sorted(statuses)]
     return ", ".join([*counts, *([f"{n_damaged} damaged"] if n_damaged else [])])
 
 
 def _lost(tables: Tables) -> list[Text]:
-    lines = [line for record in tables.records for line in _losses(tables, record)]
+    lines = _losses(tables)
     intro: Text = ("p", "Runs without a number, which no mean and no interval contains:")
     return [intro, *(("li", line) for line in lines)] if lines else []
 
 
-def _losses(tables: Tables, record: RunRecord) -> list[str]:
-    """Return a line for a run without numbers, or for each of its tasks that failed, with the reason."""
-    axes = f"{record.strategy}, {record.model}, {record.budget or 'no data budget'}, seed {record.seed}"
-    found = [f"{record.status}, {record.reason or 'no reason recorded'}"]
-    if record.status == "finished":
-        results = tables.results.get(record.run_id, {}).values()
-        found = [f"task {r.task} failed, {r.reason}" for r in results if r.status == "failed"]
-    return [f"{record.run_id} ({axes}): {what}" for what in found]
+def _losses(tables: Tables) -> list[str]:
+    """Return a line for each run without numbers, and for each task that failed, with the reason."""
+    failed: dict[str, list[str]] = {}
+    for row in tables.results[tables.results["status"] == "failed"].itertuples():
+        failed.setdefault(row.run_id, []).append(f"task {row.task} failed, {text(row.reason)}")
+    lines = []
+    for run in tables.runs.itertuples():
+        budget = tables.cells[run.cell].budget or "no data budget"
+        found = [f"{run.status}, {text(run.reason) or 'no reason recorded'}"]
+        if run.status == "finished":
+            found = failed.get(run.run_id, [])
+        axes = f"{run.strategy}, {run.model}, {budget}, seed {run.seed}"
+        lines += [f"{run.run_id} ({axes}): {what}" for what in found]
+    return lines

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from bench.analysis.text import Entry, View, html_entry, html_table, markdown_escape, markdown_table
+from bench.analysis.format import Entry, View, html_entry, html_table, markdown_escape, markdown_table
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 

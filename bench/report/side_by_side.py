@@ -12,13 +12,13 @@ from pathlib import Path
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from bench.analysis.table import load
-from bench.analysis.text import View, markdown_escape, plain
+from bench.analysis.format import View, markdown_escape, plain
+from bench.analysis.frames import load
 from bench.errors import ConfigError, DataError, in_brief, printable
 from bench.records import write_atomically
 from bench.report.csv_tables import csv_text
-from bench.report.matching_views import Side, numbers, views
 from bench.report.rendering import html, table_and_note
+from bench.report.tables.two_studies import Side, numbers, views
 
 FORMATS = (".md", ".html", ".csv")
 _PIPE_WIDTH = 160  # a pipe has no width; with the default of 80 every number would wrap

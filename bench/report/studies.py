@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from bench.analysis.text import EMPTY, Entry, Link, View, plain
+from bench.analysis.format import EMPTY, Entry, Link, View, plain
 from bench.errors import DataError
 from bench.records import as_json, checked, read_json
 from bench.report.page import Page

@@ -14,18 +14,18 @@ from urllib.parse import quote
 from omegaconf import DictConfig, OmegaConf
 from threadpoolctl import threadpool_limits
 
-from bench.analysis.table import load
-from bench.analysis.text import latex_table, markdown_table
+from bench.analysis.format import latex_table, markdown_table
+from bench.analysis.frames import load
 from bench.errors import ConfigError, DataError
 from bench.records import write_atomically
-from bench.report import views
-from bench.report.claim_views import claims
 from bench.report.csv_tables import csv_tables, csv_text
 from bench.report.figures.base import drawing
 from bench.report.manifest import MANIFEST, manifest_of, manifest_text, read_manifest
 from bench.report.page import FULL_TEXT, PAGE, assemble, latex_tables, one_page, short_claims
 from bench.report.rendering import html, markdown, table_and_note
 from bench.report.studies import SUMMARY, studies_view, summary
+from bench.report.tables import results as views
+from bench.report.tables.claims import claims
 
 BUILT = (PAGE, FULL_TEXT, SUMMARY)  # at the top of a study's folder, but not committed
 _SHORT_CSV = ("claims", "headline")  # at the top, committed

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.analysis.text import EMPTY, View, amount, markdown_escape, markdown_table, plain, power
+from bench.analysis.format import EMPTY, View, amount, markdown_escape, markdown_table, plain, power
 from bench.report.figures.style import COLOURS, GREY, MARKERS, panels
 from bench.report.rendering import template
 from bench.speed.profile import ATTENTION, OTHER, PRODUCTS, REST

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from bench.analysis.text import amount, power
+from bench.analysis.format import amount, power
 from bench.config.checks import validate
 from bench.config.compose import compose_runs
 from bench.config.run_spec import RunSpec

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench.analysis.text import EMPTY, View, markdown_escape, markdown_table
+from bench.analysis.format import EMPTY, View, markdown_escape, markdown_table
 from bench.config.compose import compose_runs
 from bench.config.run_spec import RunSpec, now
 from bench.data.prepare import prepare

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from bench.analysis.text import amount, markdown_escape
+from bench.analysis.format import amount, markdown_escape
 from bench.config import schema
 from bench.config.build import build, find_class
 from bench.config.compose import located_strategy, read_run

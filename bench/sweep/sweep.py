@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.analysis.claims import read_claims
+from bench.analysis.claims import Sweep, plan, read_claims
 from bench.config.build import build
 from bench.config.checks import validate
 from bench.config.run_spec import RunSpec
@@ -60,8 +60,6 @@ def planned(specs: Sequence[RunSpec]) -> list[str]:
     asked = read_claims(specs[0].records.parent)
     if asked is None:
         return []
-    from bench.analysis.planning import Sweep, plan  # imports scipy, needed only for studies with claims
-
     sweep = Sweep(
         strategies={spec.strategy for spec in specs},
         budgets={spec.budget for spec in specs},

@@ -8,14 +8,14 @@ import pytest
 from omegaconf import OmegaConf
 from toy_runs import ToyRun, make_run, tables_of
 
-from bench.analysis import aggregate
+from bench.analysis import stats
+from bench.analysis.format import plain
+from bench.analysis.frames import Condition, Tables
 from bench.analysis.stats import LEVEL, resamples
-from bench.analysis.table import Arm, Tables
-from bench.analysis.text import plain
 from bench.config.build import build
 from bench.records import Score
-from bench.report.across_tasks import across_tasks, improvement, suite
 from bench.report.figures.base import Figure, render
+from bench.report.tables.findings import across_tasks, improvement, suite
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TASKS = ("a", "b", "c")
@@ -23,21 +23,21 @@ SKEWED = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 10.0]])  # (4 seeds
 
 
 def test_the_interquartile_mean_is_of_the_middle_half_of_all_scores():
-    assert aggregate.interquartile_mean(SKEWED).mean == 0.75  # of 0 0 0 1 1 1 1 10 it keeps 0 1 1 1
-    assert aggregate.mean(SKEWED).mean == 14 / 8
+    assert stats.interquartile_mean(SKEWED).mean == 0.75  # of 0 0 0 1 1 1 1 10 it keeps 0 1 1 1
+    assert stats.mean_over_tasks(SKEWED).mean == 14 / 8
 
 
 def test_the_interquartile_mean_ignores_what_an_outlier_is():
     wild = SKEWED.copy()
     wild[3, 1] = 1e6
-    assert aggregate.interquartile_mean(wild).mean == 0.75
+    assert stats.interquartile_mean(wild).mean == 0.75
 
 
 @pytest.mark.parametrize("n_seeds", [2, 5, 10])
 def test_the_band_of_a_profile_is_that_of_all_resamples(n_seeds: int):
     scores = np.random.default_rng(0).normal(size=(n_seeds, 3))
     thresholds = np.linspace(-2, 2, 9)
-    found = aggregate.profile(scores, thresholds)
+    found = stats.profile(scores, thresholds)
     shares = (scores[resamples(n_seeds)][..., None] > thresholds).mean(axis=(1, 2))  # (R, K)
     low, high = np.quantile(shares, ((1 - LEVEL) / 2, (1 + LEVEL) / 2), axis=0)
     np.testing.assert_allclose(found.low, low, rtol=0, atol=1e-12)
@@ -48,14 +48,14 @@ def test_the_band_of_a_profile_is_that_of_all_resamples(n_seeds: int):
 def test_improvement_is_the_share_of_pairs_won_averaged_over_tasks():
     left = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [4.0, 4.0]])
     right = np.array([[2.0, 9.0]] * 4)
-    found = aggregate.improvement(left, right)
+    found = stats.probability_of_improvement(left, right)
     assert found.mean == ((2 + 0.5) / 4 + 0) / 2  # wins with 3 and 4, ties with 2; the other task never
-    assert aggregate.improvement(right, left).mean == pytest.approx(1 - found.mean)
-    assert aggregate.improvement(left, left).mean == 0.5
+    assert stats.probability_of_improvement(right, left).mean == pytest.approx(1 - found.mean)
+    assert stats.probability_of_improvement(left, left).mean == 0.5
 
 
 def test_a_profile_is_the_share_of_scores_strictly_above():
-    found = aggregate.profile(SKEWED, np.array([-1.0, 0.0, 0.5, 1.0, 10.0]))
+    found = stats.profile(SKEWED, np.array([-1.0, 0.0, 0.5, 1.0, 10.0]))
     assert found.share.tolist() == [1.0, 5 / 8, 5 / 8, 1 / 8, 0.0]
     assert found.low is not None
     assert found.high is not None
@@ -69,17 +69,17 @@ def test_more_tasks_of_the_same_checkpoints_add_no_certainty():
     task = np.array([0.1, 0.4, 0.5, 0.9, 0.2])
     low, high = np.quantile(task[resamples(5)].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     for n_tasks in (1, 16):
-        found = aggregate.mean(np.tile(task[:, None], n_tasks))
+        found = stats.mean_over_tasks(np.tile(task[:, None], n_tasks))
         assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_the_resamples_of_all_aggregates_are_the_same_seeds():
     """The mean over resampled matrices, written out, is what the shares of seeds give."""
     drawn = SKEWED[resamples(4)].mean(axis=(1, 2))
-    found = aggregate.mean(SKEWED)
+    found = stats.mean_over_tasks(SKEWED)
     assert (found.low, found.high) == tuple(pytest.approx(q) for q in np.quantile(drawn, [0.025, 0.975]))
     trimmed = np.sort(SKEWED[resamples(4)].reshape(-1, 8), axis=1)[:, 2:-2].mean(axis=1)
-    middle = aggregate.interquartile_mean(SKEWED)
+    middle = stats.interquartile_mean(SKEWED)
     assert (middle.low, middle.high) == tuple(pytest.approx(q) for q in np.quantile(trimmed, [0.025, 0.975]))
 
 
@@ -89,7 +89,7 @@ def test_whole_seeds_cover_the_truth_more_often_than_tasks_one_by_one():
     whole, single, n = 0, 0, 200
     for _ in range(n):
         scores = tasks + 0.02 * rng.normal(size=(3, 1)) + 0.02 * rng.normal(size=(3, 14))
-        found = aggregate.interquartile_mean(scores)
+        found = stats.interquartile_mean(scores)
         drawn = scores[rng.integers(0, 3, (500, 3, 14)), np.arange(14)].reshape(500, -1)
         low, high = np.quantile(np.sort(drawn, axis=1)[:, 10:-10].mean(axis=1), [0.025, 0.975])
         whole += found.low <= 0.5 <= found.high
@@ -101,12 +101,12 @@ def test_whole_seeds_cover_the_truth_more_often_than_tasks_one_by_one():
 def test_one_seed_has_no_interval():
     one = SKEWED[3:]
     for found in (
-        aggregate.mean(one),
-        aggregate.interquartile_mean(one),
-        aggregate.improvement(one, one),
+        stats.mean_over_tasks(one),
+        stats.interquartile_mean(one),
+        stats.probability_of_improvement(one, one),
     ):
         assert (found.low, found.high, found.n) == (None, None, 1)
-    assert aggregate.profile(one, np.array([0.0])).low is None
+    assert stats.profile(one, np.array([0.0])).low is None
 
 
 def run(strategy: str, seed: int, *values: float, more: tuple[Score, ...] = ()) -> ToyRun:
@@ -125,9 +125,9 @@ def two_arms(*more: ToyRun) -> Tables:
 def test_scores_are_scaled_from_chance_to_the_ceiling():
     found = suite(two_arms())
     assert found is not None
-    scores = found.matrices[Arm("clm", "")].scores
+    scores = found.matrices[Condition("clm", "")].scores
     assert scores == pytest.approx(np.array([[0.5, 0.6, 1.0], [0.5, 0.5, 0.5]]))
-    assert found.matrices[Arm("scratch", "")].scores[1] == pytest.approx([0, 0, 0])
+    assert found.matrices[Condition("scratch", "")].scores[1] == pytest.approx([0, 0, 0])
 
 
 def test_measures_without_chance_or_known_ceiling_are_left_out_and_named():
@@ -158,7 +158,7 @@ def test_a_strategy_with_too_few_tasks_is_left_out_and_named_and_costs_the_other
     found, view = suite(tables), across_tasks(tables)
     assert found is not None
     assert view is not None
-    assert found.excluded == (Arm("clip", ""),)
+    assert found.excluded == (Condition("clip", ""),)
     assert [m.task for m in found.measures] == list(TASKS)
     assert view.note.endswith("Strategies left out, with too few tasks or no seed that has all: clip.")
 
@@ -173,10 +173,10 @@ def test_improvement_over_scratch_takes_the_seeds_of_both():
     tables = two_arms(run("clm", 2, 0.0, 0.0, 0.0))  # loses everything, but scratch has no such seed
     found = suite(tables)
     assert found is not None
-    chances = improvement(tables, found, Arm("clm", ""))
+    chances = improvement(tables, found, Condition("clm", ""))
     assert chances is not None
     assert (chances.mean, chances.n) == (1.0, 2)
-    assert improvement(tables, found, Arm("scratch", "")) is None
+    assert improvement(tables, found, Condition("scratch", "")) is None
 
 
 def test_two_tasks_are_no_suite():

@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from toy_runs import CLM, PROBE, cell, make_run, tables_of, toy_runs, toy_tables
 
 from bench.analysis import stats
 from bench.analysis.compare import baseline_cell, choose, pooled, summaries
 from bench.analysis.decision import Decision, decisions, needs
-from bench.analysis.table import Arm, Cell, Tables
-from bench.analysis.text import latex_escape, markdown_escape, plain, with_seeds
+from bench.analysis.format import latex_escape, markdown_escape, plain, with_seeds
+from bench.analysis.frames import Cell, Condition, Tables
 from bench.records import CurvePoint, Divergence, RunRecord, Score, Spent, read_record, write_record
-from bench.report import views
 from bench.report.csv_tables import csv_tables
-from bench.report.learning import learning
-from bench.report.provenance import warnings
+from bench.report.tables import results as views
+from bench.report.tables.findings import learning
+from bench.report.tables.provenance import warnings
 
 
 def summary_of(tables: Tables, wanted: Cell) -> Any:
@@ -54,13 +55,18 @@ def test_sign_flip_p_counts_patterns_and_has_its_floor():
 
 def test_how_little_two_seeds_know_is_told():
     assert "12.7 standard errors" in views.seeds_note([2, 5])
-    assert "Two seeds" not in views.seeds_note([3])
+    assert "12.7 standard errors" not in views.seeds_note([3])
     assert "One seed has no interval" in views.seeds_note([1])
 
 
 def test_pooling_averages_cells_within_seeds_that_have_all():
-    assert stats.pool([{0: 1.0, 1: 2.0}, {0: 3.0}]) == {0: 2.0}
-    assert stats.pool([]) == {}
+    assert stats.pool(np.array([[1.0, 2.0], [3.0, np.nan]])).tolist() == pytest.approx(
+        [2.0, np.nan], nan_ok=True
+    )
+    assert np.isnan(stats.pool(np.empty((0, 2)))).all()
+    one, two = pd.Series({0: 1.0, 1: 2.0}), pd.Series({0: 3.0})
+    assert dict(stats.pool_series([one, two])) == {0: 2.0}
+    assert dict(stats.pool_series([])) == {}
 
 
 def test_cell_means_and_paired_differences_are_the_hand_computed_ones():
@@ -120,7 +126,9 @@ def test_pure_noise_is_seldom_decided():
 
 def test_a_missing_cell_leaves_the_pooled_mean_empty_and_the_verdict_open():
     tables = toy_tables(*(make_run("mlm", seed, 0.7, budget="2kb") for seed in range(3)))
-    [row] = [row for row in pooled(tables, [PROBE]) if row.arm == Arm("clm", "")]  # mlm alone has 2kb
+    [row] = [
+        row for row in pooled(tables, [PROBE]) if row.condition == Condition("clm", "")
+    ]  # mlm alone has 2kb
     assert (row.interval, row.n_missing) == (None, 1)
     assert row.verdict == "inconclusive (missing cells)"
 
@@ -130,9 +138,9 @@ def test_the_choice_names_the_tied_the_beaten_and_the_missing():
     lost = make_run("clip", 0, None)
     choice = choose(toy_tables(*mlm, lost), PROBE, "tiny", "1kb")
     assert choice is not None
-    assert choice.best == Arm("clm", "")
-    assert (choice.tied, choice.missing) == ((Arm("mlm", ""),), (Arm("clip", ""),))
-    assert choice.beaten == (Arm("scratch", ""),)
+    assert choice.best == Condition("clm", "")
+    assert (choice.tied, choice.missing) == ((Condition("mlm", ""),), (Condition("clip", ""),))
+    assert choice.beaten == (Condition("scratch", ""),)
 
 
 def test_a_failed_run_is_never_a_number():
@@ -141,12 +149,12 @@ def test_a_failed_run_is_never_a_number():
     tables = toy_tables(spoilt, diverged)
     assert summary_of(tables, cell("clm")).interval.n == 3
     assert summary_of(tables, cell("mlm")).interval is None
-    written = {name: list(rows) for name, rows in csv_tables(tables, Path("nowhere")).items()}
-    assert {row["status"] for row in written["scores"]} == {"finished"}
-    lost = [row for row in written["runs"] if row["status"] != "finished"]
-    assert {row["reason"] for row in lost} == {"out of memory"}
+    written = csv_tables(tables, Path("nowhere"))
+    assert set(written["scores"]["status"]) == {"finished"}
+    lost = written["runs"][written["runs"]["status"] != "finished"]
+    assert set(lost["reason"]) == {"out of memory"}
     costs = ("flops", "forward_tokens", "unique_bytes", "pretrain_s")
-    assert {row[cost] for row in lost for cost in costs} == {None}
+    assert lost[[*costs]].isna().all(axis=None)
 
 
 def test_an_empty_cell_shows_its_status():
@@ -156,10 +164,10 @@ def test_an_empty_cell_shows_its_status():
 
 
 def test_scratch_has_no_budget_and_no_unique_data():
-    runs = list(csv_tables(toy_tables(), Path("nowhere"))["runs"])
-    scratch = [run for run in runs if run["strategy"] == "scratch"]
-    assert [(run["budget"], run["unique_bytes"]) for run in scratch] == [(None, None)] * 3
-    assert [run["flops"] for run in scratch] == [0.0, 0.0, 0.0]  # no pretraining really costs nothing
+    runs = csv_tables(toy_tables(), Path("nowhere"))["runs"]
+    scratch = runs[runs["strategy"] == "scratch"]
+    assert scratch[["budget", "unique_bytes"]].isna().all(axis=None)
+    assert scratch["flops"].tolist() == [0.0, 0.0, 0.0]  # no pretraining really costs nothing
 
 
 def test_budgets_stand_in_order_of_size_not_of_name():
@@ -197,7 +205,7 @@ def test_markup_in_names_is_text():
 
 def test_a_lost_run_leaves_the_verdict_open():
     tables = toy_tables(make_run("clm", 3, None))
-    [row] = [row for row in pooled(tables, [PROBE]) if row.arm == Arm("clm", "")]
+    [row] = [row for row in pooled(tables, [PROBE]) if row.condition == Condition("clm", "")]
     assert (row.n_lost, row.verdict) == (1, "inconclusive (1 runs lost)")
 
 
@@ -210,11 +218,11 @@ def test_a_cell_is_compared_with_scratch_of_the_same_settings_or_with_none():
     )
 
     def beside(variant: str) -> str:
-        return baseline_cell(tables, Cell(Arm("clm", variant), "tiny", "1kb")).arm.variant
+        return baseline_cell(Cell(Condition("clm", variant), "tiny", "1kb")).condition.variant
 
     assert beside("optim.lr_peak=0.1") == ""
     assert beside("corpus/text=nltk optim.lr_peak=0.1") == "corpus/text=nltk"
-    found = {row.arm.strategy: row for row in pooled(tables, [PROBE])}
+    found = {row.condition.strategy: row for row in pooled(tables, [PROBE])}
     assert found["clm"].verdict == "no verdict (no scratch with the same settings and seeds)"
 
 
@@ -270,8 +278,10 @@ def external(seed: int, value: float, model: str = "hf[name=bert]", **changes: A
 
 def test_an_external_reference_is_marked_and_changes_no_other_row():
     without, tables = toy_tables(), toy_tables(*(external(seed, 0.9 + seed / 100) for seed in range(3)))
-    assert [row for row in pooled(tables, [PROBE]) if not row.arm.is_external] == pooled(without, [PROBE])
-    [row] = [row for row in pooled(tables, [PROBE]) if row.arm.is_external]
+    assert [row for row in pooled(tables, [PROBE]) if not row.condition.is_external] == pooled(
+        without, [PROBE]
+    )
+    [row] = [row for row in pooled(tables, [PROBE]) if row.condition.is_external]
     assert row.verdict == "external reference"
     assert row.interval is not None
     assert row.interval.mean == pytest.approx(0.91)
@@ -291,7 +301,9 @@ def test_an_external_reference_is_marked_and_changes_no_other_row():
 def test_every_external_model_is_a_row_of_its_own():
     tables = toy_tables(external(0, 0.9), external(0, 0.7, model="hf[name=gpt2]"))
     means = {
-        r.arm.variant: r.interval.mean for r in pooled(tables, [PROBE]) if r.arm.is_external and r.interval
+        r.condition.variant: r.interval.mean
+        for r in pooled(tables, [PROBE])
+        if r.condition.is_external and r.interval
     }
     assert means == {"hf[name=bert]": pytest.approx(0.9), "hf[name=gpt2]": pytest.approx(0.7)}
     assert tables.models == ("tiny",)
@@ -301,10 +313,10 @@ def test_scratch_of_its_architecture_makes_no_verdict_of_an_external_reference()
     name = "hf[name=bert]"
     scratch = [make_run("scratch", s, 0.5, model=name, run_id=f"hf-{s}") for s in range(3)]
     tables = toy_tables(*scratch, *(external(seed, 0.9 + seed / 100) for seed in range(3)))
-    rows = {row.arm: row for row in pooled(tables, [PROBE])}
+    rows = {row.condition: row for row in pooled(tables, [PROBE])}
     [reference] = [row for arm, row in rows.items() if arm.is_external]
     assert (reference.to_scratch, reference.verdict) == (None, "external reference")
-    assert all(s.to_scratch is None for s in summaries(tables, PROBE) if s.cell.arm.is_external)
+    assert all(s.to_scratch is None for s in summaries(tables, PROBE) if s.cell.condition.is_external)
 
 
 def test_what_trains_on_from_a_checkpoint_is_paired_with_it():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from bad_inputs import LEAST, MARK, Bench, assert_one_line, many, refusal, traps
 from hypothesis import given
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from toy_runs import toy_runs, write_study
 
 from bench.analysis.claims import read_claims
-from bench.analysis.table import load
+from bench.analysis.frames import load
 from bench.config.run_spec import read_spec
 from bench.errors import printable
 from bench.records import (
@@ -177,7 +178,7 @@ def test_a_record_that_says_what_it_is_not_gives_no_number(
     (study / name).write_text(json.dumps(changed(tree, place, value)))
     tables, damaged = load("toy", tmp_path / "experiments")
     assert [told in str(error) for error in damaged] == [True]
-    scored = {row["run_id"] for row in csv_tables(tables, study)["scores"]}
+    scored = set(csv_tables(tables, study)["scores"]["run_id"])
     assert "clm-1kb-0" not in scored
     assert "clm-1kb-1" in scored
 
@@ -284,7 +285,7 @@ def test_what_is_not_a_file_is_named_and_left_out(kind: str, good: Path, tmp_pat
     for name in names:
         ODD_FILES[kind](study / name)
     tables, damaged = load("toy", tmp_path / "experiments")
-    assert len(tables.records) == len(toy_runs())
+    assert len(tables.runs) == len(toy_runs())
     assert [kind.strip() in str(error) and "odd" in str(error) for error in damaged] == [True, True]
     (study / "audit.json").unlink()
     ODD_FILES[kind](study / "audit.json")
@@ -425,7 +426,7 @@ def test_a_claim_with_a_wrong_value_is_named_by_its_key(key: str, tmp_path: Path
 
 def test_a_spreadsheet_computes_nothing_of_a_record_and_numbers_stay_numbers():
     names = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\tx", "plain", "-1.5", "+2e-3", "−1"]
-    lines = csv_text([{"name": name, "value": -1.5} for name in names]).splitlines()[1:]
+    lines = csv_text(pd.DataFrame({"name": names, "value": -1.5})).splitlines()[1:]
     firsts = [line.lstrip('"')[0] for line in lines]
     assert firsts[:5] == ["'"] * 5
     assert lines[5:] == ["plain,-1.5", "-1.5,-1.5", "+2e-3,-1.5", "−1,-1.5"]

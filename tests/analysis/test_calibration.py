@@ -9,9 +9,9 @@ import scipy.stats
 from toy_runs import ToyRun, make_run, tables_of
 
 from bench.analysis.claims import Claim, Claims, Side
+from bench.analysis.frames import load
 from bench.analysis.inference import Estimate, detectable
 from bench.analysis.judging import Judged, judge
-from bench.analysis.table import load
 from bench.records import EvaluationRecord, Score, items_path, write_evaluation, write_record
 
 N_CLAIMS, N_SEEDS, MARGIN = 8, 5, 0.02

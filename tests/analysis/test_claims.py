@@ -7,13 +7,12 @@ import pytest
 import yaml
 from toy_runs import ToyRun, make_run, tables_of, toy_runs
 
-from bench.analysis.claims import Claims, Side, read_claims
+from bench.analysis.claims import Claims, Side, Sweep, plan, read_claims
+from bench.analysis.format import plain
 from bench.analysis.judging import Judged, judge
-from bench.analysis.planning import Sweep, plan
-from bench.analysis.text import plain
 from bench.errors import ConfigError
 from bench.records import Score
-from bench.report.claim_views import claims
+from bench.report.tables.claims import claims
 
 GOOD: dict[str, Any] = {
     "statement": "clm is better than scratch.",

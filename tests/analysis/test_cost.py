@@ -9,15 +9,15 @@ from matplotlib.collections import PathCollection
 from toy_reports import FIGURES
 from toy_runs import PROBE, ToyRun, make_run, tables_of
 
-from bench.analysis.cost import cost, joules, seconds
-from bench.analysis.pareto import front, pareto
-from bench.analysis.table import Arm, Cell, Tables
-from bench.analysis.text import View, amount, plain
+from bench.analysis.compare import most_spread
+from bench.analysis.cost import front, joules, seconds
+from bench.analysis.format import View, amount, plain
+from bench.analysis.frames import Cell, Condition, Tables
 from bench.config.build import build
 from bench.records import Energy, EvaluationCost, Score, Spent
 from bench.report.figures.base import Figure, render
 from bench.report.figures.quality_vs_cost import places_of
-from bench.report.most_spread import most_spread
+from bench.report.tables.costs import cost, pareto
 
 SEEDS = range(3)
 JITTER = (-0.01, 0.0, 0.01)  # around a mean, the same in all cells: differences have no spread
@@ -35,12 +35,12 @@ def cells(flops: dict[str, tuple[float, float]], **changes: Any) -> list[ToyRun]
 
 
 def fronted(tables: Tables, costs: dict[Cell, float]) -> list[tuple[str, bool | None]]:
-    return [(member.cell.arm.strategy, member.is_clear) for member in front(tables, PROBE, costs)]
+    return [(member.cell.condition.strategy, member.is_clear) for member in front(tables, PROBE, costs)]
 
 
 def by_flops(points: dict[str, tuple[float, float]]) -> list[str]:
     tables = tables_of(cells(points))
-    costs = {Cell(Arm(name, ""), "tiny", "1kb"): spent for name, (spent, _) in points.items() if spent}
+    costs = {Cell(Condition(name, ""), "tiny", "1kb"): spent for name, (spent, _) in points.items() if spent}
     return [name for name, _ in fronted(tables, costs)]
 
 
@@ -64,7 +64,7 @@ def test_scratch_costs_nothing_and_dominates_what_is_worse():
 
 def test_a_cell_without_a_cost_takes_no_part():
     tables = tables_of(cells({"a": (1e9, 0.5), "b": (2e9, 0.9)}))
-    assert fronted(tables, {Cell(Arm("a", ""), "tiny", "1kb"): 1.0}) == [("a", None)]
+    assert fronted(tables, {Cell(Condition("a", ""), "tiny", "1kb"): 1.0}) == [("a", None)]
 
 
 def test_the_front_turns_with_what_is_better():
@@ -136,7 +136,7 @@ def test_measured_and_estimated_energy_are_never_added_up():
     runs = [metered("clm", 0, energy(3.6e6)), metered("clm", 1, energy(7.2e6, "measured"))]
     tables = tables_of(runs)
     assert column(cost(tables), "pretraining kWh") == ["2 measured; 1 estimated"] * 2
-    clm = Cell(Arm("clm", ""), "tiny", "1kb")
+    clm = Cell(Condition("clm", ""), "tiny", "1kb")
     assert (joules(tables, "measured"), joules(tables, "estimated")) == ({clm: 7.2e6}, {clm: 3.6e6})
 
 
@@ -222,7 +222,7 @@ def many_tasks(n: int) -> Tables:
 def test_cells_that_would_hide_one_another_stand_apart_in_the_order_of_their_cost():
     names = ("mlm", "clm", "clip")
     tables = tables_of([make_run(name, seed, 0.5) for name in names for seed in SEEDS])
-    mlm, clm, clip = (next(c for c in tables.cells if c.arm.strategy == name) for name in names)
+    mlm, clm, clip = (next(c for c in tables.cells if c.condition.strategy == name) for name in names)
     places = places_of(tables, {mlm: 100.0, clm: 101.0, clip: 1000.0})
     assert places[clip] == pytest.approx(1000)  # nothing is near it
     assert places[mlm] < 100 < 101 < places[clm]

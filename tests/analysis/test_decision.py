@@ -8,13 +8,14 @@ import pytest
 from toy_runs import CLM, PROBE, SCRATCH, ToyRun, make_run, tables_of, toy_runs, toy_tables, write_study
 
 from bench.analysis.advise import advise, matching, read_bytes, read_flops
-from bench.analysis.decision import Caps, Decision, decide, decision_table, decisions, levels, needs
+from bench.analysis.decision import Caps, Decision, decide, decisions, levels, needs
+from bench.analysis.format import plain
+from bench.analysis.frames import Cell, Condition, Tables
 from bench.analysis.stats import best_shares
-from bench.analysis.table import Arm, Cell, Tables
-from bench.analysis.text import plain
 from bench.cli import main
 from bench.errors import BenchError, ConfigError
 from bench.records import Score, Spent
+from bench.report.tables.results import decision_table
 
 ANY = Caps(None, None)
 
@@ -89,7 +90,7 @@ def test_the_best_lies_within_both_caps_and_scratch_always_does():
     assert best_of(tables, Caps(1_000, None)) == "1000b1e+10"
     assert best_of(tables, Caps(3_999, 9e9)) == "1000b1e+09"
     assert best_of(tables, Caps(None, 1e9)) == "4000b1e+09"
-    assert decision(tables, Caps(999, None)).best.arm.strategy == "scratch"
+    assert decision(tables, Caps(999, None)).best.condition.strategy == "scratch"
 
 
 def test_the_table_has_a_row_per_level_of_data_and_compute():
@@ -115,24 +116,24 @@ def test_the_data_budget_that_was_granted_counts_for_pairs_too():
     asked = {"budget": {"unique_bytes": 4_000, "unique_pairs": 10}}
     pairs = Spent(steps=1, flops=1e9, unique_pairs=10)
     tables = tables_of(arm_runs("scratch", SCRATCH) + arm_runs("clip", CLM, spent=pairs, config=asked))
-    assert decision(tables, Caps(4_000, None)).best.arm.strategy == "clip"
-    assert decision(tables, Caps(3_999, None)).best.arm.strategy == "scratch"
+    assert decision(tables, Caps(4_000, None)).best.condition.strategy == "clip"
+    assert decision(tables, Caps(3_999, None)).best.condition.strategy == "scratch"
 
 
 def test_what_is_not_known_does_not_fit_a_cap():
     tables = tables_of(arm_runs("scratch", SCRATCH) + arm_runs("clip", CLM, spent=Spent(steps=1, flops=1e9)))
-    assert decision(tables, Caps(10**9, None)).best.arm.strategy == "scratch"
-    assert decision(tables, ANY).best.arm.strategy == "clip"
+    assert decision(tables, Caps(10**9, None)).best.condition.strategy == "scratch"
+    assert decision(tables, ANY).best.condition.strategy == "clip"
 
 
 def test_the_decision_names_who_is_not_told_apart_who_is_ahead_and_who_is_missing():
     tables = toy_tables(*arm_runs("mlm", (0.61, 0.62, 0.66)), make_run("clip", 0, None))
     found = decision(tables)
-    assert found.best == Cell(Arm("clm", ""), "tiny", "1kb")
-    assert [cell.arm.strategy for cell in found.tied] == ["mlm"]
-    assert [cell.arm.strategy for cell in found.missing] == ["clip"]
+    assert found.best == Cell(Condition("clm", ""), "tiny", "1kb")
+    assert [cell.condition.strategy for cell in found.tied] == ["mlm"]
+    assert [cell.condition.strategy for cell in found.missing] == ["clip"]
     # minus scratch: clm p 0.0027, mlm (0.11, 0.10, 0.12) the same; Holm doubles both
-    assert [cell.arm.strategy for cell in found.ahead] == ["clm", "mlm"]
+    assert [cell.condition.strategy for cell in found.ahead] == ["clm", "mlm"]
     assert found.p_holm == pytest.approx(2 * 0.00274, abs=1e-4)
 
 
@@ -140,7 +141,7 @@ def test_the_best_scratch_of_any_model_is_what_pretraining_must_beat():
     big = arm_runs("scratch", (0.70, 0.72, 0.74), model="big", parameters=999)
     tables = toy_tables(*[ToyRun(**(vars(run) | {"run_id": f"big{run.seed}"})) for run in big])
     found = decision(tables)
-    assert (found.best.arm.strategy, found.best.model) == ("scratch", "big")
+    assert (found.best.condition.strategy, found.best.model) == ("scratch", "big")
     assert found.ahead == ()
 
 

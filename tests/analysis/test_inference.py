@@ -8,9 +8,8 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from bench.analysis import inference, stats
-from bench.analysis.crossed import by_item, crossed
-from bench.analysis.inference import Estimate, seeds_alone
-from bench.analysis.table import Measure
+from bench.analysis.frames import Measure
+from bench.analysis.inference import Estimate, by_item, crossed, seeds_alone
 
 ONE_TWO_THREE = seeds_alone({0: 1.0, 1: 2.0, 2: 3.0})  # mean 2, standard error 1 / sqrt(3), df 2
 

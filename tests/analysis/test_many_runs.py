@@ -11,11 +11,11 @@ import pytest
 from toy_runs import ToyRun, make_run, tables_of
 
 from bench.analysis.compare import grid, level
-from bench.analysis.naming import measure_label
+from bench.analysis.format import measure_label
 from bench.records import CurvePoint, Score, Spent
 from bench.report.csv_tables import csv_tables
 from bench.report.page import assemble
-from bench.report.views import pairs
+from bench.report.tables.results import pairs
 
 TASKS = {"ner": "f1", "qa": "em", "probe": "accuracy", "retrieval": "recall_at_5"}
 STRATEGIES = ("clip", "clm", "mlm", "rtd", "ul2")
@@ -75,6 +75,6 @@ def test_a_table_of_differences_grows_with_the_strategies_not_with_their_pairs()
     for measure in tables.headlines:
         rows = [row for row in view.rows if row[0] == measure_label(tables, measure)]
         [best] = {row[2] for row in rows}
-        means = {arm: mean(level(tables, measure, grid(tables, arm)).values()) for arm in tables.arms[1:]}
+        means = {arm: mean(level(tables, measure, grid(tables, arm))) for arm in tables.conditions[1:]}
         assert best == max(means, key=means.__getitem__).label
         assert str(best) not in [row[1] for row in rows]

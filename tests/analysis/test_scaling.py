@@ -8,18 +8,25 @@ import numpy as np
 import pytest
 from toy_runs import ToyRun, make_run, tables_of, toy_tables
 
-from bench.analysis.crossover import BEYOND
-from bench.analysis.predicting import MAX_EXTRAPOLATION, HeldOut, held_out, predict
-from bench.analysis.scaled import observe, quantities
-from bench.analysis.scaling import Fit, Observations, effective_tokens, fit
+from bench.analysis.format import plain
+from bench.analysis.frames import Condition
+from bench.analysis.inference import BEYOND
+from bench.analysis.scaling import (
+    MAX_EXTRAPOLATION,
+    Fit,
+    HeldOut,
+    Observations,
+    effective_tokens,
+    fit,
+    held_out,
+    predict,
+)
+from bench.analysis.scaling_data import observe, quantities
 from bench.analysis.stats import Interval
-from bench.analysis.table import Arm
-from bench.analysis.text import plain
 from bench.records import CurvePoint, Spent
-from bench.report.budget_crossings import budget_crossings, fits_cross, overtakings
 from bench.report.figures.base import render
 from bench.report.figures.scaling import Scaling
-from bench.report.scaling_views import scaling
+from bench.report.tables.scaling import budget_crossings, fits_cross, overtakings, scaling
 
 E, A, ALPHA, B, BETA, R = (
     1.7,
@@ -233,7 +240,7 @@ def test_a_share_is_fitted_as_its_error_and_a_lost_cell_left_out():
     tables = tables_of(runs)
     error = quantities(tables)[-1]
     assert error.label.startswith("1 − probe: accuracy")
-    seen = observe(tables, error, Arm("clm", ""))
+    seen = observe(tables, error, Condition("clm", ""))
     assert seen.values.tolist() == [[0.5, 0.5], [0.5, 0.5]]
 
 

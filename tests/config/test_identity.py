@@ -11,8 +11,8 @@ import pytest
 from command_lines import many, one
 from toy_models import CONF
 
+from bench.analysis.frames import load
 from bench.analysis.matching import changes
-from bench.analysis.table import load
 from bench.config import identity
 from bench.config.compose import compose_evaluations, read_run
 from bench.config.run_spec import RunSpec

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from bench.analysis.table import Arm, Cell, Measure, Tables, tabulate
+from bench.analysis.frames import Cell, Condition, Measure, Tables, tabulate
 from bench.records import (
     CurvePoint,
     EvaluationRecord,
@@ -23,7 +23,7 @@ PROBE = Measure("probe", "accuracy")
 
 
 def cell(strategy: str, budget: str | None = "1kb") -> Cell:
-    return Cell(Arm(strategy, ""), "tiny", budget)
+    return Cell(Condition(strategy, ""), "tiny", budget)
 
 
 @dataclass(frozen=True)

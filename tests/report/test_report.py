@@ -18,7 +18,7 @@ from toy_reports import CONF, FIGURES, HOSTILE, Page, write_report
 from toy_runs import PROBE, make_run, tables_of, toy_runs, toy_tables, write_study
 
 from bench import analysis
-from bench.analysis.text import latex_escape
+from bench.analysis.format import latex_escape
 from bench.config import schema
 from bench.config.build import build
 from bench.errors import BenchError, ConfigError, DataError

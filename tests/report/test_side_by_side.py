@@ -8,16 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import scipy.stats
 from toy_runs import CLM, ToyRun, make_run, results_from, tables_of, toy_runs, write_study
 
+from bench.analysis.format import View, plain
+from bench.analysis.frames import Tables
 from bench.analysis.matching import Matched, changes, matches, measures, run_pairs, twins, welch
-from bench.analysis.table import Tables
-from bench.analysis.text import View, plain
 from bench.cli import main
 from bench.records import Score
-from bench.report.matching_views import Side, views
+from bench.report.tables.two_studies import Side, views
 
 
 def scored(runs: list[ToyRun], strategy: str, seed: int, value: float) -> list[ToyRun]:
@@ -27,7 +28,7 @@ def scored(runs: list[ToyRun], strategy: str, seed: int, value: float) -> list[T
 
 
 def rows_of(left: Tables, right: Tables) -> dict[str, Matched]:
-    return {row.cell.arm.label: row for row in matches(left, right, measures(left, right, every=False))}
+    return {row.cell.condition.label: row for row in matches(left, right, measures(left, right, every=False))}
 
 
 def views_of(left: list[ToyRun], right: list[ToyRun], **how: Any) -> tuple[list[str], dict[str, View]]:
@@ -91,7 +92,7 @@ def test_one_seed_gives_a_difference_without_a_test():
 
 def test_welchs_test_by_hand():
     left, right = {0: 1.0, 1: 3.0}, {5: 4.0, 6: 8.0}  # means 2 and 6, variances of the mean 1 and 4
-    found, p = welch(left, right)
+    found, p = welch(pd.Series(left), pd.Series(right))
     assert (found.mean, found.n) == (4, 2)
     t, freedom = 4 / math.sqrt(5), 5**2 / (1 + 16)
     assert p == pytest.approx(2 * scipy.stats.t.sf(t, freedom))
@@ -100,7 +101,7 @@ def test_welchs_test_by_hand():
 
 
 def test_samples_without_spread_have_no_p():
-    found, p = welch({0: 1.0, 1: 1.0}, {5: 2.0, 6: 2.0})
+    found, p = welch(pd.Series({0: 1.0, 1: 1.0}), pd.Series({5: 2.0, 6: 2.0}))
     assert (found.low, found.mean, found.high, p) == (1, 1, 1, None)
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from toy_reports import FIGURES, Page, write_report
 from toy_runs import CLM, PROBE, SCRATCH, ToyRun, cell, make_run, tables_of, toy_runs, toy_tables, write_study
 
 from bench.analysis.compare import pooled
-from bench.analysis.crossover import BEFORE, BEYOND, Crossover, crossover, stops_helping
 from bench.analysis.decision import decisions, needs
-from bench.analysis.naming import measure_label
-from bench.analysis.table import Arm, Measure, Tables, load
-from bench.analysis.text import View, plain
+from bench.analysis.format import View, measure_label, plain
+from bench.analysis.frames import Condition, Measure, Tables, load
+from bench.analysis.inference import BEFORE, BEYOND, Crossover, crossover, stops_helping
 from bench.config.build import build
 from bench.errors import ConfigError, DataError
 from bench.records import (
@@ -28,18 +28,18 @@ from bench.records import (
     items_path,
     write_evaluation,
 )
-from bench.report import csv_tables, views
-from bench.report.evaluation import evaluation, samples, visible
+from bench.report import csv_tables
 from bench.report.figures.base import Figure, render
-from bench.report.label_budgets import label_budgets
-from bench.report.provenance import warnings
-from bench.report.stability import stability
+from bench.report.tables import results as views
+from bench.report.tables.costs import evaluation, samples, visible
+from bench.report.tables.findings import label_budgets, stability
+from bench.report.tables.provenance import warnings
 
 # Crossover
 
 
-def gains(*seeds: tuple[float, ...], counts: tuple[int, ...] = (32, 128)) -> dict[int, dict[int, float]]:
-    return {n: {seed: values[i] for seed, values in enumerate(seeds)} for i, n in enumerate(counts)}
+def gains(*seeds: tuple[float, ...], counts: tuple[int, ...] = (32, 128)) -> pd.DataFrame:
+    return pd.DataFrame(list(seeds), columns=counts)
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,9 @@ def test_crossovers_lie_between_measured_counts_or_outside_all():
 
 def test_seeds_are_paired_over_all_label_counts():
     missing = {32: {0: 1.0, 1: 9.0}, 128: {0: -1.0}}
-    assert crossover(missing) == Crossover(64.0, None, None, 1, is_ahead_throughout=False)
-    assert crossover({32: {0: 1.0}, 128: {1: 1.0}}) is None
-    assert crossover({32: {0: 1.0}}) is None
-    assert crossover({}) is None
+    assert crossover(pd.DataFrame(missing)) == Crossover(64.0, None, None, 1, is_ahead_throughout=False)
+    for lacking in ({32: {0: 1.0}, 128: {1: 1.0}}, {32: {0: 1.0}}, {}):
+        assert crossover(pd.DataFrame(lacking)) is None
 
 
 def budgets(strategy: str, seed: int, values: tuple[float, ...], **changes: Any) -> ToyRun:
@@ -164,7 +163,7 @@ def test_a_descriptive_measure_is_shown_and_never_judged():
     assert decisions(tables, entropy, needs(tables)) == []
     assert {row.verdict for row in pooled(tables, [entropy])} == {"baseline", "descriptive"}
     assert pooled(tables, [PROBE, entropy])[:2] == pooled(tables, [PROBE])  # none of Holm's comparisons
-    assert {row["task"] for row in csv_tables.decision_rows(tables)} == {"probe"}
+    assert set(csv_tables.decisions(tables)["task"]) == {"probe"}
     assert texts(views.cells(tables, entropy))[0][3].startswith("4.000")
 
 
@@ -232,11 +231,17 @@ def with_arrays(folder: Path, arrays: dict[str, Any]) -> Path:
 def test_items_are_those_of_the_task(tmp_path: Path):
     with_arrays(tmp_path, {"probe/accuracy": np.ones(3), "probe_2/accuracy": np.zeros(3)})
     tables, _ = load("toy", tmp_path / "experiments")
-    found = tables.items("clm-1kb-0", "probe")
+    found = tables.arrays("clm-1kb-0", "probe")
     assert {name: values.tolist() for name, values in found.items()} == {"accuracy": [1.0, 1.0, 1.0]}
-    assert tables.items("clm-1kb-1", "probe") == {}  # no file
-    assert tables.items("clm-1kb-0", "nope") == {}
-    assert tables.items("nope", "probe") == {}
+    assert tables.arrays("clm-1kb-1", "probe") == {}  # no file
+    assert tables.arrays("clm-1kb-0", "nope") == {}
+    assert tables.arrays("nope", "probe") == {}
+    items = tables.items("probe")
+    assert items["value"].tolist() == [1.0, 1.0, 1.0]
+    assert items[["run_id", "seed", "name", "fit"]].drop_duplicates().values.tolist() == [
+        ["clm-1kb-0", 0, "accuracy", 0]
+    ]
+    assert tables.items("nope").empty
 
 
 def test_items_are_of_the_evaluation_that_the_result_came_from(tmp_path: Path):
@@ -247,7 +252,7 @@ def test_items_are_of_the_evaluation_that_the_result_came_from(tmp_path: Path):
     write_evaluation(lost, first.parent)
     np.savez_compressed(items_path(first.parent, lost), **{"probe/accuracy": np.zeros(3)})
     tables, _ = load("toy", tmp_path / "experiments")
-    assert tables.items("clm-1kb-0", "probe")["accuracy"].tolist() == [1.0, 1.0, 1.0]
+    assert tables.arrays("clm-1kb-0", "probe")["accuracy"].tolist() == [1.0, 1.0, 1.0]
 
 
 def test_damaged_items_are_one_line(tmp_path: Path):
@@ -258,7 +263,7 @@ def test_damaged_items_are_one_line(tmp_path: Path):
     for content in broken:
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"clm-1kb-0\.e0\.npz: not readable.*delete it") as caught:
-            tables.items("clm-1kb-0", "probe")
+            tables.arrays("clm-1kb-0", "probe")
         assert "\n" not in str(caught.value)
 
 
@@ -266,7 +271,7 @@ def test_items_that_are_no_plain_arrays_are_never_unpickled(tmp_path: Path):
     with_arrays(tmp_path, {"probe/accuracy": np.array([{"a": 1}], dtype=object)})
     tables, _ = load("toy", tmp_path / "experiments")
     with pytest.raises(DataError, match="not readable arrays"):
-        tables.items("clm-1kb-0", "probe")
+        tables.arrays("clm-1kb-0", "probe")
 
 
 # Evaluation
@@ -439,6 +444,7 @@ def test_damaged_arrays_leave_the_figure_out_with_a_warning(tmp_path: Path):
 
 def test_a_cell_knows_its_runs_by_seed():
     tables = tables_of(toy_runs()[::-1])
-    assert [record.seed for record in tables.runs_of[cell("clm")]] == [0, 1, 2]
-    assert sum(map(len, tables.runs_of.values())) == len(tables.records)
-    assert (Arm("clm", ""), "probe") not in tables.inapplicable
+    assert tables.runs_of(cell("clm"))["seed"].tolist() == [0, 1, 2]
+    assert sum(len(tables.runs_of(own)) for own in tables.cells) == len(tables.runs)
+    assert tables.runs_of(cell("unknown")).empty
+    assert (Condition("clm", ""), "probe") not in tables.inapplicable

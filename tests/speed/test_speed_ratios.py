@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from bench.analysis.text import EMPTY
+from bench.analysis.format import EMPTY
 from bench.speed import page
 from bench.speed.interleave import Timed
 from bench.speed.settings import ABLATIONS, Facts, Speed, Targets, settings_of

@@ -16,7 +16,7 @@ from bench.data.pairs import prepare_pairs
 from bench.errors import DataError
 from bench.objectives.base import Objective, Shapes
 from bench.records import AuditCheck, AuditRecord, Score, read_audit, write_audit
-from bench.report.auditing import auditing, failures
+from bench.report.tables.provenance import auditing, failures
 from bench.tasks.audit import Audit
 from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.probe import hits, probe, text_features

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from omegaconf import MISSING
 from typing_extensions import override
 
-from bench.analysis.table import Arm, Tables
-from bench.analysis.text import EMPTY, number
-from bench.records import RunRecord
-from bench.report.evaluation import shown_run, visible
+from bench.analysis.format import EMPTY, number
+from bench.analysis.frames import Condition, Tables
 from bench.report.figures.base import Figure
 from bench.report.figures.style import WIDTH_IN, blank
+from bench.report.tables.costs import Sample, shown_sample, visible
 
 _NOTHING = "No attention rollout was recorded: nothing to draw."
 _MOST_TICKS = 32
@@ -28,8 +27,8 @@ class Map(NamedTuple):
     """The rollout of one run."""
 
     task: str
-    arm: Arm
-    run: RunRecord
+    arm: Condition
+    run: Sample
     shares: NDArray[np.floating[Any]]  # (T, T), row i is how much token i attends to each token
     tokens: list[str]
 
@@ -53,12 +52,12 @@ class AttentionRollout(Figure):
         """
         found = []
         for task in self.options.tasks:
-            for arm in tables.arms:
-                run = shown_run(tables, arm, task)
-                shares = None if run is None else tables.items(run.run_id, task).get("rollout")
+            for arm in tables.conditions:
+                run = shown_sample(tables, arm, task)
+                shares = None if run is None else tables.arrays(run.run_id, task).get("rollout")
                 if run is None or shares is None:
                     continue
-                tokens = [row.get("token", EMPTY) for row in tables.results[run.run_id][task].samples]
+                tokens = [row.get("token", EMPTY) for row in run.texts]
                 found.append(Map(task, arm, run, shares, tokens))
         return found
 
@@ -126,7 +125,7 @@ def _short(token: str) -> str:
 
 
 def _finding(item: Map) -> str:
-    place = ", ".join(part for part in (item.run.model, item.run.budget) if part)
+    place = ", ".join(part for part in item.run.cell[1:] if part)
     shares = item.shares.astype(np.float64)
     own, first = number(float(shares.diagonal().mean())), number(float(shares[:, 0].mean()))
     return f"{item.arm.label} ({place}, seed {item.run.seed}) itself {own}, the first token {first}"

@@ -23,7 +23,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
-from bench.analysis.table import Measure, Tables
+from bench.analysis.frames import Measure, Tables
 from bench.config.build import build
 from bench.errors import ConfigError, DataError, in_brief
 from bench.report.figures.style import STYLE

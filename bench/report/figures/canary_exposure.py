@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from typing_extensions import override
 
-from bench.analysis.series import Series, numbered_series
-from bench.analysis.table import Tables
-from bench.analysis.text import number, with_seeds
+from bench.analysis.format import number, with_seeds
+from bench.analysis.frames import MeasureSeries, Tables, numbered_series
 from bench.report.figures.lines import LineFigure, spreads
 
 METRIC = r"(exposure(?:_[a-z]+)?)_at_(\d+)"  # name of the metric, in bits, at a number of copies
@@ -23,7 +22,7 @@ class CanaryExposure(LineFigure):
     by_model = False
 
     @override
-    def find(self, tables: Tables) -> list[Series]:
+    def find(self, tables: Tables) -> list[MeasureSeries]:
         return numbered_series(tables, METRIC)
 
     @override
@@ -46,9 +45,9 @@ class CanaryExposure(LineFigure):
         )
 
 
-def _finding(tables: Tables, series: Series) -> str:
+def _finding(tables: Tables, series: MeasureSeries) -> str:
     most, measure = series.points[-1]
-    found = [(arm, spreads(tables, series, arm)[-1]) for arm in tables.arms if not arm.is_external]
+    found = [(arm, spreads(tables, series, arm)[-1]) for arm in tables.conditions if not arm.is_external]
     parts = ", ".join(f"{arm.label} {with_seeds(spread)}" for arm, spread in found if spread is not None)
     chance = "".join(f", chance {number(level)}" for level in tables.measures[measure].chance[:1])
     return f"{series.task} ({most:,} copies{chance}): {parts or 'no result'}"

@@ -6,11 +6,10 @@ from matplotlib.axes import Axes
 from typing_extensions import override
 
 from bench.analysis.compare import is_compared
-from bench.analysis.crossover import BEFORE, BEYOND
-from bench.analysis.series import Series, label_series
-from bench.analysis.table import Tables
+from bench.analysis.frames import MeasureSeries, Tables, label_series
+from bench.analysis.inference import BEFORE, BEYOND
 from bench.report.figures.lines import LineFigure
-from bench.report.label_budgets import answer, crossover_of, range_of
+from bench.report.tables.findings import answer, crossover_of, range_of
 
 
 class LabelCurves(LineFigure):
@@ -22,7 +21,7 @@ class LabelCurves(LineFigure):
     by_model = False
 
     @override
-    def find(self, tables: Tables) -> list[Series]:
+    def find(self, tables: Tables) -> list[MeasureSeries]:
         return label_series(tables)
 
     @override
@@ -51,11 +50,11 @@ class LabelCurves(LineFigure):
         )
 
 
-def _finding(tables: Tables, series: Series) -> str:
+def _finding(tables: Tables, series: MeasureSeries) -> str:
     """Return the strategies of a task, grouped by their crossover."""
     groups: dict[str, list[str]] = {}
     n_seeds: set[int] = set()
-    for arm in (arm for arm in tables.arms if is_compared(arm)):
+    for arm in (arm for arm in tables.conditions if is_compared(arm)):
         point = crossover_of(tables, series, arm)
         if point is None:
             continue

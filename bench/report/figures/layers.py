@@ -6,9 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from typing_extensions import override
 
-from bench.analysis.series import Series, numbered_series
-from bench.analysis.table import Tables
-from bench.analysis.text import with_seeds
+from bench.analysis.format import with_seeds
+from bench.analysis.frames import MeasureSeries, Tables, numbered_series
 from bench.report.figures.lines import LineFigure, spreads
 
 METRIC = r"(\w+)_layer_(\d+)"  # name of a metric at a layer; layer 0 is the embedding
@@ -23,7 +22,7 @@ class Layers(LineFigure):
     by_model = True
 
     @override
-    def find(self, tables: Tables) -> list[Series]:
+    def find(self, tables: Tables) -> list[MeasureSeries]:
         return numbered_series(tables, METRIC)
 
     @override
@@ -44,10 +43,10 @@ class Layers(LineFigure):
         )
 
 
-def _finding(tables: Tables, series: Series, model: str) -> str:
+def _finding(tables: Tables, series: MeasureSeries, model: str) -> str:
     sign = tables.measures[series.measures[0]].sign
     parts = []
-    for arm in (arm for arm in tables.arms if not arm.is_external):
+    for arm in (arm for arm in tables.conditions if not arm.is_external):
         found = [
             (spread, x)
             for x, spread in zip(series.xs, spreads(tables, series, arm, model), strict=True)

@@ -11,11 +11,9 @@ from matplotlib.figure import Figure as Canvas
 from typing_extensions import override
 
 from bench.analysis.compare import grid, level
-from bench.analysis.naming import series_label
-from bench.analysis.series import Series
+from bench.analysis.format import number, series_label
+from bench.analysis.frames import BASELINE, Condition, MeasureSeries, Tables
 from bench.analysis.stats import Interval, interval
-from bench.analysis.table import BASELINE, Arm, Tables
-from bench.analysis.text import number
 from bench.errors import ConfigError
 from bench.report.figures.base import Figure
 from bench.report.figures.style import GREY, blank, draw_lines, is_near, legend, looks, wrapped
@@ -36,7 +34,7 @@ class LineFigure(Figure):
         tasks: list[str] | None = None
 
     @abstractmethod
-    def find(self, tables: Tables) -> list[Series]:
+    def find(self, tables: Tables) -> list[MeasureSeries]:
         """Return all series that the figure could draw."""
 
     @abstractmethod
@@ -47,7 +45,7 @@ class LineFigure(Figure):
         """Return a coordinate moved sideways by a share (-0.5 to 0.5) of the distance between strategies."""
         return place + 0.15 * share
 
-    def series(self, tables: Tables) -> list[Series]:
+    def series(self, tables: Tables) -> list[MeasureSeries]:
         """Return the series to draw.
 
         Raises:
@@ -83,9 +81,9 @@ class LineFigure(Figure):
         legend(canvas, tables)
         return canvas
 
-    def _panel(self, axes: Axes, tables: Tables, series: Series, model: str | None) -> None:
+    def _panel(self, axes: Axes, tables: Tables, series: MeasureSeries, model: str | None) -> None:
         places = self.scale(axes, series.xs)
-        _band(axes, places, spreads(tables, series, Arm(BASELINE, ""), model))
+        _band(axes, places, spreads(tables, series, Condition(BASELINE, ""), model))
         style = looks(tables)
         shares = {arm: (i + 0.5) / len(style) - 0.5 for i, arm in enumerate(style)}
         draw_lines(
@@ -104,15 +102,17 @@ class LineFigure(Figure):
         axes.set_title("\n".join([*lines, *_chance(axes, tables, series, places)]))
 
 
-def spreads(tables: Tables, series: Series, arm: Arm, model: str | None = None) -> list[Interval | None]:
+def spreads(
+    tables: Tables, series: MeasureSeries, arm: Condition, model: str | None = None
+) -> list[Interval | None]:
     """Return a strategy's mean at each number over its cells, of one model or of all."""
     cells = [cell for cell in grid(tables, arm) if model in (None, cell.model)]
-    return [interval(list(level(tables, measure, cells).values())) for measure in series.measures]
+    return [interval(level(tables, measure, cells)) for measure in series.measures]
 
 
-def measured(tables: Tables, series: Series, model: str | None) -> Series:
+def measured(tables: Tables, series: MeasureSeries, model: str | None) -> MeasureSeries:
     """Return the points of a series that exist with a model: a small model has fewer layers."""
-    found = zip(*(spreads(tables, series, arm, model) for arm in tables.arms), strict=True)
+    found = zip(*(spreads(tables, series, arm, model) for arm in tables.conditions), strict=True)
     points = zip(series.points, found, strict=True)
     return series._replace(points=tuple(point for point, own in points if any(own)))
 
@@ -126,7 +126,7 @@ def _band(axes: Axes, places: Sequence[float], found: Sequence[Interval | None])
     axes.fill_between(places, low, high, color=GREY, alpha=0.15, linewidth=0)
 
 
-def _chance(axes: Axes, tables: Tables, series: Series, places: Sequence[float]) -> list[str]:
+def _chance(axes: Axes, tables: Tables, series: MeasureSeries, places: Sequence[float]) -> list[str]:
     """Draw the chance level at each number; if it is off scale, return a line for the title instead."""
     levels = [chance[0] if (chance := tables.measures[m].chance) else math.nan for m in series.measures]
     known = [value for value in levels if not math.isnan(value)]

@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from typing_extensions import override
 
+from bench.analysis.format import with_seeds
+from bench.analysis.frames import Cell, Condition, Tables
 from bench.analysis.stats import interval
-from bench.analysis.table import Arm, Cell, Tables, cell_of
-from bench.analysis.text import with_seeds
 from bench.report.figures.base import Figure
 from bench.report.figures.style import (
     GREY,
@@ -51,7 +51,9 @@ class LossCurves(Figure):
     def _curves(self, tables: Tables) -> dict[Cell, dict[str, Curve]]:
         wanted = self.options.strategies
         curves = validation_curves(tables)
-        return {cell: runs for cell, runs in curves.items() if wanted is None or cell.arm.strategy in wanted}
+        return {
+            cell: runs for cell, runs in curves.items() if wanted is None or cell.condition.strategy in wanted
+        }
 
     @override
     def draw(self, tables: Tables) -> Canvas:
@@ -59,11 +61,11 @@ class LossCurves(Figure):
         curves = self._curves(tables)
         if not curves:
             return blank(_NOTHING)
-        arms = [arm for arm in tables.arms if any(cell.arm == arm for cell in curves)]
+        arms = [arm for arm in tables.conditions if any(cell.condition == arm for cell in curves)]
         panels = bundles(tables, arms)
         canvas, grid = wrapped(len(panels), height_in=1.8)
         for axes, (title, own) in zip(grid, panels.items(), strict=True):
-            shown = {cell: list(runs.values()) for cell, runs in curves.items() if cell.arm in own}
+            shown = {cell: list(runs.values()) for cell, runs in curves.items() if cell.condition in own}
             _draw_curves(axes, tables, shown, seeds=shows_seeds(curves))
             _finish(axes, title)
         canvas.supxlabel("tokens processed", fontsize=8)
@@ -76,7 +78,7 @@ class LossCurves(Figure):
         curves = self._curves(tables)
         if not curves:
             return _NOTHING
-        arms = [arm for arm in tables.arms if any(cell.arm == arm for cell in curves)]
+        arms = [arm for arm in tables.conditions if any(cell.condition == arm for cell in curves)]
         findings = "; ".join(_finding(tables, arm, curves) for arm in arms)
         return (
             "Validation loss of each strategy's own objective, in nats per target (for most objectives, a "
@@ -90,14 +92,10 @@ class LossCurves(Figure):
 def validation_curves(tables: Tables) -> dict[Cell, dict[str, Curve]]:
     """Return the validation losses of every finished run that has any, by cell and run."""
     curves: dict[Cell, dict[str, Curve]] = {}
-    for record in tables.records:
-        points = {
-            point.forward_tokens: point.validation_loss_nats
-            for point in record.curve
-            if point.validation_loss_nats is not None
-        }
-        if points and record.status == "finished":
-            curves.setdefault(cell_of(record), {})[record.run_id] = points
+    points = tables.curves.dropna(subset="validation_loss_nats")
+    for (cell, run_id), own in points.groupby(["cell", "run_id"], sort=False):
+        tokens, losses = own["forward_tokens"].tolist(), own["validation_loss_nats"].tolist()
+        curves.setdefault(tables.cells[cell], {})[run_id] = dict(zip(tokens, losses, strict=True))
     return curves
 
 
@@ -155,8 +153,8 @@ def _handles(tables: Tables) -> list[Line2D]:
     return budgets + models
 
 
-def _finding(tables: Tables, arm: Arm, curves: dict[Cell, dict[str, Curve]]) -> str:
-    cell = [cell for cell in tables.cells if cell.arm == arm and cell in curves][-1]
+def _finding(tables: Tables, arm: Condition, curves: dict[Cell, dict[str, Curve]]) -> str:
+    cell = [cell for cell in tables.cells if cell.condition == arm and cell in curves][-1]
     ends = [run[max(run)] for run in curves[cell].values()]
     place = f"{cell.model}, {cell.budget}" if cell.budget else cell.model
     return f"{arm.label} ({place}) {with_seeds(interval(ends))}"

@@ -8,12 +8,10 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from typing_extensions import override
 
-from bench.analysis import aggregate
 from bench.analysis.compare import is_compared
-from bench.analysis.stats import LEVEL
-from bench.analysis.table import BASELINE, Arm, Tables
-from bench.analysis.text import with_interval, with_seeds
-from bench.report.across_tasks import Suite, improvement, suite
+from bench.analysis.format import with_interval, with_seeds
+from bench.analysis.frames import BASELINE, Condition, Tables
+from bench.analysis.stats import LEVEL, Floats, Profile, interquartile_mean, profile
 from bench.report.figures.base import Figure
 from bench.report.figures.style import (
     GREY,
@@ -26,9 +24,10 @@ from bench.report.figures.style import (
     looks,
     wrapped,
 )
+from bench.report.tables.findings import Suite, improvement, suite
 
 _NOTHING = "Too few tasks that every strategy can do: nothing to draw."
-_SCRATCH = Arm(BASELINE, "")
+_SCRATCH = Condition(BASELINE, "")
 _PALE = "#cfcfcf"
 
 
@@ -55,7 +54,7 @@ class PerformanceProfiles(Figure):
         if found is None or not _compared(found):
             return blank(_NOTHING)
         thresholds = self._thresholds(found)
-        profiles = {arm: aggregate.profile(m.scores, thresholds) for arm, m in found.matrices.items()}
+        profiles = {arm: profile(m.scores, thresholds) for arm, m in found.matrices.items()}
         arms, style = _compared(found), looks(tables)
         panels = bundles(tables, arms)
         canvas, flat = wrapped(len(panels))
@@ -79,7 +78,7 @@ class PerformanceProfiles(Figure):
         found = suite(tables)
         if found is None or not _compared(found):
             return _NOTHING
-        means = {arm: aggregate.interquartile_mean(m.scores) for arm, m in found.matrices.items()}
+        means = {arm: interquartile_mean(m.scores) for arm, m in found.matrices.items()}
         best = max(means, key=lambda arm: means[arm].mean)
         chances = improvement(tables, found, best)
         over = f", P(better than scratch) {with_interval(chances)}" if chances is not None else ""
@@ -92,7 +91,7 @@ class PerformanceProfiles(Figure):
             f"{best.label} {with_seeds(means[best])}{over}{base}. The table across tasks lists the tasks."
         )
 
-    def _thresholds(self, found: Suite) -> aggregate.Array:
+    def _thresholds(self, found: Suite) -> Floats:
         """Return thresholds from just below the lowest score to just above the highest."""
         scores = np.concatenate([matrix.scores.ravel() for matrix in found.matrices.values()])
         low, high = min(0.0, float(scores.min())), float(scores.max())
@@ -104,19 +103,19 @@ class PerformanceProfiles(Figure):
         if _SCRATCH not in found.matrices:
             return ""
         thresholds = self._thresholds(found)
-        scratch = aggregate.profile(found.matrices[_SCRATCH].scores, thresholds).share
+        scratch = profile(found.matrices[_SCRATCH].scores, thresholds).share
         groups: dict[str, list[str]] = {}
         for arm in _compared(found):
-            gap = aggregate.profile(found.matrices[arm].scores, thresholds).share - scratch
+            gap = profile(found.matrices[arm].scores, thresholds).share - scratch
             groups.setdefault(_side(gap, thresholds), []).append(arm.label)
         return "; ".join(f"{side}: {', '.join(arms)}" for side, arms in sorted(groups.items())) + ". "
 
 
-def _compared(found: Suite) -> list[Arm]:
+def _compared(found: Suite) -> list[Condition]:
     return [arm for arm in found.matrices if is_compared(arm)]
 
 
-def _line(axes: Axes, thresholds: aggregate.Array, own: aggregate.Profile, colour: str, dash: object) -> None:
+def _line(axes: Axes, thresholds: Floats, own: Profile, colour: str, dash: object) -> None:
     axes.plot(thresholds, own.share, color=colour, linestyle=dash)
     if own.low is not None and own.high is not None:
         axes.fill_between(thresholds, own.low, own.high, color=colour, alpha=0.18, linewidth=0)
@@ -130,7 +129,7 @@ def _legend(canvas: Canvas) -> None:
     canvas.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=3)
 
 
-def _side(gap: aggregate.Array, thresholds: aggregate.Array) -> str:
+def _side(gap: Floats, thresholds: Floats) -> str:
     """Return on which side of scratch a profile is, given their difference `gap` (K,)."""
     above, below = gap > 1e-9, gap < -1e-9
     if not above.any() and not below.any():

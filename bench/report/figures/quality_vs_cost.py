@@ -16,12 +16,10 @@ from matplotlib.lines import Line2D
 from omegaconf import MISSING
 from typing_extensions import override
 
-from bench.analysis.compare import Summary, summaries
-from bench.analysis.cost import SOURCES, energy_note, flops, joules, seconds
-from bench.analysis.naming import cell_label
-from bench.analysis.pareto import Member, front
-from bench.analysis.table import BASELINE, Cell, Measure, Tables
-from bench.analysis.text import amount, power, with_p
+from bench.analysis.compare import Summary, most_spread, summaries
+from bench.analysis.cost import SOURCES, Member, energy_note, flops, front, joules, seconds
+from bench.analysis.format import amount, cell_label, power, with_p
+from bench.analysis.frames import BASELINE, Cell, Measure, Tables
 from bench.report.figures.base import TaskFigure
 from bench.report.figures.style import (
     GREY,
@@ -33,13 +31,13 @@ from bench.report.figures.style import (
     draw_strokes,
     finish,
     is_crowded,
+    left_out_note,
     legend,
     looks,
     lost_note,
     references,
     wrapped,
 )
-from bench.report.most_spread import left_out_note, most_spread
 
 MOST_TASKS = 9  # panels of one kind of cost that fit a page
 _SAME = 1.05  # cells within 5 % of a cost have equal cost, and no line joins them
@@ -144,7 +142,7 @@ class QualityVsCost(TaskFigure):
         if self.options.tasks is None:
             measures = most_spread(tables, measures, MOST_TASKS // max(len(known), 1))
         places = [(measure, source, costs) for measure in measures for source, costs in known.items()]
-        return [place for place in places if any(cell in place[2] for cell in tables.values[place[0]])]
+        return [place for place in places if any(cell in place[2] for cell in tables.cells_with(place[0]))]
 
     def _finding(self, tables: Tables, measure: Measure, source: str, costs: Costs) -> str:
         name = f"{measure.task} ({', '.join(part for part in (measure.metric, source) if part)})"
@@ -161,13 +159,13 @@ class QualityVsCost(TaskFigure):
 def _panel(axes: Axes, tables: Tables, measure: Measure, costs: Costs) -> None:
     found = {row.cell: row for row in summaries(tables, measure)}
     for cell, row in found.items():
-        if cell.arm.strategy == BASELINE:
+        if cell.condition.strategy == BASELINE:
             references(axes, row.interval)
     low, high = min(costs.values()), max(costs.values())
     places = places_of(tables, costs)
     lines: list[Stroke] = []
     for arm, look in looks(tables).items():
-        own = [cell for cell in found if cell.arm == arm and cell in costs and found[cell].interval]
+        own = [cell for cell in found if cell.condition == arm and cell in costs and found[cell].interval]
         _points(axes, tables, look, [(places[cell], found[cell]) for cell in own])
         for budget in tables.budgets:
             line = sorted(
@@ -187,7 +185,9 @@ def places_of(tables: Tables, costs: Costs) -> dict[Cell, float]:
     Least squares on the log cost with minimum gaps: isotonic regression of costs less the gaps before them.
     """
     arms = {arm: i for i, arm in enumerate(looks(tables))}
-    cells = sorted((cell for cell in costs if cell.arm in arms), key=lambda c: (costs[c], arms[c.arm]))
+    cells = sorted(
+        (cell for cell in costs if cell.condition in arms), key=lambda c: (costs[c], arms[c.condition])
+    )
     width = max(math.log10(max(costs.values()) / min(costs.values())), 0.3)
     gaps = min(_APART, _MOST_MOVED / max(len(cells), 1)) * width * np.arange(len(cells))
     logs = np.log10([costs[cell] for cell in cells])

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter
 from typing_extensions import override
 
-from bench.analysis.compare import baseline_cell, choose, summaries
-from bench.analysis.table import BASELINE, Arm, Cell, Measure, Tables
-from bench.analysis.text import number, with_p, with_seeds
+from bench.analysis.compare import baseline_cell, choose, most_spread, summaries
+from bench.analysis.format import number, with_p, with_seeds
+from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
 from bench.report.figures.base import TaskFigure
 from bench.report.figures.style import (
     N_COLUMNS,
@@ -20,6 +20,7 @@ from bench.report.figures.style import (
     crowd_note,
     draw_lines,
     finish,
+    left_out_note,
     legend,
     looks,
     lost_note,
@@ -28,7 +29,6 @@ from bench.report.figures.style import (
     references,
     wrapped,
 )
-from bench.report.most_spread import left_out_note, most_spread
 
 MOST_PANELS = 15  # that fit a page
 _CHARACTER_IN, _GAP_IN = 0.06, 0.05  # of a tick's label, and between two
@@ -88,7 +88,7 @@ class QualityVsData(TaskFigure):
 
 def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:
     found = {row.cell: row.interval for row in summaries(tables, measure)}
-    references(axes, found.get(Cell(Arm(BASELINE, ""), model, None)))
+    references(axes, found.get(Cell(Condition(BASELINE, ""), model, None)))
     style, lines = looks(tables), []
     for index, (arm, look) in enumerate(style.items()):
         offset = (index - (len(style) - 1) / 2) * min(0.06, 0.5 / len(style))
@@ -129,7 +129,6 @@ def _finding(tables: Tables, measure: Measure, model: str, budget: str) -> str:
     best = f"{measure.task} ({measure.metric}): {choice.best.label} {with_seeds(choice.interval)}"
     if choice.best.strategy == BASELINE:
         return f"{best}, ahead of every pretrained strategy's mean"
-    scratch = baseline_cell(tables, Cell(choice.best, model, budget))
-    values = tables.values[measure].get(scratch, {})
-    level = f" of {number(sum(values.values()) / len(values))}" if values else ""
+    values = tables.seed_values(measure, baseline_cell(Cell(choice.best, model, budget)))
+    level = f" of {number(values.mean())}" if len(values) else ""
     return f"{best}; minus scratch{level}: {with_p(choice.to_scratch)}"

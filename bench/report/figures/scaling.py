@@ -11,15 +11,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from typing_extensions import override
 
-from bench.analysis.predicting import HeldOut, held_out
-from bench.analysis.scaled import Quantity, measured_cells, record_of
-from bench.analysis.scaling import Fit, half_width
+from bench.analysis.frames import Condition, Tables
+from bench.analysis.scaling import Fit, HeldOut, half_width, held_out
+from bench.analysis.scaling_data import Quantity, measured_cells, run_of
 from bench.analysis.stats import interval
-from bench.analysis.table import Arm, Tables
 from bench.errors import ConfigError
 from bench.report.figures.base import Figure
 from bench.report.figures.style import GREY, LONG_TITLE, Look, blank, draw_bars, looks, place_legend, wrapped
-from bench.report.scaling_views import Row, check, exponent, fits
+from bench.report.tables.scaling import Row, check, exponent, fits
 
 _NOTHING = "No strategy was trained for two different training lengths: nothing to draw."
 _DASHES: list[Any] = ["-", "--", ":", "-."]
@@ -96,7 +95,7 @@ class Scaling(Figure):
 def _n_budgets(tables: Tables, row: Row) -> int:
     """Return the number of different training lengths."""
     cells = measured_cells(tables, row[0], row[1])
-    return len({record_of(tables, cell).spent.forward_tokens for cell in cells})
+    return len({run_of(tables, cell)["forward_tokens"] for cell in cells})
 
 
 def _panel(axes: Axes, tables: Tables, panel: Panel) -> None:
@@ -121,9 +120,9 @@ def _line(axes: Axes, tables: Tables, row: Row, model: str, look: Look) -> None:
     cells = [cell for cell in measured_cells(tables, quantity, arm) if cell.model == model]
     if not cells:
         return
-    records = [record_of(tables, cell) for cell in cells]
-    tokens = [float(record.spent.forward_tokens) for record in records]
-    spreads = [interval(list(quantity.values[cell].values())) for cell in cells]
+    runs = [run_of(tables, cell) for cell in cells]
+    tokens = [float(run["forward_tokens"]) for run in runs]
+    spreads = [interval(quantity.values.loc[tables.position[cell]].dropna()) for cell in cells]
     means = [math.nan if spread is None else spread.mean for spread in spreads]
     dash = _DASHES[tables.models.index(model) % len(_DASHES)]
     joined: dict[str, Any] = {"linestyle": dash if isinstance(result, str) else "none", "linewidth": 0.8}
@@ -131,7 +130,7 @@ def _line(axes: Axes, tables: Tables, row: Row, model: str, look: Look) -> None:
     axes.plot(tokens, means, color=look.colour, marker=look.marker, **joined)
     if isinstance(result, Fit):
         places = np.geomspace(min(tokens), result.seen.tokens.max(), 100)
-        best, draws = result.curve(records[0].parameters, places)
+        best, draws = result.curve(runs[0]["parameters"], places)
         axes.plot(places, best, color=look.colour, linestyle=dash)
         if len(draws):
             factor = np.exp(half_width(np.log(draws), len(result.seen.values)))
@@ -147,7 +146,7 @@ def _hollow(axes: Axes, held: HeldOut, look: Look) -> None:
     axes.plot(place, [held.predicted.mean], markerfacecolor="white", markersize=6, **style)
 
 
-def _legend(canvas: Canvas, tables: Tables, drawn: set[Arm]) -> None:
+def _legend(canvas: Canvas, tables: Tables, drawn: set[Condition]) -> None:
     handles = [
         Line2D([], [], color=look.colour, marker=look.marker, linestyle="-", label=arm.label)
         for arm, look in looks(tables).items()
@@ -161,7 +160,7 @@ def _legend(canvas: Canvas, tables: Tables, drawn: set[Arm]) -> None:
     place_legend(canvas, handles, most_columns=5)
 
 
-def _finding(quantity: Quantity, arm: Arm, result: Fit) -> str:
+def _finding(quantity: Quantity, arm: Condition, result: Fit) -> str:
     names = [name for name in ("alpha", "beta", "R*") if result.exponent(name) is not None]
     exponents = ", ".join(f"{name} {exponent(result, name)}" for name in names)
     return f"{quantity.label}, {arm.label}: {exponents}; held out: {check(held_out(result.seen))}"

@@ -16,10 +16,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from bench.analysis.compare import is_compared
-from bench.analysis.naming import measure_label
+from bench.analysis.format import measure_label, number
+from bench.analysis.frames import BASELINE, Condition, Measure, Tables
 from bench.analysis.stats import LEVEL, Floats, Interval
-from bench.analysis.table import BASELINE, Arm, Measure, Tables
-from bench.analysis.text import number
 
 WIDTH_IN = 7.2  # a page's text width
 N_COLUMNS = 3  # panels side by side
@@ -72,9 +71,9 @@ class Look(NamedTuple):
     dash: Any
 
 
-def looks(tables: Tables) -> dict[Arm, Look]:
+def looks(tables: Tables) -> dict[Condition, Look]:
     """Return a look for every pretrained strategy; where there are too many, its variants share one."""
-    arms = [arm for arm in tables.arms if is_compared(arm)]
+    arms = [arm for arm in tables.conditions if is_compared(arm)]
     if is_crowded(tables):
         strategies = list(dict.fromkeys(arm.strategy for arm in arms))
         ranks = [strategies.index(arm.strategy) for arm in arms]
@@ -90,13 +89,13 @@ def looks(tables: Tables) -> dict[Arm, Look]:
 
 def is_crowded(tables: Tables) -> bool:
     """Return whether there are more strategies and variants than a reader can tell apart."""
-    arms = [arm for arm in tables.arms if is_compared(arm)]
+    arms = [arm for arm in tables.conditions if is_compared(arm)]
     return len(arms) > MOST_LOOKS and len({arm.strategy for arm in arms}) < len(arms)
 
 
-def bundles(tables: Tables, arms: Sequence[Arm]) -> dict[str, list[Arm]]:
+def bundles(tables: Tables, arms: Sequence[Condition]) -> dict[str, list[Condition]]:
     """Return strategies by the title of their panel; where there are too many, variants share a panel."""
-    found: dict[str, list[Arm]] = {}
+    found: dict[str, list[Condition]] = {}
     for arm in arms:
         found.setdefault(arm.strategy if is_crowded(tables) else arm.label, []).append(arm)
     return found
@@ -169,7 +168,7 @@ def crowd_note(tables: Tables) -> str:
 
 def lost_note(tables: Tables) -> str:
     """Return a sentence on the runs that have no numbers; empty if all finished."""
-    lost = [record.status for record in tables.records if record.status != "finished"]
+    lost = [status for status in tables.runs["status"] if status != "finished"]
     counts = ", ".join(f"{lost.count(status)} {status}" for status in sorted(set(lost)))
     return f" Runs without a number: {counts} (see the run table)." if lost else ""
 
@@ -240,7 +239,7 @@ def legend(canvas: Canvas, tables: Tables, *extra: Line2D) -> None:
         Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=_cut(name))
         for name, look in named.items()
     ]
-    if any(arm.strategy == BASELINE for arm in tables.arms):
+    if any(arm.strategy == BASELINE for arm in tables.conditions):
         handles.append(grey_line("--", SCRATCH))
     handles += [grey_line(":", "chance"), *extra]
     place_legend(canvas, handles, most_columns=len(handles))
@@ -262,3 +261,12 @@ def grey_line(dash: str, label: str) -> Line2D:
 
 def _cut(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def left_out_note(measures: Sequence[Measure], drawn: Sequence[Measure]) -> str:
+    """Return a sentence on the tasks that have no panel; empty if all have one."""
+    missing = list(dict.fromkeys(measure.task for measure in measures if measure not in drawn))
+    if not missing:
+        return ""
+    shown = f" Drawn: the {len(set(drawn))} tasks whose cells differ most relative to their spread over seeds (F ratio)"
+    return f"{shown}; left out: {', '.join(missing)}."

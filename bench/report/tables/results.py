@@ -1,13 +1,15 @@
 """Comparisons -> tables for readers. Every number leads to the cells, and every cell to its runs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import combinations
 from statistics import fmean
 from urllib.parse import quote
 
+import pandas as pd
+
 from bench.analysis.compare import (
     Pooled,
-    Seeds,
     Summary,
     between,
     grid,
@@ -17,12 +19,28 @@ from bench.analysis.compare import (
     pooled,
     summaries,
 )
-from bench.analysis.cost import used_by_run
-from bench.analysis.naming import cells_anchor, measure_label, measure_link, run_anchor, seeds_note
-from bench.analysis.rows import run_row
-from bench.analysis.stats import AHEAD, BEHIND, LEANS_AHEAD, LEANS_BEHIND, paired, subtract
-from bench.analysis.table import BASELINE, Arm, Measure, Tables, lost
-from bench.analysis.text import EMPTY, Entry, Link, View, amount, number, p_value, with_interval, with_p
+from bench.analysis.decision import all_decisions, certainty
+from bench.analysis.format import (
+    EMPTY,
+    Entry,
+    Link,
+    View,
+    amount,
+    cells_anchor,
+    measure_label,
+    measure_link,
+    n_bytes,
+    number,
+    p_value,
+    power,
+    run_anchor,
+    seeds_note,
+    short_label,
+    with_interval,
+    with_p,
+)
+from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables, text
+from bench.analysis.stats import AHEAD, BEHIND, LEANS_AHEAD, LEANS_BEHIND, paired
 
 _MARK = {AHEAD: " ▲", BEHIND: " ▼", LEANS_AHEAD: " △", LEANS_BEHIND: " ▽"}
 _MOST_COLUMNS = 8  # tasks side by side
@@ -32,9 +50,9 @@ _COSTS += ["unique_bytes", "unique_pairs", "pretrain_s", "evaluate_s", "evaluate
 
 
 def headline(tables: Tables) -> View:
-    """Arms x tasks on each task's headline metric, with chance and scratch; many tasks are rows."""
+    """Conditions x tasks on each task's headline metric, with chance and scratch; many tasks are rows."""
     measures = tables.headlines
-    table = {(row.arm, row.measure): row for row in pooled(tables, measures)}
+    table = {(row.condition, row.measure): row for row in pooled(tables, measures)}
     counts = [row.interval.n for row in table.values() if row.interval is not None]
     note = (
         "Mean over all models and data budgets within each seed, then over seeds "
@@ -43,39 +61,45 @@ def headline(tables: Tables) -> View:
         "No mark: inconclusive. "
         f"{_external_note(tables)}{seeds_note(counts)}"
     )
-    if len(measures) > min(len(tables.arms), _MOST_COLUMNS):
-        return _tasks_by_arm(tables, table, note)
+    if len(measures) > min(len(tables.conditions), _MOST_COLUMNS):
+        return _tasks_by_condition(tables, table, note)
     rows: list[list[Entry]] = [["chance", *(_chance(tables, measure) for measure in measures)]]
-    for arm in tables.arms:
-        rows.append([arm.label, *(_pooled_entry(tables, table[arm, measure]) for measure in measures)])
+    for condition in tables.conditions:
+        rows.append(
+            [condition.label, *(_pooled_entry(tables, table[condition, measure]) for measure in measures)]
+        )
     header = ["strategy", *(measure_label(tables, measure) for measure in measures)]
-    marks = ["reference" if _is_reference(arm) else "" for arm in (None, *tables.arms)]
+    marks = ["reference" if _is_reference(condition) else "" for condition in (None, *tables.conditions)]
     align = "l" + "r" * len(measures)
-    best = frozenset((1 + i, 1 + j) for j, i in _best_arms(tables, table))
+    best = frozenset((1 + i, 1 + j) for j, i in _best_conditions(tables, table))
     return View("headline", "Headline: strategies by task", note, header, align, rows, marks=marks, best=best)
 
 
-def _tasks_by_arm(tables: Tables, table: Mapping[tuple[Arm, Measure], Pooled], note: str) -> View:
+def _tasks_by_condition(tables: Tables, table: Mapping[tuple[Condition, Measure], Pooled], note: str) -> View:
     rows: list[list[Entry]] = [
         [
             [measure_link(tables, measure)],
             _chance(tables, measure),
-            *(_pooled_entry(tables, table[arm, measure]) for arm in tables.arms),
+            *(_pooled_entry(tables, table[condition, measure]) for condition in tables.conditions),
         ]
         for measure in tables.headlines
     ]
-    header = ["task: metric", "chance", *(arm.label for arm in tables.arms)]
+    header = ["task: metric", "chance", *(condition.label for condition in tables.conditions)]
     align = "l" + "r" * (len(header) - 1)
-    best = frozenset((j, 2 + i) for j, i in _best_arms(tables, table))
+    best = frozenset((j, 2 + i) for j, i in _best_conditions(tables, table))
     return View("headline", "Headline: tasks by strategy", note, header, align, rows, best=best)
 
 
-def _best_arms(tables: Tables, table: Mapping[tuple[Arm, Measure], Pooled]) -> Iterator[tuple[int, int]]:
-    """(index of a headline measure, index of the arm with its best mean); external models stand apart."""
+def _best_conditions(
+    tables: Tables, table: Mapping[tuple[Condition, Measure], Pooled]
+) -> Iterator[tuple[int, int]]:
+    """Yield (number of a headline measure, number of the condition with the best mean), but external ones."""
     for j, measure in enumerate(tables.headlines):
         sign = tables.measures[measure].sign
         spreads = [
-            (i, table[arm, measure].interval) for i, arm in enumerate(tables.arms) if not arm.is_external
+            (i, table[condition, measure].interval)
+            for i, condition in enumerate(tables.conditions)
+            if not condition.is_external
         ]
         means = {i: sign * spread.mean for i, spread in spreads if spread is not None}
         if len(means) > 1:
@@ -83,16 +107,16 @@ def _best_arms(tables: Tables, table: Mapping[tuple[Arm, Measure], Pooled]) -> I
 
 
 def verdicts(tables: Tables) -> View:
-    """The difference of every arm to scratch over the whole grid, on every task's headline metric.
+    """The difference of every condition to scratch over the whole grid, on every task's headline metric.
 
     What a strategy cannot do at all is left out: the headline says so, with the reason.
     """
-    rivals = [row for row in pooled(tables, tables.headlines) if row.arm.strategy != BASELINE]
+    rivals = [row for row in pooled(tables, tables.headlines) if row.condition.strategy != BASELINE]
     found = [row for row in rivals if row.inapplicable is None]
     rows: list[list[Entry]] = [
         [
             [measure_link(tables, row.measure)],
-            row.arm.label,
+            row.condition.label,
             EMPTY if row.to_scratch is None else with_interval(row.to_scratch.interval, signed=True),
             EMPTY if row.to_scratch is None else str(row.to_scratch.interval.n),
             EMPTY if row.to_scratch is None else p_value(row.to_scratch.p_t),
@@ -122,7 +146,7 @@ def cells(tables: Tables, measure: Measure) -> View:
         gap = row.to_scratch
         rows.append(
             [
-                row.cell.arm.label,
+                row.cell.condition.label,
                 row.cell.model,
                 row.cell.budget or EMPTY,
                 with_interval(row.interval) if row.interval else _why_empty(tables, row),
@@ -144,7 +168,7 @@ def _best_cells(found: Sequence[Summary], sign: int) -> list[int]:
     """The rows with the best mean of their model and data budget; what has no peer there is not best."""
     peers: dict[tuple[str, str | None], dict[int, float]] = {}
     for i, row in enumerate(found):
-        if row.interval is not None and not row.cell.arm.is_external and sign:
+        if row.interval is not None and not row.cell.condition.is_external and sign:
             peers.setdefault((row.cell.model, row.cell.budget), {})[i] = sign * row.interval.mean
     return [max(means, key=lambda i: means[i]) for means in peers.values() if len(means) > 1]
 
@@ -155,13 +179,13 @@ def differences(tables: Tables) -> View:
     rows: list[list[Entry]] = [
         [
             measure_label(tables, row.measure),
-            row.cell.arm.label,
+            row.cell.condition.label,
             row.cell.model,
             row.cell.budget or EMPTY,
             with_p(row.to_scratch),
         ]
         for row in found
-        if is_compared(row.cell.arm)
+        if is_compared(row.cell.condition)
     ]
     header = ["task: metric", "strategy", "model", "data budget", "difference to scratch"]
     return View("differences", "Differences to scratch by cell", "", header, "llllr", rows)
@@ -172,10 +196,10 @@ def pairs(tables: Tables) -> View:
 
     Where that is more than can be read, over the whole grid; where that is too, each against the best.
     """
-    arms = [arm for arm in tables.arms if arm.strategy != BASELINE]
-    couples, where = list(combinations(arms, 2)), places(tables)
+    conditions = [condition for condition in tables.conditions if condition.strategy != BASELINE]
+    couples, where = list(combinations(conditions, 2)), places(tables)
     if len(couples) * len(where) * len(tables.headlines) > _MOST_PAIRS:
-        return _over_grid(tables, arms, to_best=len(couples) * len(tables.headlines) > _MOST_PAIRS)
+        return _over_grid(tables, conditions, to_best=len(couples) * len(tables.headlines) > _MOST_PAIRS)
     found = [
         (measure, place, left, right, between(tables, measure, left, right, *place))
         for measure in tables.headlines
@@ -193,13 +217,13 @@ def pairs(tables: Tables) -> View:
     return View("pairs", "Differences between strategies", note, header, "lllllr", rows)
 
 
-def _over_grid(tables: Tables, arms: Sequence[Arm], *, to_best: bool) -> View:
+def _over_grid(tables: Tables, conditions: Sequence[Condition], *, to_best: bool) -> View:
     rows: list[list[Entry]] = []
     counts: list[int] = []
     for measure in tables.headlines:
-        levels = {arm: level(tables, measure, grid(tables, arm)) for arm in arms}
-        for left, right in _with_best(tables, measure, levels) if to_best else combinations(arms, 2):
-            gap = paired(subtract(levels[left], levels[right]))
+        levels = {condition: level(tables, measure, grid(tables, condition)) for condition in conditions}
+        for left, right in _with_best(tables, measure, levels) if to_best else combinations(conditions, 2):
+            gap = paired((levels[left] - levels[right]).dropna())
             if gap is not None:
                 rows.append([measure_label(tables, measure), left.label, right.label, with_p(gap)])
                 counts.append(gap.interval.n)
@@ -213,30 +237,30 @@ def _over_grid(tables: Tables, arms: Sequence[Arm], *, to_best: bool) -> View:
     return View("pairs", title, note, header, "lllr", rows)
 
 
-def _with_best(tables: Tables, measure: Measure, levels: Mapping[Arm, Seeds]) -> list[tuple[Arm, Arm]]:
+def _with_best(
+    tables: Tables, measure: Measure, levels: Mapping[Condition, pd.Series]
+) -> list[tuple[Condition, Condition]]:
     sign = tables.measures[measure].sign
-    means = {arm: sign * fmean(by_seed.values()) for arm, by_seed in levels.items() if by_seed}
+    means = {condition: sign * fmean(by_seed) for condition, by_seed in levels.items() if len(by_seed)}
     best = max(means, key=means.__getitem__, default=None)
-    return [(arm, best) for arm in means if best is not None and arm != best]
+    return [(condition, best) for condition in means if best is not None and condition != best]
 
 
 def runs(tables: Tables, records_href: str) -> View:
     """Every run with its status, reason and cost; the id leads to the record."""
     rows: list[list[Entry]] = []
-    used = used_by_run(tables)
-    for record in tables.records:
-        run = run_row(record, used[record.run_id])
-        run_id = str(run["run_id"])
-        link = Link(run_id, f"{records_href}/{quote(run_id, safe='')}.json")
-        axes = [run["strategy"], run["variant"], run["model"], run["budget"]]
-        why = "; ".join(filter(None, [record.reason, record.retried]))
-        status = f"{record.status}: {why}" if why else record.status
-        costs: list[Entry] = [amount(run[name]) for name in _COSTS]
-        rows.append([[link], *(str(name or EMPTY) for name in axes), str(run["seed"]), status, *costs])
+    own = tables.runs
+    used = own[_COSTS].astype(object).where(own[_COSTS].notna(), None)
+    for run, costs in zip(own.itertuples(), used.itertuples(index=False), strict=True):
+        link = Link(run.run_id, f"{records_href}/{quote(run.run_id, safe='')}.json")
+        axes = (run.strategy, run.variant, run.model, tables.cells[run.cell].budget)
+        why = "; ".join(filter(None, [text(run.reason), run.retried]))
+        status = f"{run.status}: {why}" if why else run.status
+        rows.append([[link], *(name or EMPTY for name in axes), str(run.seed), status, *map(amount, costs)])
     header = ["run", "strategy", "variant", "model", "data budget", "seed", "status"]
     header += [name.replace("_", " ") for name in _COSTS]
-    anchors = [run_anchor(record.run_id) for record in tables.records]
-    marks = ["" if record.status == "finished" else "failure" for record in tables.records]
+    anchors = [run_anchor(run_id) for run_id in own["run_id"]]
+    marks = ["" if status == "finished" else "failure" for status in own["status"]]
     align = "lllllrl" + "r" * len(_COSTS)
     return View("runs", "Runs", "", header, align, rows, anchors, marks)
 
@@ -267,12 +291,12 @@ def _range(counts: Iterable[int]) -> str:
     return "0" if not known else f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"
 
 
-def _labels(arms: Iterable[Arm]) -> str:
-    return ", ".join(arm.label for arm in arms) or EMPTY
+def _labels(conditions: Iterable[Condition]) -> str:
+    return ", ".join(condition.label for condition in conditions) or EMPTY
 
 
 def _external_note(tables: Tables) -> str:
-    if not any(arm.is_external for arm in tables.arms):
+    if not any(condition.is_external for condition in tables.conditions):
         return ""
     return (
         "External reference: trained elsewhere on other data and compute; outside all verdicts and Holm's "
@@ -280,21 +304,67 @@ def _external_note(tables: Tables) -> str:
     )
 
 
-def _is_reference(arm: Arm | None) -> bool:
-    return arm is None or arm.strategy == BASELINE
+def _is_reference(condition: Condition | None) -> bool:
+    return condition is None or condition.strategy == BASELINE
 
 
 def _run_links(tables: Tables, row: Summary) -> list[Link]:
-    own = tables.runs_of[row.cell]
-    marks = [lost(tables, record, row.measure.task) for record in own]
-    texts = [str(r.seed) if mark is None else f"{r.seed} {mark}" for r, mark in zip(own, marks, strict=True)]
-    return [Link(t, f"#{run_anchor(r.run_id)}", r.run_id) for t, r in zip(texts, own, strict=True)]
+    return _every_run_link(tables, row.measure.task)[tables.rows_of(row.cell)]
+
+
+@lru_cache(maxsize=2**6)
+def _every_run_link(tables: Tables, task: str) -> list[Link]:
+    runs = zip(tables.runs["run_id"], tables.runs["seed"].tolist(), tables.why_lost(task), strict=True)
+    return [
+        Link(str(seed) if why is None else f"{seed} {why}", f"#{run_anchor(run_id)}", run_id)
+        for run_id, seed, why in runs
+    ]
 
 
 def _why_empty(tables: Tables, row: Summary) -> str:
-    own = tables.runs_of[row.cell]
-    found = [mark for record in own if (mark := lost(tables, record, row.measure.task)) is not None]
-    if len(found) < len(own):
-        is_inapplicable = (row.cell.arm, row.measure.task) in tables.inapplicable
+    marks = tables.why_lost(row.measure.task)[tables.rows_of(row.cell)]
+    found = [why for why in marks if why is not None]
+    if len(found) < len(marks):
+        is_inapplicable = (row.cell.condition, row.measure.task) in tables.inapplicable
         return "not applicable" if is_inapplicable else "not scored"
-    return ", ".join(f"{found.count(mark)} {mark}" for mark in sorted(set(found)))
+    return ", ".join(f"{found.count(why)} {why}" for why in sorted(set(found)))
+
+
+def decision_table(tables: Tables) -> View:
+    """Task x data x compute -> strategy and model, on each task's headline metric."""
+    found = all_decisions(tables)
+    rows: list[list[Entry]] = [
+        [
+            [measure_link(tables, row.measure)],
+            EMPTY if row.caps.data_bytes is None else n_bytes(row.caps.data_bytes),
+            EMPTY if row.caps.flops is None else power(row.caps.flops),
+            row.best.condition.label,
+            row.best.model,
+            row.best.budget or EMPTY,
+            with_interval(row.interval),
+            certainty(row),
+            EMPTY if row.to_scratch is None else with_interval(row.to_scratch.interval, signed=True),
+            EMPTY if row.to_scratch is None else p_value(row.p_holm),
+            _short_labels(tables, row.tied),
+            _short_labels(tables, row.missing),
+        ]
+        for row in found
+    ]
+    note = (
+        "Best mean among the cells that need no more unique text and pretraining FLOPs than a row allows; "
+        "image-text strategies train on the pairs of the same data budget. Compute levels: the FLOPs of "
+        "the most expensive strategy of a model and a budget, in steps of two or more. Certainty: share "
+        "of 10,000 bootstraps over seeds in which it stays the best; with few seeds it is too high. Minus"
+        " scratch: the best cell without pretraining, of any model; p: t test paired by seed, Holm-"
+        "corrected over the row's candidates. Not told apart: p > 0.05 against the best, uncorrected. The"
+        " mean of the best of several is biased upward (winner's curse), and so is its certainty. "
+        f"{seeds_note(row.interval.n for row in found)}"
+    )
+    header = ["task: metric", "unique text ≤", "FLOPs ≤", "best", "model", "data budget", "mean", "certainty"]
+    header += ["minus scratch", "p (Holm)", "not told apart from it", "missing"]
+    title = "Which strategy and model, for which task, data and compute"
+    return View("decisions", title, note, header, "lrrlllrrrrll", rows)
+
+
+def _short_labels(tables: Tables, cells: Iterable[Cell]) -> str:
+    return "; ".join(short_label(tables, cell) for cell in cells) or EMPTY

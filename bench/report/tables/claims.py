@@ -3,11 +3,28 @@
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from bench.analysis.claims import CROSSOVER, EQUIVALENCE, VARIANCE_RATIO, Claims, read_claims
-from bench.analysis.crossover import BEFORE, BEYOND, Crossover
+import pandas as pd
+
+from bench.analysis.claims import CROSSOVER, EQUIVALENCE, VARIANCE_RATIO, Claims, flip_note, read_claims
+from bench.analysis.format import (
+    EMPTY,
+    Entry,
+    Link,
+    View,
+    measure_link,
+    number,
+    p_value,
+    run_anchor,
+    short_label,
+)
+from bench.analysis.frames import Cell, Tables
 from bench.analysis.inference import (
+    BEFORE,
+    BEYOND,
     POWER,
+    Crossover,
     Estimate,
     detectable,
     detectable_ratio,
@@ -16,12 +33,7 @@ from bench.analysis.inference import (
     tost_reach,
 )
 from bench.analysis.judging import Judged, judge
-from bench.analysis.naming import measure_link, run_anchor, short_label
-from bench.analysis.planning import flip_note
-from bench.analysis.rows import Row
 from bench.analysis.stats import LEVEL
-from bench.analysis.table import Cell, Tables
-from bench.analysis.text import EMPTY, Entry, Link, View, number, p_value
 
 ALPHA = 1 - LEVEL
 _MARKS = {"supported": "✓", "contradicted": "✗", "equivalent": "=", "underpowered": "?", "not run": "–"}
@@ -79,7 +91,7 @@ def _contrast(tables: Tables, one: Judged) -> Entry:
 def _cells(tables: Tables, cells: Iterable[Cell]) -> list[Link]:
     found = []
     for cell in cells:
-        runs = [record.run_id for record in tables.runs_of.get(cell, ())]
+        runs = tables.runs_of(cell)["run_id"].tolist()
         href = f"#{run_anchor(runs[0])}" if runs else ""
         found.append(Link(short_label(tables, cell), href, f"runs {' '.join(runs)}"))
     return found
@@ -182,12 +194,12 @@ def _counts(judged: list[Judged]) -> str:
     return f"Of {len(judged)} claims: {', '.join(counts)}."
 
 
-def claim_rows(tables: Tables, study: Path) -> list[Row]:
-    """One row per claim with full precision; empty where the study has none."""
-    return [_record(tables, one) for one in _judged(tables, study)[1]]
+def claim_frame(tables: Tables, study: Path) -> pd.DataFrame:
+    """Return one row per claim with full precision; empty where the study has none."""
+    return pd.DataFrame([_record(tables, one) for one in _judged(tables, study)[1]])
 
 
-def _record(tables: Tables, one: Judged) -> Row:
+def _record(tables: Tables, one: Judged) -> dict[str, Any]:
     estimate, ratio, crossing = one.evidence.estimate, one.evidence.ratio, one.evidence.crossing
     spread: tuple[float | None, float | None, float | None, int | None] = (None, None, None, None)
     if estimate is not None:
@@ -214,5 +226,5 @@ def _record(tables: Tables, one: Judged) -> Row:
         "p_sign_flip": one.evidence.p_flip,
         "verdict": one.verdict,
         "detail": _detail(one),
-        "run_ids": " ".join(r.run_id for cell in cells for r in tables.runs_of.get(cell, ())),
+        "run_ids": " ".join(run_id for cell in cells for run_id in tables.runs_of(cell)["run_id"]),
     }

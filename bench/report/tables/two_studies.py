@@ -2,14 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
+
+from bench.analysis.format import (
+    EMPTY,
+    Entry,
+    View,
+    cell_label,
+    measure_label,
+    p_value,
+    seeds_note,
+    with_interval,
+)
+from bench.analysis.frames import Cell, Measure, Tables
 from bench.analysis.matching import Matched, cells, changes, matches, measures, run_pairs, twins
-from bench.analysis.naming import cell_label, measure_label, seeds_note
-from bench.analysis.rows import Row
-from bench.analysis.stats import LEVEL, Interval
-from bench.analysis.table import Cell, Measure, Tables
-from bench.analysis.text import EMPTY, Entry, View, p_value, with_interval
-from bench.records import finished
+from bench.analysis.stats import LEVEL
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,8 @@ def only_in_one(left: Side, right: Side, wanted: Sequence[Measure]) -> View:
             for measure in wanted
             for cell in shared
             if measure in other.tables.measures
-            and side.tables.values.get(measure, {}).get(cell)
-            and not other.tables.values[measure].get(cell)
+            and len(side.tables.seed_values(measure, cell))
+            and other.tables.seed_values(measure, cell).empty
         ]
     return View("only_in_one", "Only in one", "", ["only in", "what", "why"], "lll", rows)
 
@@ -99,7 +108,7 @@ def summary(left: Side, right: Side, rows: Sequence[Matched]) -> list[str]:
     lines = [
         f"Rows compared: {len(rows)}; different (p ≤ {1 - LEVEL:.2f} after Holm's correction): {clear}; "
         f"equal in every seed: {equal}.",
-        f"Runs in {left.name}: {len(left.tables.records)}, in {right.name}: {len(right.tables.records)}; "
+        f"Runs in {left.name}: {len(left.tables.runs)}, in {right.name}: {len(right.tables.runs)}; "
         f"bit-identical (same id, equal scores): {len(found.equal)}.",
     ]
     if found.unequal:
@@ -118,24 +127,20 @@ def views(left: Side, right: Side, *, every: bool) -> tuple[list[str], list[View
     return summary(left, right, rows), [view for view in tables if view.rows]
 
 
-def numbers(left: Side, right: Side, *, every: bool) -> list[Row]:
-    """The comparison as numbers, a row per cell and measure; absent is empty."""
+def numbers(left: Side, right: Side, *, every: bool) -> pd.DataFrame:
+    """Return the comparison as numbers, a row per cell and measure; absent is empty."""
     rows = matches(left.tables, right.tables, measures(left.tables, right.tables, every=every))
-    return [_numbers(row) for row in rows]
+    return pd.DataFrame([_numbers(row) for row in rows])
 
 
-def _numbers(row: Matched) -> Row:
+def _numbers(row: Matched) -> dict[str, Any]:
     cell, measure = row.cell, row.measure
     axes = {"task": measure.task, "metric": measure.metric, "n_labels": measure.n_labels}
-    axes |= {"strategy": cell.arm.strategy, "variant": cell.arm.variant}
+    axes |= {"strategy": cell.condition.strategy, "variant": cell.condition.variant}
     axes |= {"model": cell.model, "budget": cell.budget}
     columns = {"left": row.left, "right": row.right, "difference": row.difference}
-    spreads = {k: v for name, spread in columns.items() for k, v in _bounds(name, spread).items()}
+    spreads = {f"{name}_{key}": value for name, own in columns.items() for key, value in vars(own).items()}
     return axes | spreads | {"test": row.test, "p": row.p, "p_holm": row.p_holm, "is_equal": row.is_equal}
-
-
-def _bounds(name: str, spread: Interval) -> dict[str, float | int | None]:
-    return {f"{name}_{key}": value for key, value in vars(spread).items()}
 
 
 def _label(left: Side, right: Side, measure: Measure) -> str:
@@ -144,8 +149,8 @@ def _label(left: Side, right: Side, measure: Measure) -> str:
 
 def _runs(side: Side, cell: Cell) -> str:
     """`3 runs, 2 finished`."""
-    runs = side.tables.runs_of[cell]
-    return f"{len(runs)} run{'s' if len(runs) > 1 else ''}, {len(finished(runs))} finished"
+    status = side.tables.runs_of(cell)["status"]
+    return f"{len(status)} run{'s' if len(status) > 1 else ''}, {(status == 'finished').sum()} finished"
 
 
 def _test(row: Matched) -> str:

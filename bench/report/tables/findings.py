@@ -1,0 +1,379 @@
+"""Tables of findings: across tasks, learning, label budgets and fine-tuning stability."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import mean
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bench.analysis.compare import Pooled, baseline_cell, gain, grid, is_compared, level, pooled
+from bench.analysis.format import (
+    EMPTY,
+    Entry,
+    Link,
+    View,
+    cells_anchor,
+    measure_link,
+    number,
+    seeds_note,
+    series_label,
+    with_interval,
+)
+from bench.analysis.frames import BASELINE, Cell, Condition, Measure, MeasureSeries, Tables, label_series
+from bench.analysis.inference import BEFORE, BEYOND, Crossover, crossover
+from bench.analysis.stats import (
+    AHEAD,
+    CEILING,
+    LEANS_AHEAD,
+    LEVEL,
+    Floats,
+    Interval,
+    interquartile_mean,
+    interval,
+    mean_over_tasks,
+    normalised,
+    paired,
+    probability_of_improvement,
+)
+
+MIN_TASKS = 3  # the middle half of two tasks is the worse seeds of one and the better ones of the other
+_SHARE = re.compile(r"(accuracy|em|f1|mrr|recall_at_\d+)(_\w+)?")  # metrics that are 1 where all is right
+
+
+class Matrix(NamedTuple):
+    """A condition's normalised scores (S, T); a seed that lacks a task, or a cell of one, is not in it."""
+
+    seeds: tuple[int, ...]
+    scores: Floats
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is aggregated, and what is not."""
+
+    measures: tuple[Measure, ...]  # T, one per task: those that every condition below has
+    matrices: Mapping[Condition, Matrix]
+    unscaled: tuple[Measure, ...]  # no chance level, or no known ceiling
+    unshared: tuple[Measure, ...]  # some condition below lacks it
+    excluded: tuple[
+        Condition, ...
+    ]  # they have fewer than half as many tasks as another condition, or no whole seed
+
+
+def suite(tables: Tables) -> Suite | None:
+    """The tasks to aggregate over, and each condition's scores; None for fewer than `MIN_TASKS` tasks."""
+    scaled = [measure for measure in tables.headlines if _is_scaled(tables, measure)]
+    conditions = [condition for condition in tables.conditions if not condition.is_external]
+    able = {
+        condition: [m for m in scaled if len(level(tables, m, grid(tables, condition)))]
+        for condition in conditions
+    }
+    most = max(map(len, able.values()), default=0)
+    kept = [condition for condition in conditions if 2 * len(able[condition]) >= most]
+    shared = [measure for measure in scaled if all(measure in able[condition] for condition in kept)]
+    if len(shared) < MIN_TASKS:
+        return None
+    found = {condition: _matrix(tables, condition, shared) for condition in kept}
+    matrices = {condition: matrix for condition, matrix in found.items() if matrix.seeds}
+    return Suite(
+        measures=tuple(shared),
+        matrices=matrices,
+        unscaled=tuple(measure for measure in tables.headlines if measure not in scaled),
+        unshared=tuple(measure for measure in scaled if measure not in shared),
+        excluded=tuple(condition for condition in conditions if condition not in matrices),
+    )
+
+
+def improvement(tables: Tables, found: Suite, condition: Condition) -> Interval | None:
+    """Of a condition over scratch of the same settings, on the seeds of both; None where there is none."""
+    scratch = baseline_cell(Cell(condition, tables.models[0], None)).condition
+    if condition.strategy == BASELINE or scratch not in found.matrices:
+        return None
+    own, other = found.matrices[condition], found.matrices[scratch]
+    seeds = [seed for seed in own.seeds if seed in other.seeds]
+    if not seeds:
+        return None
+    left, right = (m.scores[[m.seeds.index(seed) for seed in seeds]] for m in (own, other))
+    return probability_of_improvement(left, right)
+
+
+def across_tasks(tables: Tables) -> View | None:
+    """A row per strategy; None where too few tasks are shared."""
+    found = suite(tables)
+    if found is None:
+        return None
+    rows: list[list[Entry]] = [
+        [
+            condition.label,
+            with_interval(interquartile_mean(matrix.scores)),
+            with_interval(mean_over_tasks(matrix.scores)),
+            with_interval(improvement(tables, found, condition)),
+            str(len(found.measures)),
+            _seeds(tables, condition, matrix),
+        ]
+        for condition, matrix in found.matrices.items()
+    ]
+    header = ["strategy", "interquartile mean", "mean", "P(better than scratch)", "tasks", "seeds"]
+    marks = ["reference" if condition.strategy == BASELINE else "" for condition in found.matrices]
+    title = "Across tasks"
+    return View("across_tasks", title, _note(found), header, "lrrrrr", rows, marks=marks)
+
+
+def _note(found: Suite) -> str:
+    return (
+        "Each task's headline metric as (score − chance) / (1 − chance): 0 is chance, 1 all right; mean over "
+        "all models and data budgets within each seed. Interquartile mean: of the middle half of seeds × "
+        "tasks. P(better than scratch): that a run beats a run of scratch on a task drawn at random, a tie "
+        f"counting half (Agarwal et al. 2021). Brackets: {100 * LEVEL:.0f} % percentile bootstrap of whole "
+        f"seeds, since all tasks score one checkpoint; tasks are fixed. With few seeds they are too narrow "
+        "(in simulations they held the truth 75 % of the time with 3 seeds, 90 % with 10): read them as "
+        f"ranges. No verdict rests on these numbers. {_left_out(found)}"
+    )
+
+
+def _left_out(found: Suite) -> str:
+    """Which tasks are aggregated, and which tasks and strategies are not, in sentences."""
+    sentences = [f"Tasks: {_tasks(found.measures)}."]
+    if found.unshared:
+        sentences.append(f"Left out, as some strategy has no score ({len(found.unshared)}): ")
+        sentences[-1] += f"{_tasks(found.unshared)}."
+    if found.unscaled:
+        sentences.append(f"Left out, without chance level or known ceiling ({len(found.unscaled)}): ")
+        sentences[-1] += f"{_tasks(found.unscaled)}."
+    if found.excluded:
+        names = ", ".join(condition.label for condition in found.excluded)
+        sentences.append(f"Strategies left out, with too few tasks or no seed that has all: {names}.")
+    return " ".join(sentences)
+
+
+def _is_scaled(tables: Tables, measure: Measure) -> bool:
+    """Has it a chance level, and is it a share whose ceiling is 1?"""
+    info = tables.measures[measure]
+    values = tables.by_seed(measure)
+    levels = (values.min(axis=None), values.max(axis=None), *info.chance)
+    inside = all(0 <= level <= CEILING for level in levels)
+    named = _SHARE.fullmatch(measure.metric) is not None and info.sign > 0
+    return named and inside and bool(info.chance) and max(info.chance) < CEILING
+
+
+def _matrix(tables: Tables, condition: Condition, measures: Iterable[Measure]) -> Matrix:
+    """A task's chance is one number for all seeds and conditions, so that no strategy is scaled otherwise."""
+    columns = [level(tables, measure, grid(tables, condition)) for measure in measures]
+    scores = pd.concat(columns, axis=1, join="inner").sort_index()
+    chance = np.array([mean(tables.measures[measure].chance) for measure in measures])
+    values = np.ascontiguousarray(scores, dtype=np.float64)
+    return Matrix(tuple(scores.index), normalised(values, chance))
+
+
+def _seeds(tables: Tables, condition: Condition, matrix: Matrix) -> str:
+    """`3`, or `2 of 3` where a run or a task of a seed was lost."""
+    tried = {seed for cell in grid(tables, condition) for seed in tables.runs_of(cell)["seed"]}
+    n = len(matrix.seeds)
+    return str(n) if n == len(tried) else f"{n} of {len(tried)}"
+
+
+def _tasks(measures: Iterable[Measure]) -> str:
+    return ", ".join(measure.task for measure in measures) or EMPTY
+
+
+TRAINING, HELD_OUT = "train_loss_nats", "validation_loss_nats"  # of a `CurvePoint`
+_MARK = {AHEAD: " ▲", LEANS_AHEAD: " △"}
+
+
+def learning(tables: Tables) -> View:
+    """Return per pretrained condition in how many runs its losses fell, and where its mean beats scratch."""
+    found = pooled(tables, tables.headlines)
+    rows: list[list[Entry]] = []
+    nowhere: list[str] = []
+    for condition in (condition for condition in tables.conditions if losses(tables, condition, HELD_OUT)):
+        better = [row for row in found if row.condition == condition and _is_better(tables, row)]
+        if not better:
+            nowhere.append(condition.label)
+        fell = [_fell(losses(tables, condition, kind)) for kind in (TRAINING, HELD_OUT)]
+        rows.append([condition.label, *fell, ", ".join(map(_gain, better)) or EMPTY])
+    note = (
+        "Loss: the objective's own, last against first point of the curve, which is not the start; finished "
+        "runs. A held-out loss that rises while the training loss falls is overfitting. Phases are measured "
+        "by the last one on held-out data, and change their training loss on the way. Better than scratch: "
+        "the mean difference over all cells points that way; ▲ after Holm's correction, "
+        "△ by the paired interval alone, no mark: by the mean alone. "
+    )
+    note += (
+        f"Better on no task: {', '.join(nowhere)}." if nowhere else "Every strategy is better on some task."
+    )
+    header = ["strategy", "training loss fell", "held-out loss fell", "better than scratch on"]
+    return View("learning", "Did it learn, and does it pay?", note, header, "lrrl", rows)
+
+
+def losses(tables: Tables, condition: Condition, kind: str) -> list[tuple[float, float]]:
+    """First and last loss of each finished run of a condition that was measured twice or more."""
+    return _losses(tables, kind).get(condition, [])
+
+
+@lru_cache(maxsize=2)
+def _losses(tables: Tables, kind: str) -> dict[Condition, list[tuple[float, float]]]:
+    points = tables.curves.dropna(subset=kind).groupby(["cell", "run_id"], sort=False)[kind]
+    ends = points.agg(["size", "first", "last"])
+    found: dict[Condition, list[tuple[float, float]]] = {}
+    for (cell, _), size, first, last in ends.itertuples(name=None):
+        if size > 1:
+            found.setdefault(tables.cells[cell].condition, []).append((first, last))
+    return found
+
+
+def _fell(ends: list[tuple[float, float]]) -> str:
+    return f"{sum(last < first for first, last in ends)} of {len(ends)} runs" if ends else EMPTY
+
+
+def _is_better(tables: Tables, row: Pooled) -> bool:
+    if row.to_scratch is None:
+        return False
+    return tables.measures[row.measure].sign * row.to_scratch.interval.mean > 0
+
+
+def _gain(row: Pooled) -> str:
+    assert row.to_scratch is not None
+    gain = number(row.to_scratch.interval.mean, signed=True)
+    return f"{row.measure.task} {gain}{_MARK.get(row.verdict, '')}"
+
+
+def label_budgets(tables: Tables) -> View | None:
+    """A row per task and strategy; None where no task is measured at several label counts."""
+    found = [
+        (series, condition, crossover_of(tables, series, condition))
+        for series in label_series(tables)
+        for condition in tables.conditions
+        if is_compared(condition)
+    ]
+    if not found:
+        return None
+    rows: list[list[Entry]] = [
+        [
+            [_link(tables, series)],
+            condition.label,
+            *(_difference(tables, series, condition, i) for i in (0, -1)),
+            EMPTY if point is None else answer(point),
+            EMPTY if point is None else range_of(point, series.xs),
+            EMPTY if point is None else str(point.n),
+        ]
+        for series, condition, point in found
+    ]
+    counts = [point.n for *_, point in found if point is not None]
+    note = (
+        "Difference to scratch over all models and data budgets, paired by seed. Pretraining stops helping "
+        "where the mean difference leaves the better side for good: linear in log2 labels between two label "
+        "counts that were measured, never beyond them. Range: percentile bootstrap of that number over "
+        f"seeds; < and >: outside the label counts that were measured. {seeds_note(counts)}"
+    )
+    header = ["task: metric", "strategy", "minus scratch, fewest labels", "minus scratch, most labels"]
+    header += ["pretraining stops helping at", "range", "n"]
+    title = "Label budgets: where pretraining stops helping"
+    return View("label_budgets", title, note, header, "llrrrrr", rows)
+
+
+def crossover_of(tables: Tables, series: MeasureSeries, condition: Condition) -> Crossover | None:
+    """Over the whole grid; None where scratch, a cell or a shared seed is missing."""
+    cells = grid(tables, condition)
+    gains = {x: tables.measures[m].sign * gain(tables, m, cells) for x, m in series.points}
+    return crossover(pd.DataFrame(gains))
+
+
+def answer(point: Crossover) -> str:
+    """Where the crossover is, or why there is none."""
+    if point.at == BEFORE:
+        return "never ahead"
+    if point.at == BEYOND:
+        ahead = "ahead at all label counts"
+        return ahead if point.is_ahead_throughout else "no crossover within the range (behind with fewer)"
+    return f"{point.at:,.0f} labels"
+
+
+def range_of(point: Crossover, counts: list[int]) -> str:
+    """`[120, > 1,400]`, in labels; what lies outside the measured counts is not a number."""
+    bounds = point.bounds_as("{:,.0f}".format, f"< {counts[0]:,}", f"> {counts[-1]:,}")
+    return f"[{', '.join(dict.fromkeys(bounds)) or 'one seed'}]"
+
+
+def _link(tables: Tables, series: MeasureSeries) -> Link:
+    most = series.measures[-1]
+    sizes = f"{series.xs[0]:,} to {series.xs[-1]:,} labels"
+    label = f"{series_label(tables, most, series.name)} ({sizes})"
+    return Link(label, f"#{cells_anchor(tables, most)}")
+
+
+def _difference(tables: Tables, series: MeasureSeries, condition: Condition, i: int) -> str:
+    gap = paired(gain(tables, series.measures[i], grid(tables, condition)))
+    return EMPTY if gap is None else with_interval(gap.interval, signed=True)
+
+
+FIT_SD, FAILED = "_fit_sd", "failed_fits"  # what tasks call them
+
+
+class Tuned(NamedTuple):
+    """A fine-tuned measure, and what tells how stable it is."""
+
+    measure: Measure
+    fit_sd: Measure
+    failed: Measure
+
+
+def stability(tables: Tables) -> View | None:
+    """A row per fine-tuned measure and strategy, scratch included; None where nothing is fine-tuned."""
+    rows: list[list[Entry]] = []
+    counts: list[int] = []
+    for tuned in fine_tuned(tables):
+        for condition in tables.conditions:
+            spread, failed = (_mean(tables, measure, condition) for measure in (tuned.fit_sd, tuned.failed))
+            between = sd_over_seeds(tables, tuned.measure, condition)
+            if (spread, failed, between) == (None, None, None):
+                continue
+            counts += [found.n for found in (spread, failed) if found is not None]
+            texts = [
+                with_interval(spread),
+                EMPTY if between is None else number(between),
+                EMPTY if failed is None else number(failed.mean),
+            ]
+            rows.append([[measure_link(tables, tuned.measure)], condition.label, *texts])
+    if not rows:
+        return None
+    note = (
+        "Standard deviations of the score: over fine-tunings of one checkpoint, and over seeds of the whole "
+        "run; both are means over models and data budgets. Failed: a fine-tuning that diverged or ended no "
+        "better than a constant (Mosbach et al. 2021). "
+        f"{seeds_note(counts)}"
+    )
+    header = ["task: metric", "strategy", "sd over fits", "sd over seeds", "share of failed fits"]
+    return View("stability", "Fine-tuning stability", note, header, "llrrr", rows)
+
+
+def fine_tuned(tables: Tables) -> list[Tuned]:
+    """Measures with a spread over fits; where only failures are told, the task's headline metric."""
+    found = [
+        Tuned(m, m._replace(metric=m.metric + FIT_SD), m._replace(metric=FAILED)) for m in tables.measures
+    ]
+    with_spread = [tuned for tuned in found if tuned.fit_sd in tables.measures]
+    told = {(tuned.measure.task, tuned.measure.n_labels) for tuned in with_spread}
+    headlines = {(measure.task, measure.metric) for measure in tables.headlines}
+    alone = [
+        tuned
+        for tuned in found
+        if tuned.failed in tables.measures
+        and (tuned.measure.task, tuned.measure.metric) in headlines
+        and (tuned.measure.task, tuned.measure.n_labels) not in told
+    ]
+    return [tuned for tuned in found if tuned in with_spread or tuned in alone]
+
+
+def sd_over_seeds(tables: Tables, measure: Measure, condition: Condition) -> float | None:
+    """The mean over cells of the standard deviation over seeds; None where no cell has two."""
+    values = pd.DataFrame(tables.values(measure, grid(tables, condition)))
+    spreads = values.std(axis=1).dropna()
+    return float(spreads.mean()) if len(spreads) else None
+
+
+def _mean(tables: Tables, measure: Measure, condition: Condition) -> Interval | None:
+    return interval(level(tables, measure, grid(tables, condition)))

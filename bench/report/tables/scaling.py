@@ -1,0 +1,236 @@
+"""Tables on scaling: fits with their held-out check, and where one strategy overtakes another."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from bench.analysis.compare import is_compared
+from bench.analysis.format import EMPTY, Entry, Link, View, number, power, seeds_note, with_interval
+from bench.analysis.frames import Cell, Condition, Tables
+from bench.analysis.inference import BEFORE, BEYOND, Crossover, bounds, crossover, stops_helping
+from bench.analysis.scaling import MAX_EXTRAPOLATION, N_REFITS, Fit, HeldOut, fit, held_out
+from bench.analysis.scaling_data import (
+    MOST_CONDITIONS,
+    Quantity,
+    measured_cells,
+    n_conditions,
+    observe,
+    quantities,
+    run_of,
+    values_of,
+)
+from bench.analysis.stats import LEVEL
+
+_FEW = 3  # measures named in a row; more are counted
+Row = tuple[Quantity, Condition, Fit | str]
+
+
+def scaling(tables: Tables) -> View | None:
+    """A row per measure and strategy with a fit, and one per reason for no fit; None without a grid."""
+    header = ["measure", "strategy", "cells", "E", "alpha", "beta", "R*"]
+    header += ["largest budget predicted", "measured", "check, or why there is no fit"]
+    n = n_conditions(tables)
+    if n > MOST_CONDITIONS:
+        reason = f"no fit, no check: made for up to {MOST_CONDITIONS} strategies and variants"
+        row: list[Entry] = ["all", f"{n} strategies and variants", *[EMPTY] * 7, reason]
+        return View("scaling", "Scaling fits", "", header, "llrrrrrrrl", [row])
+    found = fits(tables)
+    if not found:
+        return None
+    fitted = [
+        _fitted(tables, quantity, condition, result)
+        for quantity, condition, result in found
+        if isinstance(result, Fit)
+    ]
+    rows = [*fitted, *_refused(tables, found)]
+    note = (
+        "L = E + A/N^alpha + B/D^beta (Hoffmann et al. 2022, approach 3). L: validation loss, a metric that "
+        "falls, or 1 − score for a share. N: all parameters, embeddings and heads included (records do not "
+        "tell them apart). D: training tokens. Where one model size or one D was run, its term is "
+        "dropped. R*: how many repeats of the data are worth having, fitted where cells of one D differ in "
+        f"unique data (Muennighoff et al. 2023). Brackets: {100 * LEVEL:.0f} % t interval of the spread of "
+        f"{N_REFITS} refits that draw seeds, the same in all cells. Check: the fit without the largest "
+        "budget predicts it; inside: the measured mean lies in the predicted band. Nothing is predicted "
+        f"beyond {MAX_EXTRAPOLATION} times the largest N or D that was measured. Left out: metrics that are "
+        "not a task's headline, and those that rise without a known ceiling. Losses compare only within a "
+        "strategy's objective."
+    )
+    return View("scaling", "Scaling fits", note, header, "llrrrrrrrl", rows)
+
+
+def fits(tables: Tables) -> list[Row]:
+    """A fit, or why there is none, of every quantity and every strategy that has numbers of it."""
+    found = []
+    for quantity in quantities(tables):
+        for condition in filter(is_compared, tables.conditions):
+            seen = observe(tables, quantity, condition)
+            found += [(quantity, condition, fit(seen))] if len(seen.tokens) else []
+    return found
+
+
+def check(result: HeldOut | str) -> str:
+    """What the held-out check says, in a few words."""
+    if isinstance(result, str):
+        return f"not checked ({result})"
+    words = {True: "inside the band", False: "outside the band", None: "no band (one seed)"}
+    off = result.measured.mean / result.predicted.mean - 1
+    return f"{words[result.is_inside]}, measured {100 * off:+.1f} % off".replace("-", "−")
+
+
+def exponent(result: Fit, name: str) -> str:
+    """`0.34 [0.30, 0.38]`; what ended at a bound was not determined, and has no interval."""
+    found = result.exponent(name)
+    if found is not None and result.is_at_bound(name):
+        return f"{number(found.mean)}, at its bound: undetermined"
+    return with_interval(found)
+
+
+def _fitted(tables: Tables, quantity: Quantity, condition: Condition, result: Fit) -> list[Entry]:
+    held = held_out(result.seen)
+    ends = (EMPTY, EMPTY) if isinstance(held, str) else map(with_interval, (held.predicted, held.measured))
+    exponents = (exponent(result, name) for name in ("E", "alpha", "beta", "R*"))
+    n_cells = str(len(result.seen.tokens))
+    return [[quantity.link(tables)], condition.label, n_cells, *exponents, *ends, check(held)]
+
+
+def _refused(tables: Tables, found: Iterable[Row]) -> list[list[Entry]]:
+    """Measures and strategies of one reason share a row."""
+    conditions: dict[tuple[str, int], dict[Condition, None]] = {}
+    links: dict[tuple[str, int], dict[Link, None]] = {}
+    for quantity, condition, result in found:
+        if isinstance(result, str):
+            key = result, len(observe(tables, quantity, condition).tokens)
+            conditions.setdefault(key, {})[condition] = None
+            links.setdefault(key, {})[quantity.link(tables)] = None
+    return [
+        [
+            list(own) if len(own := links[key]) <= _FEW else f"{len(own)} measures",
+            ", ".join(condition.label for condition in conditions[key]),
+            str(key[1]),
+            *[EMPTY] * 6,
+            f"no fit, no check: {key[0]}",
+        ]
+        for key in conditions
+    ]
+
+
+_N_POINTS = 200  # of D, at which two fits are held against each other
+
+
+@dataclass(frozen=True)
+class Overtaking:
+    """`early` is better with the least training; `point.at` is the D from which on `late` is."""
+
+    quantity: Quantity
+    model: str
+    early: Condition
+    late: Condition
+    point: Crossover  # in tokens
+    largest: float  # D that was measured
+    basis: str
+
+
+def budget_crossings(tables: Tables) -> View | None:
+    """A row per measure, model and pair that crosses; None where no pair could."""
+    tried, found = overtakings(tables)
+    if not tried:
+        return None
+    rows: list[list[Entry]] = [
+        [
+            [row.quantity.link(tables)],
+            row.model,
+            f"{row.early.label} → {row.late.label}",
+            power(row.point.at),
+            _range(row),
+            str(row.point.n),
+            row.basis + (", extrapolated" if row.point.at > row.largest else ""),
+        ]
+        for row in found
+    ]
+    note = (
+        f"Of {tried} pairs of strategies (by measure and model) {len(found)} cross; the rest are left out, "
+        "and so are validation losses, which compare only within an objective. The crossing is the number of "
+        "training tokens D from which on the second strategy is ahead, with the percentile bootstrap over "
+        "the seeds that both have. Fits: where both strategies have one, on data that is not repeated, up to "
+        f"{MAX_EXTRAPOLATION} times the largest D that was measured; else linear in log D between budgets "
+        f"that were measured. < and >: outside that range. {seeds_note(row.point.n for row in found)}"
+    )
+    header = ["task: metric", "model", "overtaken → ahead", "D at the crossing", "range", "n", "from"]
+    return View("budget_crossings", "Where strategies cross", note, header, "lllrrrl", rows)
+
+
+def overtakings(tables: Tables) -> tuple[int, list[Overtaking]]:
+    """How many pairs were held against each other, and those that cross."""
+    tried, found = 0, []
+    for quantity in quantities(tables):
+        if not quantity.is_shared:
+            continue
+        fits = {condition: fit(observe(tables, quantity, condition)) for condition in tables.conditions}
+        for model in tables.models:
+            for left, right in combinations(tables.conditions, 2):
+                row = _overtaking(tables, quantity, model, (left, right), (fits[left], fits[right]))
+                tried += row is not None
+                found += [row] if row is not None and BEFORE < row.point.at < BEYOND else []
+    return tried, found
+
+
+def _overtaking(
+    tables: Tables,
+    quantity: Quantity,
+    model: str,
+    conditions: tuple[Condition, Condition],
+    fits: tuple[Fit | str, Fit | str],
+) -> Overtaking | None:
+    """None where the two share fewer than two amounts of training."""
+    left, right = (_by_budget(tables, quantity, condition, model) for condition in conditions)
+    pairs = [(left[budget], right[budget]) for budget in left if budget in right]
+    values = values_of(tables, quantity, [cell for pair in pairs for cell in pair])
+    tokens = [int(run_of(tables, cell)["forward_tokens"]) for cell, _ in pairs]
+    gains = pd.DataFrame(
+        values.iloc[:, 1::2].to_numpy() - values.iloc[:, ::2].to_numpy(), values.index, tokens
+    )
+    gains = gains.loc[:, ~gains.columns.duplicated(keep="last")].sort_index(axis=1)
+    if gains.shape[1] < 2 or gains.empty:
+        return None
+    smallest, largest = gains.columns[0], gains.columns[-1]
+    if gains[smallest].sum() < 0:
+        return _overtaking(tables, quantity, model, (conditions[1], conditions[0]), (fits[1], fits[0]))
+    basis, point = "between budgets", crossover(gains)
+    one, two = fits
+    own = [values_of(tables, quantity, measured_cells(tables, quantity, c)).index for c in conditions]
+    same = all(index.equals(values.index) for index in own)  # the refits of both then draw the same seeds
+    if isinstance(one, Fit) and isinstance(two, Fit) and same:
+        sizes = [int(run_of(tables, cell)["parameters"]) for cell in pairs[0]]
+        basis, point = "fits", fits_cross(one, two, (sizes[0], sizes[1]), smallest)
+    return None if point is None else Overtaking(quantity, model, *conditions, point, largest, basis)
+
+
+def fits_cross(early: Fit, late: Fit, sizes: tuple[float, float], smallest: float) -> Crossover:
+    """The D from which on `late` is lower than `early`, from `smallest` to the limit of extrapolation.
+
+    Args:
+        early, late: of the same seeds.
+        sizes: the number of parameters of each.
+        smallest: D to begin at.
+    """
+    largest = MAX_EXTRAPOLATION * min(early.seen.tokens.max(), late.seen.tokens.max())
+    tokens = np.geomspace(smallest, largest, _N_POINTS)
+    (one, ones), (two, twos) = early.curve(sizes[0], tokens), late.curve(sizes[1], tokens)
+    at, ahead = float(stops_helping(tokens.tolist(), two - one)), bool((two > one).all())
+    n = len(early.seen.values)
+    if n == 1:
+        return Crossover(at, None, None, 1, ahead)
+    return Crossover(at, *bounds(np.sort(stops_helping(tokens.tolist(), twos - ones))), n, ahead)
+
+
+def _by_budget(tables: Tables, quantity: Quantity, condition: Condition, model: str) -> dict[str, Cell]:
+    """The condition's cells of a model, by unique data: of one D that with the most is last."""
+    cells = measured_cells(tables, quantity, condition)
+    return {cell.budget: cell for cell in cells if cell.budget and cell.model == model}
+
+
+def _range(row: Overtaking) -> str:
+    return f"[{', '.join(row.point.bounds_as(power, '< smallest', '> largest')) or 'one seed'}]"
