@@ -13,7 +13,7 @@ from bench.tasks.squad import read_squad
 pytestmark = pytest.mark.skipif("BENCH_DATA" not in os.environ, reason="no data named by BENCH_DATA")
 
 
-@pytest.mark.xfail(raises=DataError, strict=True, reason="7 of these pairs are of two equal sentences")
+@pytest.mark.xfail(raises=DataError, strict=True, reason="7 pairs of BLiMP have two equal sentences")
 def test_blimp_has_a_thousand_pairs_of_each_phenomenon():
     folder = Path(os.environ["BENCH_DATA"], "blimp")
     pairs = read_blimp(folder)
