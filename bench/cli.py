@@ -1,4 +1,4 @@
-"""The console script `bench`. Answers without torch until a run starts or a model is loaded."""
+"""The console script `bench`; it imports torch only when a run starts or a model is loaded."""
 
 import argparse
 import gc
@@ -25,16 +25,16 @@ examples:
   bench train strategy=clm model=0.5m budget=1mb           one run
   bench train -m experiment=quickstart                     a study: strategies x sizes x budgets x seeds
   bench train -m strategy=mlm strategy.mask_rate=0.15,0.4  a sweep of your own (study=adhoc)
-  bench status study=quickstart                            what is done, running, failed
-  bench evaluate study=quickstart task=[qc_probe]          more tasks for runs that are done
-  bench audit experiment=quickstart                        may its tasks be trusted?
+  bench status study=quickstart                            list runs: done, running, failed
+  bench evaluate study=quickstart task=[qc_probe]          more tasks for finished runs
+  bench audit experiment=quickstart                        check that the tasks measure something
   bench report study=quickstart                            tables, figures and page in reports/quickstart
-  bench verify study=quickstart                            is that report what the records say?
-  bench compare quickstart@HEAD~5 quickstart               what has changed, in scores and in settings
-  bench advise task=ner data=4MB flops=1e13                which strategy and model, how surely
-  bench scale gpus=[64] models=[1b] > plan.md               hours, energy, memory (conf/scale.yaml)
-  bench speed strategies=[clm] nanogpt=PATH                our step against others' (conf/speed.yaml)
-  bench export run=0f67c5                                  a run as a folder that transformers loads
+  bench verify study=quickstart                            check that the report matches the records
+  bench compare quickstart@HEAD~5 quickstart               differences in scores and settings
+  bench advise task=ner data=4MB flops=1e13                recommend a strategy and a model
+  bench scale gpus=[64] models=[1b] > plan.md               estimate hours, energy, memory (conf/scale.yaml)
+  bench speed strategies=[clm] nanogpt=PATH                compare training steps (conf/speed.yaml)
+  bench export run=0f67c5                                  write a folder that transformers loads
   bench fill model=exports/0f67c56e5297 text="Return the [MASK] of x."
 """
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 if all went well, 1 if a run failed or diverged, 2 for a config or data error, 130 if stopped.
+        0 on success, 1 if a run failed or diverged, 2 for a config or data error, 130 if interrupted.
     """
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     try:
@@ -68,12 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(what: object) -> None:
-    """One line on stderr, whatever is in it."""
+    """Print one line on stderr, with control characters escaped."""
     print(f"bench: {printable(str(what))}", file=sys.stderr)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Flags and overrides in any order, which argparse alone does not allow."""
+    """Parse flags and overrides in any order, which argparse alone does not allow."""
     flags = [word for word in argv if word.startswith("-")]
     words = [word for word in argv if not word.startswith("-")]
     return _parser().parse_args([*words[:1], *flags, *words[1:]])
@@ -101,17 +101,17 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(command=function)
         command.add_argument("overrides", nargs="*", help="Hydra overrides: key=value, group=choice")
-        command.add_argument("--traceback", action="store_true", help="show where an error came from")
+        command.add_argument("--traceback", action="store_true", help="show the traceback of an error")
         if name == "train":
             command.add_argument("-m", "--multirun", action="store_true", help="sweep: a=1,2 and experiments")
-            command.add_argument("--cfg", action="store_true", help="print the runs' config and stop")
+            command.add_argument("--cfg", action="store_true", help="print the runs' configs and stop")
         if name == "compare":
-            command.add_argument("--all", action="store_true", help="all measures, not each task's headline")
+            command.add_argument("--all", action="store_true", help="show every measure, not only headlines")
     return parser
 
 
 def _choices() -> str:
-    """The config groups with their choices, as they stand in conf/."""
+    """List the config groups with their choices."""
     lines = ["choices:"]
     for folder in sorted(path for path in CONF.rglob("*") if path.is_dir()):
         stems = sorted(path.stem for path in folder.glob("*.yaml"))
@@ -138,7 +138,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _do(specs: Sequence[RunSpec]) -> int:
-    """Do what is left to do of these runs; the exit code."""
+    """Run what is left to do of these runs and return the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a background shell has SIGINT ignored
         signal.signal(number, signal.default_int_handler)  # stop as Ctrl-C does: workers save
     statuses = launch(specs)
@@ -176,9 +176,9 @@ def _audit(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from bench.report import write  # scipy and matplotlib, for this command only
 
-    gc.disable()  # records and tables live to the end, and looking for garbage among them takes long
+    gc.disable()  # records and tables live to the end; collecting garbage among them is slow
     print(write.main(compose_config("report", arguments.overrides)))
-    gc.freeze()  # nor is any looked for at the exit
+    gc.freeze()  # skip the collection at exit as well
     return 0
 
 
@@ -261,22 +261,22 @@ def _fill(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS: Sequence[tuple[str, Callable[[argparse.Namespace], int], str]] = (
-    ("train", _train, "do one run, or with -m all runs of a sweep that are not done yet"),
-    ("evaluate", _evaluate, "measure a study's finished runs by more tasks: study=NAME task=[A,B]"),
-    ("audit", _audit, "hold tasks to chance and ceiling before their scores count: experiment=NAME"),
-    ("report", _report, "rebuild a study's report from its records, or all studies', and their list"),
-    ("verify", _verify, "is a study's report what its records say? study=NAME"),
-    ("compare", _compare, "two studies, or one at two revisions: A[@REV] B[@REV] [to=X.md|.html|.csv]"),
-    ("advise", _advise, "say what to pretrain: task=NAME [data=2MB] [flops=1e13] [study=NAME]"),
-    ("scale", _scale, "what a study would take on many GPUs, on paper: [models=[1b]] [gpus=[64]]"),
+    ("train", _train, "run one run, or with -m all unfinished runs of a sweep"),
+    ("evaluate", _evaluate, "evaluate a study's finished runs on more tasks: study=NAME task=[A,B]"),
+    ("audit", _audit, "check that tasks measure something, from chance level to ceiling: experiment=NAME"),
+    ("report", _report, "rebuild the report of a study, or of all studies, from its records"),
+    ("verify", _verify, "check that a study's report matches its records: study=NAME"),
+    ("compare", _compare, "compare two studies, or two git revisions: A[@REV] B[@REV] [to=X.md|.html|.csv]"),
+    ("advise", _advise, "recommend what to pretrain: task=NAME [data=2MB] [flops=1e13] [study=NAME]"),
+    ("scale", _scale, "estimate the cost of a study on many GPUs: [models=[1b]] [gpus=[64]]"),
     (
         "speed",
         _speed,
-        "time our training steps against others', interleaved: [strategies=[clm]] [nanogpt=PATH]; "
-        "or a whole study against scripts of Trainer: experiment=NAME [rounds=2]",
+        "time training steps against other implementations: [strategies=[clm]] [nanogpt=PATH]; "
+        "or a whole study against Trainer scripts: experiment=NAME [rounds=2]",
     ),
-    ("status", _status, "list a study's runs, or all studies"),
-    ("export", _export, "write a run's model for transformers: run=ID [to=DIR] [experiments_dir=DIR]"),
+    ("status", _status, "list the runs of a study, or all studies"),
+    ("export", _export, "export a run's model to transformers: run=ID [to=DIR] [experiments_dir=DIR]"),
     ("fill", _fill, "fill in masked tokens: model=DIR text='... [MASK] ...' [k=5]"),
 )
 

@@ -1,4 +1,4 @@
-"""The errors that a user sees as one line: what is wrong, which key, what to change."""
+"""Errors that a user sees as one line: what is wrong, which key, what to change."""
 
 import errno
 import re
@@ -9,11 +9,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OUT_OF_MEMORY = re.compile(
     r"out of memory|(can't|cannot|unable to) allocate", re.IGNORECASE
 )  # torch's, CUDA's
-UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode categories: controls, marks of direction, halves of a pair
+UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode: controls, direction marks, surrogates, separators
 
 
 def printable(text: str) -> str:
-    """Text that a terminal shows and does not obey: what it would act on is written as an escape.
+    """Return text with everything escaped that a terminal would act on rather than show.
 
     >>> printable("a\\x1b[31mb")
     'a\\\\x1b[31mb'
@@ -25,27 +25,27 @@ def printable(text: str) -> str:
 
 
 def in_one_line(error: Exception) -> str:
-    """What a record says of an error: ours as they are, others with their kind, and the fix if known."""
+    """Return an error as one line for a record, with its type and a known fix unless it is a `BenchError`."""
     text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}{_fix(error)}"
     return " ".join(text.split())
 
 
 def _fix(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in FULL:
-        return "; free space where paths.* lie, and the same command goes on"
+        return "; free space in the folders of paths.*, then run the same command to continue"
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         return "; memory ran out: lower optim.tokens_per_step, model or launcher.workers"
     return ""
 
 
 def in_brief(error: Exception) -> str:
-    """What a reader of a report is told of a damaged file: its name, not where it lay."""
+    """Return the message about a damaged file for a report, without the file's folder."""
     where, _, what = str(error).partition(": ")
     return f"{PurePath(where).name}: {what}"
 
 
 class BenchError(Exception):
-    """Anything that a user can put right; the CLI prints it without a traceback."""
+    """An error that the user can fix; the command line prints it without a traceback."""
 
 
 class ConfigError(BenchError):
@@ -57,11 +57,11 @@ class DataError(BenchError):
 
 
 class DivergedError(BenchError):
-    """The loss left the finite numbers; the run ends with status `diverged`.
+    """The loss is no longer finite; the run ends with status `diverged`.
 
     Args:
-        step: the last optimizer step whose loss was finite.
-        loss_nats: the loss at that step.
+        step: The last optimizer step with a finite loss.
+        loss_nats: The loss at that step.
     """
 
     def __init__(self, step: int, loss_nats: float | None) -> None:
@@ -76,7 +76,7 @@ class LostRankError(BenchError):
     """A rank of a distributed run died or stopped answering; the others end with it.
 
     Args:
-        timeout_s: after which a silent rank counts as lost.
+        timeout_s: Time without an answer after which a rank counts as lost.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -87,11 +87,11 @@ class LostRankError(BenchError):
 
 
 class InapplicableError(Exception):
-    """A strategy has no way to do a task (a text model shown an image); not a failure."""
+    """A strategy cannot do a task, such as a text model given an image; this is not a failure."""
 
 
 class InterruptedRunError(BenchError):
-    """SIGINT or SIGTERM reached the run; its checkpoint is saved and the same command resumes it."""
+    """The run received SIGINT or SIGTERM; its checkpoint is saved and the same command resumes it."""
 
     def __init__(self) -> None:
         super().__init__("stopped; the same command resumes it")

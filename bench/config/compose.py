@@ -59,10 +59,10 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose(name, overrides=list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, CONF)) from error
+        raise ConfigError(explain(error)) from error
     experiment = composed.hydra.runtime.choices.get("experiment")
     if experiment and not (CONF / "experiment" / f"{experiment}.yaml").exists():  # optional: Hydra is silent
-        raise ConfigError(unknown_choice("experiment", experiment, CONF))
+        raise ConfigError(unknown_choice("experiment", experiment))
     return composed
 
 
@@ -158,7 +158,7 @@ def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
     try:
         plain = _plain(compose_config("config", overrides), complete=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error, CONF)) from error
+        raise ConfigError(explain(error)) from error
     _check_shape(plain)
     refuse_hidden(plain, _usual_targets(_chosen(parse(overrides))))
     folder = Path(plain["paths"]["experiments"]) / plain["study"]
@@ -190,7 +190,7 @@ def _spec(line: Sequence[Override], command: str) -> RunSpec:
         check_types(composed, _composed(chosen), line)
         plain = _plain(composed, complete=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error, CONF)) from error
+        raise ConfigError(explain(error)) from error
     _check_shape(plain)
     refuse_hidden(plain, _usual_targets(chosen))
     corpus = {kind: str(choices[f"corpus/{kind}"]) for kind in ("text", "pairs")}

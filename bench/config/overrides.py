@@ -28,7 +28,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     try:
         parsed = list(OverridesParser.create().parse_overrides(list(overrides)))
     except HydraException as error:
-        raise ConfigError(explain(error, CONF)) from error
+        raise ConfigError(explain(error)) from error
     for override in parsed:
         if override.is_delete() and not override.key_or_group.startswith("task"):
             raise ConfigError(f"{override.input_line}: every run needs this key; only tasks can be removed")
@@ -36,10 +36,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         if not group:
             raise ConfigError(f"cannot read {override.input_line!r}: write key=value")
         if (CONF / group).is_dir() and value is None:
-            raise ConfigError(unknown_choice(group, "null", CONF))
+            raise ConfigError(unknown_choice(group, "null"))
         for choice in value if isinstance(value, list) else [value]:
             if (CONF / group).is_dir() and isinstance(choice, str) and not STEM.fullmatch(choice):
-                raise ConfigError(unknown_choice(group, choice, CONF))  # a path would lead to other files
+                raise ConfigError(unknown_choice(group, choice))  # a path would lead to other files
     return parsed
 
 
@@ -90,13 +90,8 @@ def plain_settings(words: Sequence[str], **defaults: str | None) -> dict[str, st
     return {key: default or "" for key, default in defaults.items()} | given
 
 
-def explain(error: Exception, conf: Path) -> str:
-    """Return in one line what is wrong and what to change.
-
-    Args:
-        error: an error of Hydra or OmegaConf.
-        conf: the folder of config groups, from which available choices are listed.
-    """
+def explain(error: Exception) -> str:
+    """Return in one line what an error of Hydra or OmegaConf means and what to change."""
     cause = error.__cause__ if error.__cause__ is not None else error
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: write key=value, in quotes if it has spaces or brackets"
@@ -106,7 +101,7 @@ def explain(error: Exception, conf: Path) -> str:
         return f"{cause.full_key}: there is no such key; {_nearest(cause)}"
     choice = re.search(r"Could not (?:find|load) '(.*)/([^/']*)'", str(error))
     if choice:
-        return unknown_choice(choice[1], choice[2], conf)
+        return unknown_choice(choice[1], choice[2])
     # Hydra's own text: the first line of the message and of its cause, with the key if neither has it.
     lines = [(str(part).strip() or type(part).__name__).splitlines()[0] for part in (error, cause)]
     text = ": ".join(dict.fromkeys(lines)).replace("Error merging override ", "")
@@ -114,9 +109,9 @@ def explain(error: Exception, conf: Path) -> str:
     return text if not key or key in text else f"{key}: {text}"
 
 
-def unknown_choice(group: str, name: str, conf: Path) -> str:
+def unknown_choice(group: str, name: str) -> str:
     """Return the message for a file that a config group does not have."""
-    choices = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+    choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     listed = f"choose one of {', '.join(choices)}" if choices else f"there is no group {group}"
     return f"{group}={name}: no such choice; {listed}"
 

@@ -1,11 +1,13 @@
-"""Client of an OpenAI-compatible completions server: answers cached, cost capped, shapes checked. No torch.
+"""Client of an OpenAI-compatible completions server: cached answers, a cost limit. No torch.
 
-Wire format: OpenAI's API reference, "Create a completion": POST <base_url>/completions. Log-likelihoods are
-those of `echo` with `logprobs`, which vLLM and llama-cpp-python serve as well.
+Wire format: OpenAI's API reference, "Create a completion" (POST <base_url>/completions) and "The completion
+object". Log-likelihoods use `echo` with `logprobs`, which vLLM and llama-cpp-python support as well. Servers
+differ in how they spell tokens that are not whole characters; all else is checked against the requested text.
 """
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -19,30 +21,31 @@ from omegaconf import MISSING
 
 from bench.config.checks import refuse_secrets
 from bench.errors import ConfigError, DataError
-from bench.models.echo import Answer, Scored, scored, text_of, token_counts
 from bench.records import write_atomically
 
 if TYPE_CHECKING:
     from openai import APIError, OpenAI
 
 T = TypeVar("T")
+Answer = dict[str, Any]
 PRICES = ("price_per_million_prompt_tokens", "price_per_million_completion_tokens")
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
-NO_KEY = "no-key"  # the client insists on one
-# What reading an answer of the wrong shape raises.
-MISSHAPEN = (KeyError, IndexError, TypeError, ValueError, AttributeError)
+NO_KEY = "no-key"  # the client requires a key
+PART_OF_CHARACTER = re.compile("\ufffd|^bytes:|^$")  # how servers spell a token that is not whole UTF-8
+# Raised when an answer does not have the expected shape.
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 
 
-@dataclass  # not frozen: OmegaConf merges into no frozen dataclass inside of another
+@dataclass  # not frozen: OmegaConf cannot merge into a frozen dataclass inside another
 class Access:
-    """How a server is reached and what it may cost; no answer depends on it. Money is in any one currency."""
+    """How to reach a server and what it may cost, in any one currency. No answer depends on it."""
 
-    key_variable: str | None = MISSING  # name of the environment variable that holds the key; null: no key
+    key_variable: str | None = MISSING  # environment variable that holds the key; null: no key
     price_per_million_prompt_tokens: float | None = MISSING  # null: free, for a server on this machine only
     price_per_million_completion_tokens: float | None = MISSING
-    max_cost: float = MISSING  # of one run; no request is sent that could pass it
-    timeout_s: float = MISSING  # of one try
-    max_retries: int = MISSING  # after no connection, no answer in time, HTTP 408, 409, 429 or 5xx
+    max_cost: float = MISSING  # of one run; a request that could exceed it is not sent
+    timeout_s: float = MISSING  # of one attempt
+    max_retries: int = MISSING  # after a failed connection, a timeout, HTTP 408, 409, 429 or 5xx
 
     def __post_init__(self) -> None:
         lows = {"max_cost": 0, "timeout_s": 1e-3, "max_retries": 0} | dict.fromkeys(PRICES, 0)
@@ -52,17 +55,17 @@ class Access:
                 raise ConfigError(f"strategy.access.{name}={value}: use {low} or more")
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """The price of this many tokens."""
+        """Return the price of these tokens."""
         prompt, completion = (getattr(self, name) or 0.0 for name in PRICES)
         return (prompt_tokens * prompt + completion_tokens * completion) / 1e6
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model and the server that answers for it."""
+    """A model and the server that provides it."""
 
-    base_url: str = MISSING  # up to and without /completions
-    model: str = MISSING  # as the server names it
+    base_url: str = MISSING  # without /completions
+    model: str = MISSING  # the server's name of the model
     access: Access = MISSING
 
     def __post_init__(self) -> None:
@@ -73,13 +76,26 @@ class Served:
         unpriced = [name for name in PRICES if getattr(self.access, name) is None]
         if unpriced and url.hostname not in THIS_MACHINE:
             raise ConfigError(
-                f"strategy.access.{unpriced[0]}: state the price of {url.hostname}; 0 if it is free"
+                f"strategy.access.{unpriced[0]}: set the price of {url.hostname}; 0 if it is free"
             )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The tokens of a text except its first one, for which no API returns a probability."""
+
+    log_probabilities: tuple[float, ...]  # in nats, each given all tokens before it
+    n_bytes: int  # UTF-8 bytes of these tokens
+
+    @property
+    def nll(self) -> float:
+        """Their negative log-likelihood in nats."""
+        return -math.fsum(self.log_probabilities)
 
 
 @dataclass
 class Usage:
-    """What a run asked for so far; answers from the cache cost nothing."""
+    """Requests, tokens and cost of a run so far; cached answers cost nothing."""
 
     requests: int = 0
     from_cache: int = 0
@@ -91,7 +107,7 @@ class Usage:
 class Endpoint:
     """A model behind an API.
 
-    Answers are kept in `folder`, one file per request, and never paid twice. The key leaves this object
+    Answers are kept in `folder`, one file per request, and never paid for twice. The key leaves this object
     only in the header of a request.
     """
 
@@ -101,47 +117,48 @@ class Endpoint:
         self.usage = Usage()
 
     def completion(self, prompt: str, *, max_tokens: int, temperature: float = 0.0) -> str:
-        """The text that the model writes after `prompt`.
+        """Return the text that the model writes after `prompt`.
 
         Raises:
-            ConfigError: the server is down or refuses, or the request could pass `max_cost`.
-            DataError: the answer is not what the API promises.
+            ConfigError: the server is down or refuses, or the request could exceed `max_cost`.
+            DataError: the answer does not follow the API.
         """
         request = {"prompt": prompt, "max_tokens": max_tokens, "temperature": temperature}
-        return self._ask(request, text_of)
+        return self._request(request, text_of)
 
     def log_likelihood(self, text: str, *, prompt: str = "") -> Scored:
-        """What the model gives `text` after `prompt`; without a prompt, after the text's own first token.
+        """Score `text` after `prompt`; without a prompt, after the text's own first token.
 
-        A token with characters of both counts as one of `text`.
+        A token with characters of both counts as part of `text`.
 
         Raises:
             ConfigError, DataError: as `completion`; DataError also if the server does not score prompts.
         """
-        # Some servers refuse max_tokens=0 and some take it for "no limit": one token is asked and dropped.
+        # Some servers refuse max_tokens=0, and some read it as "no limit": request one token and drop it.
         request = {"prompt": prompt + text, "max_tokens": 1, "temperature": 0.0, "logprobs": 1, "echo": True}
-        return self._ask(request, lambda answer: scored(answer, prompt, text))
+        return self._request(request, lambda answer: scored(answer, prompt, text))
 
-    def _ask(self, request: dict[str, Any], read: Callable[[Answer], T]) -> T:
-        """`read` of the answer, from the cache if it is there and whole."""
+    def _request(self, request: dict[str, Any], parse: Callable[[Answer], T]) -> T:
+        """Return the parsed answer, from the cache if it is there and undamaged."""
         asked = {"base_url": self.served.base_url.rstrip("/"), "model": self.served.model, "request": request}
         path = self.folder / f"{_digest(asked)}.json"
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored["sha256"] == _digest(stored["answer"]):
-                result = read(stored["answer"])
+                result = parse(stored["answer"])
                 self.usage.from_cache += 1
                 return result
-        except (OSError, DataError, *MISSHAPEN):
-            pass  # absent or damaged: asked again
+        except (OSError, DataError, *MALFORMED):
+            pass  # absent or damaged: request it again
         self._check_cost(request)
         answer = self._send(request)
         try:
             self._count(answer)
-            result = read(answer)
-        except MISSHAPEN as error:
+            result = parse(answer)
+        except MALFORMED as error:
             raise DataError(
-                f"{self._server} answered not as the completions API does ({type(error).__name__}: {error})"
+                f"{self._server}: the answer does not follow the completions API "
+                f"({type(error).__name__}: {error})"
             ) from None
         except DataError as error:
             raise DataError(f"{self._server}: {error}") from None
@@ -150,14 +167,13 @@ class Endpoint:
         return result
 
     def _check_cost(self, request: dict[str, Any]) -> None:
-        at_most = (
-            len(request["prompt"].encode()) + 1
-        )  # a token has a byte or more, and one may begin the text
-        cost, cap = self.served.access.cost(at_most, request["max_tokens"]), self.served.access.max_cost
-        if self.usage.cost + cost > cap:
+        # A token has a byte or more, and the server may put one in front of the text.
+        most_tokens = len(request["prompt"].encode()) + 1
+        cost, limit = self.served.access.cost(most_tokens, request["max_tokens"]), self.served.access.max_cost
+        if self.usage.cost + cost > limit:
             raise ConfigError(
-                f"strategy.access.max_cost={cap:g}: {self.usage.cost:.6g} is spent and the next request may "
-                f"cost {cost:.6g}; raise it, answers so far are kept"
+                f"strategy.access.max_cost={limit:g}: {self.usage.cost:.6g} is spent and the next request "
+                f"may cost {cost:.6g}; raise it, the answers so far are kept"
             )
 
     def _count(self, answer: Answer) -> None:
@@ -176,7 +192,7 @@ class Endpoint:
         try:
             answer = json.loads(content)
         except ValueError:
-            raise DataError(f"{self._server} answered no JSON; is it an OpenAI-compatible API?") from None
+            raise DataError(f"{self._server}: the answer is not JSON; use an OpenAI-compatible API") from None
         known = ("choices", "usage")
         return {key: answer[key] for key in known if key in answer} if isinstance(answer, dict) else {}
 
@@ -195,8 +211,8 @@ class Endpoint:
         key = NO_KEY if variable is None else os.environ.get(variable, "")
         if not re.fullmatch("[!-~]+", key):
             raise ConfigError(
-                f"strategy.access.key_variable={variable}: this environment variable is not set, or holds "
-                "blanks or signs that no key has; set it"
+                f"strategy.access.key_variable={variable}: this environment variable is not set, or contains "
+                "spaces or characters that are not ASCII; set it to the key"
             )
         return key
 
@@ -205,26 +221,109 @@ class Endpoint:
         return f"strategy.base_url={self.served.base_url}"
 
     def _explained(self, error: "APIError") -> ConfigError:
-        """One line on what to change."""
+        """Return the error as one line that says what to change."""
         openai, access, tries = _openai(), self.served.access, 1 + self.served.access.max_retries
         status = getattr(error, "status_code", None)
-        said = " ".join(error.message.replace(self._key, "[key]").split())[:200]
+        details = " ".join(error.message.replace(self._key, "[key]").split())[:200]
         if isinstance(error, openai.APITimeoutError):
-            told = (
+            problem = (
                 f"no answer within strategy.access.timeout_s={access.timeout_s:g} in {tries} tries; raise it"
             )
         elif status is None:
-            told = f"cannot be reached in {tries} tries; start the server or correct the address"
+            problem = f"cannot be reached in {tries} tries; start the server or correct the address"
         elif status in (401, 403):
             where = f"strategy.access.key_variable={access.key_variable}"
-            told = f"refuses the key (HTTP {status}); put one that it takes into the variable of {where}"
+            problem = f"refuses the key (HTTP {status}); put a valid key into the variable of {where}"
         elif status == 404:
-            told = f"has no strategy.model={self.served.model}, or no /completions (HTTP 404); correct either"
+            problem = (
+                f"has no strategy.model={self.served.model}, or no /completions (HTTP 404); correct either"
+            )
         elif status == 429 or status >= 500:
-            told = f"HTTP {status} in {tries} tries; wait, or raise strategy.access.max_retries ({said})"
+            problem = (
+                f"HTTP {status} in {tries} tries; wait, or raise strategy.access.max_retries ({details})"
+            )
         else:
-            told = f"refuses the request to strategy.model={self.served.model} (HTTP {status}: {said})"
-        return ConfigError(f"{self._server}: {told}")
+            problem = f"refuses the request to strategy.model={self.served.model} (HTTP {status}: {details})"
+        return ConfigError(f"{self._server}: {problem}")
+
+
+def text_of(answer: Answer) -> str:
+    """Return the text of the only choice."""
+    (choice,) = answer["choices"]
+    if not isinstance(choice["text"], str):
+        raise DataError("the answer has no text")
+    return choice["text"]
+
+
+def token_counts(answer: Answer) -> tuple[int, int]:
+    """Return the billed tokens of the prompt and of the completion."""
+    usage = answer["usage"]
+    counts = usage["prompt_tokens"], usage.get("completion_tokens") or 0
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise DataError(f"token counts must be whole numbers of 0 or more, got {counts}")
+    return counts
+
+
+def scored(answer: Answer, prompt: str, text: str) -> Scored:
+    """Return the scored tokens of `text` from the answer to an echo of `prompt + text`.
+
+    Raises:
+        DataError: no echo, no probabilities, or tokens that are not those of the text.
+    """
+    whole = prompt + text
+    logprobs = answer["choices"][0].get("logprobs")
+    if not text_of(answer).startswith(whole) or not logprobs:
+        raise DataError("this server does not score a prompt (echo with logprobs); use one that does")
+    n_tokens = token_counts(answer)[0]
+    tokens, values, offsets = (logprobs[key] for key in ("tokens", "token_logprobs", "text_offset"))
+    if not len(tokens) == len(values) == len(offsets) or not 2 <= n_tokens <= len(tokens):
+        raise DataError(
+            f"{len(tokens)} tokens, {len(values)} log-probabilities and {len(offsets)} offsets for a text of "
+            f"{n_tokens} tokens; expected as many of each, and two tokens or more"
+        )
+    if values[0] is not None or not all(_is_log_probability(value) for value in values[1:n_tokens]):
+        raise DataError("log-probabilities must be null for the first token, then finite and at most 0")
+    if offsets != sorted(offsets) or offsets[0] != 0:
+        raise DataError("text offsets must begin at 0 and must not decrease")
+    spans = _spans(tokens[:n_tokens], whole)
+    first = next((i for i, (_, end) in enumerate(spans) if i and end > len(prompt)), None)
+    if first is None:
+        raise DataError("the answer has no token after the prompt")
+    return Scored(tuple(values[first:n_tokens]), len(whole[spans[first][0] :].encode()))
+
+
+def _spans(tokens: list[str], text: str) -> list[tuple[int, int]]:
+    """Return start and end of each token in `text`; (0, 0) for a token that the model puts before texts."""
+    spans = _aligned(tokens, text)
+    if spans is None:
+        rest = _aligned(tokens[1:], text)
+        spans = None if rest is None else [(0, 0), *rest]
+    if spans is None:
+        raise DataError("the tokens do not spell the text")
+    return spans
+
+
+def _aligned(tokens: list[str], text: str) -> list[tuple[int, int]] | None:
+    """Return start and end of each token; adjacent tokens that are parts of characters share one span."""
+    spans: list[tuple[int, int]] = []
+    position, n_parts, n_most = 0, 0, 0  # adjacent parts so far, and the most characters they can make up
+    for token in tokens:
+        if PART_OF_CHARACTER.search(token) and not (token and text.startswith(token, position)):
+            n_parts, n_most = n_parts + 1, n_most + len(token)
+            continue
+        start = text.find(token, position + bool(n_most), position + n_most + len(token))
+        if start < 0:
+            return None
+        end = start + len(token)
+        spans += [(position, start if n_most else end)] * n_parts + [(start, end)]
+        position, n_parts, n_most = end, 0, 0
+    if not bool(n_most) <= len(text) - position <= n_most:
+        return None
+    return spans + [(position, len(text))] * n_parts
+
+
+def _is_log_probability(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value <= 0
 
 
 def _digest(content: object) -> str:
@@ -236,6 +335,6 @@ def _openai() -> Any:
         import openai
     except ImportError:
         raise ConfigError(
-            "an endpoint is asked with the package openai: pip install 'pretraining-bench[endpoint]'"
+            "strategy=endpoint needs the package openai: pip install 'pretraining-bench[endpoint]'"
         ) from None
     return openai

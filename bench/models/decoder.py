@@ -1,18 +1,17 @@
 """The decoder of an encoder-decoder: the backbone's block with cross-attention in its middle.
 
-As in T5 (arXiv:1910.10683, sec. 2.1) no position enters cross-attention: the encoder's states carry it.
+As in T5 (arXiv:1910.10683, sec. 2.1), cross-attention uses no positions: the encoder's states carry them.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.config.schema import Model
-from bench.models.rope import Rope
-from bench.models.transformer import Attention, GatedMlp, initialise, layer_norm
+from bench.models.transformer import Attention, GatedMlp, Rope, initialise, layer_norm
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from the decoder's T positions to the encoder's S."""
+    """Multi-head attention from the decoder's T tokens to the encoder's S."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -51,7 +50,7 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The stack: embedding norm, blocks, final norm. Its embedding is the encoder's."""
+    """The stack of blocks between an embedding norm and a final norm; the embedding is the encoder's."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""`bench fill`: what a masked language model puts where a text says [MASK]. A folder, a text -> tokens."""
+"""Fill the masks of a text with a masked language model, for `bench fill`: a folder, a text -> tokens."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,12 @@ class Candidate:
 
 @torch.no_grad()
 def fill(model: Path, text: str, k: int) -> list[list[Candidate]]:
-    """The `k` most probable tokens for each mask of `text`.
+    """Return the `k` most probable tokens for each mask of `text`.
 
     Args:
-        model: a folder with a checkpoint of transformers (safetensors), an export of ours among them.
-        text: with `[MASK]`, or the model's own mask token, once or more.
-        k: how many.
+        model: a folder with a checkpoint of transformers (safetensors), such as an export of this project.
+        text: contains `[MASK]`, or the model's own mask token, one or more times.
+        k: candidates per mask.
 
     Raises:
         ConfigError: the folder holds no masked language model with its tokenizer, or the text no mask.
@@ -40,13 +40,16 @@ def fill(model: Path, text: str, k: int) -> list[list[Candidate]]:
     length = tokens["input_ids"].shape[1]
     most = getattr(masked_lm.config, "max_position_embeddings", length)
     if length > most:
-        raise ConfigError(f"text is {length} tokens long, model={model} reads {most}; shorten it")
-    reads_at = (masked - getattr(masked_lm.config, "mask_shift", 0)).clamp(min=0)
-    logits = masked_lm(**tokens).logits[0, reads_at]  # (masks, V)
+        raise ConfigError(f"text is {length} tokens long, but model={model} reads {most}; shorten it")
+    at = (masked - getattr(masked_lm.config, "mask_shift", 0)).clamp(min=0)
+    logits = masked_lm(**tokens).logits[0, at]  # (masks, V)
     best = logits.softmax(dim=-1).topk(min(k, logits.shape[-1]))
     return [
-        [Candidate(tokenizer.decode([i]), p) for i, p in zip(row.tolist(), shares.tolist(), strict=True)]
-        for row, shares in zip(best.indices, best.values, strict=True)
+        [
+            Candidate(tokenizer.decode([i]), p)
+            for i, p in zip(ids.tolist(), probabilities.tolist(), strict=True)
+        ]
+        for ids, probabilities in zip(best.indices, best.values, strict=True)
     ]
 
 
@@ -57,17 +60,17 @@ def _open(folder: Path) -> tuple[Any, Any]:
         raise ConfigError(f"model={folder} is no folder; give that of a checkpoint, such as exports/<run id>")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, found = AutoModelForMaskedLM.from_pretrained(
+        model, report = AutoModelForMaskedLM.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
         )
-    except Exception as error:  # whatever damaged files and foreign architectures make of it
+    except Exception as error:  # damaged files and unknown architectures raise many types
         reason = first_line(error)
         raise ConfigError(f"model={folder} is no masked language model in safetensors: {reason}") from error
-    if found["missing_keys"]:
+    if report["missing_keys"]:
         raise ConfigError(f"model={folder} has no masked-LM head; use a checkpoint pretrained to fill masks")
     if tokenizer.mask_token is None:
         raise ConfigError(f"model={folder}: its tokenizer has no mask token; use a BERT-style checkpoint")

@@ -1,9 +1,9 @@
-"""Parameters, tokens, steps and FLOPs: pure functions, no torch.
+"""Parameters, tokens, steps and FLOPs of models: pure functions, no torch.
 
-FLOPs count a multiply-add as two and matrix products only, as `torch.utils.flop_counter` does; backward
-costs twice forward (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1). Attention is counted in full for
-causal masks as well, since that is what most kernels' users compare by (Chowdhery et al. 2022,
-arXiv:2204.02311, app. B). The embedding look-up is free; norms, softmax and activations are left out.
+Only matrix products are counted, a multiply-add as two FLOPs, as in `torch.utils.flop_counter`; backward
+costs twice forward (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1). Attention is counted in full for causal
+masks too, which is the common convention (Chowdhery et al. 2022, arXiv:2204.02311, app. B). The embedding
+look-up is free; norms, softmax and activations are left out.
 """
 
 import math
@@ -17,53 +17,53 @@ BACKWARD_OVER_FORWARD = 2
 
 
 def block_parameters(model: Model) -> int:
-    """All blocks with their norms: attention 4 D^2, gated MLP 3 D F."""
+    """Return the parameters of all blocks with their norms: attention 4 D^2, gated MLP 3 D F."""
     matrices = 4 * model.d_model**2 + 3 * model.d_model * model.d_ff
     norms = 2 * model.n_layers - 1 + 2  # none before the first attention; embedding and final norm
     return model.n_layers * matrices + norms * model.d_model
 
 
 def text_parameters(model: Model, vocab_size: int) -> int:
-    """The text backbone with its embedding, without a head."""
+    """Return the parameters of the text backbone with its embedding, without a head."""
     return vocab_size * model.d_model + block_parameters(model)
 
 
 def head_parameters(model: Model, vocab_size: int) -> int:
-    """The prediction head; its decoder is tied to the embedding."""
+    """Return the parameters of the prediction head; its decoder is tied to the embedding."""
     return model.d_model**2 + model.d_model + vocab_size
 
 
 def decoder_parameters(model: Model) -> int:
-    """The decoder of an encoder-decoder: blocks with 4 D^2 of cross-attention and a norm before it."""
+    """Return the parameters of a decoder: blocks with 4 D^2 of cross-attention and a norm before it."""
     return block_parameters(model) + model.n_layers * (4 * model.d_model**2 + model.d_model)
 
 
 def vision_parameters(model: Model, n_patches: int) -> int:
-    """The vision tower."""
+    """Return the parameters of the vision tower."""
     patch = 3 * model.patch_size**2 * model.d_model
     return patch + n_patches * model.d_model + block_parameters(model)
 
 
-def blocks_flops(model: Model, length: int, wanted: float | None = None) -> float:
-    """Forward FLOPs of the blocks on one sequence.
+def blocks_flops(model: Model, length: int, read: float | None = None) -> float:
+    """Return the forward FLOPs of the blocks on one sequence.
 
     Args:
-        model: whose blocks.
-        length: positions.
-        wanted: of them are read; None: all. Behind its attention the last block is computed there alone.
+        model: sizes of the blocks.
+        length: tokens of the sequence.
+        read: tokens whose states are read; None: all. After its attention the last block computes only these.
     """
     matrices = 2 * length * (4 * model.d_model**2 + 3 * model.d_model * model.d_ff)
     attention = 2 * 2 * length**2 * model.d_model  # scores, then the mix of values
-    unread = 0 if wanted is None else length - wanted
-    spared = 2 * unread * (model.d_model**2 + 3 * model.d_model * model.d_ff)
-    return model.n_layers * (matrices + attention) - spared
+    unread = 0 if read is None else length - read
+    skipped = 2 * unread * (model.d_model**2 + 3 * model.d_model * model.d_ff)
+    return model.n_layers * (matrices + attention) - skipped
 
 
 def decoder_flops(model: Model, length: int, context: int) -> float:
-    """Forward FLOPs of the decoder on `length` positions that attend to `context` of the encoder.
+    """Return the forward FLOPs of the decoder on `length` tokens that attend to `context` encoder tokens.
 
-    Cross-attention (Vaswani et al. 2017, arXiv:1706.03762, sec. 3.2.3): queries and output are of the
-    decoder's positions, keys and values of the encoder's.
+    In cross-attention (Vaswani et al. 2017, arXiv:1706.03762, sec. 3.2.3) queries and outputs are those of
+    the decoder's tokens, keys and values those of the encoder's.
     """
     matrices = 2 * (length + context) * 2 * model.d_model**2
     attention = 2 * 2 * length * context * model.d_model
@@ -71,69 +71,69 @@ def decoder_flops(model: Model, length: int, context: int) -> float:
 
 
 def head_flops(model: Model, vocab_size: int, n_targets: float) -> float:
-    """Forward FLOPs of the prediction head at `n_targets` positions."""
+    """Return the forward FLOPs of the prediction head at `n_targets` tokens."""
     return 2 * n_targets * (model.d_model**2 + model.d_model * vocab_size)
 
 
 def generator_flops(model: Model, generator: Model, vocab_size: int, length: int, n_targets: int) -> float:
-    """Forward FLOPs of ELECTRA's generator (arXiv:2003.10555, sec. 3.2) on one sequence.
+    """Return the forward FLOPs of ELECTRA's generator (arXiv:2003.10555, sec. 3.2) on one sequence.
 
-    Its blocks are narrower; projections lead from the shared embedding's width and, at targets, back to it.
+    Its blocks are narrower; projections map from the width of the shared embedding and, at targets, back.
     """
     projection = model.d_model * generator.d_model
     head = projection + model.d_model * vocab_size
     return blocks_flops(generator, length, n_targets) + 2 * (length * projection + n_targets * head)
 
 
-def label_flops(model: Model, n_labels: int, n_positions: int) -> int:
-    """Forward FLOPs of a classifier of positions: ModernBERT's dense layer, then one output a label."""
-    return 2 * n_positions * (model.d_model**2 + model.d_model * n_labels)
+def label_flops(model: Model, n_labels: int, n_tokens: int) -> int:
+    """Return the forward FLOPs of a token classifier: ModernBERT's dense layer, then one output per label."""
+    return 2 * n_tokens * (model.d_model**2 + model.d_model * n_labels)
 
 
 def vision_flops(model: Model, image_size: int) -> float:
-    """Forward FLOPs of the vision tower on one image."""
+    """Return the forward FLOPs of the vision tower on one image."""
     patches = (image_size // model.patch_size) ** 2
     return patch_flops(model, image_size) + blocks_flops(model, patches)
 
 
 def patch_flops(model: Model, image_size: int) -> int:
-    """Forward FLOPs of the patch embedding of one image."""
+    """Return the forward FLOPs of the patch embedding of one image."""
     patches = (image_size // model.patch_size) ** 2
     return 2 * patches * 3 * model.patch_size**2 * model.d_model
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one optimizer step of a strategy uses, over all ranks. `flops`: forward and backward."""
+    """Rows, tokens and FLOPs (forward and backward) of one optimizer step, over all ranks."""
 
     rows: int  # sequences, or pairs
     forward_tokens: int
-    predicted_tokens: float  # its expectation where the number of targets is random
+    predicted_tokens: float  # the expected number where it is random
     flops: float
 
     @staticmethod
     def of_row(
         rows: int, tokens: int, targets: float, forward_flops: float, *, data_flops: float = 0
     ) -> "StepCost":
-        """The cost of a step from the cost of one row.
+        """Return the cost of a step from the cost of one row.
 
         Args:
-            rows: of the step.
-            tokens: positions of a row.
-            targets: of a row.
-            forward_flops: of a row.
-            data_flops: the part of them whose input is data: its backward has no gradient of the input.
+            rows: rows of the step.
+            tokens: tokens of a row.
+            targets: predicted tokens of a row.
+            forward_flops: forward FLOPs of a row.
+            data_flops: the part of them whose input is data, which needs no gradient of its input.
         """
         flops = (1 + BACKWARD_OVER_FORWARD) * forward_flops - data_flops
         return StepCost(rows, tokens * rows, targets * rows, flops * rows)
 
     @staticmethod
     def mean(costs: Sequence["StepCost"], shares: Sequence[float]) -> "StepCost":
-        """The expected step where each kind of step has a share of all; every kind takes the fewest rows.
+        """Return the expected cost where each kind of step has a share; all kinds use the fewest rows of any.
 
         Args:
-            costs: of each kind, none with terms across rows.
-            shares: of each kind, summing to one.
+            costs: cost of each kind, proportional to its rows.
+            shares: share of each kind, summing to one.
         """
         rows = min(cost.rows for cost in costs)
 
@@ -149,11 +149,7 @@ class StepCost:
 
 
 def rows_per_step(tokens_per_step: int, tokens_per_row: int) -> int:
-    """Rows in one step.
-
-    Raises:
-        ConfigError: a step too small for one row.
-    """
+    """Return the rows of one step; raise ConfigError if a step is too small for one row."""
     rows = tokens_per_step // tokens_per_row
     if rows < 1:
         raise ConfigError(
@@ -163,7 +159,7 @@ def rows_per_step(tokens_per_step: int, tokens_per_row: int) -> int:
 
 
 def n_steps(budget: Budget, cost: StepCost) -> int:
-    """Steps that the compute budget buys: the nearest whole number, at least one."""
+    """Return the steps that a compute budget allows: the nearest whole number, at least one."""
     per_step = {
         "tokens": cost.forward_tokens,
         "predicted_tokens": cost.predicted_tokens,
@@ -174,5 +170,5 @@ def n_steps(budget: Budget, cost: StepCost) -> int:
 
 
 def n_epochs(rows_seen: int, unique_rows: int) -> float:
-    """Passes over the unique data."""
+    """Return the passes over the unique data."""
     return rows_seen / unique_rows if unique_rows else math.nan

@@ -1,7 +1,7 @@
-"""A Hugging Face checkpoint's weights: files -> backbone, head and sizes, each held against the whole model.
+"""Load a Hugging Face checkpoint: files -> backbone, head and sizes, each checked against the whole model.
 
-Only safetensors are read, and no code of a checkpoint is ever run. Whatever does not fit is one line that
-names `model.name`. Transformers is imported late: it takes seconds.
+Only safetensors are read, and no code of a checkpoint is ever run. If a checkpoint does not fit, the error is
+one line that names `model.name`. Transformers is imported late because the import takes seconds.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.config.schema import Model
 from bench.data.pretrained_files import Checkpoint, CheckpointError, first_line
 from bench.data.tokenizer import SPECIAL_TOKENS
-from bench.models.huggingface import ClipBackbone, HuggingFaceBackbone, HuggingFaceHead
+from bench.models.huggingface_adapters import ClipBackbone, HuggingFaceBackbone, HuggingFaceHead
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-TOLERANCE = 1e-3  # of logits computed in two ways, relative to the largest
+TOLERANCE = 1e-3  # between logits computed in two ways, relative to the largest
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint as strategies take it."""
+    """A checkpoint in the form that strategies use."""
 
     model: Model
     backbone: HuggingFaceBackbone
@@ -35,24 +35,24 @@ class Loaded:
 def load(
     checkpoint: Checkpoint, *, patch_size: int, length: int, pretrained: bool, predicts: bool | None
 ) -> Loaded:
-    """Read a checkpoint's weights.
+    """Read the weights of a checkpoint.
 
     Args:
-        checkpoint: which.
-        patch_size: of the vision tower that tasks fit.
-        length: of the longest text, in tokens of ours.
-        pretrained: False: its architecture, drawn anew from torch's global generator.
-        predicts: with its language model head; None: if it has one.
+        checkpoint: the files to read.
+        patch_size: patch size of the vision tower that tasks fit.
+        length: tokens (our ids) of the longest text.
+        pretrained: False: use its architecture, with weights drawn from torch's global generator.
+        predicts: load its language-model head; None: if it has one.
 
     Raises:
-        CheckpointError: an architecture, weights or a tokenizer that do not serve; names what is wrong.
+        CheckpointError: the architecture, the weights or the tokenizer cannot be used.
     """
     if predicts is None:
         try:
             return load(
                 checkpoint, patch_size=patch_size, length=length, pretrained=pretrained, predicts=True
             )
-        except CheckpointError:  # what is wrong beside the head is found again
+        except CheckpointError:  # problems other than the head will be found again
             predicts = False
     if predicts:
         whole = _read(checkpoint, _language_model_class(checkpoint), pretrained)
@@ -75,14 +75,14 @@ def _config(checkpoint: Checkpoint) -> "PretrainedConfig":
             str(checkpoint.folder), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:
-        problem = f"this transformers knows no {checkpoint.architecture} ({first_line(error)})"
+        problem = f"this version of transformers has no {checkpoint.architecture} ({first_line(error)})"
         raise CheckpointError(checkpoint.name, f"{problem}; choose another checkpoint") from error
     config.use_cache = False
     return config
 
 
 def _language_model_class(checkpoint: Checkpoint) -> str:
-    """The Auto class of the checkpoint's head: masked where its architecture has such a one."""
+    """Return the Auto class of the head: masked if the architecture has a masked LM, else causal."""
     from transformers.models.auto import modeling_auto
 
     config = _config(checkpoint)
@@ -94,8 +94,8 @@ def _language_model_class(checkpoint: Checkpoint) -> str:
             return "AutoModelForCausalLM"
     raise CheckpointError(
         checkpoint.name,
-        f"{checkpoint.architecture} predicts no tokens from one stack, so that no strategy can train on from "
-        "it; choose strategy=reference",
+        f"{checkpoint.architecture} is not a language model of one stack, so no strategy can continue its "
+        "pretraining; choose strategy=reference",
     )
 
 
@@ -116,7 +116,7 @@ def _read(checkpoint: Checkpoint, auto: str, pretrained: bool) -> "PreTrainedMod
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except Exception as error:  # whatever damaged files and foreign architectures make of it
+    except Exception as error:  # damaged files and unknown architectures raise many types
         problem = f"its weights cannot be read as {checkpoint.architecture} ({first_line(error)})"
         raise CheckpointError(checkpoint.name, f"{problem}; choose another checkpoint") from error
     whole = _without_pooler(whole)
@@ -125,7 +125,7 @@ def _read(checkpoint: Checkpoint, auto: str, pretrained: bool) -> "PreTrainedMod
 
 
 def _without_pooler(whole: "PreTrainedModel") -> "PreTrainedModel":
-    """A pooler is not asked for, and in many checkpoints not there."""
+    """Remove the pooler, which is not used and which many checkpoints lack."""
     if isinstance(getattr(whole, "pooler", None), nn.Module):
         whole.pooler = None
     return whole
@@ -134,7 +134,7 @@ def _without_pooler(whole: "PreTrainedModel") -> "PreTrainedModel":
 def _check_weights(
     checkpoint: Checkpoint, whole: "PreTrainedModel", missing: set[str], unexpected: set[str]
 ) -> None:
-    """Heads that are not asked for may be left over; layers may not, and nothing may be made up."""
+    """Refuse missing weights and unused layers; unused heads are accepted."""
     used = whole.get_encoder() if whole.config.is_encoder_decoder else whole
     ids = {id(weight) for weight in used.parameters()}
     names = {name for name, w in whole.named_parameters(remove_duplicate=False) if id(w) in ids}
@@ -152,7 +152,7 @@ def _check_weights(
 
 
 def _numbered(name: str) -> list[str]:
-    """`encoder.layer.4.attn` -> [`encoder.layer.4`]."""
+    """Return the numbered prefixes of a name: `encoder.layer.4.attn` -> [`encoder.layer.4`]."""
     parts = name.split(".")
     return [".".join(parts[: i + 1]) for i, part in enumerate(parts) if part.isdigit()]
 
@@ -166,13 +166,13 @@ def _backbone(body: "PreTrainedModel", checkpoint: Checkpoint) -> HuggingFaceBac
     if largest >= rows:
         raise CheckpointError(
             checkpoint.name,
-            f"its tokenizer has the id {largest}, its embedding {rows} rows; give it its own",
+            f"its tokenizer has the id {largest}, its embedding {rows} rows; use the tokenizer of this model",
         )
     return (ClipBackbone if is_clip else HuggingFaceBackbone)(body, checkpoint)
 
 
 def _probe_tokens(checkpoint: Checkpoint, length: int) -> Tensor:
-    """(2, T) ids: two texts that differ in their last word."""
+    """Return two texts that differ in their last token only: (2, T) ids."""
     n_words = checkpoint.vocab_size - len(SPECIAL_TOKENS)
     first = torch.arange(length) % n_words
     second = first.clone()
@@ -182,10 +182,10 @@ def _probe_tokens(checkpoint: Checkpoint, length: int) -> Tensor:
 
 @torch.no_grad()
 def _probe(backbone: HuggingFaceBackbone, checkpoint: Checkpoint, tokens: Tensor, patch_size: int) -> Model:
-    """Find out by reading texts: the width, whether attention is causal, what a text costs."""
+    """Measure the width, whether attention is causal, and the FLOPs of a text, by a forward pass."""
     length = tokens.shape[1]
     try:
-        # The fused kernel on CPU is not counted; the plain one is made of matrix products, which are.
+        # The counter does not see the fused CPU kernel; the plain one consists of matrix products.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             hidden = backbone(tokens, causal=None)  # (2, T, D)
     except Exception as error:
@@ -194,9 +194,7 @@ def _probe(backbone: HuggingFaceBackbone, checkpoint: Checkpoint, tokens: Tensor
             checkpoint.name, f"{problem}; lower sequence_length, or choose another"
         ) from error
     if not hidden.isfinite().all():
-        raise CheckpointError(
-            checkpoint.name, "its weights are no finite numbers, or make none; choose another checkpoint"
-        )
+        raise CheckpointError(checkpoint.name, "its hidden states are not finite; choose another checkpoint")
     backbone.is_causal = torch.equal(hidden[0, 0], hidden[1, 0])
     config = backbone.body.config.get_text_config()
     width, heads = hidden.shape[-1], config.num_attention_heads
@@ -204,14 +202,14 @@ def _probe(backbone: HuggingFaceBackbone, checkpoint: Checkpoint, tokens: Tensor
         name=checkpoint.name,
         d_model=width,
         n_layers=config.num_hidden_layers,
-        n_heads=heads if width % (2 * heads) == 0 else 1,  # only a fitted vision tower's, which has RoPE
+        n_heads=heads if width % (2 * heads) == 0 else 1,  # used only by a fitted vision tower, with RoPE
         d_ff=_width_of_equal_cost(counter.get_total_flops() / 2, width, config.num_hidden_layers, length),
         patch_size=patch_size,
     )
 
 
 def _width_of_equal_cost(flops: float, d_model: int, n_layers: int, length: int) -> int:
-    """The gated feed-forward width with which our blocks cost as much: `blocks_flops` solved for it."""
+    """Return the gated feed-forward width at which our blocks need these FLOPs: `blocks_flops` inverted."""
     matrices = (flops / n_layers - 4 * length**2 * d_model) / (2 * length)
     return max(1, round((matrices - 4 * d_model**2) / (3 * d_model)))
 
@@ -220,26 +218,28 @@ def _width_of_equal_cost(flops: float, d_model: int, n_layers: int, length: int)
 def _head(
     whole: "PreTrainedModel", backbone: HuggingFaceBackbone, checkpoint: Checkpoint, tokens: Tensor
 ) -> HuggingFaceHead:
-    """The head, held against the whole model's logits."""
+    """Return the head, after checking its logits against those of the whole model."""
     ids, mask = backbone.read(tokens, None)
-    problem = f"the head of {checkpoint.architecture} cannot be told from its body; choose strategy=reference"
+    problem = (
+        f"the head of {checkpoint.architecture} cannot be separated from its body; choose strategy=reference"
+    )
     theirs = whole.eval()(input_ids=ids, attention_mask=mask).logits[:, len(checkpoint.prefix) :]
     if whole.base_model is whole:
         raise CheckpointError(checkpoint.name, problem)
     head = HuggingFaceHead(whole, checkpoint).eval()
     try:
-        found, wanted = head(backbone(tokens, causal=None)), head.ours(theirs)
+        ours, expected = head(backbone(tokens, causal=None)), head.ours(theirs)
     except Exception as error:
         raise CheckpointError(checkpoint.name, f"{problem} ({first_line(error)})") from error
-    speaking = ~head.silent
-    gap = (found - wanted)[..., speaking].abs().max()
-    if not gap <= TOLERANCE * wanted[..., speaking].abs().max():
+    used = ~head.duplicates
+    gap = (ours - expected)[..., used].abs().max()
+    if not gap <= TOLERANCE * expected[..., used].abs().max():
         raise CheckpointError(checkpoint.name, problem)
     return head
 
 
 def quiet_transformers() -> None:
-    """No progress bars and no warnings where a model is read or written in a second."""
+    """Turn off the progress bars and warnings of transformers."""
     import transformers  # late: it takes seconds
 
     transformers.utils.logging.disable_progress_bar()

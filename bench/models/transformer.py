@@ -1,8 +1,8 @@
-"""The shared backbone: a pre-norm Transformer shaped like ModernBERT (arXiv:2412.13663).
+"""The backbone that all strategies share: a pre-norm Transformer shaped like ModernBERT (arXiv:2412.13663).
 
 RoPE (arXiv:2104.09864), GeGLU (arXiv:2002.05202), LayerNorm, no biases. Every detail (a norm after the
-embedding and none before the first attention, GELU on the first half of the gate, theta, init) is what
-Hugging Face's ModernBert classes compute, so that causal and bidirectional weights export exactly.
+embedding and none before the first attention, GELU on the first half of the gate, theta, initialisation) is
+computed as in Hugging Face's ModernBert classes, so that causal and bidirectional weights export exactly.
 Shapes: B batch, T tokens, D width, H heads, F feed-forward width, V vocabulary.
 """
 
@@ -16,32 +16,98 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.config.schema import Model
-from bench.models.rope import Rope, RotatedHeads, rotated_heads
 
 NORM_EPS = 1e-5
 INIT_STD = 0.02
+ROPE_THETA = 160_000.0  # ModernBERT's full-attention layers
+
+
+class Rope(nn.Module):
+    """Rotary position embedding over the full head width, rotate-half convention."""
+
+    def __init__(self, head_dim: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.frequencies: Tensor
+        frequencies = ROPE_THETA ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def tables(self, length: int) -> tuple[Tensor, Tensor]:
+        """Return cosines (T, 2 H, D/H) and sines (T, 1, D/2H), computed once per forward pass.
+
+        The cosines, the same for all heads, are repeated for every query and key head and for both halves of
+        a head, because multiplying long contiguous rows is faster.
+        """
+        positions = torch.arange(length, device=self.frequencies.device, dtype=torch.float32)
+        angles = torch.outer(positions, self.frequencies)[:, None]  # (T, 1, D/2H)
+        return angles.cos().repeat(1, 2 * self.n_heads, 2), angles.sin()
+
+
+def rotated_heads(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `RotatedHeads` with operations that a compiler can fuse: it cannot follow in-place writes."""
+    rotated, v = qkv.tensor_split([cos.shape[1]], dim=2)
+    a, b = rotated.chunk(2, dim=-1)
+    rotated = rotated * cos + torch.cat([-b * sin, a * sin], dim=-1)
+    q, k = rotated.transpose(1, 2).chunk(2, dim=1)
+    return q, k, v.transpose(1, 2)
+
+
+class RotatedHeads(torch.autograd.Function):
+    """Apply RoPE to queries and keys, in half the passes over memory that autograd would need.
+
+    Both halves (a, b) of a head are rotated: (a cos - b sin, b cos + a sin). The backward pass rotates by the
+    opposite angles and writes the three gradients into one tensor.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        """qkv: (B, T, 3 H, D/H); cos and sin from `Rope.tables` -> q, k, v, each (B, H, T, D/H)."""
+        ctx.save_for_backward(cos, sin)
+        n_rotated = cos.shape[1]
+        rotated = torch.empty_like(qkv[:, :, :n_rotated], memory_format=torch.contiguous_format)
+        _rotate(qkv[:, :, :n_rotated], cos, sin, 1, rotated)
+        q, k = rotated.transpose(1, 2).chunk(2, dim=1)
+        return q, k, qkv[:, :, n_rotated:].transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The tables have no gradient."""
+        cos, sin = ctx.saved_tensors
+        q, k, v = (gradient.transpose(1, 2) for gradient in gradients)  # (B, T, H, D/H)
+        batch, length, n_heads, width = v.shape
+        gradient = v.new_empty(batch, length, 3 * n_heads, width)
+        for part, out in zip((q, k), gradient.chunk(3, dim=2), strict=False):
+            _rotate(part, cos[:, :n_heads], sin, -1, out)
+        gradient[:, :, 2 * n_heads :] = v
+        return gradient, None, None
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: int, out: Tensor) -> None:
+    """Write x (B, T, heads, D/H), rotated by the angles (sign 1) or back (sign -1), into `out`."""
+    (a, b), (left, right) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    torch.mul(x, cos, out=out)
+    left.addcmul_(b, sin, value=-sign)
+    right.addcmul_(a, sin, value=sign)
 
 
 def layer_norm(d_model: int) -> nn.LayerNorm:
-    """LayerNorm without bias, as everywhere in ModernBERT."""
+    """Return a LayerNorm without bias, as everywhere in ModernBERT."""
     return nn.LayerNorm(d_model, eps=NORM_EPS, bias=False)
 
 
 def states_at(x: Tensor, at: Tensor | None) -> Tensor:
-    """States at some places.
-
-    Args:
-        x: (B, T, D).
-        at: (N,) places b T + t; None: all of them.
-
-    Returns:
-        (N, D), or x.
-    """
+    """Select hidden states: x (B, T, D) and flat indices `at` (N,) -> (N, D); all of x where `at` is None."""
     return x if at is None else x.flatten(0, 1).index_select(0, at)
 
 
+def flat_indices(positions: Tensor, length: int) -> Tensor:
+    """Return indices b T + t into flattened rows: (B, K) positions t in rows of `length` T -> (B K,)."""
+    starts = length * torch.arange(len(positions), device=positions.device)
+    return (starts[:, None] + positions).flatten()
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention through PyTorch's fused kernel. A mask is True where attended."""
+    """Multi-head self-attention by PyTorch's fused kernel. A mask is True where a token is attended to."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -63,7 +129,7 @@ class Attention(nn.Module):
         return self.Wo(states_at(mixed.transpose(1, 2).flatten(2), at))
 
     def weights(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool) -> Tensor:
-        """What the fused kernel mixes values by and does not give: (B, H, T, T), rows sum to one."""
+        """Return the attention weights, which the fused kernel does not: (B, H, T, T), rows sum to one."""
         q, k, _ = self._project(x, rope)
         scores = q @ k.mT / math.sqrt(q.shape[-1])
         if causal:
@@ -73,7 +139,7 @@ class Attention(nn.Module):
         return scores.softmax(dim=-1)
 
     def _project(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys, rotated, and values: each (B, H, T, D/H)."""
+        """Return rotated queries, rotated keys, and values: each (B, H, T, D/H)."""
         heads = self.Wqkv(x).unflatten(-1, (3 * self.n_heads, -1))  # (B, T, 3 H, D/H)
         if torch.compiler.is_compiling():
             return rotated_heads(heads, *rope)
@@ -122,7 +188,7 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """The stack that text and images share: embedding norm, blocks, final norm."""
+    """The stack used for text and for images: embedding norm, blocks, final norm."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -142,24 +208,25 @@ class Blocks(nn.Module):
         every_layer: bool = False,
         at: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states of embedded inputs.
+        """Return hidden states of embedded inputs.
 
         Args:
             embedded: (B, T, D).
             attended: (B, T) bool, False at padding, which must be on the right; None: no padding.
-            causal: each position sees itself and what is left of it.
-            prefix: (B,) positions at the start that see one another; what follows is causal. Wins over the
-                two above: no real token sees padding on its right, unless it lies in the prefix.
-            dropout: share of each block's output set to zero, from torch's global generator.
-            every_layer: also what goes into the first block and what comes out of each of the L.
-            at: (N,) the places that are wanted, as in `states_at`. What the last block does behind its
-                attention is done for them alone: no other position reads it. Not with `every_layer`.
+            causal: each token attends to itself and to the tokens on its left.
+            prefix: (B,) lengths of the prefix, whose tokens attend to each other; the rest is causal. It
+                replaces `attended` and `causal`: no real token attends to padding outside the prefix.
+            dropout: share of each block's output set to zero, drawn from torch's global generator.
+            every_layer: also return the input of the first block and the output of each of the L blocks.
+            at: (N,) flat indices of the states to return, as in `states_at`. The last block computes its
+                output projection and feed-forward for them only. Not with `every_layer`.
 
         Returns:
-            (B, T, D), or (N, D) `at` places, or (L + 1, B, T, D), where the last alone has gone through the
-            final norm, as transformers' `output_hidden_states` has it. Values at padding are meaningless.
+            (B, T, D), or (N, D) with `at`, or (L + 1, B, T, D) with `every_layer`, where only the last has
+            gone through the final norm, as in transformers' `output_hidden_states`. Values at padding are
+            undefined.
         """
-        # Under a causal mask no real token can see padding on its right: no second mask is needed.
+        # Under a causal mask no real token attends to padding on its right: no second mask is needed.
         mask = None if attended is None or causal else attended[:, None, None, :]
         if prefix is not None:
             mask, causal = prefix_mask(prefix, embedded.shape[1]), False
@@ -175,7 +242,7 @@ class Blocks(nn.Module):
 
 
 def prefix_mask(prefix: Tensor, length: int) -> Tensor:
-    """(B,) prefix lengths -> (B, 1, T, T) bool: the prefix in full, then left to right (T5, sec. 3.2.1)."""
+    """Return the mask of a prefix LM (T5, sec. 3.2.1): (B,) prefix lengths -> (B, 1, T, T) bool."""
     positions = torch.arange(length, device=prefix.device)
     causal = positions[:, None] >= positions[None, :]  # (T, T)
     return (causal | (positions < prefix[:, None])[:, None, :])[:, None]
@@ -184,11 +251,11 @@ def prefix_mask(prefix: Tensor, length: int) -> Tensor:
 class Transformer(nn.Module):
     """The text backbone: token embedding and blocks.
 
-    `n_extra` ids behind the tokenizer's own are a strategy's (sentinels, modes); they are drawn last, so that
-    all other weights of a seed are the same for every strategy.
+    A strategy's own `n_extra` ids (sentinels, modes) follow those of the tokenizer. Their embeddings are
+    drawn last, so that for one seed all other weights are the same in every strategy.
     """
 
-    n_before = 0  # tokens of its own that stand before every text
+    n_before = 0  # tokens that the model itself puts before every text
 
     def __init__(self, model: Model, vocab_size: int, n_extra: int = 0) -> None:
         super().__init__()
@@ -218,26 +285,23 @@ class Transformer(nn.Module):
 
     @contextlib.contextmanager
     def recorded_attention(self) -> Iterator[list[Tensor]]:
-        """Attention weights of the passes inside, layer after layer: each (B, H, T, T).
-
-        The list is filled as passes happen, by the masks that they use.
-        """
-        found: list[Tensor] = []
+        """Record the attention weights of forward passes inside the block, layer by layer: (B, H, T, T)."""
+        recorded: list[Tensor] = []
 
         def record(layer: Attention, inputs: tuple[Any, ...], output: Tensor) -> None:
-            found.append(layer.weights(*inputs))
+            recorded.append(layer.weights(*inputs))
 
         layers = [module for module in self.modules() if isinstance(module, Attention)]
         handles = [layer.register_forward_hook(record) for layer in layers]
         try:
-            yield found
+            yield recorded
         finally:
             for handle in handles:
                 handle.remove()
 
 
 def initialise(module: nn.Module, n_layers: int) -> None:
-    """Truncated normal of 0.02; the matrices that write to the residual scaled by 1/sqrt(2 L) (GPT-2)."""
+    """Draw weights from a truncated normal; matrices that write to the residual are scaled as in GPT-2."""
     for name, child in module.named_modules():
         if isinstance(child, nn.Linear | nn.Embedding | nn.Conv2d):
             writes_to_residual = name.endswith("Wo")

@@ -9,13 +9,14 @@ from bench.models.transformer import Blocks, initialise, truncated_normal
 
 
 class VisionTower(nn.Module):
-    """Images to patch features. Positions: learned embedding of each patch, on top of the blocks' RoPE."""
+    """Encode images as patch states. Patches have learned position embeddings, besides the blocks' RoPE."""
 
     def __init__(self, model: Model, image_size: int) -> None:
         super().__init__()
         if image_size % model.patch_size:
             raise ConfigError(
-                f"model.patch_size={model.patch_size} does not divide corpus.pairs.image_size={image_size}"
+                f"model.patch_size={model.patch_size} does not divide corpus.pairs.image_size={image_size}; "
+                "choose a divisor"
             )
         self.patches = nn.Conv2d(3, model.d_model, model.patch_size, stride=model.patch_size, bias=False)
         self.position = nn.Parameter(torch.zeros(n_patches(model, image_size), model.d_model))
@@ -29,16 +30,16 @@ class VisionTower(nn.Module):
 
     def hidden(self, images: Tensor) -> Tensor:
         """images: (B, 3, S, S) float in [-1, 1] -> hidden states of the P patches (B, P, D)."""
-        images = images.to(self.position.dtype)  # double, where the run is
+        images = images.to(self.position.dtype)  # float64 in runs that compute in it
         embedded = self.patches(images).flatten(2).transpose(1, 2) + self.position  # (B, P, D)
         return self.blocks(embedded)
 
 
 def n_patches(model: Model, image_size: int) -> int:
-    """Patches of a square image."""
+    """Return the number of patches of a square image."""
     return (image_size // model.patch_size) ** 2
 
 
 def to_float(images: Tensor) -> Tensor:
-    """(B, S, S, 3) uint8 -> (B, 3, S, S) float in [-1, 1]."""
+    """Convert images: (B, S, S, 3) uint8 -> (B, 3, S, S) float in [-1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0

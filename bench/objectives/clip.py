@@ -11,18 +11,17 @@ from bench.config.schema import Optim
 from bench.data.batches import Batch
 from bench.errors import ConfigError
 from bench.objectives.base import Loss, ObjectiveOptions, Shapes
-from bench.objectives.contrastive import info_nce
-from bench.objectives.two_towers import TwoTowers
+from bench.objectives.contrastive import TwoTowers, info_nce
 
 
 class Clip(TwoTowers):
-    """Each image finds its text among all of the step, and each text its image."""
+    """Classify which text of the step belongs to each image, and which image to each text."""
 
     n_directions = 2
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
-        """The temperature; it is learned."""
+        """The learned temperature."""
 
         initial_temperature: float = MISSING
         min_temperature: float = MISSING  # learned values are clipped here
@@ -40,7 +39,7 @@ class Clip(TwoTowers):
         self.log_scale = nn.Parameter(torch.tensor([-math.log(options.initial_temperature)]))
 
     def loss(self, batch: Batch) -> Loss:
-        """Symmetric InfoNCE over the pairs of all ranks; the count is pairs."""
+        """Return the symmetric InfoNCE over the pairs of all ranks; the count is pairs."""
         images, texts = self.embed_images(batch["images"]), self.embed_texts(batch["captions"])
         scale = self.log_scale.clamp(max=-math.log(self.options.min_temperature)).exp()
         return Loss(info_nce(images, texts, scale), len(images))

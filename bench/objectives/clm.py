@@ -1,35 +1,37 @@
-"""Causal language modelling (GPT, Radford et al. 2018): every token from those on its left."""
+"""Causal language modelling (GPT, Radford et al. 2018): predict every token from those on its left."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from omegaconf import MISSING
 from torch import Tensor
+from typing_extensions import override
 
 from bench.data.batches import Batch
 from bench.data.tokenizer import MASK
 from bench.errors import ConfigError
-from bench.models.flops import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.models.flops import StepCost
 from bench.objectives.base import Likelihood, Loss, ObjectiveOptions, TextObjective
-from bench.objectives.likelihood import causal_nats
-from bench.objectives.sampling import Sampling, causal_logits, left_to_right
+from bench.objectives.likelihood import causal_nll
+from bench.objectives.sampling import Sampling, write_causally
 
 
 class CausalLM(TextObjective):
-    """Next-token prediction at every position but the last."""
+    """Predict the next token everywhere."""
 
     likelihoods = frozenset[Likelihood]({"exact"})
     writes = "left to right"
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
-        """Noise against overfitting where data repeat (Gao et al. 2025, arXiv:2510.04071); 0: none.
+        """Noise against overfitting on repeated data (Gao et al. 2025, arXiv:2510.04071); 0: none.
 
-        With it CLM is the fair rival of masked diffusion (Prabhudesai et al. 2025, arXiv:2507.15857).
+        With noise, CLM is a fair competitor of masked diffusion (Prabhudesai et al. 2025, arXiv:2507.15857).
         """
 
         dropout: float = MISSING  # share of each block's output set to zero in training
-        input_mask_rate: float = MISSING  # chance of an input token to be shown as [MASK] in training
+        input_mask_rate: float = MISSING  # probability of an input token to be replaced by [MASK] in training
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -40,57 +42,48 @@ class CausalLM(TextObjective):
     options: Options
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
-        """The rows as they are, since the target is the input, shifted; noise only where it is asked for.
+        """Return the rows, since the target is the shifted input, with noise if the options ask for it.
 
         Returns:
-            tokens: (B, T) as shown; targets: (B, T) ids, if inputs are masked; seed: (B,) of dropout, if any:
-            the data decide it, so that a resumed run drops the same.
+            tokens: (B, T) input ids; targets: (B, T) ids, if inputs are masked; seed: (B,) of dropout, if
+            any: it is part of the data, so that a resumed run drops the same.
         """
         tokens, batch = rows["tokens"], rows
         if self.options.input_mask_rate > 0:
-            hidden = torch.rand(tokens.shape, generator=generator) < self.options.input_mask_rate
-            batch = batch | {"tokens": tokens.masked_fill(hidden, MASK), "targets": tokens}
+            is_masked = torch.rand(tokens.shape, generator=generator) < self.options.input_mask_rate
+            batch = batch | {"tokens": tokens.masked_fill(is_masked, MASK), "targets": tokens}
         if self.options.dropout > 0:
             batch = batch | {"seed": torch.randint(2**62, (len(tokens),), generator=generator)}
         return batch
 
     def loss(self, batch: Batch) -> Loss:
-        """Negative log-likelihood of tokens 1..T-1 given their prefixes: exact but for noise in training."""
+        """Return the NLL of tokens 1..T-1 given their prefixes: exact, except for noise in training."""
         tokens = batch.get("targets", batch["tokens"])  # (B, T)
-        hidden = self._trained(batch) if self.training else self.backbone(tokens, causal=True)  # (B, T, D)
+        hidden = self._noisy_states(batch) if self.training else self.backbone(tokens, causal=True)
         targets = tokens[:, 1:]
-        return Loss(self.head.nats(hidden[:, :-1], targets), targets.numel())
+        return Loss(self.head.summed_nll(hidden[:, :-1], targets), targets.numel())
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
-        """All positions are processed, all but the last predict."""
-        model, length = self.shapes.model, self.shapes.sequence_length
-        vocab_size = self.backbone.embedding.num_embeddings
-        forward = blocks_flops(model, length) + head_flops(model, vocab_size, length - 1)
-        return StepCost.of_row(rows_per_step(tokens_per_step, length), length, length - 1, forward)
+        """Count all tokens as read, and all but the first as predicted."""
+        return self.text_step_cost(tokens_per_step, self.shapes.sequence_length - 1)
 
+    @override
     @torch.no_grad()
-    def token_nats(
-        self,
-        tokens: Tensor,
-        kind: Likelihood,
-        *,
-        samples: int,
-        generator: torch.Generator,
-        scored: Tensor | None = None,
+    def token_nll(
+        self, tokens: Tensor, kind: Likelihood, *, scored: Tensor | None = None, **sampling: Any
     ) -> Tensor:
-        """Exact."""
-        return causal_nats(self.backbone, self.head, tokens, scored)
+        return causal_nll(self.backbone, self.head, tokens, scored)
 
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
-        """Each token given those on its left (arXiv:1904.09751, eq. 1)."""
-        next_logits = causal_logits(self.backbone, self.head, self.shapes.vocab_size)
-        return left_to_right(next_logits, prompts, n_new, sampling, uniforms[:, :, 0])
+        """Write each token given those on its left (arXiv:1904.09751, eq. 1)."""
+        vocab_size = self.shapes.vocab_size
+        return write_causally(self.backbone, self.head, vocab_size, prompts, n_new, sampling, uniforms)
 
-    def _trained(self, batch: Batch) -> Tensor:
-        """Hidden states with noise (B, T, D)."""
-        shown = batch["tokens"]
+    def _noisy_states(self, batch: Batch) -> Tensor:
+        """Return hidden states under noise: (B, T, D)."""
+        tokens = batch["tokens"]
         if "seed" not in batch:
-            return self.backbone(shown, causal=True)
-        with torch.random.fork_rng([shown.device] if shown.is_cuda else []):
+            return self.backbone(tokens, causal=True)
+        with torch.random.fork_rng([tokens.device] if tokens.is_cuda else []):
             torch.manual_seed(int(batch["seed"][0]))  # ranks have other rows, hence other seeds
-            return self.backbone(shown, causal=True, dropout=self.options.dropout)
+            return self.backbone(tokens, causal=True, dropout=self.options.dropout)

@@ -1,7 +1,7 @@
-"""Strategies made of other strategies: one backbone and head, an objective for each step.
+"""Strategies that combine others on one backbone and head, with one objective per step.
 
-Which objective a step trains is drawn from the step's own generator (`Mixture`) or follows from its place in
-the run (`Phases`); never from a rank. All of a step's rows share it, so that losses keep their own mean.
+The objective of a step is drawn from the step's own generator (`Mixture`) or depends on the progress of the
+run (`Phases`), so it is the same on all ranks. All rows of a step share it, so that each loss keeps its mean.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from omegaconf import MISSING
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bench.config.build import build, find_class, find_options
 from bench.config.schema import Optim
@@ -25,17 +26,17 @@ PART = "part"  # batch key: the index of the step's objective, the same in every
 
 @dataclass(frozen=True)
 class CombinedOptions(ObjectiveOptions):
-    """What is combined. Shares are of the steps, hence of the positions processed."""
+    """The parts and their shares of the steps, hence of the tokens read."""
 
-    parts: dict[str, Any] = MISSING  # name -> a text strategy's own YAML; by `defaults: - clm@parts.clm`
+    parts: dict[str, Any] = MISSING  # name -> options of a text strategy, from `defaults: - clm@parts.clm`
     shares: dict[str, float] = MISSING  # name -> share of the steps
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if set(self.parts) != set(self.shares):
             raise ConfigError(
-                f"strategy.shares names {', '.join(self.shares)}, strategy.parts {', '.join(self.parts)}; "
-                "give every part one share"
+                f"strategy.shares names {', '.join(self.shares)}, strategy.parts names "
+                f"{', '.join(self.parts)}; give every part one share"
             )
         total = sum(self.shares.values())
         if not math.isclose(total, 1, abs_tol=1e-6) or not all(share > 0 for share in self.shares.values()):
@@ -43,10 +44,7 @@ class CombinedOptions(ObjectiveOptions):
 
 
 class Combined(TextObjective):
-    """Text objectives that train one backbone, and the head that predicts its tokens.
-
-    A subclass chooses among them.
-    """
+    """Text objectives that train one backbone and one prediction head; subclasses choose among them."""
 
     options: CombinedOptions
 
@@ -61,102 +59,91 @@ class Combined(TextObjective):
                 for name, node in options.parts.items()
             }
         )
-        self.names = sorted(options.shares)  # a run's id does not know the order of keys
+        self.names = sorted(options.shares)  # a run's id does not depend on the order of keys
         core_weights = {id(p) for module in (self.backbone, self.head) for p in module.parameters()}
         self.mask_shift = max(self.part(name).mask_shift for name in self.names)
         self.has_idle_weights = any(id(p) not in core_weights for p in self.parameters())
 
     @classmethod
+    @override
     def n_extra_tokens(cls, options: Any, shapes: Shapes) -> int:
-        """As many as the neediest part: parts share their sentinels."""
         needs = []
         for name, node in options.parts.items():
             part = find_class(node, Objective, _key(name))
             if part.modality != "text":
-                raise ConfigError(f"{_key(name)} trains on {part.modality}; combine strategies of text")
+                raise ConfigError(f"{_key(name)} trains on {part.modality}; combine text strategies only")
             if issubclass(part, Combined):
-                raise ConfigError(f"{_key(name)} is itself made of parts; name its parts here")
+                raise ConfigError(f"{_key(name)} has parts of its own; name them here instead")
             needs.append(part.n_extra_tokens(find_options(part, node, _key(name)), shapes))
-        return max(needs)
+        return max(needs)  # parts share their sentinels
 
     def part(self, name: str) -> Objective:
-        """One of the objectives."""
+        """Return one of the objectives."""
         return cast(Objective, self.parts[name])
 
     def corrupt_as(self, name: str, rows: Batch, generator: torch.Generator) -> Batch:
-        """A batch for one of the objectives, marked as such."""
+        """Return a batch for one of the objectives, with its index under `PART`."""
         batch = self.part(name).corrupt(rows, generator)
         n_rows = len(next(iter(batch.values())))
         return batch | {PART: torch.full((n_rows,), self.names.index(name))}
 
     def loss(self, batch: Batch) -> Loss:
-        """The loss of the objective that the batch was made for."""
+        """Return the loss of the objective for which the batch was made."""
         return self.part(self.names[int(batch[PART][0])]).loss(batch)
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
-        """The mean over the parts by their shares, at the number of rows that fits all of them."""
+        """Return the mean cost of the parts by their shares, at the number of rows that fits all of them."""
         costs = [self.part(name).step_cost(tokens_per_step) for name in self.names]
         return StepCost.mean(costs, [self.options.shares[name] for name in self.names])
 
     @property
     def likelihoods(self) -> frozenset[Likelihood]:  # type: ignore[override]
-        """What any part can give."""
+        """The kinds that any part supports."""
         return frozenset().union(*(self.part(name).likelihoods for name in self.names))
 
-    def token_nats(
-        self,
-        tokens: Tensor,
-        kind: Likelihood,
-        *,
-        samples: int,
-        generator: torch.Generator,
-        scored: Tensor | None = None,
-    ) -> Tensor:
-        """By the first part that has this kind."""
+    def token_nll(self, tokens: Tensor, kind: Likelihood, **how: Any) -> Tensor:
+        """Score tokens by the first part that supports this kind."""
         able = [self.part(name) for name in self.names if kind in self.part(name).likelihoods]
-        return able[0].token_nats(tokens, kind, samples=samples, generator=generator, scored=scored)
+        return able[0].token_nll(tokens, kind, **how)
 
     @property
     def writes(self) -> str | None:  # type: ignore[override]
-        """As the part that writes."""
+        """How the part that writes does it."""
         writer = self.writer()
         return writer.writes if writer else None
 
+    @override
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
-        """As the part that writes."""
         writer = self.writer()
         return (writer.write if writer else super().write)(prompts, n_new, sampling, uniforms)
 
     def writer(self) -> Objective | None:
-        """The first part that has a likelihood to draw texts from, or else the first that writes at all."""
+        """Return the first part with an exact likelihood, else the first that writes."""
         able = [self.part(name) for name in self.names if self.part(name).writes]
         return min(able, key=lambda part: "exact" not in part.likelihoods, default=None)
 
 
 class Mixture(Combined):
-    """Each step trains one of the objectives, drawn by their shares."""
+    """Train one of the objectives in each step, drawn with the shares as probabilities."""
 
-    @dataclass(frozen=True)
-    class Options(CombinedOptions):
-        """Nothing beyond the parts and their shares."""
+    Options = CombinedOptions
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
-        """Draw the objective, then corrupt as it does."""
+        """Draw the objective, then apply its corruption."""
         shares = torch.tensor([self.options.shares[name] for name in self.names])
         drawn = int(torch.multinomial(shares, 1, generator=generator))
         return self.corrupt_as(self.names[drawn], rows, generator)
 
 
 class Phases(Combined):
-    """One objective after the other.
+    """Train one objective after the other.
 
-    Optimizer state, learning-rate schedule and the order of the data run on through all phases: a phase
-    begins at the first step that is not before its share, with that step's rows.
+    Optimizer state, learning-rate schedule and data order continue through all phases.
     """
 
     @dataclass(frozen=True)
     class Options(CombinedOptions):
-        """The phases' order."""
+        """The order of the phases."""
 
         order: list[str] = MISSING
 
@@ -172,24 +159,24 @@ class Phases(Combined):
 
     @property
     def trunk_share(self) -> float:  # type: ignore[override]
-        """The first phase; see `bench.training.shared_trunk`."""
+        """The share of the first phase; see `bench.training.trunk`."""
         return self.options.shares[self.options.order[0]]
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
-        """As the last phase does."""
+        """Apply the corruption of the last phase."""
         return self.corrupt_as(self.options.order[-1], rows, generator)
 
     def corrupt_at(self, rows: Batch, generator: torch.Generator, progress: float) -> Batch:
-        """As the phase at `progress` does."""
+        """Apply the corruption of the phase at `progress`."""
         return self.corrupt_as(self.phase_at(progress), rows, generator)
 
     def writer(self) -> Objective | None:
-        """The last phase that writes: what came before it is partly overwritten."""
+        """Return the last phase that writes: what earlier phases learned is partly overwritten."""
         able = [self.part(name) for name in self.options.order if self.part(name).writes]
         return able[-1] if able else None
 
     def phase_at(self, progress: float) -> str:
-        """The objective in force after this share of the run."""
+        """Return the name of the objective after this share of the run."""
         end = 0.0
         for name in self.options.order:
             end += self.options.shares[name]

@@ -1,9 +1,8 @@
 """Span corruption (T5, arXiv:1910.10683, sec. 3.1.4) and mixtures of it (UL2, arXiv:2205.05131, sec. 3.1).
 
 An encoder reads the text with its noise spans replaced by sentinels; a decoder writes sentinel, span,
-sentinel, span, ... and closes with EOS. This is what T5's code trains on: its masks end with noise, so the
-final sentinel that the paper's figure 2 shows never occurs. The decoder starts from BOS where T5, which has
-none, takes its padding.
+sentinel, span, ... and ends with EOS. This follows T5's code, whose masks end with noise, so that the final
+sentinel of the paper's figure 2 never occurs. The decoder starts with BOS, where T5 uses its padding token.
 """
 
 import math
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import MISSING
 from torch import Tensor
+from typing_extensions import override
 
 from bench.config.schema import Optim
 from bench.data.batches import Batch
@@ -21,8 +21,8 @@ from bench.errors import ConfigError
 from bench.models.decoder import Decoder
 from bench.models.flops import StepCost, blocks_flops, decoder_flops, head_flops, rows_per_step
 from bench.objectives.base import Core, Loss, ObjectiveOptions, Shapes, StockClass, TextObjective
+from bench.objectives.corruption import noise_mask, span_counts, split_at_spans
 from bench.objectives.sampling import Sampling, left_to_right, writable
-from bench.objectives.spans import noise_mask, span_counts, split_at_spans
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Denoiser:
 
     rate: float = MISSING  # share of tokens corrupted
     mean_span: float | None = MISSING  # tokens; null: one span at the end, UL2's sequential denoiser
-    mode: str | None = MISSING  # its paradigm token, put before the text; null: none, as in T5
+    mode: str | None = MISSING  # paradigm token before the text; null: none, as in T5
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
@@ -41,11 +41,11 @@ class Denoiser:
 
 
 class Denoising(TextObjective):
-    """Encoder-decoder; each step draws one denoiser for all its rows, so that they have one shape."""
+    """An encoder-decoder; each step draws one denoiser for all its rows, which therefore have one shape."""
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
-        """The denoisers; each has the same share of the steps."""
+        """The denoisers, each with the same share of the steps."""
 
         denoisers: list[Denoiser] = MISSING
 
@@ -66,17 +66,17 @@ class Denoising(TextObjective):
         self.mode_ids = {mode: first_mode + i for i, mode in enumerate(_modes(options))}
 
     @classmethod
+    @override
     def n_extra_tokens(cls, options: Options, shapes: Shapes) -> int:
-        """Sentinels for the denoiser with most spans, then the modes."""
         return _n_sentinels(options, shapes) + len(_modes(options))
 
     @property
     def stock_class(self) -> StockClass:
-        """The encoder; no stock class holds the decoder."""
+        """The encoder's class; no stock class holds the decoder."""
         return "ModernBertModel"
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
-        """Draw the step's denoiser, then each row's spans.
+        """Draw the step's denoiser, then the spans of each row.
 
         Returns:
             tokens: (B, S) encoder inputs: the mode, if any, and the text with sentinels; targets: (B, U).
@@ -91,15 +91,15 @@ class Denoising(TextObjective):
         return {"tokens": inputs, "targets": targets}
 
     def loss(self, batch: Batch) -> Loss:
-        """Negative log-likelihood of the decoder's targets, each given those before it and the encoder."""
+        """Return the NLL of the decoder's targets, each given those before it and the encoder's input."""
         targets = batch["targets"]  # (B, U)
         context = self.backbone(batch["tokens"], causal=False)  # (B, S, D)
         written = F.pad(targets[:, :-1], (1, 0), value=BOS)
         hidden = self.decoder(self.backbone.embedding(written), context)  # (B, U, D)
-        return Loss(self.head.nats(hidden, targets), targets.numel())
+        return Loss(self.head.summed_nll(hidden, targets), targets.numel())
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
-        """The mean over the denoisers, at the number of rows that fills a step on average."""
+        """Return the mean cost of the denoisers, at the number of rows that fills a step on average."""
         lengths = [self._lengths(denoiser) for denoiser in self.options.denoisers]
         n = len(lengths)
         rows = rows_per_step(tokens_per_step, math.ceil(sum(s + u for s, u in lengths) / n))
@@ -107,29 +107,29 @@ class Denoising(TextObjective):
         return StepCost.mean(costs, [1 / n] * n)
 
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
-        """The decoder writes the span behind the prompt; once that closes, it joins the prompt, and so on.
+        """Write the span after the prompt with the decoder; then append it to the prompt, and repeat.
 
-        A closing EOS looks like that of a text. Spans have a token or more, so an EOS that begins one can
-        only be the text's own. Rows go on together where they are of one length.
+        EOS ends both a span and a text. Spans have one token or more, so an EOS at the start of a span is the
+        end of the text. Rows of one length continue together.
         """
         start = prompts.shape[1]
         tokens = F.pad(prompts, (0, n_new), value=EOS)  # (B, P + N)
         lengths = torch.full((len(tokens),), start, device=tokens.device)
         for length in range(start, tokens.shape[1]):
-            rows = (lengths == length).nonzero()[:, 0]  # none of a text that has ended: it grows no more
+            rows = (lengths == length).nonzero()[:, 0]  # texts that have ended no longer grow
             if not len(rows):
                 continue
             draws = uniforms[rows, length - start :, 0].clone()
-            draws[:, 0] = uniforms[rows, length - start, 1]  # the closing of the last span took the other
+            draws[:, 0] = uniforms[rows, length - start, 1]  # the other one drew the end of the last span
             span = self._write_span(tokens[rows, :length], sampling, draws)
             tokens[rows, length:] = span
             lengths[rows] += (span != EOS).long().cumprod(dim=1).sum(dim=1)
         return tokens[:, start:]
 
     def _write_span(self, text: Tensor, sampling: Sampling, draws: Tensor) -> Tensor:
-        """(R, L) ids of a text and (R, K) uniforms -> (R, K) ids; what stands behind an EOS means nothing."""
+        """Write a span: (R, L) ids of a text, (R, K) uniforms -> (R, K) ids, undefined after EOS."""
         longest = max(self.options.denoisers, key=lambda d: d.mean_span or math.inf)
-        read = F.pad(text, (0, 1), value=self.shapes.vocab_size)  # its end is the first sentinel
+        read = F.pad(text, (0, 1), value=self.shapes.vocab_size)  # the first sentinel is at its end
         if longest.mode is not None:
             read = F.pad(read, (1, 0), value=self.mode_ids[longest.mode])
         context = self.backbone(read, causal=False)  # (R, S, D)
@@ -138,8 +138,8 @@ class Denoising(TextObjective):
             last = self.decoder(self.backbone.embedding(written), context)[:, -1]  # (R, D)
             return writable(self.head(last), self.shapes.vocab_size)
 
-        begun = torch.tensor([BOS, self.shapes.vocab_size], device=text.device).expand(len(text), -1)
-        return left_to_right(next_logits, begun, draws.shape[1], sampling, draws)
+        start = torch.tensor([BOS, self.shapes.vocab_size], device=text.device).expand(len(text), -1)
+        return left_to_right(next_logits, start, draws.shape[1], sampling, draws)
 
     def _draw(self, generator: torch.Generator) -> Denoiser:
         denoisers = self.options.denoisers
@@ -148,7 +148,7 @@ class Denoising(TextObjective):
         return denoisers[int(torch.randint(len(denoisers), (), generator=generator))]
 
     def _lengths(self, denoiser: Denoiser) -> tuple[int, int]:
-        """Positions of the encoder and of the decoder."""
+        """Return the tokens of the encoder and of the decoder."""
         length = self.shapes.sequence_length
         n_noise, n_spans = span_counts(length, denoiser.rate, denoiser.mean_span)
         mode = denoiser.mode is not None

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible API, as a reference: nothing is trained and no weights are here."""
+"""A model behind an OpenAI-compatible API, as an external reference: nothing is trained here."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bench.config.schema import Optim
 from bench.errors import InapplicableError
@@ -14,14 +15,14 @@ from bench.objectives.base import Attention, Core, Modality, Objective, Objectiv
 
 
 class EndpointReference(Objective):
-    """Gives likelihoods of texts; tasks that need features or ids do not apply to it."""
+    """Scores texts; tasks that need features or token ids do not apply to it."""
 
     modality: ClassVar[Modality] = "none"
     has_weights = False
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions, Served):
-        """Which server, which model, what it may cost."""
+        """The server, the model, and the costs."""
 
         def __post_init__(self) -> None:
             ObjectiveOptions.__post_init__(self)
@@ -32,24 +33,24 @@ class EndpointReference(Objective):
     def __init__(self, options: Options, *, shapes: Shapes, optimizer: Optim) -> None:
         nothing = Core(nn.Module(), nn.Identity())  # type: ignore[arg-type]
         super().__init__(options, shapes=shapes, optimizer=optimizer, core=nothing)
-        self.endpoint: Endpoint | None = None  # once the folder of its answers is known
+        self.endpoint: Endpoint | None = None  # created when the folder of its answers is known
 
+    @override
     def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
-        """There are none."""
         raise InapplicableError("an endpoint gives no features")
 
+    @override
     def layer_states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
-        """There are none."""
         raise InapplicableError("an endpoint gives no features")
 
+    @override
     def text_nll(self, texts: Sequence[str], data_dir: Path) -> TextNLL:
-        """Asks for one text after the other; see `bench.models.api_client.Endpoint.log_likelihood`."""
         if self.endpoint is None:
             self.endpoint = Endpoint(self.options, data_dir / "endpoint")
-        found = [self.endpoint.log_likelihood(text) for text in texts]
-        return TextNLL(sum(scored.nll for scored in found), sum(scored.n_bytes for scored in found))
+        scores = [self.endpoint.log_likelihood(text) for text in texts]
+        return TextNLL(sum(scored.nll for scored in scores), sum(scored.n_bytes for scored in scores))
 
     def provenance(self) -> dict[str, Any]:
-        """What was asked and what it cost."""
+        """Return the requests, tokens and costs so far, with the prices."""
         prices = {name: getattr(self.options.access, name) for name in PRICES}
         return {"endpoint": asdict(self.endpoint.usage) | prices} if self.endpoint else {}

@@ -1,7 +1,7 @@
-"""Negative log-likelihoods of single tokens, in nats: what strategies share in computing them.
+"""Negative log-likelihoods (NLL) of single tokens, in nats, as several strategies compute them.
 
-B texts of T tokens, padded with PAD on the right. All results are (B, T - 1): of tokens 1..T-1, since token 0
-is always given; 0 where a token is not wanted. Pure functions.
+B texts of T tokens, padded with PAD on the right. Results are (B, T - 1), for tokens 1..T-1, because token 0
+is always given; 0 where a token is not scored. Pure functions.
 """
 
 import torch
@@ -9,64 +9,56 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.data.tokenizer import MASK, PAD
-from bench.objectives.masking import places
+from bench.models.transformer import flat_indices
 
 
-def wanted(tokens: Tensor, scored: Tensor | None) -> Tensor:
-    """Which tokens have nats: (B, T) ids, (B, T) bool or None: all -> (B, T - 1) bool, no padding."""
+def scored_tokens(tokens: Tensor, scored: Tensor | None) -> Tensor:
+    """Return which tokens are scored: (B, T) ids, (B, T) bool or None for all -> (B, T - 1) bool."""
     is_text = tokens[:, 1:] != PAD
     return is_text if scored is None else is_text & scored[:, 1:]
 
 
 def attended(tokens: Tensor) -> Tensor | None:
-    """(B, T) ids -> (B, T) bool, False at padding; None where there is none, which is faster."""
+    """Return (B, T) bool, False at padding; None where there is no padding, which is faster."""
     is_text = tokens != PAD
     return None if bool(is_text.all()) else is_text
 
 
-def next_token_nats(hidden: Tensor, head: nn.Module, tokens: Tensor, is_wanted: Tensor) -> Tensor:
-    """Of each wanted token, read off the state to its left; logits there only.
+def next_token_nll(hidden: Tensor, head: nn.Module, tokens: Tensor, is_scored: Tensor) -> Tensor:
+    """Return the NLL of each scored token, predicted from the state on its left.
 
-    Args:
-        hidden: (B, T, D) states that have seen no token on their right which is wanted.
-        head: (N, D) -> logits (N, V).
-        tokens: (B, T) ids.
-        is_wanted: (B, T - 1) bool.
+    hidden: (B, T, D) states that do not depend on scored tokens to their right; head: (N, D) -> (N, V);
+    tokens: (B, T) ids; is_scored: (B, T - 1) bool.
     """
-    logits = head(hidden[:, :-1][is_wanted])  # (N, V)
-    nats = F.cross_entropy(logits, tokens[:, 1:][is_wanted], reduction="none")
-    return nats.new_zeros(is_wanted.shape).masked_scatter(is_wanted, nats)
+    logits = head(hidden[:, :-1][is_scored])  # (N, V)
+    nll = F.cross_entropy(logits, tokens[:, 1:][is_scored], reduction="none")
+    return nll.new_zeros(is_scored.shape).masked_scatter(is_scored, nll)
 
 
-def causal_nats(backbone: nn.Module, head: nn.Module, tokens: Tensor, scored: Tensor | None) -> Tensor:
-    """Of each token of (B, T) that is scored, given all on its left: exact."""
+def causal_nll(backbone: nn.Module, head: nn.Module, tokens: Tensor, scored: Tensor | None) -> Tensor:
+    """Return the exact NLL of each scored token given all tokens on its left."""
     hidden = backbone(tokens, causal=True)  # (B, T, D)
-    return next_token_nats(hidden, head, tokens, wanted(tokens, scored))
+    return next_token_nll(hidden, head, tokens, scored_tokens(tokens, scored))
 
 
-def pseudo_nats(
-    backbone: nn.Module, head: nn.Module, tokens: Tensor, is_wanted: Tensor, shift: int = 0
+def pseudo_nll(
+    backbone: nn.Module, head: nn.Module, tokens: Tensor, scored: Tensor | None, shift: int = 0
 ) -> Tensor:
-    """Of each wanted token given all others (Salazar et al. 2020, arXiv:1910.14659, eq. 1).
+    """Return the NLL of each scored token given all others (Salazar et al. 2020, arXiv:1910.14659, eq. 1).
 
-    One pass for each: it alone is hidden. Tokens that are not wanted are shown throughout and cost nothing.
+    Each scored token has a forward pass, of at most B texts at a time, in which it alone is masked.
 
-    Args:
-        backbone: attends both ways.
-        head: (N, D) -> logits (N, V).
-        tokens: (B, T) ids; no more than B texts are read at a time.
-        is_wanted: (B, T - 1) bool.
-        shift: a hidden token is predicted this many positions to its left.
+    head: (N, D) -> (N, V); tokens: (B, T) ids; scored: (B, T) bool, None: all; shift: a masked token is
+    predicted this many tokens to its left.
     """
-    nats = torch.zeros(is_wanted.shape, device=tokens.device)
-    for found in is_wanted.T.nonzero().split(len(tokens)):
-        row, position = found[:, 1], found[:, 0] + 1
+    is_scored = scored_tokens(tokens, scored)
+    nll = torch.zeros(is_scored.shape, device=tokens.device)
+    for indices in is_scored.T.nonzero().split(len(tokens)):
+        row, position = indices[:, 1], indices[:, 0] + 1
         given = tokens[row]  # (N, T)
-        shown, at = (
-            given.scatter(1, position[:, None], MASK),
-            places(position[:, None] - shift, given.shape[1]),
-        )
+        shown = given.scatter(1, position[:, None], MASK)
+        at = flat_indices(position[:, None] - shift, given.shape[1])
         logits = head(backbone(shown, attended(given), causal=False, at=at))  # (N, V)
         targets = given.gather(1, position[:, None])[:, 0]
-        nats[row, position - 1] = F.cross_entropy(logits, targets, reduction="none").to(nats)
-    return nats
+        nll[row, position - 1] = F.cross_entropy(logits, targets, reduction="none").to(nll)
+    return nll

@@ -1,27 +1,29 @@
 """Masked next-token prediction (LLM2Vec, arXiv:2404.05961, sec. 2.2; GPT-BERT, arXiv:2410.24159, sec. 3.1).
 
-A hidden token is predicted from the position to its left, seen from both sides: the mask of an MLM, the shift
-of a CLM, so that one head serves both.
+A masked token is predicted from the state on its left, with bidirectional attention: the mask is that of MLM,
+the shift that of CLM, so that one head serves both.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from omegaconf import MISSING
 from torch import Tensor
+from typing_extensions import override
 
 from bench.data.batches import Batch
 from bench.data.tokenizer import MASK
-from bench.errors import ConfigError
-from bench.models.flops import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.models.flops import StepCost
+from bench.models.transformer import flat_indices
 from bench.objectives.base import Likelihood, Loss, ObjectiveOptions, TextObjective
-from bench.objectives.likelihood import pseudo_nats, wanted
-from bench.objectives.masking import places
-from bench.objectives.sampling import Sampling, mask_predict, writable
+from bench.objectives.corruption import check_mask_rate
+from bench.objectives.likelihood import pseudo_nll
+from bench.objectives.sampling import Sampling, mask_predict, masked_logits
 
 
 class MaskedNextToken(TextObjective):
-    """A fixed share of positions, none of them the first, is hidden and predicted one place to the left."""
+    """Mask a fixed share of the tokens, never the first, and predict each from the state on its left."""
 
     mask_shift = 1
     likelihoods = frozenset[Likelihood]({"pseudo"})
@@ -29,23 +31,22 @@ class MaskedNextToken(TextObjective):
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
-        """How much is hidden."""
+        """The share of masked tokens."""
 
-        mask_rate: float = MISSING  # share of positions predicted; all of them show [MASK]
+        mask_rate: float = MISSING  # share of tokens predicted; all of them are shown as [MASK]
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if not 0 < self.mask_rate <= 1:
-                raise ConfigError(f"strategy.mask_rate={self.mask_rate}: choose a share in (0, 1]")
+            check_mask_rate(self.mask_rate)
 
     options: Options
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
-        """Choose positions and hide them.
+        """Choose tokens and mask them.
 
         Returns:
-            tokens: (B, T) with [MASK] at the chosen positions; positions: (B, K), 1 or more, in order;
-            targets: (B, K) what stood there.
+            tokens: (B, T) with [MASK] at the chosen positions; positions: (B, K), 1 or more, ascending;
+            targets: (B, K) the ids that stood there.
         """
         tokens = rows["tokens"]
         order = torch.rand((len(tokens), tokens.shape[1] - 1), generator=generator)
@@ -57,40 +58,26 @@ class MaskedNextToken(TextObjective):
         }
 
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy of the hidden tokens, each from the position before it."""
+        """Return the cross-entropy of the masked tokens, each predicted from the state on its left."""
         tokens, targets = batch["tokens"], batch["targets"].flatten()  # (B, T), (B K,)
-        hidden = self.backbone(tokens, causal=False, at=places(batch["positions"] - 1, tokens.shape[1]))
-        return Loss(self.head.nats(hidden, targets), targets.numel())
+        hidden = self.backbone(tokens, causal=False, at=flat_indices(batch["positions"] - 1, tokens.shape[1]))
+        return Loss(self.head.summed_nll(hidden, targets), targets.numel())
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
-        """All positions are processed, a share predicts."""
-        model, length = self.shapes.model, self.shapes.sequence_length
-        targets = self._n_targets()
-        vocab_size = self.backbone.embedding.num_embeddings
-        forward = blocks_flops(model, length, targets) + head_flops(model, vocab_size, targets)
-        return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
+        """Count all tokens as read, and a share as predicted."""
+        return self.text_step_cost(tokens_per_step, self._n_targets(), at_targets_only=True)
 
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
-        """Mask-predict (arXiv:1904.09324), each token read off one place to its left."""
-
-        def fill(tokens: Tensor, hidden: Tensor) -> Tensor:
-            states = self.backbone(tokens, causal=False)[:, -n_new - 1 : -1]  # (B, N, D)
-            return writable(self.head(states[hidden]), self.shapes.vocab_size)
-
+        """Write by mask-predict (arXiv:1904.09324), each token predicted from the state on its left."""
+        fill = masked_logits(self.backbone, self.head, self.shapes.vocab_size, n_new, self.mask_shift)
         return mask_predict(fill, prompts, n_new, sampling, uniforms)
 
+    @override
     @torch.no_grad()
-    def token_nats(
-        self,
-        tokens: Tensor,
-        kind: Likelihood,
-        *,
-        samples: int,
-        generator: torch.Generator,
-        scored: Tensor | None = None,
+    def token_nll(
+        self, tokens: Tensor, kind: Likelihood, *, scored: Tensor | None = None, **sampling: Any
     ) -> Tensor:
-        """Pseudo: each token hidden in turn, alone, and read off the position before it."""
-        return pseudo_nats(self.backbone, self.head, tokens, wanted(tokens, scored), self.mask_shift)
+        return pseudo_nll(self.backbone, self.head, tokens, scored, self.mask_shift)
 
     def _n_targets(self) -> int:
         length = self.shapes.sequence_length

@@ -1,4 +1,4 @@
-"""AdamW, its learning-rate schedule and the rule that carries the rate across widths."""
+"""AdamW, its learning-rate schedule, and the rule that scales the rate with the width."""
 
 import math
 from collections.abc import Iterable
@@ -9,18 +9,20 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from bench.config.schema import Optim
 
+FP16 = "16-mixed"  # its range is too small for gradients, so they are scaled
+
 
 def lr_peak(optim: Optim, d_model: int) -> float:
-    """The peak rate at a width: proportional to 1/width.
+    """Return the peak rate at a width: proportional to 1/width.
 
-    muP's rule for Adam on hidden matrices (Yang et al. 2022, arXiv:2203.03466, table 3), used here for all
-    parameters: simple, stated, and the same for all strategies.
+    This is muP's rule for Adam on hidden matrices (Yang et al. 2022, arXiv:2203.03466, table 3), used here
+    for all parameters of all strategies.
     """
     return optim.lr_peak * optim.lr_width / d_model
 
 
 def lr_share(step: int, total: int, optim: Optim) -> float:
-    """The rate at `step` of `total`, as a share of the peak.
+    """Return the rate at `step` of `total`, as a share of the peak.
 
     `cosine`: to `final_lr_share`, reached after the last step (Loshchilov & Hutter 2017). `wsd`: constant,
     then a 1-sqrt cooldown over the last `cooldown_share` (Haegele et al. 2024, arXiv:2405.18392, eq. 1).
@@ -37,25 +39,21 @@ def lr_share(step: int, total: int, optim: Optim) -> float:
 
 
 def warmup_steps(total: int, optim: Optim) -> int:
-    """By `warmup_tokens` where they are given, so that runs of all lengths begin alike."""
+    """Return the steps of the warmup, which do not depend on the run's length if `warmup_tokens` is set."""
     if optim.warmup_tokens is not None:
         return max(1, round(optim.warmup_tokens / optim.tokens_per_step))
     return max(1, round(optim.warmup_share * total))
 
 
 def cooldown_start(total: int, optim: Optim) -> int:
-    """The steps of a run of `total` that a `wsd` cooldown comes after."""
+    """Return the step after which the cooldown of a `wsd` run of `total` steps begins."""
     return total - max(1, round(optim.cooldown_share * total))
 
 
 def adamw(module: nn.Module, optim: Optim, d_model: int, *, fused: bool = True) -> torch.optim.AdamW:
-    """AdamW; norms, biases and other vectors and scalars are not decayed.
+    """Return AdamW; norms, biases and other vectors and scalars have no weight decay.
 
-    Args:
-        module: whose parameters are trained.
-        optim: the settings.
-        d_model: D, by which the rate is scaled.
-        fused: in one pass over memory; not with scaled gradients that are clipped.
+    fused: update in one pass over memory; it cannot clip gradients that fp16 has scaled.
     """
     groups = [
         {
@@ -69,7 +67,7 @@ def adamw(module: nn.Module, optim: Optim, d_model: int, *, fused: bool = True) 
 
 
 def schedule(optimizer: torch.optim.Optimizer, optim: Optim, total_steps: int) -> LambdaLR:
-    """The schedule, stepped once per optimizer step."""
+    """Return the schedule, to be stepped once per optimizer step."""
     return LambdaLR(optimizer, lambda step: lr_share(step, total_steps, optim))
 
 

@@ -1,31 +1,29 @@
-"""Prefix language modelling (T5, arXiv:1910.10683, sec. 3.2): a prefix read in full, the rest in order."""
+"""Prefix language modelling (T5, arXiv:1910.10683, sec. 3.2): read a prefix in full, predict the rest."""
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bench.data.batches import Batch
-from bench.models.flops import StepCost, blocks_flops, head_flops, rows_per_step
+from bench.models.flops import StepCost
 from bench.objectives.base import Likelihood, Loss, ObjectiveOptions, StockClass, TextObjective
-from bench.objectives.likelihood import next_token_nats, wanted
+from bench.objectives.likelihood import next_token_nll, scored_tokens
 from bench.objectives.sampling import Sampling, left_to_right, writable
 
 
 class PrefixLM(TextObjective):
-    """One stack; the prefix, of a length drawn for each row, sees itself in both directions."""
+    """One stack with bidirectional attention in the prefix, whose length is drawn for each row."""
 
     likelihoods = frozenset[Likelihood]({"exact"})
     writes = "left to right"
-
-    @dataclass(frozen=True)
-    class Options(ObjectiveOptions):
-        """Nothing beyond what all strategies declare."""
+    Options = ObjectiveOptions
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
-        """Draw where each prefix ends: 1..T-1 positions, equally likely.
+        """Draw the length of each prefix uniformly from 1..T-1.
 
-        Rows two by two split the draw (p and T - p), so that a step of even rows has T / 2 targets a row.
+        Pairs of rows share a draw (p and T - p), so that a step of even rows has T / 2 targets per row.
         """
         n_rows, length = rows["tokens"].shape
         drawn = torch.randint(1, length, ((n_rows + 1) // 2,), generator=generator)
@@ -33,28 +31,24 @@ class PrefixLM(TextObjective):
         return rows | {"prefix": prefix}
 
     def loss(self, batch: Batch) -> Loss:
-        """Negative log-likelihood of what follows the prefix, given the prefix; logits there only."""
+        """Return the NLL of the tokens after the prefix; logits are computed for these only."""
         tokens, prefix = batch["tokens"], batch["prefix"]  # (B, T), (B,)
         follows = torch.arange(tokens.shape[1], device=tokens.device) >= prefix[:, None]  # (B, T)
-        at = follows.flatten().argwhere()[:, 0] - 1  # each is predicted from the position before it
+        at = follows.flatten().argwhere()[:, 0] - 1  # each is predicted from the state on its left
         hidden = self.backbone(tokens, causal=False, prefix=prefix, at=at)  # (N, D)
-        return Loss(self.head.nats(hidden, tokens[follows]), len(at))
+        return Loss(self.head.summed_nll(hidden, tokens[follows]), len(at))
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
-        """All positions are processed, half of them predict."""
-        model, length = self.shapes.model, self.shapes.sequence_length
-        targets = length / 2
-        vocab_size = self.backbone.embedding.num_embeddings
-        forward = blocks_flops(model, length, targets) + head_flops(model, vocab_size, targets)
-        return StepCost.of_row(rows_per_step(tokens_per_step, length), length, targets, forward)
+        """Count all tokens as read, and half of them as predicted."""
+        return self.text_step_cost(tokens_per_step, self.shapes.sequence_length / 2, at_targets_only=True)
 
     @property
     def stock_class(self) -> StockClass:
-        """A decoder: masks of four dimensions give it the prefix."""
+        """A decoder, which applies the prefix if it is given a four-dimensional mask."""
         return "ModernBertDecoderForCausalLM"
 
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
-        """From left to right behind the prompt, which is the prefix (T5, sec. 3.2.1)."""
+        """Write from left to right after the prompt, which is the prefix (T5, sec. 3.2.1)."""
         prefix = torch.full((len(prompts),), prompts.shape[1], device=prompts.device)
 
         def next_logits(tokens: Tensor) -> Tensor:
@@ -63,18 +57,12 @@ class PrefixLM(TextObjective):
 
         return left_to_right(next_logits, prompts, n_new, sampling, uniforms[:, :, 0])
 
+    @override
     @torch.no_grad()
-    def token_nats(
-        self,
-        tokens: Tensor,
-        kind: Likelihood,
-        *,
-        samples: int,
-        generator: torch.Generator,
-        scored: Tensor | None = None,
+    def token_nll(
+        self, tokens: Tensor, kind: Likelihood, *, scored: Tensor | None = None, **sampling: Any
     ) -> Tensor:
-        """Exact; the prefix is what is before the first scored token."""
-        is_wanted = wanted(tokens, scored)
-        prefix = (is_wanted.cumsum(dim=1) == 0).sum(dim=1) + 1  # (B,)
+        is_scored = scored_tokens(tokens, scored)
+        prefix = (is_scored.cumsum(dim=1) == 0).sum(dim=1) + 1  # (B,), up to the first scored token
         hidden = self.backbone(tokens, causal=False, prefix=prefix)  # (B, T, D)
-        return next_token_nats(hidden, self.head, tokens, is_wanted)
+        return next_token_nll(hidden, self.head, tokens, is_scored)

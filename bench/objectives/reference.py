@@ -1,36 +1,45 @@
-"""An external reference: a checkpoint trained elsewhere, measured as it is and never trained here."""
+"""An external reference: a checkpoint that was trained elsewhere, evaluated as it is."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bench.config.schema import Optim
 from bench.data.tokenizer import PAD
 from bench.errors import ConfigError, InapplicableError
-from bench.models.huggingface import ClipBackbone
-from bench.models.pooling import POOLINGS
-from bench.objectives.base import Attention, Core, Likelihood, Modality, Objective, ObjectiveOptions, Shapes
-from bench.objectives.likelihood import causal_nats
-from bench.objectives.sampling import Sampling, causal_logits, left_to_right
+from bench.models.huggingface_adapters import ClipBackbone
+from bench.objectives.base import (
+    Attention,
+    Core,
+    Likelihood,
+    Modality,
+    Objective,
+    ObjectiveOptions,
+    Shapes,
+    check_pooling,
+)
+from bench.objectives.likelihood import causal_nll
+from bench.objectives.sampling import Sampling, write_causally
 
 
 class Reference(Objective):
-    """Features of the checkpoint's own hidden states. One with two towers embeds images and texts."""
+    """Features are the checkpoint's own hidden states; one with two towers also embeds images and texts."""
 
     modality: ClassVar[Modality] = "none"
+    measures_checkpoint = True
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
-        """How hidden states become features; attention is the checkpoint's."""
+        """The pooling of hidden states; attention is the checkpoint's own."""
 
         def __post_init__(self) -> None:
             if self.attention != "own":
                 raise ConfigError(f"strategy.attention={self.attention!r}: a checkpoint has its own; use own")
-            if self.pooling not in POOLINGS:
-                raise ConfigError(f"strategy.pooling={self.pooling!r}: choose one of {', '.join(POOLINGS)}")
+            check_pooling(self.pooling)
 
     def __init__(
         self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
@@ -44,8 +53,8 @@ class Reference(Objective):
             self.embed_images: Callable[[Tensor], Tensor] = backbone.embed_images
             self.embed_texts: Callable[[Tensor], Tensor] = self._embed_texts
 
+    @override
     def _is_causal(self, attention: Attention) -> bool:
-        """The checkpoint's own way alone; what it puts before a text is left out of its states."""
         is_causal = bool(self.backbone.is_causal)
         if attention not in ("own", "causal" if is_causal else "bidirectional"):
             raise InapplicableError(f"the checkpoint has no {attention} attention")
@@ -53,35 +62,28 @@ class Reference(Objective):
 
     @property
     def likelihoods(self) -> frozenset[Likelihood]:  # type: ignore[override]
-        """Exact where it reads from left to right, predicts, and its tokens give a text back."""
+        """Exact if it is a causal language model whose tokens encode texts without loss."""
         return frozenset({"exact"} if self.writes and self.backbone.is_lossless else ())
 
     @property
     def writes(self) -> str | None:  # type: ignore[override]
-        """It does where it reads from left to right and predicts."""
+        """From left to right if it is a causal language model."""
         predicts = not isinstance(self.head, nn.Identity)
         return "left to right" if predicts and self.backbone.is_causal else None
 
+    @override
     @torch.no_grad()
-    def token_nats(
-        self,
-        tokens: Tensor,
-        kind: Likelihood,
-        *,
-        samples: int,
-        generator: torch.Generator,
-        scored: Tensor | None = None,
+    def token_nll(
+        self, tokens: Tensor, kind: Likelihood, *, scored: Tensor | None = None, **sampling: Any
     ) -> Tensor:
-        """Exact."""
-        return causal_nats(self.backbone, self.head, tokens, scored)
+        return causal_nll(self.backbone, self.head, tokens, scored)
 
+    @override
     def write(self, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
-        """Each token given those on its left."""
         if self.writes is None:
             return super().write(prompts, n_new, sampling, uniforms)
-
-        next_logits = causal_logits(self.backbone, self.head, self.shapes.vocab_size)
-        return left_to_right(next_logits, prompts, n_new, sampling, uniforms[:, :, 0])
+        vocab_size = self.shapes.vocab_size
+        return write_causally(self.backbone, self.head, vocab_size, prompts, n_new, sampling, uniforms)
 
     def _embed_texts(self, tokens: Tensor) -> Tensor:
         backbone: object = self.backbone

@@ -1,7 +1,7 @@
-"""From what a model finds likely to a text: which token, and in which order the positions are filled.
+"""Write text from a model's logits: how a token is chosen, and in which order tokens are filled in.
 
-Pure functions. Randomness comes in as uniform numbers, some for each row, so that what a row becomes does not
-depend on the rows beside it. B rows, P prompt positions, N new ones, V vocabulary.
+Pure functions. Random numbers are arguments, drawn for each row, so that a row's text does not depend on the
+other rows. B rows, P prompt tokens, N new tokens, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ class Sampling:
     """How a token is chosen.
 
     Attributes:
-        temperature: logits are divided by it; 0: greedy, always the likeliest token.
-        top_p: the nucleus (Holtzman et al. 2020, arXiv:1904.09751, sec. 3.1): only the likeliest tokens that
-            together have this probability; 1: all.
+        temperature: logits are divided by it; 0: greedy, always the most likely token.
+        top_p: nucleus sampling (Holtzman et al. 2020, arXiv:1904.09751, sec. 3.1): draw only from the most
+            likely tokens that together have this probability; 1: from all.
     """
 
     temperature: float
@@ -30,9 +30,9 @@ class Sampling:
 
 
 Next = Callable[[Tensor], Tensor]  # (B, T) ids -> logits (B, V) of the token after them
-# (B, P) prompts without padding, N, how, (B, N, N or more) uniforms -> (B, N) ids, of any kind behind an EOS
+# (B, P) prompts without padding, N, sampling, (B, N, N or more) uniforms -> (B, N) ids, undefined after EOS
 Write = Callable[[Tensor, int, Sampling, Tensor], Tensor]
-Fill = Callable[[Tensor, Tensor], Tensor]  # (B, P + N) ids, (B, N) bool of M positions -> their logits (M, V)
+Fill = Callable[[Tensor, Tensor], Tensor]  # (B, P + N) ids, (B, N) bool with M True -> logits (M, V)
 
 
 def pick(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
@@ -40,72 +40,62 @@ def pick(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
 
     Args:
         logits: (..., V); minus infinity: never chosen.
-        uniforms: (...) in [0, 1); of no effect where it is greedy.
-        sampling: how.
+        uniforms: (...) in [0, 1); not used by greedy sampling.
+        sampling: temperature and nucleus.
 
     Returns:
-        (...) ids, and (...) the probability that the model itself gives to each.
+        (...) ids, and (...) their probabilities under the model, before temperature and nucleus.
 
     Raises:
-        FloatingPointError: logits that are not numbers.
+        FloatingPointError: logits are NaN.
     """
-    shares = logits.float().softmax(dim=-1)
-    if shares.isnan().any():
-        raise FloatingPointError("logits are not numbers; the model diverged")
+    p = logits.float().softmax(dim=-1)
+    if p.isnan().any():
+        raise FloatingPointError("logits are NaN; the model diverged")
     if sampling.temperature == 0:
-        confidence, ids = shares.max(dim=-1)
+        confidence, ids = p.max(dim=-1)
         return ids, confidence
     flattened = (logits.float() / sampling.temperature).softmax(dim=-1)
     ids = draw(flattened * nucleus(flattened, sampling.top_p), uniforms)
-    return ids, shares.gather(-1, ids[..., None])[..., 0]
+    return ids, p.gather(-1, ids[..., None])[..., 0]
 
 
 def nucleus(shares: Tensor, top_p: float) -> Tensor:
-    """Which tokens are in the smallest set of the likeliest that has `top_p`; ties with its last are in.
+    """Return which tokens are in the smallest set of the most likely ones that has `top_p`, ties included.
 
-    Args:
-        shares: (..., V) probabilities.
-        top_p: in (0, 1].
-
-    Returns:
-        (..., V) bool.
+    shares: (..., V) probabilities; top_p: in (0, 1] -> (..., V) bool.
     """
     if top_p == 1:
         return shares > 0
     falling = _sorted(shares).flip(-1)
-    before = falling.cumsum(dim=-1) - falling  # the probability of all that are likelier
+    before = falling.cumsum(dim=-1) - falling  # the probability of all that are more likely
     last = (before < top_p).sum(dim=-1, keepdim=True) - 1
     return shares >= falling.gather(-1, last)
 
 
 def _sorted(shares: Tensor) -> Tensor:
-    """In ascending order. On a CPU numpy sorts five times as fast as torch, which keeps indices too."""
+    """Sort in ascending order. On a CPU numpy is five times as fast as torch, which also returns indices."""
     if shares.is_cuda:
         return shares.sort(dim=-1).values
     return torch.from_numpy(np.sort(shares.numpy(), axis=-1))
 
 
 def draw(shares: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw ids by the inverse of the distribution function.
+    """Draw ids by inverting the distribution function; ids of share 0 are never drawn.
 
-    Args:
-        shares: (..., V), 0 or more; they need not sum to one.
-        uniforms: (...) in [0, 1).
-
-    Returns:
-        (...) ids, none of share 0.
+    shares: (..., V), 0 or more, their sum need not be one; uniforms: (...) in [0, 1) -> (...) ids.
     """
     cumulated = shares.cumsum(dim=-1)
     whole = cumulated[..., -1:]
     drawn = torch.searchsorted(cumulated, uniforms[..., None] * whole, right=True)[..., 0]
-    last = (cumulated < whole).sum(dim=-1)  # rounding may carry a draw beyond it
+    last = (cumulated < whole).sum(dim=-1)  # rounding may put a draw after it
     return drawn.minimum(last)
 
 
 def writable(logits: Tensor, vocab_size: int) -> Tensor:
-    """Only words and EOS can be written: logits (..., V) with all other ids at minus infinity.
+    """Set logits (..., V) of all ids that cannot be written to minus infinity.
 
-    Ids from `vocab_size` on are a strategy's own (sentinels, modes).
+    These are special tokens except EOS, and a strategy's own ids (sentinels, modes) from `vocab_size` on.
     """
     ids = torch.arange(logits.shape[-1], device=logits.device)
     is_special = (ids < len(SPECIAL_TOKENS)) & (ids != EOS)
@@ -113,13 +103,13 @@ def writable(logits: Tensor, vocab_size: int) -> Tensor:
 
 
 def ended(written: Tensor) -> Tensor:
-    """(B, N) ids -> the same with PAD after each row's first EOS."""
+    """Replace everything after each row's first EOS by PAD: (B, N) ids -> (B, N) ids."""
     is_end = written == EOS
     return written.masked_fill(is_end.cumsum(dim=1) - is_end.long() > 0, PAD)
 
 
 def unigram_texts(shares: Tensor, n_rows: int, n_new: int, generator: torch.Generator) -> Tensor:
-    """Texts of one that knows only how frequent each token is: (V,) shares -> (B, N) ids."""
+    """Draw texts from token frequencies alone: (V,) shares -> (B, N) ids."""
     uniforms = torch.rand((n_rows, n_new), generator=generator)
     columns = [draw(shares.expand(n_rows, -1), column) for column in uniforms.unbind(dim=1)]
     return ended(torch.stack(columns, dim=1))
@@ -129,17 +119,10 @@ def unigram_texts(shares: Tensor, n_rows: int, n_new: int, generator: torch.Gene
 def by_length(
     write: Write, prompts: Tensor, n_new: int, sampling: Sampling, generator: torch.Generator
 ) -> Tensor:
-    """Continue prompts of any lengths, those of one length together: a row depends on no other.
+    """Continue prompts of any lengths, those of one length together, so that no row depends on another.
 
-    Args:
-        write: continues prompts of one length.
-        prompts: (B, P) ids, padded with PAD on the right.
-        n_new: N.
-        sampling: how tokens are chosen.
-        generator: on CPU; draws as many numbers for every row.
-
-    Returns:
-        (B, N) ids, PAD behind each row's first EOS.
+    prompts: (B, P) ids, padded with PAD on the right -> (B, N) ids, PAD after each row's first EOS. The
+    generator, on the CPU, draws equally many numbers for every row.
     """
     uniforms = torch.rand((len(prompts), n_new, max(2, n_new)), generator=generator).to(prompts.device)
     lengths = (prompts != PAD).sum(dim=1)
@@ -153,17 +136,9 @@ def by_length(
 def left_to_right(
     next_logits: Next, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor
 ) -> Tensor:
-    """One token after the other, until every row has ended.
+    """Write one token after the other, until every row has ended; every token reads the whole text again.
 
-    Args:
-        next_logits: of the next token; the whole text is read again for each.
-        prompts: (B, P) ids without padding.
-        n_new: N.
-        sampling: how a token is chosen.
-        uniforms: (B, N) in [0, 1).
-
-    Returns:
-        (B, N) ids; what stands behind an EOS means nothing.
+    prompts: (B, P) ids without padding; uniforms: (B, N) in [0, 1) -> (B, N) ids, undefined after EOS.
     """
     tokens = prompts
     for t in range(n_new):
@@ -175,32 +150,44 @@ def left_to_right(
     return F.pad(written, (0, n_new - written.shape[1]), value=EOS)
 
 
-def causal_logits(backbone: nn.Module, head: nn.Module, vocab_size: int) -> Next:
-    """Of the token after a text, by a model that reads from left to right."""
+def write_causally(
+    backbone: nn.Module,
+    head: nn.Module,
+    vocab_size: int,
+    prompts: Tensor,
+    n_new: int,
+    sampling: Sampling,
+    uniforms: Tensor,
+) -> Tensor:
+    """Write from left to right by a causal model, as `Write` does."""
 
     def next_logits(tokens: Tensor) -> Tensor:
         last = backbone(tokens, causal=True)[:, -1]  # (B, D)
         return writable(head(last), vocab_size)
 
-    return next_logits
+    return left_to_right(next_logits, prompts, n_new, sampling, uniforms[:, :, 0])
+
+
+def masked_logits(backbone: nn.Module, head: nn.Module, vocab_size: int, n_new: int, shift: int = 0) -> Fill:
+    """Return the `Fill` of a bidirectional model that predicts a masked token `shift` tokens to its left."""
+
+    def fill(tokens: Tensor, hidden: Tensor) -> Tensor:
+        end = tokens.shape[1] - shift
+        states = backbone(tokens, causal=False)[:, end - n_new : end]  # (B, N, D)
+        return writable(head(states[hidden]), vocab_size)
+
+    return fill
 
 
 def mask_predict(fill: Fill, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
-    """Mask-predict (Ghazvininejad et al. 2019, arXiv:1904.09324, sec. 3): fill all, hide the least certain.
+    """Write by mask-predict (Ghazvininejad et al. 2019, arXiv:1904.09324, sec. 3).
 
-    Every round predicts what is hidden, all of it first; then fewer and fewer of the least probable tokens
-    are hidden again, each with the probability of its own last round. As many rounds as tokens: the paper's
-    linear decay, with as many passes as from left to right.
+    The first round predicts all tokens. Every further round masks the least probable ones again, by the
+    probability from the round that wrote them, and predicts these; there are fewer in each round, by the
+    paper's linear decay. N rounds need as many forward passes as writing from left to right.
 
-    Args:
-        fill: logits at hidden positions.
-        prompts: (B, P) ids without padding.
-        n_new: N.
-        sampling: how a token is chosen.
-        uniforms: (B, N, N or more) in [0, 1): a row, a round, a position.
-
-    Returns:
-        (B, N) ids.
+    prompts: (B, P) ids without padding; uniforms: (B, N, N or more) in [0, 1), for rows, rounds and tokens ->
+    (B, N) ids.
     """
     written = prompts.new_full((len(prompts), n_new), MASK)
     confidence = torch.zeros(written.shape, device=prompts.device)
@@ -214,10 +201,10 @@ def mask_predict(fill: Fill, prompts: Tensor, n_new: int, sampling: Sampling, un
 
 
 def unmask(fill: Fill, prompts: Tensor, n_new: int, sampling: Sampling, uniforms: Tensor) -> Tensor:
-    """The reverse of masking, a token a round, the most certain first; a token that is shown stays.
+    """Write one token per round, the most probable first; a written token stays.
 
-    LLaDA (arXiv:2502.09992, sec. 2.4 and alg. 5): all hidden tokens are chosen, and all but the most probable
-    are hidden again ("low-confidence remasking"). Arguments and result as of `mask_predict`.
+    LLaDA (arXiv:2502.09992, sec. 2.4 and alg. 5) chooses all masked tokens, then masks all but the most
+    probable again ("low-confidence remasking"). Arguments and result are those of `mask_predict`.
     """
     written = prompts.new_full((len(prompts), n_new), MASK)
     for t in range(n_new):

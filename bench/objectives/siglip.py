@@ -1,4 +1,4 @@
-"""Image-text pretraining by a sigmoid for each pair (SigLIP, arXiv:2303.15343): no softmax over a step."""
+"""Image-text pretraining with a sigmoid loss per pair (SigLIP, arXiv:2303.15343), without a softmax."""
 
 import math
 from dataclasses import dataclass
@@ -11,12 +11,11 @@ from bench.config.schema import Optim
 from bench.data.batches import Batch
 from bench.errors import ConfigError
 from bench.objectives.base import Loss, ObjectiveOptions, Shapes
-from bench.objectives.contrastive import sigmoid_loss
-from bench.objectives.two_towers import TwoTowers
+from bench.objectives.contrastive import TwoTowers, sigmoid_loss
 
 
 class SigLip(TwoTowers):
-    """Every image with every text of the step: do they belong together, or not?"""
+    """Classify for every image and every text of the step whether they belong together."""
 
     n_directions = 1
 
@@ -25,7 +24,7 @@ class SigLip(TwoTowers):
         """Scale and bias of the logits; both are learned, the scale through its logarithm."""
 
         initial_scale: float = MISSING  # the paper's t = exp(t'), an inverse temperature
-        initial_bias: float = MISSING  # the paper's b: how rare a partner is among all texts
+        initial_bias: float = MISSING  # the paper's b: how rare a matching pair is among all pairs
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -40,6 +39,6 @@ class SigLip(TwoTowers):
         self.bias = nn.Parameter(torch.tensor([float(options.initial_bias)]))
 
     def loss(self, batch: Batch) -> Loss:
-        """Sigmoid loss of this rank's images against the texts of all ranks; the count is images."""
+        """Return the sigmoid loss of this rank's images with the texts of all ranks; the count is images."""
         images, texts = self.embed_images(batch["images"]), self.embed_texts(batch["captions"])
         return Loss(sigmoid_loss(images, texts, self.log_scale.exp(), self.bias), len(images))

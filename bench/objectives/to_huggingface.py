@@ -1,7 +1,7 @@
-"""Our weights and tokenizer as Hugging Face's ModernBERT has them: objective -> model of a stock class.
+"""Export weights and tokenizer to Hugging Face's ModernBERT: objective -> model of a stock class.
 
-The backbone computes what those classes compute (see `bench.models.transformer`), so a renaming is all
-there is to an export. Transformers is imported late: it takes seconds.
+The backbone computes what those classes compute (see `bench.models.transformer`), so an export only renames
+weights. Transformers is imported late because the import takes seconds.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,13 @@ from tokenizers import AddedToken, Tokenizer, processors
 from torch import Tensor
 
 from bench.data.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS
-from bench.models.rope import ROPE_THETA
-from bench.models.transformer import NORM_EPS
+from bench.models.transformer import NORM_EPS, ROPE_THETA
 from bench.objectives.base import Objective, StockClass
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-BODY = {  # our prefix -> theirs
+BODY = {  # our prefix -> the prefix in transformers
     "backbone.embedding.": "embeddings.tok_embeddings.",
     "backbone.blocks.embedding_norm.": "embeddings.norm.",
     "backbone.blocks.": "",
@@ -29,14 +28,14 @@ BODY = {  # our prefix -> theirs
 
 @dataclass(frozen=True)
 class Architecture:
-    """How transformers sees a stock class."""
+    """Properties of a stock class of transformers."""
 
-    auto: str  # the Auto class that picks it
-    task: str  # its pipeline, as the hub names it
-    pipeline: bool = True  # does that pipeline make sense of a model that was only pretrained?
-    decoder: bool = False  # sees the left only; query, key and value are matrices of their own
-    masks: bool = False  # predicts hidden tokens
-    head: Mapping[str, str] = field(default_factory=dict)  # our prefix -> theirs, the longer first
+    auto: str  # the Auto class that selects it
+    task: str  # its pipeline, by the hub's name
+    pipeline: bool = True  # the pipeline is useful for a model that was only pretrained
+    decoder: bool = False  # causal; query, key and value have separate matrices
+    masks: bool = False  # predicts masked tokens
+    head: Mapping[str, str] = field(default_factory=dict)  # as in `BODY`, longest first
 
 
 ARCHITECTURES: dict[StockClass, Architecture] = {
@@ -64,21 +63,21 @@ ARCHITECTURES: dict[StockClass, Architecture] = {
 
 
 def architecture(objective: Objective) -> Architecture:
-    """That of the class which an objective is exported to."""
+    """Return the architecture to which an objective is exported."""
     return ARCHITECTURES[objective.stock_class]
 
 
 def stock_model(objective: Objective) -> "PreTrainedModel":
-    """The backbone, with the head where the class has one, as a model of transformers; shares no memory."""
+    """Return a model of transformers with copies of the backbone and, if the class has one, of the head."""
     import transformers
 
-    theirs = getattr(transformers, objective.stock_class)(stock_config(objective))
-    theirs.load_state_dict(stock_weights(objective), strict=True)
-    return theirs.eval()
+    model = getattr(transformers, objective.stock_class)(stock_config(objective))
+    model.load_state_dict(stock_weights(objective), strict=True)
+    return model.eval()
 
 
 def stock_config(objective: Objective) -> "PretrainedConfig":
-    """The settings under which transformers computes what our backbone does."""
+    """Return the settings with which transformers computes the same as our backbone."""
     import transformers
 
     model, is_decoder = objective.shapes.model, architecture(objective).decoder
@@ -100,12 +99,12 @@ def stock_config(objective: Objective) -> "PretrainedConfig":
         cls_token_id=BOS,
         sep_token_id=EOS,
         mask_token_id=MASK,
-        mask_shift=objective.mask_shift,  # ours: read by `bench fill`
+        mask_shift=objective.mask_shift,  # not a setting of transformers: `bench fill` reads it
     )
 
 
 def stock_weights(objective: Objective) -> dict[str, Tensor]:
-    """The weights that the stock class holds, under its names."""
+    """Return the weights that the stock class holds, under its names."""
     stock = architecture(objective)
     body = BODY if objective.stock_class.endswith("Model") else {a: f"model.{b}" for a, b in BODY.items()}
     prefixes = body | dict(stock.head)
@@ -124,7 +123,7 @@ def stock_weights(objective: Objective) -> dict[str, Tensor]:
 
 
 def other_modules(objective: Objective) -> list[str]:
-    """The modules and parameters of an objective with weights that no stock class holds, by name."""
+    """Return the names of modules and parameters whose weights no stock class holds."""
     prefixes = (*BODY, *architecture(objective).head)
     weights = objective.state_dict(keep_vars=True)
     held = {id(weight) for name, weight in weights.items() if name.startswith(prefixes)}
@@ -132,19 +131,19 @@ def other_modules(objective: Objective) -> list[str]:
 
 
 def write_tokenizer(objective: Objective, path: Path, folder: Path) -> None:
-    """The tokenizer of a run as transformers takes it; unlike in training it reads "[MASK]" as the mask.
+    """Write the tokenizer of a run for transformers; unlike in training, "[MASK]" in a text is the mask.
 
-    Texts end with EOS, except for decoders, which go on where the text ends.
+    It ends texts with EOS, except for decoders, which continue them.
 
     Args:
-        objective: whose extra ids become `<extra_id_0>` and so on.
+        objective: its extra ids become `<extra_id_0>` and so on.
         path: the tokenizer's own file.
-        folder: where transformers' files go.
+        folder: receives the files of transformers.
     """
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer.from_file(str(path))
-    # The mask takes the space before it, which belongs to the token that it hides.
+    # The mask includes the space before it, which belongs to the masked token.
     tokenizer.add_special_tokens([AddedToken("[MASK]", lstrip=True, special=True)])
     n_extra = objective.backbone.embedding.num_embeddings - objective.shapes.vocab_size
     tokenizer.add_special_tokens([f"<extra_id_{i}>" for i in range(n_extra)])

@@ -18,8 +18,7 @@ from torch.utils import deterministic
 from bench.models import transformer
 from bench.models.cross_entropy import IGNORED
 from bench.models.heads import Head, PredictionHead
-from bench.models.rope import rotated_heads
-from bench.models.transformer import Attention, Blocks, GatedMlp, states_at
+from bench.models.transformer import Attention, Blocks, GatedMlp, rotated_heads, states_at
 from bench.objectives import optim
 from bench.speed.settings import ALL_PLAIN
 
@@ -32,7 +31,7 @@ def _last_block_everywhere() -> AbstractContextManager[None]:
 def _logits_everywhere() -> Iterator[None]:
     """Send every token through the last block and the head; tokens without a target have no loss."""
     latest: list[tuple[Tensor, Tensor]] = []
-    nats = PredictionHead.nats
+    nats = PredictionHead.summed_nll
 
     def keep(states: Tensor, at: Tensor | None) -> None:
         latest[:] = [] if at is None else [(states.flatten(0, 1), at)]
@@ -48,7 +47,7 @@ def _logits_everywhere() -> Iterator[None]:
             weights = weights.new_zeros(len(states)).scatter(0, at, weights.flatten())
         return nats(head, states, spread, weights)
 
-    with _blocks_everywhere(keep), patch.object(PredictionHead, "nats", everywhere):
+    with _blocks_everywhere(keep), patch.object(PredictionHead, "summed_nll", everywhere):
         yield
 
 
@@ -68,7 +67,7 @@ def _blocks_everywhere(seen: Callable[[Tensor, Tensor | None], None]) -> Iterato
 
 def _whole_logits() -> AbstractContextManager[Any]:
     """Compute the logits of all targets as one tensor, of which autograd keeps what it needs."""
-    return patch.object(PredictionHead, "nats", Head.nats)
+    return patch.object(PredictionHead, "summed_nll", Head.summed_nll)
 
 
 def _rope_by_autograd() -> AbstractContextManager[Any]:

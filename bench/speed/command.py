@@ -3,6 +3,7 @@
 import platform
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from bench.config.run_spec import RunSpec, now
 from bench.data.signals import ignoring_signals, interrupted_by_signals
 from bench.errors import printable
-from bench.models.capacity import check_machine
 from bench.records import replacing, write_atomically
 from bench.report.figures.base import render
 from bench.speed import page
@@ -21,7 +21,8 @@ from bench.speed.interleave import Contest
 from bench.speed.profile import shares
 from bench.speed.settings import OURS, Cell, Speed, plan, settings_of
 from bench.speed.timings import Result
-from bench.training.environment import environment
+from bench.training.memory import check_machine
+from bench.training.process import environment
 
 PACKAGES = ("transformers", "accelerate")  # recorded here, in addition to those of every record
 PATHS = ("nanogpt", "out")  # settings that are paths of this machine
@@ -76,11 +77,11 @@ def _measure(cells: Sequence[Cell], settings: Speed, keep: Callable[[Result], No
                 with interrupted_by_signals(), Contest(cell.tasks, settings.seed) as contest:
                     is_nearest = cell.strategy in settings.nearest
                     profile = shares(cell.tasks[0])
-                    measured = (contest.timed, contest.disturbance, profile)
-                    result = Result(cell.strategy, cell.model, is_nearest, *measured)
                     try:
                         contest.run(settings.rounds, on_block)
                     finally:
+                        measured = (contest.timed, contest.others_share, profile)
+                        result = Result(cell.strategy, cell.model, is_nearest, *measured)
                         if result.seconds(OURS) or page.failures([result]):
                             with ignoring_signals():
                                 keep(result)
@@ -113,18 +114,12 @@ def _write(folder: Path, texts: dict[str, str], images: dict[str, bytes]) -> Non
 def machine_of(spec: RunSpec, threads: int | None) -> dict[str, str]:
     """Return the environment of every record, with the processor's name and the versions for peers."""
     found = environment(spec.typed().trainer)
-    found |= {name: metadata.version(name) for name in PACKAGES if _is_installed(name)}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
     if threads:
         found["threads"] = str(threads)
     return found | {"cpu": _cpu()}
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _cpu() -> str:

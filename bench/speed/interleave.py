@@ -44,7 +44,7 @@ from bench.speed.settings import (
     Pace,
     Task,
 )
-from bench.training.environment import peak_memory_bytes, set_up_process
+from bench.training.process import peak_memory_bytes, set_up_process
 
 PRELOADED = ("bench.speed.interleave",)  # by the server that contenders are forked from
 JOIN_S = 5.0
@@ -82,25 +82,22 @@ class Timed:
     failure: str | None = None
 
 
-@dataclass
-class Disturbance:
-    """The load of all other processes on the machine."""
-
-    share: float | None = None  # of the time of all processors; None before the first round has ended
-
-
 class Contest:
     """The contenders of one cell; use it as a context manager, which ends their processes.
 
     Args:
         tasks: one for each contender.
         seed: of the order in each round.
+
+    Attributes:
+        timed: the measurements by contender.
+        others_share: the share of all processors that other processes used; None before the first round.
     """
 
     def __init__(self, tasks: Sequence[Task], seed: int) -> None:
         self.tasks, self.random = tasks, random.Random(seed)  # noqa: S311 -- no secret
         self.timed = {task.contender: Timed() for task in tasks}
-        self.disturbance = Disturbance()
+        self.others_share: float | None = None
         self._processes: dict[str, BaseProcess] = {}
         self._connections: dict[str, Connection] = {}
 
@@ -141,7 +138,7 @@ class Contest:
                     self.timed[name].seconds.append(answer)
                 on_block(name)
             available_s = (time.monotonic() - began_at) * (psutil.cpu_count() or 1)
-            self.disturbance.share = max(0.0, (self._others_s() - busy_before_s) / available_s)
+            self.others_share = max(0.0, (self._others_s() - busy_before_s) / available_s)
 
     def _others_s(self) -> float:
         """Return the busy seconds of all processes other than the contenders."""

@@ -26,14 +26,12 @@ from bench.data.tokenizer import EOS, SPECIAL_TOKENS
 from bench.models.flops import StepCost
 from bench.objectives import optim
 from bench.objectives.base import Objective
-from bench.objectives.precision import device_of
 from bench.speed.ablations import ablated
 from bench.speed.settings import Facts, Pace, Task
 from bench.training import loggers
 from bench.training.energy import EnergyMeter
-from bench.training.objective import build_objective
-from bench.training.pretrain import Job, held_out_batches, pretrain, rows_of
-from bench.training.step import computed_as
+from bench.training.pretrain import Job, build_objective, held_out_batches, pretrain, rows_of
+from bench.training.step import computed_as, device_of
 from bench.training.stopping import Stop
 
 MOST_ROWS = 8192  # unique rows; longer runs repeat them

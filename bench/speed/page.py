@@ -49,7 +49,7 @@ def comparison(results: Sequence[Result], settings: Speed) -> View:
                 judged(*found["share_of_limit"], digits=2, at_least=True),
                 judged(*found["lightning_share"], digits=3, at_least=False),
                 judged(*found["data_share"], digits=3, at_least=False),
-                *([interval(result.gain_of_compiling(), 2)] if settings.compiled else []),
+                *([interval(result.over(COMPILED, OURS), 2)] if settings.compiled else []),
             ]
         )
     aligned = "llrl".ljust(len(header), "r")
@@ -69,7 +69,7 @@ def line(result: Result, settings: Speed) -> str:
 
 def noise(result: Result) -> str:
     """Return a warning if other processes were busy, else an empty string."""
-    share = result.disturbance.share or 0.0
+    share = result.others_share or 0.0
     return f"; noisy: other processes used {share:.0%} of the processors" if share > QUIET else ""
 
 
@@ -128,7 +128,7 @@ def optimisations(results: Sequence[Result]) -> View:
     for model in dict.fromkeys(result.model for result in results):
         found = [cells.get((model, strategy)) for strategy in strategies]
         for name, description in ABLATIONS.items():
-            gains = [cell.gain_of(name) if cell else None for cell in found]
+            gains = [cell.over(OURS, name) if cell else None for cell in found]
             rows.append([model, description, *(interval(gain, 2) for gain in gains)])
     header = ["size", "replaced by", *strategies]
     return View(
@@ -144,7 +144,7 @@ def limits(results: Sequence[Result]) -> View:
         if step and facts:
             rates = [facts.flops / seconds / 1e9 for seconds in (step.median, step.high, step.low)]
             rows.append([result.model, result.strategy, "{:,.0f} [{:,.0f}, {:,.0f}]".format(*rates)])
-            share = result.disturbance.share
+            share = result.others_share
             rows[-1].append(EMPTY if share is None else f"{share:.0%}")
     return View(
         "limits", "The limit", "", ["size", "strategy", "GFLOP/s", "processors used by others"], "llrr", rows
@@ -254,7 +254,7 @@ def record_json(
         {
             "model": result.model,
             "strategy": result.strategy,
-            "others_share": result.disturbance.share,
+            "others_share": result.others_share,
             "profile": result.profile,
             "contenders": {name: asdict(timed) for name, timed in result.timed.items()},
         }

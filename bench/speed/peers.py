@@ -23,7 +23,7 @@ from bench.data.tokenizer import BOS, EOS, PAD
 from bench.errors import ConfigError
 from bench.models.cross_entropy import IGNORED
 from bench.models.flops import BACKWARD_OVER_FORWARD
-from bench.models.rope import ROPE_THETA
+from bench.models.transformer import ROPE_THETA
 from bench.models.vision import to_float
 from bench.speed.ours import Setup, set_up
 from bench.speed.settings import Facts, Pace, Task

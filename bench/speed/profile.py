@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from bench.speed.interleave import PRELOADED
 from bench.speed.ours import plain_steps, set_up, waiting
 from bench.speed.settings import Task
-from bench.training.environment import set_up_process
+from bench.training.process import set_up_process
 
 PRODUCTS, ATTENTION, OTHER, REST = "matrix products", "attention", "other operations", "Python and the rest"
 N_STEPS = 5

@@ -15,9 +15,9 @@ from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError
 from bench.models.flops import text_parameters
 from bench.report.rendering import template
+from bench.speed import estimates
+from bench.speed.estimates import Planned, Scale
 from bench.speed.settings import compose_settings
-from bench.training import memory
-from bench.training.memory import Planned, Scale
 
 GIGA = 1e9
 DOES_NOT_FIT = "does not fit"
@@ -36,7 +36,7 @@ class Cost:
 def settings_of(overrides: Sequence[str]) -> Scale:
     """Compose `conf/scale.yaml` with overrides; raise ConfigError for an invalid value."""
     settings = compose_settings("scale", Scale, overrides)
-    memory.validate(settings)
+    estimates.validate(settings)
     return settings
 
 
@@ -66,7 +66,7 @@ def planned(spec: RunSpec, *, vocab_size: int, image_size: int) -> Planned:
 
     from bench.models.heads import PredictionHead
     from bench.objectives.combined import Combined
-    from bench.training.objective import build_objective
+    from bench.training.pretrain import build_objective
 
     config = spec.typed()
     validate(config)
@@ -96,9 +96,9 @@ def budget_tokens(run: Planned, per_parameter: float, settings: Scale) -> float:
     return per_parameter * text_parameters(run.model, settings.vocab_size)
 
 
-def layout(run: Planned, n_gpus: int, settings: Scale) -> memory.Layout | None:
+def layout(run: Planned, n_gpus: int, settings: Scale) -> estimates.Layout | None:
     """Return the layout in which the run fits the settings' GPUs, if any."""
-    return memory.fitting(run, n_gpus, settings.memory_share * settings.gpu.memory_gb * GIGA)
+    return estimates.fitting(run, n_gpus, settings.memory_share * settings.gpu.memory_gb * GIGA)
 
 
 def cost_of(run: Planned, flops: float, n_gpus: int, mfu: float, settings: Scale) -> Cost | None:
@@ -106,9 +106,9 @@ def cost_of(run: Planned, flops: float, n_gpus: int, mfu: float, settings: Scale
     chosen = layout(run, n_gpus, settings)
     if chosen is None:
         return None
-    utilisation = mfu * memory.efficiency(n_gpus, settings.loss_per_doubling)
-    hours = memory.gpu_hours(flops, settings.gpu.peak_flops, utilisation, recompute=chosen.recompute)
-    energy = memory.kwh(hours, settings.gpu.watts, settings.pue)
+    utilisation = mfu * estimates.efficiency(n_gpus, settings.loss_per_doubling)
+    hours = estimates.gpu_hours(flops, settings.gpu.peak_flops, utilisation, recompute=chosen.recompute)
+    energy = estimates.kwh(hours, settings.gpu.watts, settings.pue)
     return Cost(hours, hours / n_gpus, energy, energy * settings.co2_kg_per_kwh)
 
 
@@ -121,8 +121,8 @@ def family_flops(run: Planned, settings: Scale, *, branched: bool) -> float:
     """Return the FLOPs of all budgets of one seed; `branched`: as branches of one trunk, where possible."""
     each = budget_flops(run, settings)
     if branched and not run.has_phases:
-        return memory.branched(each, run.cooldown_share)
-    return memory.separately(each)
+        return estimates.branched(each, run.cooldown_share)
+    return estimates.separately(each)
 
 
 def study(
@@ -164,7 +164,7 @@ def memory_rows(runs: Sequence[Planned], settings: Scale) -> list[list[str]]:
     for run in runs:
         row = [run.model_name, run.strategy]
         for n in settings.gpus:
-            needs = memory.memory(run, n, memory.LAYOUTS[0])
+            needs = estimates.memory(run, n, estimates.LAYOUTS[0])
             chosen = layout(run, n, settings)
             parts = " + ".join(f"{x / GIGA:.0f}" for x in (needs.states, needs.activations, needs.logits))
             row.append(f"{parts} = {needs.total / GIGA:.0f}: {chosen.name if chosen else DOES_NOT_FIT}")
@@ -241,7 +241,7 @@ def page(overrides: Sequence[str]) -> str:
     return template("scale.md.j2", is_html=False, amount=amount, power=power).render(
         command=shlex.join(["bench", "scale", *overrides]),
         s=settings,
-        scale=memory,
+        scale=estimates,
         runs=runs,
         n_runs=len(runs) * settings.seeds * len(settings.tokens_per_parameter),
         sizes=size_rows(runs, settings),

@@ -21,8 +21,8 @@ from bench.speed.peers import STOCK, stock_trainer
 from bench.tasks.evaluate import Evaluation
 from bench.training import loggers
 from bench.training.energy import EnergyMeter
-from bench.training.environment import set_up_process
-from bench.training.objective import build_objective
+from bench.training.pretrain import build_objective
+from bench.training.process import set_up_process
 from bench.training.stopping import Stop
 
 

@@ -4,10 +4,10 @@ This module never imports torch, unlike a contender's process, which executes a 
 """
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Any, Protocol, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -36,7 +36,7 @@ ABLATIONS = {  # our step without one of its optimisations
 OWN = (OURS, COMPILED, SMALL, BARE, DATA, LIMIT, *ABLATIONS)  # contenders of ours, for every strategy
 NANOGPT = "nanogpt"
 HUGGING_FACE = ("gpt2", "modernbert_decoder", "modernbert", "t5", "clip")
-PeerName = Literal["nanogpt", "gpt2", "modernbert_decoder", "modernbert", "t5", "clip"]
+PEERS = (NANOGPT, *HUGGING_FACE)
 
 NEVER_S = 1e9  # seconds between checkpoints: longer than any run
 HEAD_WIDTH, SMALL_AT_ONCE = (
@@ -84,15 +84,12 @@ class Pace(Protocol):
 
     def start(self, facts: Facts) -> None:
         """Describe the step; called before the first one."""
-        ...
 
     def step(self) -> None:
         """Mark the end of a step; returns once the next block may start."""
-        ...
 
     def tell(self, seconds: float) -> None:
         """Report the seconds of a step, in place of `step`, by a contender that times itself."""
-        ...
 
 
 @dataclass
@@ -334,10 +331,9 @@ def _validate_peers(settings: Speed) -> None:
     both = sorted(settings.peers.keys() & settings.nearest.keys())
     if both:
         raise ConfigError(f"nearest.{both[0]} is also in peers; keep only one")
-    known: Mapping[str, None] = dict.fromkeys(get_args(PeerName))
     for strategy, names in rows.items():
-        if wrong := [name for name in names if name not in known]:
-            raise ConfigError(f"peers.{strategy}: unknown peer {wrong[0]}; choose from {', '.join(known)}")
+        if wrong := [name for name in names if name not in PEERS]:
+            raise ConfigError(f"peers.{strategy}: unknown peer {wrong[0]}; choose from {', '.join(PEERS)}")
     trained = {path.stem for path in (CONF / "strategy").glob("*.yaml")}
     for strategy in settings.strategies:
         if strategy in trained and strategy not in rows and _is_trained(strategy):

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from bench.speed.interleave import Disturbance, Timed
-from bench.speed.settings import BARE, COMPILED, DATA, LIMIT, OURS, OWN, SMALL, Targets
+from bench.speed.interleave import Timed
+from bench.speed.settings import BARE, DATA, LIMIT, OURS, OWN, SMALL, Targets
 
 LEVEL = 0.95
 Verdict = Literal["met", "missed", "open", ""]
@@ -76,7 +76,7 @@ class Result:
     model: str
     is_nearest: bool  # its peers train another objective
     timed: dict[str, Timed]
-    disturbance: Disturbance
+    others_share: float | None  # of the processors, used by other processes
     profile: dict[str, float] = field(default_factory=dict)  # `bench.speed.profile.shares`
 
     @property
@@ -114,14 +114,6 @@ class Result:
     def over_best_peer(self) -> Spread | None:
         """Return our speed over that of the fastest peer."""
         return None if self.best_peer is None else self.over(OURS, self.best_peer)
-
-    def gain_of_compiling(self) -> Spread | None:
-        """Return our speed with compiled blocks over our speed without."""
-        return self.over(COMPILED, OURS)
-
-    def gain_of(self, optimisation: str) -> Spread | None:
-        """Return how many times as long a step takes without an optimisation."""
-        return self.over(OURS, optimisation)
 
     def share_of_limit(self, name: str) -> Spread | None:
         """Return FLOP/s over the largest rate of matrix products in the same round."""

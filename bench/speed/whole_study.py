@@ -173,8 +173,8 @@ def _scripts(
     for spec in specs:
         path = folder / f"{spec.run_id}.json"
         path.write_text(spec.to_json(), encoding="utf-8")
-        words = [str(path), str(folder / spec.run_id), *filter(None, [peers[spec.strategy]])]
-        commands.append([sys.executable, "-m", "bench.speed.script", *words])
+        arguments = [str(path), str(folder / spec.run_id), *filter(None, [peers[spec.strategy]])]
+        commands.append([sys.executable, "-m", "bench.speed.script", *arguments])
     environment = dict(os.environ)
     if side_by_side > 1:
         environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

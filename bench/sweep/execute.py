@@ -15,16 +15,15 @@ from bench.config.run_spec import RunSpec
 from bench.data.prepare import Prepared, prepare
 from bench.errors import DivergedError, InterruptedRunError, in_one_line
 from bench.objectives.base import Objective
-from bench.objectives.precision import device_of
 from bench.records import Data, RunRecord, Spent, write_atomically, write_record
 from bench.tasks.base import Task
 from bench.tasks.evaluate import Evaluation
-from bench.training import checkpoint, environment, loggers
+from bench.training import checkpoint, loggers, process
 from bench.training.energy import EnergyMeter
-from bench.training.objective import build_objective
-from bench.training.pretrain import Job, divergences, pretrain_until_finite
-from bench.training.shared_trunk import entered
+from bench.training.pretrain import Job, build_objective, divergences, pretrain_until_finite
+from bench.training.step import device_of
 from bench.training.stopping import Stop, supervisors
+from bench.training.trunk import entered
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ def execute(spec: RunSpec, threads: int | None = None, watched: Sequence[int] | 
     Returns:
         The run's status: finished, diverged, failed or interrupted.
     """
-    environment.set_up_process(threads)
+    process.set_up_process(threads)
     stop = Stop(supervisors() if watched is None else watched)
     stop.listen()
     folder = spec.folder
@@ -98,7 +97,7 @@ def _has_model(spec: RunSpec) -> bool:
 
 def _outcome(job: Job) -> tuple[RunRecord | None, Trained | None]:
     """Return the run's record, whatever its status, and the trained model; None on ranks other than 0."""
-    versions = environment.environment(job.spec.typed().trainer)
+    versions = process.environment(job.spec.typed().trainer)
     blank = replace(job.spec.record("finished"), environment=versions)
     try:
         return _run(job, blank)
@@ -118,7 +117,7 @@ def _is_recorded_since(spec: RunSpec, before: str) -> bool:
 
 
 def _run(job: Job, blank: RunRecord) -> tuple[RunRecord | None, Trained | None]:
-    environment.reset_peak_memory()
+    process.reset_peak_memory()
     job.status.write("running", "prepare")
     config = job.spec.typed()
     for name, node in config.task.items():  # find errors in a task's config before hours of pretraining
@@ -141,7 +140,7 @@ def _run(job: Job, blank: RunRecord) -> tuple[RunRecord | None, Trained | None]:
     record = replace(
         blank,
         parameters=sum(p.numel() for p in objective.parameters()),
-        spent=replace(spent, energy=energy, peak_memory_bytes=environment.peak_memory_bytes(config.trainer)),
+        spent=replace(spent, energy=energy, peak_memory_bytes=process.peak_memory_bytes(config.trainer)),
         curve=loggers.curve(job.folder),
         data=cast(Data, data.described() | entered(job.folder)),
         divergences=tuple(divergences(job.folder)),

@@ -28,7 +28,7 @@ from bench.objectives.to_huggingface import architecture, other_modules, stock_m
 from bench.records import CHOICE, RunRecord, Score, read_record
 from bench.report.rendering import template
 from bench.training import checkpoint
-from bench.training.objective import build_objective
+from bench.training.pretrain import build_objective
 
 REST_WEIGHTS, REST_CONFIG = "bench.safetensors", "bench.json"  # for modules that no stock class holds
 CARD = "model_card.md.j2"

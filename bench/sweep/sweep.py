@@ -21,7 +21,7 @@ from bench.sweep import locks
 from bench.sweep.launchers.base import Launcher
 from bench.sweep.progress import Display
 from bench.sweep.worker import record_failure
-from bench.training import branching
+from bench.training import trunk
 
 
 def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
@@ -42,7 +42,7 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     statuses = _prepare(specs)
     statuses |= {spec.run_id: status for spec in specs if (status := locks.ended(spec))}
     todo = [spec for spec in specs if spec.run_id not in statuses]
-    branching.announce(todo)
+    trunk.announce(todo)
     todo = _in_order(todo)
     n_done = sum(status in ("finished", "diverged") for status in statuses.values())
     with Display(len(specs), n_done) as display:
@@ -108,7 +108,7 @@ def _in_order(specs: Sequence[RunSpec]) -> list[RunSpec]:
     n_before: Counter[Path] = Counter()
     ranked: list[tuple[int, RunSpec]] = []
     for spec in sorted(specs, key=_size, reverse=True):
-        folder = branching.stable_trunk(spec)
+        folder = trunk.stable_phase_folder(spec)
         ranked.append((n_before[folder] if folder else 0, spec))
         n_before.update([folder] if folder else [])
     return [spec for _, spec in sorted(ranked, key=lambda pair: pair[0])]

@@ -97,7 +97,7 @@ def _train(task: Task, folder: str, together: "Barrier", connection: Connection)
     """Send the steps per second, measured after all processes have done their first steps."""
     with threads_of_torch(task.threads):
         from bench.speed.ours import plain_steps, set_up
-        from bench.training.environment import set_up_process  # imports torch, in this process only
+        from bench.training.process import set_up_process  # imports torch, in this process only
 
     set_up_process(task.threads)
     try:

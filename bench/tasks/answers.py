@@ -62,9 +62,9 @@ class Golds:
     def score_spans(self, context: str, spans: NDArray[np.int64]) -> NDArray[np.float64]:
         """As `score`, for many spans (K, 2) of characters of one text: exact match and F1 (K, 2).
 
-        There are thousands of spans if a model ties them all. Normalisation treats each word between white space
-        separately. The words of a span are therefore the whole words in it, which are counted once for all spans,
-        and a partial word at either end.
+        There are thousands of spans if a model ties them all. Normalisation treats each word between white
+        space separately, so the words of a span are the whole words in it, which are counted once for all
+        spans, and a partial word at either end.
         """
         words = np.array([match.span() for match in WORD.finditer(context)], dtype=np.int64).reshape(-1, 2)
         whole = [self._bag(normalised(context[slice(*word)]).split()) for word in words]

@@ -25,7 +25,7 @@ from bench.data.prepare import prepare
 from bench.data.tokenizer import EOS, PAD
 from bench.errors import InapplicableError
 from bench.objectives.base import Attention, Likelihood, Objective, Shapes
-from bench.objectives.likelihood import wanted
+from bench.objectives.likelihood import scored_tokens
 from bench.objectives.sampling import Sampling, unigram_texts
 from bench.objectives.scratch import Scratch
 from bench.records import AuditCheck, AuditRecord, without_targets, write_audit
@@ -34,7 +34,7 @@ from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.evaluate import setting_of
 from bench.tasks.generation import token_shares
 from bench.tasks.probe import FeatureCache
-from bench.training import environment
+from bench.training import process
 
 FALSE_ALARM = 1e-4  # probability that a valid task fails a check by chance
 RELATIVE = 1e-5  # tolerance for rounding
@@ -91,9 +91,9 @@ class Constant(Uninformed):
         """(B, T) -> ones (L + 1, B, T, D)."""
         return torch.ones_like(super().layer_states(tokens, attention))
 
-    def token_nats(self, tokens: Tensor, kind: Likelihood, **how: Any) -> Tensor:
+    def token_nll(self, tokens: Tensor, kind: Likelihood, **how: Any) -> Tensor:
         """(B, T) -> (B, T - 1), a uniform guess of each token."""
-        return wanted(tokens, how.get("scored")).double() * math.log(self.shapes.vocab_size)
+        return scored_tokens(tokens, how.get("scored")).double() * math.log(self.shapes.vocab_size)
 
     @override
     def rows(self, n: int) -> Tensor:
@@ -115,10 +115,10 @@ class Noise(Uninformed):
         """(B, T) -> normal deviates (L + 1, B, T, D)."""
         return torch.randn(super().layer_states(tokens, attention).shape, generator=self.generator)
 
-    def token_nats(self, tokens: Tensor, kind: Likelihood, **how: Any) -> Tensor:
+    def token_nll(self, tokens: Tensor, kind: Likelihood, **how: Any) -> Tensor:
         """(B, T) -> (B, T - 1), worse than a uniform guess, as random predictions are on average."""
         noise = torch.rand(len(tokens), tokens.shape[1] - 1, generator=self.generator, dtype=torch.float64)
-        return wanted(tokens, how.get("scored")) * (math.log(self.shapes.vocab_size) + noise)
+        return scored_tokens(tokens, how.get("scored")) * (math.log(self.shapes.vocab_size) + noise)
 
     @override
     def rows(self, n: int) -> Tensor:
@@ -252,8 +252,8 @@ def _batches_of(n: int) -> Iterator[None]:
 
 
 def audit(specs: Sequence[RunSpec], say: Callable[[AuditCheck], None]) -> AuditRecord:
-    """Audit the tasks of a study on the data of its first run and write a record; call `say` after each check."""
-    environment.limit_blas()
+    """Audit the tasks of a study on its first run's data and write a record; call `say` after each check."""
+    process.limit_blas()
     spec = specs[0]
     config, data = spec.typed(), prepare(spec)
     shapes = Shapes.of(config, vocab_size=data.text.vocab_size, image_size=data.pairs.image_size)
@@ -268,7 +268,7 @@ def audit(specs: Sequence[RunSpec], say: Callable[[AuditCheck], None]) -> AuditR
         spec.study,
         tuple(found),
         without_targets(dict(config.task)),
-        environment.environment(config.trainer),
+        process.environment(config.trainer),
         now(),
     )
     write_audit(record, spec.evaluations.parent)

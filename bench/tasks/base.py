@@ -110,17 +110,19 @@ class Task(ABC):
     `Tagging` or `QuestionAnswering` instead, which need only the data. The contract tests find a new task by
     its YAML file, and `bench audit` checks its chance level and its ceiling.
 
-    Example of a zero-shot task (its YAML file has `_target_`, `kind`, `length_normalisation`, `samples` and
-    `batch_size`)::
+    Example of a zero-shot task on pairs of a right and a wrong text::
 
         class Capitals(Task):
-            Options = LikelihoodOptions
+            Options = LikelihoodOptions  # keys of the YAML file beside `_target_`
 
             def evaluate(self, model: Objective, setting: Setting) -> Outcome:
-                texts = [whole_text(text, setting.tokenizer) for text in (RIGHT, WRONG)]
-                right, wrong = continuation_nll(model, texts, self.options, setting)
-                correct = np.array([float(right < wrong)])
-                return Outcome([Measured("accuracy", correct.mean(), 0.5, 1)], {"accuracy": correct})
+                texts = [whole_text(text, setting.tokenizer) for pair in PAIRS for text in pair]
+                nll = continuation_nll(model, texts, self.options, setting)
+                scores = -normalised(nll, texts, self.options.length_normalisation)
+                right = torch.zeros(len(PAIRS), dtype=torch.long)  # column of the right text
+                correct = hits(torch.from_numpy(scores).view(-1, 2), right)  # (N,); ties count 0.5
+                name = f"accuracy_{self.options.kind}"
+                return Outcome([Measured(name, float(correct.mean()), 0.5, len(correct))], {name: correct})
     """
 
     Options: ClassVar[type[Any]]

@@ -30,7 +30,7 @@ from bench.records import (
 )
 from bench.tasks.base import Outcome, Setting, Task
 from bench.tasks.probe import FeatureCache
-from bench.training import environment
+from bench.training import process
 from bench.training.energy import EnergyMeter
 from bench.training.loggers import StatusFile
 from bench.training.stopping import Stop
@@ -105,7 +105,7 @@ class Evaluation:
 
     def _write(self, record: EvaluationRecord, items: Items) -> None:
         """Write the arrays first, since a record counts only together with them."""
-        record = replace(record, environment=environment.environment(self.spec.typed().trainer))
+        record = replace(record, environment=process.environment(self.spec.typed().trainer))
         folder = self.spec.evaluations
         folder.mkdir(parents=True, exist_ok=True)
         if items:

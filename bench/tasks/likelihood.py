@@ -122,7 +122,7 @@ def continuation_nll(
         setting.keep_going()
         chosen = list(order[start : start + options.batch_size])
         tokens, scored = (part.to(model.device) for part in _batch([texts[i] for i in chosen]))
-        found = model.token_nats(
+        found = model.token_nll(
             tokens, kind, samples=options.samples, generator=generator, scored=scored
         )  # (B, T - 1)
         nll[chosen] = found.double().sum(dim=1).cpu().numpy()
@@ -193,9 +193,9 @@ class BitsPerByte(Task):
             found = TextNLL(float(nll.sum()), n_bytes)
         else:
             nll, found = None, _remote_nll(model, windows, setting)
-        if not math.isfinite(found.nats):
+        if not math.isfinite(found.nll_nats):
             raise FloatingPointError("the likelihood is not finite; the model diverged")
-        value = found.nats / math.log(2) / found.n_bytes
+        value = found.nll_nats / math.log(2) / found.n_bytes
         chance = math.log2(setting.text.vocab_size) * windows[:, 1:].numel() / n_bytes
         measured = Measured(f"bits_per_byte_{kind}", value, chance, len(windows), higher_is_better=False)
         return Outcome([measured], {} if nll is None else {"nats": nll.numpy()})
@@ -231,7 +231,7 @@ def _remote_nll(model: Objective, windows: Tensor, setting: Setting) -> TextNLL:
         documents = [list(part) for is_end, part in groupby(ids, lambda i: i == EOS) if not is_end]
         text = "\n\n".join(setting.tokenizer.decode(document) for document in documents)
         found = model.text_nll([text], setting.data_dir)
-        total = TextNLL(total.nats + found.nats, total.n_bytes + found.n_bytes)
+        total = TextNLL(total.nll_nats + found.nll_nats, total.n_bytes + found.n_bytes)
     return total
 
 

@@ -221,7 +221,9 @@ class MinimalPairs(Task):
     def _encoded(
         self, setting: Setting
     ) -> tuple[list[Pair], list[Continuation], list[Continuation], Mapping[str, int]]:
-        drawn = _spread(self.pairs(setting), self.options.pairs_per_uid)
+        found = self.pairs(setting)
+        distinct = [pair for pair in found if pair.good != pair.bad]
+        drawn = _spread(distinct, self.options.pairs_per_uid)
         encoded = [
             (pair, whole_text(pair.good, setting.tokenizer), whole_text(pair.bad, setting.tokenizer))
             for pair in drawn
@@ -229,7 +231,12 @@ class MinimalPairs(Task):
         kept = [item for item in encoded if max(len(item[1]), len(item[2])) <= setting.sequence_length]
         if not kept:
             raise DataError(f"no pair fits in sequence_length={setting.sequence_length} tokens; raise it")
-        counts = Counter({"sentence longer than sequence_length": len(encoded) - len(kept)})
+        counts = Counter(
+            {
+                "pair of two equal sentences": len(found) - len(distinct),  # BLiMP has a few
+                "sentence longer than sequence_length": len(encoded) - len(kept),
+            }
+        )
         return [item[0] for item in kept], [item[1] for item in kept], [item[2] for item in kept], +counts
 
     def _outcome(
@@ -297,10 +304,7 @@ def _read_file(file: Path) -> Iterator[Pair]:
             raise DataError(
                 f"{file}, line {number}: {problem}; give an object with sentence_good and sentence_bad"
             ) from None
-        good, bad = row["sentence_good"], row["sentence_bad"]
-        if good == bad:
-            raise DataError(f"{file}, line {number}: both sentences are equal; correct or remove the line")
-        yield Pair(good, bad, row.get("UID", row.get("field")))
+        yield Pair(row["sentence_good"], row["sentence_bad"], row.get("UID", row.get("field")))
 
 
 def held_out_sentences(text: TextData) -> list[str]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bench.data.tokenizer import EOS, PAD
 from bench.errors import ConfigError
-from bench.models.pooling import POOLINGS, pool
+from bench.models.heads import POOLINGS, pool
 from bench.objectives.base import Attention, Objective
 
 EVALUATION_BATCH = 256
@@ -44,8 +44,8 @@ class FeatureCache:
     ) -> Tensor:
         """Return the result of `compute` for ids (N, T), which runs at the first request only.
 
-        `how` holds everything else that determines the result. A model with changed weights is another model. Do
-        not write into the result.
+        `how` holds everything else that determines the result. A model with changed weights is another
+        model. Do not write into the result.
         """
         ids = hashlib.sha256(tokens.cpu().contiguous().numpy().tobytes()).hexdigest()
         # Sums of the weights, since torch's own version counter misses what fused optimizers do.

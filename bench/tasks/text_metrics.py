@@ -38,7 +38,7 @@ def distinct(texts: Sequence[Words], n: int) -> float:
 
 
 def repetition(texts: Sequence[Words], n: int) -> Floats:
-    """Return seq-rep-n (N,): repeated n-grams / n-grams of each text (Welleck et al. 2020, arXiv:1908.04319)."""
+    """Return repeated n-grams / n-grams of each text: seq-rep-n (Welleck et al. 2020, arXiv:1908.04319)."""
     return np.array([1 - distinct([text], n) if len(text) >= n else 0.0 for text in texts])
 
 

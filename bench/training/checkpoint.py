@@ -1,4 +1,4 @@
-"""Checkpoints and weights that survive a kill: written aside, checked by a digest, the last two kept."""
+"""Checkpoints and weights that survive a kill: written aside, then renamed, and checked by a digest."""
 
 import hashlib
 import io
@@ -26,10 +26,9 @@ SUFFIX = ".ckpt"
 
 
 def save(trainer: Trainer, folder: Path) -> None:
-    """Save the trainer's state as `step=N.ckpt` and keep the last two; all ranks call this.
+    """Save the trainer's state as `step=N.ckpt` and keep the last two; all ranks must call this.
 
-    Raises:
-        DivergedError: a weight is not finite; the checkpoints before stay.
+    Raises DivergedError if a weight is not finite; earlier checkpoints are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = path_at(folder, trainer.global_step)
@@ -41,39 +40,34 @@ def save(trainer: Trainer, folder: Path) -> None:
 
 
 def path_at(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` steps lies."""
+    """Return the path of the checkpoint after `step` steps."""
     return folder / f"step={step:09d}{SUFFIX}"
 
 
 def write(trainer: Trainer, path: Path, partial: Path) -> None:
-    """Write one checkpoint with its SHA-256 beside it, whole or not at all; all ranks call this.
+    """Write one checkpoint with its SHA-256 beside it, whole or not at all; all ranks must call this.
 
-    Args:
-        trainer: whose state it is.
-        path: of the checkpoint.
-        partial: where it is written first, on the same file system.
-
-    Raises:
-        DivergedError: a weight is not finite: nobody should go on from there.
+    It is written to `partial` first, on the same file system. Raises DivergedError if a weight is not finite,
+    because no run should continue from there.
     """
     module = trainer.lightning_module
     assert isinstance(module, Objective)
     if not all(torch.isfinite(weight).all() for weight in module.parameters()):
         raise DivergedError(*(module.last_finite or (0, None)))
     if not trainer.is_global_zero:
-        trainer.save_checkpoint(partial)  # the others' part of it; rank 0 writes
+        trainer.save_checkpoint(partial)  # takes part in gathering; rank 0 writes
         return
     with replacing(path, partial):
         trainer.save_checkpoint(partial)
-        # The digest first: a checkpoint without one never counts, one with a wrong one neither.
+        # The digest first: a checkpoint without a digest, or with a wrong one, is never used.
         _digest_file(path).write_text(_digest(partial))
 
 
 def write_weights(module: nn.Module, path: Path) -> None:
-    """A module's weights alone, each once under its first name, whole or not at all; with their SHA-256.
+    """Write a module's weights with their SHA-256, each once under its first name, whole or not at all.
 
-    Equal weights give equal bytes: safetensors' own `save_model` picks the name of a tensor that has several
-    anew in every process.
+    Equal weights give equal bytes. With safetensors' own `save_model` they would not: it chooses among the
+    names of a tensor differently in every process.
     """
     named = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
     state = module.state_dict()
@@ -85,22 +79,18 @@ def write_weights(module: nn.Module, path: Path) -> None:
 
 
 def read_weights(module: nn.Module, path: Path) -> None:
-    """Load what `write_weights` wrote.
-
-    Raises:
-        DataError: damaged, or of another model.
-    """
+    """Load what `write_weights` wrote; raise DataError if it is damaged or belongs to another model."""
     try:
         load_model(module, path, strict=True)
     except Exception as error:  # safetensors and torch raise several kinds
         reason = textwrap.shorten(str(error), 200)
         raise DataError(f"{path} does not fit the strategy ({reason})") from error
     if not is_whole(path):
-        raise DataError(f"{path} is damaged: its weights are not those that were written")
+        raise DataError(f"{path} is damaged: its weights do not match their digest")
 
 
 def is_whole(path: Path) -> bool:
-    """Are weights readable, and as they were written? What another tool has written states no digest."""
+    """Return whether weights are readable and match their digest, if the file has one."""
     try:
         with safe_open(path, "pt") as file:
             stated = (file.metadata() or {}).get("sha256")
@@ -111,42 +101,42 @@ def is_whole(path: Path) -> bool:
 
 
 def undamaged(folder: Path) -> Iterator[Path]:
-    """The checkpoints that are whole, the newest first."""
+    """Yield the undamaged checkpoints, newest first."""
     for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
         digest = _digest_file(path)
         if digest.exists() and digest.read_text() == _digest(path):
             yield path
         else:
-            log.warning("%s is damaged; the one before it is used, if there is one", path)
+            log.warning("%s is damaged; an earlier checkpoint is used, if there is one", path)
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest undamaged checkpoint, or None."""
+    """Return the newest undamaged checkpoint, or None."""
     return next(undamaged(folder), None)
 
 
 class InPlace(TorchCheckpointIO):
-    """Lightning's way to a file, without its stop in the system's temporary folder.
+    """Write checkpoints without Lightning's detour through the system's temporary folder.
 
-    That may be another disk, so that the last step is a copy, and a kill would leave a copy there.
+    It may be on another disk, so that the last step is a copy, and a kill would leave files there.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write it; in one piece, since torch hides a full disk's own words."""
+        """Write the file at once, because torch hides the error message of a full disk."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
         Path(path).write_bytes(content.getbuffer())
 
 
 class Checkpoints(Callback):
-    """Saves every so many seconds."""
+    """Save a checkpoint every `every_s` seconds."""
 
     def __init__(self, folder: Path, every_s: float) -> None:
         self.folder, self.every_s = folder, every_s
         self.saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        """Save if it is time; rank 0's clock decides for all."""
+        """Save if it is time, by the clock of rank 0."""
         due = time.monotonic() - self.saved_at >= self.every_s
         if trainer.strategy.broadcast(due) and trainer.global_step < trainer.max_steps:
             save(trainer, self.folder)

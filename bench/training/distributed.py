@@ -1,8 +1,8 @@
-"""Several processes as one run: how they share its weights, agree on its input and miss one another.
+"""Runs on several processes: how ranks share the weights, agree on their input and notice lost ranks.
 
-Under DDP each rank holds all weights; sharded (FSDP, arXiv:2304.11277), each holds a slice of every tensor
-and gathers a block's when it is computed. Checkpoints are whole in both cases: a run may go on with another
-number of ranks.
+Under DDP each rank holds all weights; with sharding (FSDP, arXiv:2304.11277), each holds a slice of every
+tensor and gathers the slices of a block when it is computed. Checkpoints are whole in both cases, so that
+another number of ranks can resume a run.
 """
 
 import re
@@ -21,22 +21,17 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from bench.config.schema import Trainer
 from bench.errors import DataError, LostRankError
 
-LOST = (
-    "closed by peer|connection (closed|reset)|broken pipe|timed out|timeout"  # gloo's and the store's words
-)
+# Error messages of gloo and of the store.
+LOST = "closed by peer|connection (closed|reset)|broken pipe|timed out|timeout"
 
 
 def strategy_of(settings: Trainer, *, has_idle_weights: bool) -> Strategy | str:
-    """Lightning's strategy for a run's ranks.
-
-    Args:
-        settings: how many there are, and how they share the weights.
-        has_idle_weights: some steps train only a part of the weights.
-    """
+    """Return Lightning's strategy; `has_idle_weights`: some steps train only a part of the weights."""
     if settings.n_ranks == 1:
         return "auto"
     timeout = timedelta(seconds=settings.timeout_s)
@@ -46,36 +41,33 @@ def strategy_of(settings: Trainer, *, has_idle_weights: bool) -> Strategy | str:
 
 
 class Sharded(DDPStrategy):
-    """As DDP, with weights, gradients and optimizer state in slices; what is saved is whole."""
+    """DDP with sliced weights, gradients and optimizer state; saved states are whole."""
 
     def configure_ddp(self) -> None:
-        """Slice the model in place of wrapping it."""
+        """Slice the model instead of wrapping it."""
         assert self.model is not None
         shard(self.model, self.root_device.type, self.world_size)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The whole weights; all ranks call this."""
+        """Return the whole weights; all ranks must call this."""
         state: dict[str, Any] = whole(super().lightning_module_state_dict())
         return state
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Tensor]:
-        """The whole state of an optimizer, as one process would save it; all ranks call this."""
+        """Return the whole state of an optimizer, as one process would save it; all ranks must call this."""
         state: dict[str, Tensor] = whole(super().optimizer_state(optimizer))
         return state
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Each rank takes its slices from the whole state."""
+        """Load this rank's slices of the whole state."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            optimizer.load_state_dict(dealt(state, optimizer))
+            optimizer.load_state_dict(sliced(state, optimizer))
 
 
 def shard(model: nn.Module, device: str, world: int) -> None:
-    """Slice every block of every stack, and all else together: tied weights must lie in one group.
+    """Slice every block of every stack, and all other weights as one group, which tied weights must share.
 
-    Args:
-        model: an objective; its `loss` and `training_step` gather what they compute with.
-        device: cpu or cuda.
-        world: the number of ranks.
+    The `loss` and `training_step` of the objective gather the weights that they use.
     """
     mesh = init_device_mesh(device, (world,))
     for block in blocks_of(model):
@@ -86,30 +78,30 @@ def shard(model: nn.Module, device: str, world: int) -> None:
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """Every block of every stack."""
+    """Return every block of every stack."""
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return [block for stack in stacks for block in stack]
 
 
 def whole(state: Any) -> Any:
-    """A state with all slices gathered, on the CPU; all ranks call this."""
+    """Gather all slices of a state, on the CPU; all ranks must call this."""
     return apply_to_collection(state, DTensor, lambda tensor: tensor.full_tensor().cpu())
 
 
-def dealt(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """An optimizer's whole state, sliced as its parameters are."""
+def sliced(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """Slice an optimizer's whole state like its parameters."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     ids = [i for group in state["param_groups"] for i in group["params"]]
-    sliced = {
+    own = {
         i: {name: _slice_as(parameter, value) for name, value in state["state"][i].items()}
         for i, parameter in zip(ids, parameters, strict=True)
-        if i in state["state"]  # idle so far: it has none
+        if i in state["state"]  # weights not trained so far have none
     }
-    return state | {"state": sliced}
+    return state | {"state": own}
 
 
 def _slice_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """The rank's slice of a whole tensor of the parameter's shape; else as it is, such as a step."""
+    """Return this rank's slice of a tensor that has the parameter's shape; other values unchanged."""
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value
     mesh = parameter.device_mesh
@@ -117,32 +109,24 @@ def _slice_as(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 class WholeWeights(Callback):
-    """Gathers the weights after the last step, while the ranks are still together."""
+    """Gather the weights after the last step, while all ranks still run."""
 
     weights: dict[str, Tensor] | None = None
 
+    @override
     def on_train_end(self, trainer: Lightning, module: LightningModule) -> None:
-        """Of no effect where no rank holds only a slice."""
         if isinstance(trainer.strategy, Sharded):
             self.weights = trainer.strategy.lightning_module_state_dict()
 
 
 class Agreement(Callback):
-    """Ranks that were given different input stop before the first step.
-
-    Args:
-        seen: what must be the same, by the words that name it to a user.
-    """
+    """Stop before the first step if ranks have different input: values by the name that the error uses."""
 
     def __init__(self, seen: Mapping[str, str]) -> None:
         self.seen = dict(seen)
 
     def setup(self, trainer: Lightning, module: LightningModule, stage: str) -> None:
-        """Compare, once the ranks know each other.
-
-        Raises:
-            DataError: on all ranks alike.
-        """
+        """Compare the input of all ranks; raise DataError on all of them if it differs."""
         if trainer.world_size == 1:
             return
         everyone: list[dict[str, str]] = [{} for _ in range(trainer.world_size)]
@@ -158,11 +142,7 @@ class Agreement(Callback):
 
 @contextmanager
 def lost_ranks_named(settings: Trainer) -> Iterator[None]:
-    """Around collective work: a connection that breaks or stays silent becomes one line.
-
-    Raises:
-        LostRankError: another rank is gone, or has not answered in time.
-    """
+    """Raise LostRankError, a message of one line, if another rank is gone or has not answered in time."""
     try:
         yield
     except (RuntimeError, OSError) as error:

@@ -1,8 +1,8 @@
-"""What a piece of work drew from the wall, by codecarbon, without a network.
+"""Energy used, with its source and method, by codecarbon without a network.
 
-Where the processor has no energy counter that can be read (virtual machines), codecarbon takes its load
-times an assumed power: the record says `estimated`, and by what. The memory's power is a constant of the
-machine, so runs side by side each count it.
+If the processor has no readable energy counter (virtual machines), codecarbon multiplies its load by an
+assumed power: the record says `estimated`, and how. The power of the memory is a constant of the machine, so
+concurrent runs each count it.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class EnergyMeter:
-    """Measures one piece of work at a time; of nothing where the settings say so."""
+    """Measure the energy of one piece of work at a time, unless the settings turn it off."""
 
     def __init__(self, settings: EnergySettings) -> None:
         self.settings = settings
 
     @contextlib.contextmanager
     def measured(self) -> Iterator[Callable[[], Energy | None]]:
-        """Around some work: what is yielded tells, after the block, what it drew; None where nothing does."""
+        """Measure a block; the yielded function returns its energy afterwards, None if not measured."""
         if not self.settings.metered:
             yield lambda: None
             return
@@ -53,7 +53,7 @@ def _energy(data: Any, method: tuple[bool, str], country: str) -> Energy:
     )
 
 
-@lru_cache(maxsize=1)  # finding out what the processor can tell takes 1.5 s: once a worker
+@lru_cache(maxsize=1)  # detecting the counters takes 1.5 s: once per worker
 def _tracker(country: str) -> "OfflineEmissionsTracker":
     from codecarbon import OfflineEmissionsTracker  # late: only where energy is metered
 
@@ -68,7 +68,7 @@ def _tracker(country: str) -> "OfflineEmissionsTracker":
 
 
 def _method(tracker: "OfflineEmissionsTracker") -> tuple[bool, str]:
-    """Is everything but the memory read from counters, and in words."""
+    """Return whether all but the memory is read from counters, and a description."""
     parts = {type(part).__name__: getattr(part, "_mode", None) for part in tracker._hardware}
     mode = str(parts.get("CPU") or "no CPU")
     is_measured = mode in ("intel_rapl", "intel_power_gadget", "windows_emi", "apple_powermetrics")

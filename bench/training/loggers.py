@@ -1,6 +1,6 @@
-"""What a run tells the outside while it runs: a metric file, a status file and, if asked, W&B.
+"""What a run reports while it runs: a metric file, a status file and optionally W&B.
 
-The files are the truth; W&B mirrors them. Nothing is read back from it.
+The files are authoritative; W&B mirrors them, and nothing is read back from it.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
+from typing_extensions import override
 
 from bench.config.run_spec import STATUS_FILE, RunSpec
 from bench.records import CurvePoint, RunRecord, Score, TaskResult, write_atomically
@@ -24,7 +25,7 @@ LONGEST_TAG = 64  # characters; W&B refuses longer ones
 
 
 class MetricFile(Logger):
-    """Lightning logger that appends one JSON line per call to `metrics.jsonl` and never rewrites it."""
+    """A Lightning logger that appends one JSON line per call to `metrics.jsonl`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -32,14 +33,14 @@ class MetricFile(Logger):
         self._end_cut_line()
 
     @property
+    @override
     def name(self) -> str:
-        """Lightning's name of the logger."""
         return "files"
 
     @property
+    @override
     def version(self) -> str:
-        """Runs have ids, not versions."""
-        return ""
+        return ""  # runs have ids, not versions
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # type: ignore[override]
@@ -49,24 +50,24 @@ class MetricFile(Logger):
 
     @rank_zero_only
     def _end_cut_line(self) -> None:
-        """What comes next is not joined to a line that a full disk has cut."""
+        """End a line that a full disk has cut, so that the next one is not joined to it."""
         if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("\n")
 
-    @rank_zero_only
+    @override
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The config stands in `config.json`."""
+        pass  # the config is in `config.json`
 
 
 def read_metrics(folder: Path) -> dict[int, dict[str, float]]:
-    """Logged metrics by step; where a resumed run logged a step again, the later value counts."""
+    """Return logged metrics by step; if a resumed run logged a step again, the later value counts."""
     path = folder / METRICS_FILE
     by_step: dict[int, dict[str, float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
-        except ValueError:  # the line that a kill cut short
+        except ValueError:  # a line that a kill has cut
             continue
         step = int(row.pop("step"))
         by_step[step] = by_step.get(step, {}) | {k: float(v) for k, v in row.items()}
@@ -74,7 +75,7 @@ def read_metrics(folder: Path) -> dict[int, dict[str, float]]:
 
 
 def curve(folder: Path) -> tuple[CurvePoint, ...]:
-    """The loss curve at the steps that were validated; training loss averaged since the one before."""
+    """Return the loss curve at validated steps; the training loss is averaged since the previous one."""
     points: list[CurvePoint] = []
     train: list[float] = []
     for step, row in sorted(read_metrics(folder).items()):
@@ -90,7 +91,7 @@ def curve(folder: Path) -> tuple[CurvePoint, ...]:
 
 @dataclass
 class StatusFile:
-    """`status.json` of one run: what it is doing, for `bench status` and the progress display."""
+    """`status.json` of one run, for `bench status` and the progress display."""
 
     folder: Path
     label: str
@@ -107,7 +108,7 @@ class StatusFile:
         tokens_per_s: float = 0.0,
         seconds_left: float | None = None,
     ) -> None:
-        """Write it now; `seconds_left` of this phase, None where nobody knows."""
+        """Write it now; `seconds_left` of this phase, None if unknown."""
         self._written_at = time.monotonic()
         state = {
             "status": status,
@@ -121,16 +122,16 @@ class StatusFile:
             "pid": os.getpid(),
             "host": socket.gethostname(),
         }
-        # Not durable: it comes twice a second, between two steps, and what it says is soon no longer so.
+        # Not durable: it is written twice a second, between two steps, and soon outdated.
         write_atomically(self.folder / STATUS_FILE, json.dumps(state) + "\n", is_durable=False)
 
     def due(self) -> bool:
-        """Is the last write old enough for a new one?"""
+        """Return whether the last write is old enough for a new one."""
         return time.monotonic() - self._written_at >= HEARTBEAT_S
 
 
 def make_loggers(spec: RunSpec) -> list[Logger]:
-    """The metric file, and W&B where the config asks for it."""
+    """Return the metric file, and W&B if the config asks for it."""
     loggers: list[Logger] = [MetricFile(spec.folder)]
     settings = spec.typed().logger
     if settings.wandb:
@@ -156,8 +157,8 @@ def make_loggers(spec: RunSpec) -> list[Logger]:
 
 @rank_zero_only
 def _silence_wandb() -> None:
-    """Before Lightning's first call: its defaults alone make W&B warn."""
-    import wandb  # 0.8 s, where it is asked for only
+    """Silence W&B before Lightning's first call, whose defaults cause warnings."""
+    import wandb  # takes 0.8 s, so only where it is used
 
     wandb.setup(wandb.Settings(silent=True))
 

@@ -1,42 +1,45 @@
-"""The fit of one run: strategy and prepared data -> trained weights, and what they took."""
+"""Pretrain one run: build its objective, fit it to prepared data -> trained weights and what they cost."""
 
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
+from bench.config.build import build, find_class
 from bench.config.run_spec import RunSpec
 from bench.config.schema import Config
 from bench.data.batches import VALIDATION_SEED, Batch, BatchModule, PairRows, Rows, TextRows, make_batch
 from bench.data.prepare import Prepared, check_epochs
+from bench.data.pretrained_files import CheckpointError, open_checkpoint
 from bench.errors import DataError, DivergedError
 from bench.models import flops
 from bench.models.flops import StepCost
-from bench.objectives.base import Objective
-from bench.objectives.precision import plugins_of
+from bench.models.from_huggingface import Loaded, load
+from bench.objectives.base import Core, Objective, Shapes, TextObjective
 from bench.records import Divergence, Spent, write_atomically
 from bench.training import checkpoint
-from bench.training.callbacks import Progress, TrainingLoss, Validation
+from bench.training.callbacks import Progress, TrainingLoss, Validation, trunk_of
 from bench.training.distributed import Agreement, WholeWeights, lost_ranks_named, strategy_of
 from bench.training.energy import EnergyMeter
 from bench.training.loggers import METRICS_FILE, StatusFile
-from bench.training.shared_trunk import ENTERED, Trunk, phase_trunk, stable_trunk
-from bench.training.step import computed_as
+from bench.training.step import computed_as, precision_plugins
 from bench.training.stopping import Stop
+from bench.training.trunk import ENTERED
 
 log = logging.getLogger(__name__)
-DIVERGED = "divergences.json"  # in a run's folder: the attempts that were given up
+DIVERGED = "divergences.json"  # in a run's folder: the attempts that diverged
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run under way: what it is, where it works, whom it tells, when it must stop."""
+    """A run in progress: its settings and folder, where it reports, and its request to stop."""
 
     spec: RunSpec
     folder: Path
@@ -46,18 +49,51 @@ class Job:
     energy: EnergyMeter
 
 
+def build_objective(spec: RunSpec, *, vocab_size: int, image_size: int, lr_share: float = 1.0) -> Objective:
+    """Return the objective of a run, initialised from its seed or checkpoint.
+
+    `lr_share` scales the peak learning rate.
+    """
+    config = spec.typed()
+    config.optim.lr_peak *= lr_share
+    shapes = Shapes.of(config, vocab_size=vocab_size, image_size=image_size)
+    cls = find_class(config.strategy, Objective, "strategy")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        if config.model.name is None or not cls.has_weights:
+            return build(config.strategy, Objective, "strategy", shapes=shapes, optimizer=config.optim)
+        loaded = _load_checkpoint(config, cls)
+        shapes = replace(shapes, model=loaded.model)
+        core = Core(loaded.backbone, loaded.head)  # type: ignore[arg-type]  # same interface as Transformer
+        return build(config.strategy, Objective, "strategy", shapes=shapes, optimizer=config.optim, core=core)
+
+
+def _load_checkpoint(config: Config, cls: type[Objective]) -> Loaded:
+    """Load `model.name`: its weights, or only its architecture if the strategy does not use the weights."""
+    assert config.model.name is not None
+    measures = cls.measures_checkpoint
+    trains_on = cls.modality == "text" and issubclass(cls, TextObjective)
+    if cls.modality != "none" and not trains_on:
+        raise CheckpointError(
+            config.model.name, f"{cls.__name__} cannot use a checkpoint; choose a model preset"
+        )
+    return load(
+        open_checkpoint(config.model.name),
+        patch_size=config.model.patch_size,
+        length=max(config.sequence_length, config.caption_length),
+        pretrained=trains_on or measures,
+        predicts=None if measures else trains_on,
+    )
+
+
 def pretrain_until_finite(
     job: Job, build: Callable[[float], Objective], data: Prepared
 ) -> tuple[Objective, Spent, dict[str, Tensor] | None]:
-    """As `pretrain`; where the loss diverges, as often as the config allows, anew at half the peak rate.
+    """Pretrain; if the loss diverges, try again at half the peak rate, as often as the config allows.
 
-    From the first step, since where the last checkpoint lies depends on the machine's speed: the result is
-    that of a run which had the lower rate from the start.
-
-    Args:
-        job: the run.
-        build: an untrained objective, at a share of the config's peak rate.
-        data: to train on.
+    Each attempt starts at the first step, because the step of the last checkpoint depends on the machine's
+    speed: the result is that of a run which had the lower rate from the start. `build` returns an untrained
+    objective, given its share of the config's peak rate.
     """
     while True:
         before = divergences(job.folder)
@@ -67,19 +103,20 @@ def pretrain_until_finite(
         except DivergedError as error:
             if len(before) == job.spec.typed().optim.retries_on_divergence:
                 raise
-            found = Divergence(error.step, error.loss_nats, objective.optimizer.lr_peak)
-            _set_aside(job.folder, [*before, found])
+            divergence = Divergence(error.step, error.loss_nats, objective.optimizer.lr_peak)
+            _set_aside(job.folder, [*before, divergence])
 
 
 def divergences(folder: Path) -> list[Divergence]:
-    """The attempts of a run that were given up so far."""
+    """Return the attempts of a run that have diverged so far."""
     path = folder / DIVERGED
     return [Divergence(**one) for one in json.loads(path.read_text())] if path.exists() else []
 
 
 def _set_aside(folder: Path, found: list[Divergence]) -> None:
-    """Keep what the last attempt logged; its checkpoints have a folder of their own."""
-    log.warning("%s diverged after step %d; anew at half the peak rate", folder.name, found[-1].step)
+    """Keep the metrics of the last attempt; its checkpoints have their own folder."""
+    step = found[-1].step
+    log.warning("%s diverged after step %d; trying again at half the peak rate", folder.name, step)
     metrics = folder / METRICS_FILE
     if metrics.exists():
         metrics.replace(folder / f"diverged-{len(found)}.jsonl")
@@ -93,18 +130,18 @@ def pretrain(
     """Train to the end of the compute budget, from the attempt's last good checkpoint if there is one.
 
     Returns:
-        What it took; the whole weights where `objective` holds only this rank's slices, else None.
+        The cost; the whole weights if `objective` holds only this rank's slices, else None.
 
     Raises:
-        DivergedError: the loss left the finite numbers.
-        InterruptedRunError: told to stop; the state is saved.
+        DivergedError: the loss is not finite.
+        InterruptedRunError: the run was asked to stop; its state is saved.
     """
     config = job.spec.typed()
     cost = objective.step_cost(config.optim.tokens_per_step)
     steps = flops.n_steps(config.budget, cost)
     train, validation = rows_of(job.spec, objective, data)
     epochs = flops.n_epochs(steps * cost.rows, len(train))
-    if config.budget.tokens is None:  # only now known; a budget of tokens was checked before
+    if config.budget.tokens is None:  # known only now; budgets of tokens were checked before
         check_epochs(config.budget, epochs)
     batches = _batches(job.spec, objective, train, cost)
     checkpoints = job.folder / (f"checkpoints-{attempt}" if attempt else "checkpoints")
@@ -115,7 +152,7 @@ def pretrain(
     held_out = Validation(measured, config.trainer.n_validations, cost)
     kept = checkpoint.Checkpoints(checkpoints, config.trainer.checkpoint_every_s)
     callbacks = [TrainingLoss(config.logger.log_every_n_steps), held_out, kept, progress, gathered]
-    trunk = None if attempt else _trunk(job.spec, objective, steps, cost)
+    trunk = None if attempt else trunk_of(job.spec, objective, steps, cost)
     if trunk is not None:
         callbacks.append(trunk)
         start = start or trunk.enter(cost)
@@ -128,7 +165,7 @@ def pretrain(
 
 
 def _batches(spec: RunSpec, objective: Objective, train: Rows, cost: StepCost) -> BatchModule:
-    """The training steps, each dealt to the ranks."""
+    """Return the training steps, each divided among the ranks."""
     settings = spec.typed().trainer
     return BatchModule(
         train=train,
@@ -141,7 +178,7 @@ def _batches(spec: RunSpec, objective: Objective, train: Rows, cost: StepCost) -
 
 
 def _spent(steps: int, cost: StepCost, **also: Any) -> Spent:
-    """What so many steps use, and what else is known of them."""
+    """Return what these steps used."""
     return Spent(
         steps=steps,
         forward_tokens=steps * cost.forward_tokens,
@@ -152,7 +189,7 @@ def _spent(steps: int, cost: StepCost, **also: Any) -> Spent:
 
 
 def _input(spec: RunSpec, data: Prepared, start: Path | None) -> dict[str, str]:
-    """What all ranks must begin with."""
+    """Return the input that all ranks must have in common."""
     described = data.described()
     return {
         "config": spec.run_id,
@@ -163,15 +200,8 @@ def _input(spec: RunSpec, data: Prepared, start: Path | None) -> dict[str, str]:
     }
 
 
-def _trunk(spec: RunSpec, objective: Objective, steps: int, cost: StepCost) -> Trunk | None:
-    """The beginning that the run shares with others, if it does."""
-    if objective.trunk_share is not None:
-        return phase_trunk(spec, objective.trunk_share, steps)
-    return stable_trunk(spec, steps, cost)
-
-
 def held_out_batches(config: Config, objective: Objective, rows: Rows, cost: StepCost) -> list[Batch]:
-    """The batches that the objective's own loss is measured on; phases are measured by their last one."""
+    """Return the batches for the validation loss; with phases, they are those of the last phase."""
     return [
         make_batch(
             rows,
@@ -188,21 +218,21 @@ def held_out_batches(config: Config, objective: Objective, rows: Rows, cost: Ste
 def make_trainer(
     config: Config, steps: int, callbacks: list[Callback], loggers: list[Logger], *, has_idle_weights: bool
 ) -> Trainer:
-    """Lightning's trainer for one rank of a run."""
+    """Return Lightning's trainer for one rank of a run."""
     settings = config.trainer
-    numbers = plugins_of(settings)
+    precision = precision_plugins(settings)
     return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.nodes,
         strategy=strategy_of(settings, has_idle_weights=has_idle_weights),
-        precision=None if numbers else settings.precision,  # type: ignore[arg-type]
+        precision=None if precision else settings.precision,  # type: ignore[arg-type]
         max_steps=steps,
         gradient_clip_val=config.optim.clip_norm,
         deterministic=True if settings.accelerator == "cpu" else "warn",
         logger=loggers,
         callbacks=callbacks,
-        plugins=[checkpoint.InPlace(), *numbers],
+        plugins=[checkpoint.InPlace(), *precision],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
@@ -211,7 +241,7 @@ def make_trainer(
 
 
 def rows_of(spec: RunSpec, objective: Objective, data: Prepared) -> tuple[Rows, Rows]:
-    """Training and validation rows of the strategy's modality."""
+    """Return training and validation rows of the strategy's modality."""
     config = spec.typed()
     if objective.modality == "pairs":
         return PairRows(data.pairs.train(config.budget.unique_pairs)), PairRows(data.pairs.validation())
@@ -219,5 +249,5 @@ def rows_of(spec: RunSpec, objective: Objective, data: Prepared) -> tuple[Rows, 
     train = TextRows(data.text.train(config.budget.unique_bytes), length)
     validation = TextRows(data.text.validation(), length)
     if not len(validation):
-        raise DataError(f"the validation split holds less than sequence_length={length} tokens; lower it")
+        raise DataError(f"sequence_length={length}: the validation split has fewer tokens; lower it")
     return train, validation

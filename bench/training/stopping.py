@@ -1,4 +1,4 @@
-"""Signals become an orderly stop: the run saves at its next step and can be resumed."""
+"""An orderly stop: on a signal a run saves after its current step and can be resumed. No torch here."""
 
 import multiprocessing
 import os
@@ -13,16 +13,18 @@ from bench.errors import InterruptedRunError
 
 
 def supervisors() -> list[int]:
-    """Processes without which this one should not go on: itself, and its launcher if it has one."""
+    """Return the ids of this process and, if it has one, of its launcher: the run stops if either is gone."""
     parent = multiprocessing.parent_process()
     return [os.getpid(), *([parent.pid] if parent and parent.pid else [])]
 
 
 class Stop:
-    """Set by a signal, or when a process that watches over this one is gone.
+    """Tells a run to stop in order: it saves after its current step and can be resumed.
+
+    Set by a signal, or when a process that supervises this one is gone.
 
     Args:
-        watched: process ids; whoever started `bench` itself, such as a shell, may go.
+        watched: ids of these processes; whatever started `bench` itself, such as a shell, may end.
     """
 
     def __init__(self, watched: Sequence[int]) -> None:
@@ -30,17 +32,17 @@ class Stop:
         self._watched = watched
 
     def listen(self) -> None:
-        """Take over `SIGNALS`; a second SIGINT stops at once."""
+        """Handle `SIGNALS`; a second SIGINT stops at once."""
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
 
     def check(self) -> None:
-        """Raise InterruptedRunError if a stop is wanted."""
+        """Raise InterruptedRunError if the run is to stop."""
         if self.wanted():
             raise InterruptedRunError()
 
     def wanted(self) -> bool:
-        """Is a stop wanted?"""
+        """Return whether the run is to stop."""
         return self.requested or not all(_is_alive(pid) for pid in self._watched)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from bench.records import (
     AuditCheck,
     AuditRecord,
     Score,
+    as_json,
     read_audit,
     read_evaluation,
     read_items,
@@ -31,6 +33,7 @@ from bench.records import (
 )
 from bench.report import side_by_side
 from bench.report.csv_tables import csv_tables, csv_text
+from bench.report.page import assemble
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +182,117 @@ def test_a_record_that_says_what_it_is_not_gives_no_number(
     assert "clm-1kb-1" in scored
 
 
+# What a record says of settings and data is read far from its file, so its types are checked on reading.
+SETTINGS = {
+    "budget": {"unique_bytes": 1000, "tokens": 1000, "supervised_tokens": None, "flops": None},
+    "model": {"name": None, "d_model": 64},
+    "optim": {"lr_peak": 0.001},
+    "strategy": {"_target_": "a.B", "order": ["a"]},
+    "corpus": {"text": {"_target_": "a.B"}},
+    "tokenizer": {"vocab_size": 512},
+    "sequence_length": 32,
+    "seed": 0,
+}
+DATA = {
+    "text": {"content_sha256": "abc", "provenance": {"source": "x"}, "splits": {"train": {"bytes": 9}}},
+    "trunk": {"run_id": "clm", "steps": 5},
+    "vocab_size": 512,
+}
+DAMAGE = [
+    (("data", "trunk"), None, "data.trunk: expected a mapping"),
+    (("data", "trunk", "steps"), 0, "data.trunk.steps: expected 1 to spent.steps=10"),
+    (("data", "trunk", "steps"), 11, "data.trunk.steps: expected 1 to spent.steps=10"),
+    (("data", "text", "splits", "train", "bytes"), "9", "expected an int, got '9'"),
+    (("data", "text", "provenance"), ["x"], "data.text.provenance: expected a mapping"),
+    (("config", "budget"), [], "config.budget: expected a mapping"),
+    (("config", "budget", "unique_bytes"), "lots", "expected an int, got 'lots'"),
+    (("config", "model", "name"), 3, "config.model.name: expected a string, got 3"),
+    (("config", "optim", "lr_peak"), "0.1", "config.optim.lr_peak: expected a float, got '0.1'"),
+    (("config", "strategy"), "clm", "config.strategy: expected a mapping, got 'clm'"),
+    (("config", "corpus", "text"), 7, "config.corpus.text: expected a mapping, got 7"),
+    (("config", "sequence_length"), 32.5, "config.sequence_length: expected an int, got 32.5"),
+    (("spent", "steps"), -1, "spent.steps: expected 0 or more, got -1"),
+    (("started_at",), "yesterday", "started_at: Invalid isoformat string: 'yesterday'"),
+]
+
+
+def as_version_2(tree: dict[str, Any]) -> dict[str, Any]:
+    """A run record as the version before wrote it, with settings and data."""
+    spent = {key.replace("predicted", "supervised"): value for key, value in tree["spent"].items()}
+    return tree | {"schema_version": 2, "spent": spent, "config": SETTINGS, "data": DATA}
+
+
+@pytest.mark.parametrize(("place", "value", "told"), DAMAGE)
+@pytest.mark.parametrize("version", [2, 3])
+def test_damaged_settings_and_data_are_named_with_their_place(
+    version: int, place: tuple[Any, ...], value: Any, told: str, good: Path, tmp_path: Path
+):
+    path = tmp_path / "clm-1kb-0.json"
+    path.write_text(json.dumps(as_version_2(json.loads((good / "records" / path.name).read_text()))))
+    record = read_record(path)
+    tree = json.loads(path.read_text() if version == 2 else as_json(record))
+    path.write_text(json.dumps(changed(tree, place, value)))
+    line = refusal(lambda: read_record(path))
+    assert path.name in line
+    assert told in line
+
+
+def test_a_record_with_any_other_value_is_refused_or_reported(good: Path, tmp_path: Path):
+    """Whatever one value is replaced by, no traceback follows."""
+    study = shutil.copytree(good, tmp_path / "experiments/toy")
+    path = study / "records/clm-1kb-0.json"
+    wholes = {2: as_version_2(json.loads(path.read_text()))}
+    path.write_text(json.dumps(wholes[2]))
+    wholes[3] = json.loads(as_json(read_record(path)))
+    found = set()
+
+    @many(100)
+    @given(st.sampled_from([2, 3]), st.data())
+    def law(version: int, data: st.DataObject) -> None:
+        place = data.draw(st.sampled_from(places(wholes[version])))
+        value = data.draw(st.sampled_from([None, "lots", "", -1, 0, 0.5, True, [], {}, [None], {"a": None}]))
+        path.write_text(json.dumps(changed(wholes[version], place, value)))
+        tables, damaged = load("toy", tmp_path / "experiments")
+        assert all(path.name in str(error) for error in damaged)
+        csv_tables(tables, study)
+        assemble(tables, [], [], records_href="", study=study)
+        found.add(bool(damaged))
+
+    law()
+    assert found == {False, True}
+
+
+def test_a_newer_record_may_say_more_of_settings_and_data(good: Path, tmp_path: Path):
+    path = tmp_path / "clm-1kb-0.json"
+    tree = json.loads((good / "records" / path.name).read_text())
+    path.write_text(json.dumps(changed(tree, ("config",), {"new": {"a": [1, "x", None]}})))
+    assert read_record(path).config == {"new": {"a": [1, "x", None]}}
+
+
+ODD_FILES: dict[str, Callable[[Path], object]] = {
+    "a broken link": lambda path: path.symlink_to("nowhere"),
+    "not a regular file": lambda path: path.mkdir(),
+    "not a regular file ": os.mkfifo,
+    "a broken link ": lambda path: path.symlink_to(path),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_what_is_not_a_file_is_named_and_left_out(kind: str, good: Path, tmp_path: Path):
+    study = shutil.copytree(good, tmp_path / "experiments/toy")
+    names = ("records/odd.json", "evaluations/odd.e0.json")
+    for name in names:
+        ODD_FILES[kind](study / name)
+    tables, damaged = load("toy", tmp_path / "experiments")
+    assert len(tables.records) == len(toy_runs())
+    assert [kind.strip() in str(error) and "odd" in str(error) for error in damaged] == [True, True]
+    (study / "audit.json").unlink()
+    ODD_FILES[kind](study / "audit.json")
+    assert "audit.json" in refusal(lambda: read_audit(study))
+    ODD_FILES[kind](study / "odd.npz")
+    assert "odd.npz" in refusal(lambda: read_items(study / "odd.npz", "probe"))
+
+
 @pytest.fixture
 def cli(
     good: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -215,7 +329,7 @@ BAD_COMMANDS = {
     "compare toy toy to=no/folder/x.md": "to=no/folder/x.md",
     "export run=": "run=",
     "export run=nope": "run=nope",
-    "export run=clm": "may be any of",
+    "export run=clm": "is ambiguous",
     "fill model=nowhere text=[MASK]": "model=nowhere",
     "fill model=. text=[MASK] k=0": "k=0",
     "fill model=. text=[MASK] k=x": "k=x",

@@ -29,7 +29,7 @@ from toy_models import (
 from bench.config.build import build, find_class
 from bench.errors import ConfigError, InapplicableError
 from bench.models import flops
-from bench.models.pooling import POOLINGS
+from bench.models.heads import POOLINGS
 from bench.objectives import optim
 from bench.objectives.base import Objective
 from bench.training import checkpoint

@@ -72,7 +72,7 @@ REFUSED = {
     "strategy=[clm,mlm]": ("strategy", "-m strategy=a,b"),
     "seed=0,1": ("several values", "add -m"),
     "seed= [": ("cannot read", "key=value"),
-    "~seed": ("~seed", "every run needs it"),
+    "~seed": ("~seed", "every run needs this key"),
     "study=../elsewhere": ("study='../elsewhere'", "letters"),
     "model.n_heads=5": ("model.n_heads=5", "model.d_model=64"),
     "budget.tokens=null": ("budget.tokens", "budget.flops"),

@@ -108,7 +108,7 @@ def test_two_nodes_give_the_weights_of_one_process(place: Place, study: Place):
 def test_rows_that_do_not_divide_among_ranks_fail_in_one_line_that_names_the_keys(place: Place):
     done = place.bench_here(*place.sweep("strategy=clm", "trainer=ddp", "optim.tokens_per_step=1056"))
     assert done.returncode == 1
-    assert "33 rows a step do not divide among 2 ranks; change optim.tokens_per_step" in done.stdout
+    assert "33 rows per step cannot be divided among 2 ranks; change optim.tokens_per_step" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -77,7 +77,7 @@ def test_what_cannot_be_used_fails_alone_with_its_reason(records: dict[tuple[str
     assert "reads texts both ways" in clm.reason
     assert "choose strategy=mlm" in clm.reason
     captioning = records["captioning", "hf[name=bert]"]
-    assert captioning.reason == "model.name=bert: Captioning needs a backbone of our own; choose a preset"
+    assert captioning.reason == "model.name=bert: Captioning cannot use a checkpoint; choose a model preset"
 
 
 def test_a_report_shows_the_references_outside_its_verdicts(

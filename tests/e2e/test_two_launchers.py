@@ -9,7 +9,14 @@ from harness import Place, steps_logged
 
 from bench.config.compose import compose_runs
 from bench.config.run_spec import RunSpec
-from bench.records import TaskResult, read_evaluations, results_of, write_evaluation, write_record
+from bench.records import (
+    TaskResult,
+    read_evaluations,
+    results_of,
+    without_targets,
+    write_evaluation,
+    write_record,
+)
 from bench.sweep import locks
 from bench.sweep.progress import Display
 
@@ -26,7 +33,7 @@ def test_two_launchers_prepare_once_divide_the_runs_and_both_see_them_through(pl
     done = [outcome(launcher) for launcher in both]
     assert [code for code, _, _ in done] == [0, 0]
     assert all("4 finished of 4 runs" in out for _, out, _ in done)
-    assert "which prepares" in done[0][2] + done[1][2]
+    assert "that is preparing" in done[0][2] + done[1][2]
     assert "is damaged" not in done[0][2] + done[1][2]
     assert {r.status for r in place.records().values()} == {"finished"}
     assert len(place.records()) == 4
@@ -66,7 +73,8 @@ def test_a_run_whose_tasks_failed_elsewhere_has_failed_and_one_stopped_half_way_
     write_evaluation(spec.failed_evaluation("out of luck"), spec.evaluations)
     assert locks.ended(spec, before) == "failed"
     assert locks.ended(spec, spec.version()) is None
-    good = [TaskResult(name, "finished", dict(node)) for name, node in spec.pending_tasks().items()]
+    pending = without_targets(spec.pending_tasks())
+    good = [TaskResult(name, "finished", node) for name, node in pending.items()]
     write_evaluation(spec.evaluation(good, "1999-01-01T00:00:00+00:00"), spec.evaluations)
     assert locks.ended(spec, spec.version()) == "finished"
 
@@ -84,8 +92,8 @@ def test_a_run_whose_owner_is_gone_without_a_word_is_done_here(spec: RunSpec):
 
 
 def test_the_latest_word_on_a_task_does_not_depend_on_the_clock(spec: RunSpec):
-    name, node = next(iter(spec.pending_tasks().items()))
-    result = TaskResult(name, "finished", dict(node))
+    name, node = next(iter(without_targets(spec.pending_tasks()).items()))
+    result = TaskResult(name, "finished", node)
     for reason, clock in (("first", "2030-01-01"), ("second", "2020-01-01"), ("third", "2020-01-01")):
         config = result.config | {"said": reason}  # another evaluation of the same task
         found = [replace(result, config=config, reason=reason)]

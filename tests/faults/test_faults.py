@@ -167,7 +167,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     newest = max(tmp_path.glob("experiments/adhoc/runs/*/checkpoints/*.ckpt"))
     damage(newest)
     finish(tmp_path, words)
-    assert f"{newest.name} is damaged; the one before it" in said(tmp_path)
+    assert f"{newest.name} is damaged; an earlier checkpoint" in said(tmp_path)
     assert_same_bits(tmp_path, undisturbed)
 
 

@@ -19,8 +19,8 @@ from bench.data.batches import Batch, BatchModule
 from bench.objectives.base import Objective
 from bench.training import checkpoint
 from bench.training.distributed import WholeWeights
-from bench.training.environment import quiet_libraries
 from bench.training.pretrain import make_trainer
+from bench.training.process import quiet_libraries
 from bench.training.step import computed_as
 
 N_ROWS, PER_STEP, N_STEPS = 24, 8, 8

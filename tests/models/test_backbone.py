@@ -13,10 +13,8 @@ from bench.config.schema import Model
 from bench.data.tokenizer import PAD
 from bench.errors import ConfigError
 from bench.models import flops
-from bench.models.heads import PredictionHead
-from bench.models.pooling import pool
-from bench.models.rope import Rope, RotatedHeads
-from bench.models.transformer import INIT_STD, Transformer
+from bench.models.heads import PredictionHead, pool
+from bench.models.transformer import INIT_STD, Rope, RotatedHeads, Transformer
 from bench.models.vision import VisionTower, n_patches, to_float
 from bench.objectives.to_huggingface import stock_model, stock_weights
 

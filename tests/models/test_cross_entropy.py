@@ -10,7 +10,7 @@ from toy_models import saved_tensors
 
 from bench.models import cross_entropy
 from bench.models.cross_entropy import IGNORED
-from bench.models.rope import Rope, RotatedHeads
+from bench.models.transformer import Rope, RotatedHeads
 
 N, D, V = 37, 6, 11
 
@@ -26,7 +26,7 @@ def inputs(dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], Tensor, Te
 
 
 def plain(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-    return cross_entropy.summed(states @ weight.T + bias, targets, weights)
+    return cross_entropy.nll_of_logits(states @ weight.T + bias, targets, weights)
 
 
 @pytest.mark.parametrize("rows_per_width", [1, 2, 100], ids=["7 blocks", "4 blocks", "all at once"])
@@ -37,7 +37,7 @@ def test_blocks_change_neither_value_nor_gradients(
     monkeypatch.setattr(cross_entropy, "ROWS_PER_WIDTH", rows_per_width)
     leaves, targets, weights = inputs()
     found = []
-    for function in (plain, cross_entropy.projected):
+    for function in (plain, cross_entropy.nll_of_states):
         total = function(*leaves, targets, weights if weighted else None)
         found.append((total, *torch.autograd.grad(0.25 * total, leaves)))  # as after the division by counts
     for one, other in zip(*found, strict=True):
@@ -48,7 +48,7 @@ def test_blocks_change_neither_value_nor_gradients(
 def test_states_of_any_shape_are_flattened_as_their_targets_are():
     leaves, targets, weights = inputs()
     states = leaves[0].detach()[:36].reshape(4, 9, D)
-    shaped = cross_entropy.projected(
+    shaped = cross_entropy.nll_of_states(
         states, *leaves[1:], targets[:36].reshape(4, 9), weights[:36].reshape(4, 9)
     )
     assert_close(shaped, plain(states.flatten(0, 1), *leaves[1:], targets[:36], weights[:36]))
@@ -57,7 +57,7 @@ def test_states_of_any_shape_are_flattened_as_their_targets_are():
 def test_no_target_is_no_loss_and_no_gradient():
     leaves, targets, _ = inputs()
     for kept in (slice(0, 0), slice(0, 1)):  # none at all; one that is ignored
-        total = cross_entropy.projected(leaves[0][kept], *leaves[1:], targets[kept])
+        total = cross_entropy.nll_of_states(leaves[0][kept], *leaves[1:], targets[kept])
         assert total == 0
         assert all(not gradient.any() for gradient in torch.autograd.grad(total, leaves))
 
@@ -68,7 +68,7 @@ def test_a_target_that_is_all_but_impossible_has_its_nats():
     leaves = [leaf.detach() * scale for leaf, scale in zip(leaves, (50, 50, 1), strict=True)]
     states, weight, bias = (leaf.requires_grad_() for leaf in leaves)
     assert_close(
-        cross_entropy.projected(states, weight, bias, targets), plain(states, weight, bias, targets, None)
+        cross_entropy.nll_of_states(states, weight, bias, targets), plain(states, weight, bias, targets, None)
     )
     assert plain(states, weight, bias, targets, None) > 100 * N
 
@@ -76,7 +76,7 @@ def test_a_target_that_is_all_but_impossible_has_its_nats():
 def test_nothing_as_large_as_the_logits_is_kept_for_backward():
     leaves, targets, _ = inputs()
     with saved_tensors() as kept:
-        cross_entropy.projected(*leaves, targets)
+        cross_entropy.nll_of_states(*leaves, targets)
     assert kept
     assert max(tensor.numel() for tensor in kept.values()) < N * V
 
@@ -84,7 +84,7 @@ def test_nothing_as_large_as_the_logits_is_kept_for_backward():
 def test_autocast_gives_what_it_gives_the_plain_way():
     leaves, targets, _ = inputs(torch.float32)
     found = []
-    for function in (plain, cross_entropy.projected):
+    for function in (plain, cross_entropy.nll_of_states):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             total = function(*leaves, targets, None)
         found.append((total, *torch.autograd.grad(total, leaves)))
@@ -99,8 +99,8 @@ def test_without_gradients_the_value_is_the_same(at_once: int, monkeypatch: pyte
     leaves, targets, weights = inputs()
     with torch.no_grad():
         for given in (weights, None):
-            assert_close(cross_entropy.projected(*leaves, targets, given), plain(*leaves, targets, given))
-        assert cross_entropy.projected(leaves[0][:0], *leaves[1:], targets[:0]) == 0
+            assert_close(cross_entropy.nll_of_states(*leaves, targets, given), plain(*leaves, targets, given))
+        assert cross_entropy.nll_of_states(leaves[0][:0], *leaves[1:], targets[:0]) == 0
 
 
 def test_the_gradient_of_a_rotation_is_right_and_low_precision_stays_low():

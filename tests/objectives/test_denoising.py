@@ -14,8 +14,8 @@ from toy_models import OPTIM, SHAPES, generator, make_strategy, strategy_node, t
 from bench.data.tokenizer import BOS, EOS
 from bench.errors import ConfigError
 from bench.models import flops
+from bench.objectives.corruption import noise_mask, span_counts, split_at_spans
 from bench.objectives.denoising import Denoiser, Denoising
-from bench.objectives.spans import noise_mask, span_counts, split_at_spans
 
 UL2 = [Denoiser(**denoiser) for denoiser in strategy_node("ul2")["denoisers"]]
 LONG = replace(SHAPES, sequence_length=128)

@@ -45,7 +45,7 @@ def scored_ends(lengths: list[int], n_given: list[int]) -> Tensor:
 
 def nats(model: Objective, kind: Likelihood, tokens: Tensor, scored: Tensor | None = None, **changes: Any):
     asked = {"samples": 3, "generator": generator(), "scored": scored} | changes
-    return model.token_nats(tokens, kind, **asked)
+    return model.token_nll(tokens, kind, **asked)
 
 
 CAN = [

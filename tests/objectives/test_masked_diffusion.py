@@ -40,7 +40,7 @@ def expected_bound(model: MaskedDiffusion, text: Tensor, *, given: int) -> float
     for n, mask in all_masks(len(rest)):
         shown = torch.cat([text[:given], rest.masked_fill(mask, MASK)])
         targets = rest.masked_fill(~mask, IGNORED)[None]
-        nats = model.weighted_nats(shown[None], targets, torch.tensor([len(rest)]))
+        nats = model.weighted_nll(shown[None], targets, torch.tensor([len(rest)]))
         total += float(nats.sum()) / math.comb(len(rest), n) / len(rest)
     return total
 
@@ -196,10 +196,8 @@ def test_an_estimate_over_strata_varies_less_than_draws_on_their_own():
 
 def test_the_first_token_is_always_shown_and_a_text_of_one_costs_nothing(monkeypatch: pytest.MonkeyPatch):
     model, seen = make_diffusion(), []
-    plain = model.weighted_nats
-    monkeypatch.setattr(
-        model, "weighted_nats", lambda shown, *rest: seen.append(shown) or plain(shown, *rest)
-    )
+    plain = model.weighted_nll
+    monkeypatch.setattr(model, "weighted_nll", lambda shown, *rest: seen.append(shown) or plain(shown, *rest))
     tokens = text_rows(4)["tokens"]
     assert model.nll(tokens, "bound", 20, generator()).shape == (4,)
     assert all(torch.equal(shown[:, 0], tokens[:, 0]) for shown in seen)

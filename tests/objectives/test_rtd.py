@@ -226,7 +226,7 @@ def test_a_checkpoint_that_keeps_its_embedding_is_refused():
     core.backbone.embedding = nn.Identity()
     core.backbone.embedding.num_embeddings = SHAPES.vocab_size
     options = make_rtd().options
-    with pytest.raises(ConfigError, match=r"model\.name keeps.*use a model of our own"):
+    with pytest.raises(ConfigError, match=r"model\.name keeps.*use a model preset"):
         ReplacedTokenDetection(options, shapes=SHAPES, optimizer=OPTIM, core=Core(core.backbone, core.head))
 
 

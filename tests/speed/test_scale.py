@@ -18,12 +18,12 @@ from bench.models import flops
 from bench.models.flops import StepCost
 from bench.objectives.base import Objective
 from bench.records import read_records
+from bench.speed import estimates
 from bench.speed import settings as speed
+from bench.speed.estimates import LAYOUTS, Layout, Planned
 from bench.speed.scale import page, plan, planned, settings_of
 from bench.speed.settings import Facts
-from bench.training import memory
-from bench.training.memory import LAYOUTS, Layout, Planned
-from bench.training.objective import build_objective
+from bench.training.pretrain import build_objective
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Model(d_model=2, n_layers=3, n_heads=1, d_ff=5, patch_size=1)
@@ -44,39 +44,39 @@ A100, H100 = 312e12, 989.4e12  # FLOP/s in bf16
 def test_budgets_that_branch_from_one_trunk_cost_its_stable_part_and_their_cooldowns(
     budgets: list[float], share: float, alone: float, branched: float
 ):
-    assert memory.separately(budgets) == alone
-    assert memory.branched(budgets, share) == pytest.approx(branched)
+    assert estimates.separately(budgets) == alone
+    assert estimates.branched(budgets, share) == pytest.approx(branched)
 
 
 def test_nine_budgets_a_root_of_two_apart_save_62_percent():
     budgets = [1.41**i for i in range(9)]
-    saved = 1 - memory.branched(budgets, 0.1) / memory.separately(budgets)
+    saved = 1 - estimates.branched(budgets, 0.1) / estimates.separately(budgets)
     assert saved == pytest.approx(0.62, abs=0.01)
 
 
 def test_hours_and_energy_by_hand():
-    assert memory.gpu_hours(3600e12, 10e12, 0.5) == pytest.approx(0.2)
-    assert memory.gpu_hours(3600e12, 10e12, 0.5, recompute=True) == pytest.approx(0.2 * 4 / 3)
-    assert memory.kwh(10, 500, 1.2) == pytest.approx(6)
-    assert [memory.efficiency(n, 0.1) for n in (1, 8, 16, 32)] == pytest.approx([1, 1, 0.9, 0.8])
+    assert estimates.gpu_hours(3600e12, 10e12, 0.5) == pytest.approx(0.2)
+    assert estimates.gpu_hours(3600e12, 10e12, 0.5, recompute=True) == pytest.approx(0.2 * 4 / 3)
+    assert estimates.kwh(10, 500, 1.2) == pytest.approx(6)
+    assert [estimates.efficiency(n, 0.1) for n in (1, 8, 16, 32)] == pytest.approx([1, 1, 0.9, 0.8])
 
 
 def test_memory_by_hand():
     # Ten rows on four GPUs: three on the fullest, 30 positions and 15 targets.
-    plain = memory.memory(RUN, 4, Layout(sharded=False, recompute=False))
+    plain = estimates.memory(RUN, 4, Layout(sharded=False, recompute=False))
     assert plain.states == (16 + 2 + 4) * 1000
     assert plain.activations == 30 * 3 * (24 * 2 + 8 * 5)
     assert plain.logits == 12 * 15 * 7
-    lean = memory.memory(RUN, 4, Layout(sharded=True, recompute=True))
+    lean = estimates.memory(RUN, 4, Layout(sharded=True, recompute=True))
     assert lean.states == pytest.approx(16 * 1000 / 4 + 2 * 2 * 1000 / 3)
     assert lean.activations == 30 * (3 * 4 * 2 + 24 * 2 + 8 * 5)
 
 
 def test_the_layout_that_costs_least_time_is_taken():
     run = replace(RUN, parameters=100)  # few, so that recomputation saves more than sharding
-    totals = [memory.memory(run, 4, layout).total for layout in LAYOUTS]
-    assert [memory.fitting(run, 4, total) for total in totals] == list(LAYOUTS)
-    assert memory.fitting(run, 4, min(totals) - 1) is None
+    totals = [estimates.memory(run, 4, layout).total for layout in LAYOUTS]
+    assert [estimates.fitting(run, 4, total) for total in totals] == list(LAYOUTS)
+    assert estimates.fitting(run, 4, min(totals) - 1) is None
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_published_runs_took_the_hours_that_are_planned(
     head = 2 * length * d_model * vocab_size  # without ModernBERT's dense layer
     forward = flops.blocks_flops(model, length) + head
     total = StepCost.of_row(1, length, length, forward).flops / length * tokens
-    assert memory.gpu_hours(total, peak, mfu) == pytest.approx(published, rel=0.1)
+    assert estimates.gpu_hours(total, peak, mfu) == pytest.approx(published, rel=0.1)
 
 
 def saved_bytes(objective: Objective, batch: Batch) -> int:
@@ -126,7 +126,7 @@ def test_autograd_saves_what_the_formula_of_activations_says(strategy: str, over
     pairs = {"images": images, "captions": texts["tokens"][:, :16]}
     batch = objective.corrupt(pairs if objective.modality == "pairs" else texts, generator)
     cost = objective.step_cost(10_000)
-    formula = memory.activation_bytes(
+    formula = estimates.activation_bytes(
         objective.shapes.model, 8 * cost.forward_tokens / cost.rows, recompute=False
     )
     assert saved_bytes(objective, batch) == pytest.approx((1 + over) * formula, rel=0.1)
@@ -180,8 +180,8 @@ def test_what_the_page_says_was_measured_is_what_the_record_holds():
         rate = facts.flops / statistics.median(ours["seconds"])
         reached.append(f"{rate / H100:.2f} for {cell['strategy']}")
         peaks.append(f"{facts.peak_memory_bytes / 1e9:.1f} GB for {cell['strategy']}")
-        states = (memory.STATE_BYTES + memory.CAST_BYTES) * facts.parameters
-        total = states + memory.activation_bytes(model, facts.tokens, recompute=False)
+        states = (estimates.STATE_BYTES + estimates.CAST_BYTES) * facts.parameters
+        total = states + estimates.activation_bytes(model, facts.tokens, recompute=False)
         formulas.append(f"{total / 1e9:.1f}")
         assert total == pytest.approx(facts.peak_memory_bytes, rel=0.15)
         assert f"{cell['profile']['Python and the rest']:.0%}"[:-1] + " %" in page

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from bench.analysis.text import EMPTY
 from bench.speed import page
-from bench.speed.interleave import Disturbance, Timed
+from bench.speed.interleave import Timed
 from bench.speed.settings import ABLATIONS, Facts, Speed, Targets, settings_of
 from bench.speed.timings import Result, Spread, coverage, interval_rank, verdict, verdicts
 
@@ -21,7 +21,7 @@ def result(**seconds: list[float]) -> Result:
     timed = {name: Timed(Facts(name, 1, 10, 4.0), values) for name, values in seconds.items()}
     if "limit" in timed:
         timed["limit"].facts = Facts("limit", 0, 0, 1.0)
-    return Result("toy", "64x4", False, timed, Disturbance(0.0))
+    return Result("toy", "64x4", False, timed, 0.0)
 
 
 def test_ratios_are_taken_round_by_round_against_the_peer_of_the_least_median():
@@ -76,15 +76,15 @@ def test_a_target_is_decided_by_the_whole_interval(low: float, high: float, at_l
 
 def test_compiling_is_judged_against_ours_as_it_is_and_is_no_peer():
     toy = result(ours=[2, 2, 4], ours_compiled=[1, 2, 2], quick=[4, 4, 4])
-    assert toy.gain_of_compiling() == Spread.of([2, 1, 2])
+    assert toy.over("ours_compiled", "ours") == Spread.of([2, 1, 2])
     assert toy.best_peer == "quick"
     assert page.comparison([toy], settings_of(["compiled=true"])).rows[0][-1] == "2.00 [1.00, 2.00]"
 
 
 def test_a_saving_gives_what_a_step_without_it_takes_longer_and_is_no_peer():
     toy = result(ours=[2, 2, 4], whole_logits=[3, 2, 5], quick=[4, 4, 4])
-    assert toy.gain_of("whole_logits") == Spread.of([1.5, 1, 1.25])
-    assert toy.gain_of("rope_by_autograd") is None
+    assert toy.over("ours", "whole_logits") == Spread.of([1.5, 1, 1.25])
+    assert toy.over("ours", "rope_by_autograd") is None
     assert toy.best_peer == "quick"
     shown = {row[1]: row[2] for row in page.optimisations([toy]).rows}
     assert list(shown) == list(ABLATIONS.values())
@@ -105,8 +105,8 @@ def read_results(record: Mapping[str, Any], nearest: Mapping[str, Any]) -> list[
             name: Timed(Facts(**one["facts"]) if one["facts"] else None, one["seconds"], one["failure"])
             for name, one in cell["contenders"].items()
         }
-        is_nearest, disturbance = cell["strategy"] in nearest, Disturbance(cell["others_share"])
-        found.append(Result(cell["strategy"], cell["model"], is_nearest, timed, disturbance, cell["profile"]))
+        measured = (cell["strategy"] in nearest, timed, cell["others_share"], cell["profile"])
+        found.append(Result(cell["strategy"], cell["model"], *measured))
     return found
 
 

@@ -80,7 +80,7 @@ WORKER = """
 import os
 from bench.sweep.worker import threads_of_torch
 with threads_of_torch(1):
-    from bench.training.environment import set_up_process
+    from bench.training.process import set_up_process
 import torch
 torch.set_num_threads = None  # a call, which makes attention slower, fails
 set_up_process(1)

@@ -26,7 +26,7 @@ from bench.data.shards import TextData, prepare_text
 from bench.data.tokenizer import EOS
 from bench.errors import ConfigError, DataError, InapplicableError
 from bench.objectives.base import Likelihood, Objective
-from bench.objectives.likelihood import wanted
+from bench.objectives.likelihood import scored_tokens
 from bench.objectives.scratch import Scratch
 from bench.tasks.base import Outcome, Setting
 from bench.tasks.canaries import Canaries, chance_exposure, exposure
@@ -204,7 +204,7 @@ class Knowing(Scratch):
         self.asked: list[list[str]] = []
         self.drawn: list[Tensor] = []
 
-    def token_nats(
+    def token_nll(
         self,
         tokens: Tensor,
         kind: Likelihood,
@@ -216,7 +216,7 @@ class Knowing(Scratch):
         assert not self.training
         assert not torch.is_grad_enabled()
         assert (tokens[:, 0] == EOS).all()
-        is_scored = wanted(tokens, scored)
+        is_scored = scored_tokens(tokens, scored)
         texts = self.setting.tokenizer.decode_batch(tokens.tolist())
         for row, text, mine in zip(tokens[:, 1:], texts, is_scored, strict=True):
             end = self.setting.tokenizer.decode(row[mine].tolist())

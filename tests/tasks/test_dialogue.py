@@ -21,7 +21,7 @@ from bench.data.pairs import prepare_pairs
 from bench.data.tokenizer import EOS, PAD
 from bench.errors import ConfigError, DataError, InapplicableError, InterruptedRunError
 from bench.objectives.base import Objective
-from bench.objectives.likelihood import wanted
+from bench.objectives.likelihood import scored_tokens
 from bench.objectives.scratch import Scratch
 from bench.tasks import dialogue
 from bench.tasks.base import Setting, Task
@@ -95,9 +95,9 @@ class Letters(Scratch):
         vectors = torch.randn(VOCABULARY, SHAPES.model.d_model, generator=torch.Generator().manual_seed(0))
         return has @ vectors
 
-    def token_nats(self, tokens, kind, *, samples, generator, scored=None):  # type: ignore[no-untyped-def]
+    def token_nll(self, tokens, kind, *, samples, generator, scored=None):  # type: ignore[no-untyped-def]
         """A token that its context holds costs one nat, any other three."""
-        is_wanted = wanted(tokens, scored)
+        is_wanted = scored_tokens(tokens, scored)
         given = torch.cat([torch.ones_like(tokens[:, :1], dtype=torch.bool), ~is_wanted], dim=1)
         shown = tokens.masked_fill(~given, -1)
         known = (tokens[:, 1:, None] == shown[:, None, :]).any(dim=2)
@@ -110,8 +110,8 @@ class Even(Letters):
     def features(self, tokens, attention="own", pooling="own"):  # type: ignore[no-untyped-def]
         return torch.ones(len(tokens), SHAPES.model.d_model)
 
-    def token_nats(self, tokens, kind, *, samples, generator, scored=None):  # type: ignore[no-untyped-def]
-        return wanted(tokens, scored) * math.log(VOCABULARY)
+    def token_nll(self, tokens, kind, *, samples, generator, scored=None):  # type: ignore[no-untyped-def]
+        return scored_tokens(tokens, scored) * math.log(VOCABULARY)
 
 
 def scores(task: Task, model: Objective, setting: Setting) -> dict[str, float]:
@@ -178,9 +178,9 @@ def test_noise_scores_chance(setting: Setting):
     """Nats that depend on the context and on the response, but not on whether they belong together."""
 
     class Noise(Letters):
-        def token_nats(self, tokens, kind, *, samples, generator, scored=None):  # type: ignore[no-untyped-def]
+        def token_nll(self, tokens, kind, *, samples, generator, scored=None):  # type: ignore[no-untyped-def]
             hashed = (tokens * torch.arange(1, tokens.shape[1] + 1) * 7919 % 10007).sum(dim=1, keepdim=True)
-            return wanted(tokens, scored) * (hashed % 97 / 97)
+            return scored_tokens(tokens, scored) * (hashed % 97 / 97)
 
     found = likelihood().evaluate(Noise(), setting).items["recall_at_1_exact"]
     low, high = binom.interval(0.999, len(found), 0.1)
@@ -212,9 +212,9 @@ def test_a_response_is_asked_after_its_context_and_alone_is_scored(setting: Sett
     read: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     class Asked(Letters):
-        def token_nats(self, tokens, kind, *, samples, generator, scored=None):  # type: ignore[no-untyped-def]
+        def token_nll(self, tokens, kind, *, samples, generator, scored=None):  # type: ignore[no-untyped-def]
             read.append((tokens, scored))
-            return super().token_nats(tokens, kind, samples=samples, generator=generator, scored=scored)
+            return super().token_nll(tokens, kind, samples=samples, generator=generator, scored=scored)
 
     task = likelihood(test_items=3)
     selection = task.selection()
@@ -244,11 +244,11 @@ def test_what_does_not_fit_is_cut_alike_for_all_candidates(setting: Setting, mon
     widths = []
 
     class Asked(Even):
-        def token_nats(self, tokens, kind, *, samples, generator, scored=None):  # type: ignore[no-untyped-def]
+        def token_nll(self, tokens, kind, *, samples, generator, scored=None):  # type: ignore[no-untyped-def]
             widths.append((tokens != PAD).sum(dim=1) - scored.sum(dim=1) - 2)
             assert tokens.shape[1] <= LENGTH
             assert int(scored.sum(dim=1).max()) <= (LENGTH - 2) // 2
-            return super().token_nats(tokens, kind, samples=samples, generator=generator, scored=scored)
+            return super().token_nll(tokens, kind, samples=samples, generator=generator, scored=scored)
 
     likelihood(test_items=1, batch_size=10).evaluate(Asked(), setting)
     assert len(set(torch.cat(widths).tolist())) == 1

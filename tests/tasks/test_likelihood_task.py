@@ -38,7 +38,7 @@ class Toy(Scratch):
         self.asked: list[tuple[Tensor, int]] = []
         self.drawn: list[float] = []
 
-    def token_nats(
+    def token_nll(
         self,
         tokens: Tensor,
         kind: Likelihood,

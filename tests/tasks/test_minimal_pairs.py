@@ -1,7 +1,9 @@
 """Minimal pairs: what is read, what is spoilt and how, and who wins."""
 
+import inspect
 import json
 import math
+import textwrap
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +21,11 @@ from bench.data.pairs import prepare_pairs
 from bench.data.tokenizer import EOS
 from bench.errors import ConfigError, DataError, InapplicableError
 from bench.objectives.base import Objective
-from bench.objectives.likelihood import wanted
+from bench.objectives.likelihood import scored_tokens
 from bench.objectives.scratch import Scratch
-from bench.tasks.base import Outcome, Setting
+from bench.tasks import base, likelihood, probe
+from bench.tasks.base import Outcome, Setting, Task
+from bench.tasks.likelihood import LikelihoodOptions
 from bench.tasks.minimal_pairs import (
     RULES,
     MinimalPairs,
@@ -90,8 +94,8 @@ class ByToken(Scratch):
         self.nats = nats
         self.likelihoods = frozenset({"exact", "bound", "pseudo"})
 
-    def token_nats(self, tokens, kind, *, samples, generator, scored=None):  # type: ignore[no-untyped-def]
-        return self.nats[tokens[:, 1:]] * wanted(tokens, scored)
+    def token_nll(self, tokens, kind, *, samples, generator, scored=None):  # type: ignore[no-untyped-def]
+        return self.nats[tokens[:, 1:]] * scored_tokens(tokens, scored)
 
 
 def even() -> ByToken:
@@ -231,7 +235,6 @@ def test_a_folder_is_all_its_files_by_name(tmp_path: Path):
         (json.dumps({"sentence_good": "a"}), "'sentence_bad'"),
         (json.dumps(pair("", "b")), "'sentence_good'"),
         (json.dumps({"sentence_good": 1, "sentence_bad": "b"}), "'sentence_good'"),
-        (json.dumps(pair("a", "a")), "are equal"),
         (json.dumps(pair("a", "b") | {"UID": 3}), "'UID'"),
     ],
 )
@@ -251,6 +254,12 @@ def test_a_file_that_is_not_there_is_empty_or_no_text_is_named(tmp_path: Path):
     (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="UTF-8"):
         read_blimp(tmp_path / "bytes.jsonl")
+
+
+def test_pairs_of_two_equal_sentences_are_counted_and_left_out(tmp_path: Path, setting: Setting):
+    outcome = task(written(tmp_path, [pair("a", "a"), pair("ab", "abc")])).evaluate(even(), setting)
+    assert len(outcome.items["accuracy_exact"]) == 1
+    assert outcome.counts == {"pair of two equal sentences": 1}
 
 
 def test_long_sentences_are_counted_and_never_cut(tmp_path: Path, setting: Setting):
@@ -365,3 +374,16 @@ def test_a_corpus_without_sentences_is_named(setting: Setting):
     with pytest.raises(DataError) as raised:
         task(None).evaluate(even(), setting)
     assert_one_line(raised.value, "task.*.path", "test split")
+
+
+# The example in the documentation of a task
+
+
+def test_the_example_of_a_task_runs_and_a_tie_is_a_half(setting: Setting):
+    _, _, example = inspect.getdoc(Task).partition("::\n\n")  # type: ignore[union-attr]
+    names = vars(base) | vars(likelihood) | vars(probe) | {"PAIRS": [("a", "b"), ("ab", "bc"), ("x", "yy")]}
+    exec(textwrap.dedent(example), names)  # noqa: S102 - our own documentation
+    options = LikelihoodOptions("exact", 1, "tokens", 2)
+    outcome = names["Capitals"](options).evaluate(even(), setting)
+    assert by_metric(outcome) == {"accuracy_exact": 0.5}
+    assert outcome.items["accuracy_exact"].tolist() == [0.5, 0.5, 0.5]

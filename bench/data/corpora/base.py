@@ -5,9 +5,11 @@ for all corpora (`bench.data.shards`, `bench.data.pairs`).
 """
 
 import hashlib
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -118,6 +120,17 @@ class PairCorpus(Corpus):
         Raises:
             DataError: there is nothing to read; names the config key.
         """
+
+
+def package_folder(name: str) -> Path | None:
+    """Return the folder of an installed package, without importing it; None if there is none."""
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+
+
+def without_surrogates(text: str) -> str:
+    """Replace lone surrogates, which escapes can produce and UTF-8 cannot encode."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def check_image_size(size: int) -> None:

@@ -7,7 +7,6 @@ dependencies of the benchmark, so they are available offline.
 import ast
 import functools
 import importlib.metadata
-import importlib.util
 import inspect
 import os
 import sys
@@ -22,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 from omegaconf import MISSING
 from pebble import ProcessExpired, ProcessPool
 
-from bench.data.corpora.base import Document, TextCorpus
+from bench.data.corpora.base import Document, TextCorpus, package_folder, without_surrogates
 from bench.errors import ConfigError, DataError
 
 # Tests have few docstrings; vendored copies are another library's text under the wrong label.
@@ -136,8 +135,7 @@ def _scopes(scope: Scope, name: str) -> Iterator[tuple[Scope, str]]:
 def _docstring(scope: Scope) -> str:
     match scope.body:
         case [ast.Expr(value=ast.Constant(value=str(text))), *_]:
-            # A file may contain escaped lone surrogates, which UTF-8 cannot encode.
-            return inspect.cleandoc(text).encode("utf-8", "replace").decode("utf-8").strip()
+            return without_surrogates(inspect.cleandoc(text)).strip()
     return ""
 
 
@@ -148,13 +146,13 @@ def _kind(scope: Scope) -> str:
 
 
 def _locate(package: str) -> Path:
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
+    folder = package_folder(package)
+    if folder is None:
         raise ConfigError(
             f"corpus.text.packages: {package!r} is not an installed package; "
             f"run `pip install {package}` or remove it from the list"
         )
-    return Path(next(iter(spec.submodule_search_locations))).resolve()
+    return folder.resolve()
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from bench.data.corpora.base import Corpus
+from bench.data.corpora.base import Corpus, without_surrogates
 from bench.errors import ConfigError, DataError
 
 Row = dict[str, Any]
@@ -123,8 +123,7 @@ class HfCorpus(Corpus):
                 f"{self.key}.{option}={column!r} holds {type(value).__name__} in row {number}; "
                 "name a text column"
             )
-        # JSON escapes can produce lone surrogates, which UTF-8 cannot encode.
-        return (value or "").encode("utf-8", "replace").decode("utf-8").strip()
+        return without_surrogates(value or "").strip()
 
     def group_of(self, row: Row, content: bytes) -> str:
         """Return the group of a row; without a group column, each distinct content is a group."""

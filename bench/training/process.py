@@ -1,4 +1,4 @@
-"""The machine a run happened on: versions, processor, memory."""
+"""The process in which a run is trained: its settings, versions and device, and its peak memory."""
 
 import logging
 import os
@@ -26,8 +26,41 @@ VERSIONS_OF = (
 )
 
 
+def set_up_process(threads: int | None) -> None:
+    """Prepare a process that trains or evaluates; `threads` for matrix products, None: torch's default."""
+    quiet_libraries()
+    limit_blas()
+    # With deterministic algorithms torch would fill every new tensor, which only serves to find its bugs.
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.set_flush_denormal(True)  # vanishing weights otherwise take up to three times the CPU time
+    if threads and threads != torch.get_num_threads():  # a needless call slows it: see launchers/run.py
+        torch.set_num_threads(threads)
+
+
+def limit_blas() -> None:
+    """Limit the products of numpy and scipy to one thread; torch has threads of its own.
+
+    A probe's products are small and much slower with more threads, and its results then do not depend on the
+    number of cores.
+    """
+    threadpool_limits(limits=1, user_api="blas")
+
+
+def quiet_libraries() -> None:
+    """Suppress Lightning's banners and the warnings on which no user can act."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    unwanted = (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*non-writable tensors.*",
+        ".*`srun` command.*",
+    )
+    for message in unwanted:
+        warnings.filterwarnings("ignore", message=message)
+
+
 def environment(trainer: Trainer) -> dict[str, str]:
-    """Versions, commit, processor, ranks and threads, as recorded beside every result."""
+    """Return versions, commit, device, ranks and threads, as recorded with every result."""
     versions = {name: metadata.version(name) for name in VERSIONS_OF}
     on_gpu = trainer.accelerator == "gpu" and torch.cuda.is_available()
     return {
@@ -41,40 +74,8 @@ def environment(trainer: Trainer) -> dict[str, str]:
     }
 
 
-def limit_blas() -> None:
-    """numpy's and scipy's products on one thread: a probe's are small, and slow by far with more.
-
-    Its results do not depend on the number of cores then. torch has threads of its own.
-    """
-    threadpool_limits(limits=1, user_api="blas")
-
-
-def set_up_process(threads: int | None) -> None:
-    """Before a process trains or measures; threads: for matrix products, None: torch's choice."""
-    quiet_libraries()
-    limit_blas()
-    # A pass over every new tensor where algorithms are deterministic, to find bugs of torch.
-    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.set_flush_denormal(True)  # vanishing weights otherwise cost up to three times the CPU time
-    if threads and threads != torch.get_num_threads():  # a needless call slows it: see launchers/run.py
-        torch.set_num_threads(threads)
-
-
-def quiet_libraries() -> None:
-    """Drop Lightning's banners and the warnings that no user can act on."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    unwanted = (
-        ".*does not have many workers.*",
-        ".*LeafSpec.*",
-        ".*non-writable tensors.*",
-        ".*`srun` command.*",
-    )
-    for message in unwanted:
-        warnings.filterwarnings("ignore", message=message)
-
-
 def _commit() -> str:
-    """The project's git commit, with `-dirty` where tracked files differ from it."""
+    """Return the project's git commit, with `-dirty` if tracked files differ from it."""
     project = Path(__file__).resolve().parents[2]
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
@@ -82,7 +83,7 @@ def _commit() -> str:
 
 
 def reset_peak_memory() -> None:
-    """Forget earlier runs of this process, where the system can (Linux, CUDA)."""
+    """Start measuring peak memory anew, where the system supports it (Linux, CUDA)."""
     refs = Path("/proc/self/clear_refs")
     if os.access(refs, os.W_OK):
         refs.write_text("5")
@@ -91,7 +92,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_bytes(trainer: Trainer) -> int:
-    """Highest memory since the reset: allocated on the GPU if the run was there, else resident here."""
+    """Return the peak memory since the reset: allocated on the GPU if the run used it, else resident."""
     if trainer.accelerator == "gpu":
         return int(torch.cuda.max_memory_allocated())
     status = Path("/proc/self/status")
