@@ -200,6 +200,7 @@ def packaged(model_folder: Path, tmp_path: Path) -> Iterator[str]:
     process.wait()
 
 
+@pytest.mark.product
 def test_a_packaged_server_completes_as_its_model_does_and_is_told_to_lack_likelihoods(
     packaged: str, model_folder: Path, tmp_path: Path
 ):
@@ -252,7 +253,7 @@ def test_an_endpoint_is_a_row_of_a_study_and_its_failures_are_records(
     ]
     place.settings = [setting for setting in place.settings if not setting.startswith("task")]
     urls = f"strategy.base_url={server.url}/v1,http://127.0.0.1:9/v1"
-    done = place.bench(*place.sweep(*common, urls))
+    done = place.bench(*place.sweep(*common, urls, "launcher.workers=1"))
     assert "1 finished" in done.stdout + done.stderr, done.stderr
     records = [read_record(path) for path in (place.folder / "experiments/adhoc/records").glob("*.json")]
     by_url = {record.config["strategy"]["base_url"].removeprefix(server.url): record for record in records}

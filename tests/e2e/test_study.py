@@ -133,8 +133,10 @@ class Broken(NamedTuple):
 def broken(tmp_path_factory: pytest.TempPathFactory, settings: list[str]) -> Broken:
     made = Place(tmp_path_factory.mktemp("broken"), settings)
     axes = ["strategy.initial_temperature=-1,0.07", "optim.lr_peak=6e-3,1e30"]
-    words = made.sweep("strategy=clip", "optim.clip_norm=1e30", "optim.warmup_share=0", *axes)
-    return Broken(made, words, made.bench(*words))
+    words = made.sweep(
+        "strategy=clip", "optim.clip_norm=1e30", "optim.warmup_share=0", "launcher.workers=1", *axes
+    )
+    return Broken(made, words, made.bench_here(*words))
 
 
 def test_a_run_that_fails_or_diverges_stops_no_other(broken: Broken):
@@ -159,7 +161,7 @@ def test_what_failed_is_tried_again_and_what_diverged_is_not(broken: Broken):
     place, words, _ = broken
     records = place.folder / "experiments" / "adhoc" / "records"
     before = contents(records)
-    done = place.bench(*words)
+    done = place.bench_here(*words)
     assert done.returncode == 1
     assert "2 of 4 runs are done already" in done.stderr
     after = contents(records)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from capabilities import product, representatives
 from toy_models import make_strategy, rows_for, saved_tensors, with_pretraining
 
 from bench.config import schema
@@ -105,9 +106,16 @@ def test_parts_of_rows_that_a_loss_holds_against_each_other_are_refused():
         pass
 
 
+COMPILED = ["clm", "mlm", "masked_diffusion", "prefix_lm", "clip"]
+
+
+def modality(stem: str) -> str:
+    return make_strategy(stem).modality
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("accelerator", ["cpu", "gpu"])  # what is compiled for one; here both on the CPU
-@pytest.mark.parametrize("stem", ["clm", "mlm", "masked_diffusion", "prefix_lm", "clip"])
+@pytest.mark.parametrize("stem", product(COMPILED, representatives(COMPILED, modality)))
 def test_a_compiled_step_has_the_same_gradients_and_leaves_no_trace(
     stem: str, accelerator: str, monkeypatch: pytest.MonkeyPatch
 ):
