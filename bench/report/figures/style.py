@@ -268,5 +268,6 @@ def left_out_note(measures: Sequence[Measure], drawn: Sequence[Measure]) -> str:
     missing = list(dict.fromkeys(measure.task for measure in measures if measure not in drawn))
     if not missing:
         return ""
-    shown = f" Drawn: the {len(set(drawn))} tasks whose cells differ most relative to their spread over seeds (F ratio)"
+    n = len(set(drawn))
+    shown = f" Drawn: the {n} tasks whose cells differ most relative to their spread over seeds (F ratio)"
     return f"{shown}; left out: {', '.join(missing)}."
