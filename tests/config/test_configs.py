@@ -80,7 +80,7 @@ def test_every_experiment_has_seeds_to_pair_and_says_what_it_expects(stem: str):
 @pytest.mark.parametrize("stem", [stem for stem in stems("model") if stem != "hf"])
 def test_a_models_name_is_its_number_of_parameters(stem: str):
     text = (CONF / "model" / f"{stem}.yaml").read_text()
-    stated = re.search(r"([\d,]+) tokens of vocabulary", text)
+    stated = re.search(r"vocabulary of ([\d,]+) tokens", text)
     assert stated, "the comment does not state the vocabulary"
     value, unit = re.fullmatch(r"([\d.]+)([mb])", stem).groups()  # type: ignore[union-attr]
     named = float(value) * {"m": 1e6, "b": 1e9}[unit]
