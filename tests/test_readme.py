@@ -13,12 +13,6 @@ BLOCKS = re.findall(r"<!-- (headline|cells|claims): (.*?) -->\n(.*?)<!-- end -->
 GROUPS = ("strategy", "task", "corpus/text", "launcher", "figure")
 PLACEHOLDERS = {f"conf/{group}/x.yaml" for group in GROUPS}
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-    "conf/strategy/x.yaml",
-    "conf/task/x.yaml",
-    "conf/corpus/text/x.yaml",
-    "conf/launcher/x.yaml",
-    "conf/figure/x.yaml",
-}
 TABLES = {"headline": headline_markdown, "cells": cells_markdown, "claims": claims_markdown}
 
 
