@@ -127,16 +127,19 @@ def _features(
     how: tuple[str, ...],
     cache: FeatureCache | None,
 ) -> Tensor:
-    """Apply `function` to padded ids (N, T) in batches of similar length -> (N, ...)."""
-
-    @torch.no_grad()
     def compute() -> Tensor:
-        model.eval()
-        order = (tokens != PAD).sum(dim=1).argsort(stable=True)
-        parts = [function(trimmed(tokens[index]).to(model.device)) for index in order.split(EVALUATION_BATCH)]
-        return torch.cat(parts)[order.argsort().to(model.device)]
+        return _by_length(model, tokens, function)
 
     return compute() if cache is None else cache.get(model, tokens, how, compute)
+
+
+@torch.no_grad()
+def _by_length(model: Objective, tokens: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply `function` to padded ids (N, T) in batches of similar length -> (N, ...)."""
+    model.eval()
+    order = (tokens != PAD).sum(dim=1).argsort(stable=True)
+    parts = [function(trimmed(tokens[index]).to(model.device)) for index in order.split(EVALUATION_BATCH)]
+    return torch.cat(parts)[order.argsort().to(model.device)]
 
 
 @torch.no_grad()
