@@ -74,7 +74,7 @@ def test_what_cannot_be_used_fails_alone_with_its_reason(records: dict[tuple[str
         "model.name=empty: it has no config.json; give a folder written by save_pretrained"
     )
     assert clm.reason is not None
-    assert "reads texts both ways" in clm.reason
+    assert "has bidirectional attention" in clm.reason
     assert "choose strategy=mlm" in clm.reason
     captioning = records["captioning", "hf[name=bert]"]
     assert captioning.reason == "model.name=bert: Captioning cannot use a checkpoint; choose a model preset"
