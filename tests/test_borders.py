@@ -32,6 +32,7 @@ def nodes(body: list[ast.stmt], *, deep: bool) -> Iterator[ast.Import | ast.Impo
 
 
 @cache
+@cache
 def imports(module: str, *, deep: bool) -> set[str]:
     """Modules that a module of the package imports, by full name."""
     found = set()
@@ -46,6 +47,7 @@ def imports(module: str, *, deep: bool) -> set[str]:
     return found
 
 
+@cache
 def reached(module: str, *, deep: bool = False) -> set[str]:
     """What importing a module imports, through the whole package."""
     seen: set[str] = set()

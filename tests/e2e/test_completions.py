@@ -233,6 +233,7 @@ def files_with(secret: str, *folders: Path) -> list[Path]:
     return [path for path in files if secret.encode() in path.read_bytes()]
 
 
+@pytest.mark.product
 def test_an_endpoint_is_a_row_of_a_study_and_its_failures_are_records(
     server: Server, model_folder: Path, place: Place, tmp_path: Path
 ):

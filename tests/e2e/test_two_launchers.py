@@ -27,6 +27,7 @@ def outcome(launcher: "subprocess.Popen[str]") -> tuple[int, str, str]:
     return launcher.returncode, out, err
 
 
+@pytest.mark.product
 def test_two_launchers_prepare_once_divide_the_runs_and_both_see_them_through(place: Place, tmp_path: Path):
     words = place.sweep("strategy=clm,mlm,clip,scratch", "launcher.workers=1", f"paths.data={tmp_path}/data")
     both = [place.start(*words) for _ in range(2)]

@@ -47,6 +47,7 @@ def holders(folder: Path, text: str) -> list[str]:
     return [str(path.relative_to(folder)) for path in files if text.encode() in path.read_bytes()]
 
 
+@pytest.mark.product
 def test_each_run_of_a_worker_becomes_a_silent_offline_run_of_its_own(
     place: Place, study: Place, monkeypatch: pytest.MonkeyPatch
 ):

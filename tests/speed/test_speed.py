@@ -79,6 +79,7 @@ def task(strategy: str, contender: str = "ours", *overrides: str) -> Task:
 # What is compared
 
 
+@pytest.mark.product
 @pytest.mark.slow
 def test_every_strategy_that_trains_has_peers_and_composes():
     found = settings_of([f"strategies=[{','.join(with_pretraining())}]"])

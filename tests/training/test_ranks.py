@@ -47,6 +47,7 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
+@pytest.mark.product
 @pytest.mark.slow
 def test_two_ranks_give_the_weights_of_one_process_for_every_strategy(tmp_path: Path):
     layouts = ("none", "full", "parts")
