@@ -144,7 +144,7 @@ def _sections(
             [view(tables) for view in provenance.DETAILS],
             fold_over=0,
         ),
-        Section("again", "Make it again", texts=_again(tables, files)),
+        Section("again", "Reproduce", texts=_again(tables, files)),
     ]
     return _shown(sections, keep="figures")
 
@@ -194,7 +194,7 @@ def one_page(page: Page, records_href: str) -> Page:
 
 def short_claims(view: View) -> View:
     """Return the columns of the claims table that state effect and verdict."""
-    kept = [view.header.index(name) for name in ("claim", "left is better by", "n", "verdict")]
+    kept = [view.header.index(name) for name in ("claim", "effect", "n", "verdict")]
     return replace(_columns(view, kept), note=view.note.partition(". ")[0] + ".")
 
 

@@ -214,7 +214,7 @@ def test_what_is_open_says_what_it_takes(tmp_path: Path) -> None:
     assert view is not None
     row = dict(zip(view.header, map(plain, view.rows[0]), strict=True))
     assert row["verdict"] == "? underpowered"
-    assert "0.001 takes" in row["what it takes"]
+    assert "an effect of 0.001 needs" in row["power"]
     assert "cannot pass" in view.note  # two seeds by a sign-flip test
 
 

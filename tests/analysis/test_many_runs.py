@@ -1,4 +1,4 @@
-"""A large study: what it takes to analyse grows with its cells, not with their square."""
+"""A large study: the work of an analysis grows with its cells, not with their square."""
 
 import random
 from cProfile import Profile

@@ -30,7 +30,7 @@ from bench.report.figures.style import STYLE
 
 DPI = 200  # of the PNG
 _MOST_WORKERS = 4
-_shared: list["_Work"] = []  # of a worker: what it takes part in
+_shared: list["_Work"] = []  # the drawing jobs that this worker process shares
 
 
 class Figure(ABC):

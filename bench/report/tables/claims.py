@@ -40,7 +40,7 @@ _MARKS = {"supported": "✓", "contradicted": "✗", "equivalent": "=", "underpo
 
 
 def claims(tables: Tables, study: Path) -> View | None:
-    """A row per claim; None where the study has none.
+    """Return a table with a row per claim; None if the study has no claims.
 
     Raises:
         ConfigError: the file is malformed.
@@ -49,8 +49,17 @@ def claims(tables: Tables, study: Path) -> View | None:
     if asked is None:
         return None
     rows = [_row(tables, one) for one in judged]
-    header = ["claim", "verdict", "left is better by", "matters from", "p (Holm)", "n", "left − right", "on"]
-    header += ["p (flip)", "what it takes", "test", "source"]
+    header = [
+        "claim",
+        "verdict",
+        "effect",
+        "smallest effect of interest",
+        "p (Holm)",
+        "n",
+        "left − right",
+        "on",
+    ]
+    header += ["p (flip)", "power", "test", "source"]
     note = f"{_counts(judged)} {_note(asked, judged)}"
     return View("claims", "Claims and their verdicts", note, header, "llrrrlllrlll", rows)
 
@@ -139,7 +148,7 @@ def _n(one: Judged) -> str:
 
 
 def _detail(one: Judged) -> str:
-    """Why a claim was not run, or what it takes to decide one that is open."""
+    """Return why a claim was not run, or the power of the study if the claim is undecided."""
     if one.evidence.why_not:
         return one.evidence.why_not
     if one.verdict != "underpowered":
@@ -149,22 +158,22 @@ def _detail(one: Judged) -> str:
         return _power(one.evidence.estimate, effect, alpha, is_equal=one.claim.test == EQUIVALENCE)
     if one.evidence.ratio is not None:
         least = detectable_ratio(one.evidence.ratio.n, alpha)
-        return f"{one.evidence.ratio.n} seeds see a ratio from {number(least)}"
-    return "the range reaches beyond what is claimed"
+        return f"{one.evidence.ratio.n} seeds detect a variance ratio of {number(least)} or more"
+    return "the interval of the crossover reaches beyond the claimed range"
 
 
 def _power(estimate: Estimate, effect: float, alpha: float, *, is_equal: bool) -> str:
     if is_equal:
         seen, reach = tost_reach(alpha, estimate.df) * estimate.se, tost_reach
-        text = f"equality is shown within ±{number(seen)}"
+        text = f"equivalence within ±{number(seen)} can be shown"
     else:
         seen, reach = detectable(estimate, alpha), t_reach
-        text = f"a difference is seen from {number(seen)}"
+        text = f"a difference of {number(seen)} or more can be detected"
     if seen <= effect:
         return text
     n = seeds_needed(estimate, effect, alpha, reach)
-    takes = "more items: no number of seeds is enough" if n is None else f"{n} seeds"
-    return f"{text}; {number(effect)} takes {takes}"
+    needed = "more items, since no number of seeds is enough" if n is None else f"{n} seeds"
+    return f"{text}; an effect of {number(effect)} needs {needed}"
 
 
 def _note(asked: Claims, judged: list[Judged]) -> str:
@@ -172,18 +181,19 @@ def _note(asked: Claims, judged: list[Judged]) -> str:
     seeds = [one.evidence.estimate.n_seeds for one in judged if one.evidence.estimate is not None]
     flips = f" {flip_note(n, max(seeds))}" if seeds else ""
     return (
-        f"Written {asked.written}, before the runs. Left is better by: difference paired by seed in the "
-        f"metric's unit, above 0 where the left side is better, with the {100 * LEVEL:.0f} % t interval. "
-        "Where outcomes by item are known, seeds and items are crossed random factors and the interval "
-        "speaks of new seeds and new items; else of new seeds on these items. Supported or contradicted: the "
-        f"claim's own test at {100 * ALPHA:.0f} % after Holm's correction for {n} claims, those not run "
-        "included. Superiority and no worse by the margin: t; equality: two one-sided t tests; spread: "
-        "Brown-Forsythe, with the bootstrap range of the ratio; crossover: share of bootstraps over seeds, "
-        "at least the sign-flip test's smallest p. Equivalent: a superiority claim whose difference, 0 or "
-        "not, is shown to be smaller than what matters, by two one-sided tests corrected among themselves. "
-        "Underpowered: neither; what it takes: what a test at the first step of the correction sees with "
-        f"{100 * POWER:.0f} % power, taking the spread found here for the true one. "
-        f"p (flip): exact sign-flip test over seeds, uncorrected.{flips}"
+        f"The claims were written on {asked.written}, before the runs. Effect: the difference paired by "
+        f"seed, in the unit of the metric, positive where the left condition is better, with its "
+        f"{100 * LEVEL:.0f} % t interval. Where the outcomes of single items are recorded, seeds and items "
+        "are crossed random factors, and the interval covers new seeds and new items; otherwise it covers "
+        f"new seeds on these items. Supported or contradicted: the test of the claim at {100 * ALPHA:.0f} % "
+        f"after Holm's correction for {n} claims, including those that were not run. Superiority and "
+        "non-inferiority use a t test, equivalence two one-sided t tests, a variance ratio the "
+        "Brown-Forsythe test with the bootstrap interval of the ratio, and a crossover the share of "
+        "bootstraps over seeds, at least the smallest p of the sign-flip test. Equivalent: a superiority "
+        "claim whose difference is shown to be smaller than the smallest effect of interest, by two "
+        f"one-sided tests corrected among themselves. Underpowered: neither. Power: what a test at the "
+        f"first step of the correction detects with {100 * POWER:.0f} % power, if the variance found here "
+        f"is the true one. p (flip): exact sign-flip test over seeds, uncorrected.{flips}"
     )
 
 

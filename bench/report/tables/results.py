@@ -57,7 +57,7 @@ def headline(tables: Tables) -> View:
     note = (
         "Mean over all models and data budgets within each seed, then over seeds "
         f"(n = {_range(counts)}). ▲ ahead of scratch, ▼ behind it: paired t test over seeds, "
-        "Holm-corrected, p ≤ 0.05. △ ▽ leaning: p ≤ 0.05 before the correction alone. "
+        "Holm-corrected, p ≤ 0.05. △ ▽ leaning: p ≤ 0.05 before the correction only. "
         "No mark: inconclusive. "
         f"{_external_note(tables)}{seeds_note(counts)}"
     )
@@ -131,7 +131,7 @@ def verdicts(tables: Tables) -> View:
         "Difference to scratch of the same model, paired by seed and averaged over cells within a seed. "
         "p (t): paired t test over seeds; p (flip): exact sign-flip test, never below 2^(1−n); both "
         "two-sided and uncorrected. Ahead or behind: p (t) ≤ 0.05 after Holm's correction for "
-        f"{len(counts)} comparisons; leaning: p ≤ 0.05 before it alone. {seeds_note(counts)}"
+        f"{len(counts)} comparisons; leaning: p ≤ 0.05 before the correction only. {seeds_note(counts)}"
     )
     header = ["task: metric", "strategy", "difference to scratch", "n", "p (t)", "p (flip)"]
     header += ["cells", "verdict"]
@@ -227,7 +227,11 @@ def _over_grid(tables: Tables, conditions: Sequence[Condition], *, to_best: bool
             if gap is not None:
                 rows.append([measure_label(tables, measure), left.label, right.label, with_p(gap)])
                 counts.append(gap.interval.n)
-    what = "Each strategy minus the one with the best mean, which choosing it flatters" if to_best else ""
+    what = (
+        "Each strategy minus the one with the best mean, which is biased upward (winner's curse)"
+        if to_best
+        else ""
+    )
     note = (
         f"{what or 'First minus second'}, averaged over all models and data budgets within each seed (there "
         f"are too many to show each), paired by seed; p: t test, uncorrected. {seeds_note(counts)}"
@@ -351,17 +355,17 @@ def decision_table(tables: Tables) -> View:
         for row in found
     ]
     note = (
-        "Best mean among the cells that need no more unique text and pretraining FLOPs than a row allows; "
-        "image-text strategies train on the pairs of the same data budget. Compute levels: the FLOPs of "
-        "the most expensive strategy of a model and a budget, in steps of two or more. Certainty: share "
-        "of 10,000 bootstraps over seeds in which it stays the best; with few seeds it is too high. Minus"
-        " scratch: the best cell without pretraining, of any model; p: t test paired by seed, Holm-"
-        "corrected over the row's candidates. Not told apart: p > 0.05 against the best, uncorrected. The"
-        " mean of the best of several is biased upward (winner's curse), and so is its certainty. "
-        f"{seeds_note(row.interval.n for row in found)}"
+        "The best mean among the cells that use no more unique text and pretraining FLOPs than the row "
+        "allows. Image-text strategies train on the pairs of the same data budget. Compute levels: the "
+        "FLOPs of the most expensive strategy of a model and a budget, in steps of two or more. Certainty: "
+        "the share of 10,000 bootstraps over seeds in which it stays the best; with few seeds it is too "
+        "high. Minus scratch: the best cell without pretraining, of any model; p: t test paired by seed, "
+        "Holm-corrected over the row's candidates. Not distinguishable: p > 0.05 against the best, "
+        "uncorrected. The mean of the best of several is biased upward (winner's curse), and so is its "
+        f"certainty. {seeds_note(row.interval.n for row in found)}"
     )
     header = ["task: metric", "unique text ≤", "FLOPs ≤", "best", "model", "data budget", "mean", "certainty"]
-    header += ["minus scratch", "p (Holm)", "not told apart from it", "missing"]
+    header += ["minus scratch", "p (Holm)", "not distinguishable from it", "missing"]
     title = "Which strategy and model, for which task, data and compute"
     return View("decisions", title, note, header, "lrrlllrrrrll", rows)
 
