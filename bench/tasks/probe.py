@@ -5,14 +5,12 @@ Shapes: N items, T tokens, D features, C classes or candidates.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -20,6 +18,9 @@ from bench.data.tokenizer import EOS, PAD
 from bench.errors import ConfigError
 from bench.models.heads import POOLINGS, pool
 from bench.objectives.base import Attention, Objective
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 EVALUATION_BATCH = 256
 CHARS_PER_TOKEN = 32
@@ -202,8 +203,12 @@ def beats_tag_frequencies(states: Tensor, labels: Tensor, held_out_share: float)
 
 def _logistic(
     inverse_penalty: float, train: Tensor, labels: Tensor, *others: Tensor
-) -> tuple[LogisticRegression, list[NDArray[np.float64]]]:
+) -> tuple["LogisticRegression", list[NDArray[np.float64]]]:
     """Fit a classifier to standardised features; return it and the other features, standardised alike."""
+    # Late: scikit-learn imports pandas, and a run without a probe need not wait for them.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(train.cpu().double().numpy())
     fitted, *rest = (scaler.transform(part.cpu().double().numpy()) for part in (train, *others))
     return LogisticRegression(C=inverse_penalty, max_iter=MAX_ITERATIONS).fit(fitted, labels.numpy()), rest
