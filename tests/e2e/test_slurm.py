@@ -119,7 +119,7 @@ def test_preempted_jobs_resume_to_the_same_bits_and_are_never_submitted_twice(
     out, err = first.communicate(timeout=PATIENCE_S)
     assert first.returncode == 130
     assert f"submitted 3 runs as {min(ids.values())} to {max(ids.values())}" in err
-    assert "the jobs go on in the queue" in err
+    assert "the jobs stay in the queue" in err
     preempt()
     preempted = [s for s in STRATEGIES if restarts(ids[s])]
     assert any(place.checkpointed(s) for s in preempted)
