@@ -193,7 +193,7 @@ def _rivals(decision: Decision) -> list[str]:
         return ["no rival was measured"]
     share, n = certainty(decision), decision.interval.n
     sure = [f"best in {share} of resamples of {n} seeds"] if decision.certainty is not None else []
-    return [*sure, f"not told apart: {_names(decision.tied)}"]
+    return [*sure, f"not distinguishable: {_names(decision.tied)}"]
 
 
 def _score(decision: Decision) -> str:

@@ -56,7 +56,7 @@ class Pooled:
 
 @dataclass(frozen=True)
 class Choice:
-    """Who is best for a task, a model and a data budget, and who cannot be told apart from it."""
+    """The best condition for a task, model and data budget, and those that are not distinguishable from it."""
 
     measure: Measure
     model: str

@@ -161,7 +161,7 @@ def test_advice_is_a_line_with_its_evidence(folder: Path):
     assert answers(folder) == [
         "probe: clm, tiny, 1kb: accuracy 0.630 [0.555, 0.705], n = 3 seeds; ahead of scratch by +0.110 "
         "[+0.085, +0.135], 3 paired seeds, p = 0.003 (Holm, 1 compared); best in 100 % of resamples of "
-        "3 seeds; not told apart: none; evidence: study toy, runs clm-1k clm-1k clm-1k"
+        "3 seeds; not distinguishable: none; evidence: study toy, runs clm-1k clm-1k clm-1k"
     ]
 
 
@@ -189,7 +189,7 @@ def test_no_pretraining_is_advised_where_none_is_shown_to_beat_scratch(tmp_path:
     lucky = arm_runs("scratch", SCRATCH) + arm_runs("clm", (0.5, 0.7, 0.5))  # 0.00 +0.18 -0.04
     [line] = answers(write_study(tmp_path / "b", lucky) / "experiments")
     assert line.startswith(f"{none}clm, tiny, 1kb: accuracy 0.567")
-    assert "not told apart: (scratch, tiny)" in line
+    assert "not distinguishable: (scratch, tiny)" in line
 
 
 def test_who_is_shown_to_beat_scratch_is_named_where_the_best_mean_is_not(tmp_path: Path):
