@@ -56,7 +56,7 @@ class Pooled:
 
 @dataclass(frozen=True)
 class Choice:
-    """The best condition for a task, model and data budget, and those that are not distinguishable from it."""
+    """The best condition for a task, model and data budget, and those not distinguishable from it."""
 
     measure: Measure
     model: str
