@@ -1,12 +1,12 @@
 # `make quickstart` and `make test` need only Python 3.11+; the targets install everything else.
-# Tiers of tests: test-fast < test; CI adds test-product, test-faults, test-slurm, test-ray and audit.
+# Tiers of tests: test-fast < test; CI adds test-wheel, test-product, test-faults, test-slurm, test-ray and audit.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-product test-faults test-slurm test-ray test-gpu lint audit clean
+.PHONY: help quickstart test test-fast test-wheel test-product test-faults test-slurm test-ray test-gpu lint audit clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ test-fast: $(VENV)/.installed ## quick tests, in 90 seconds: no whole commands, 
 
 test: lint ## lint, types and tests, contracts on one representative per capability, in 7 minutes
 	$(PYTEST)
+
+test-wheel: ## build the wheel, install it elsewhere and run a tiny study from it, in 3 minutes
+	PYTHON=$(PYTHON) .ci/installed.sh
 
 test-product: $(VENV)/.installed ## the full product of strategies and tasks, other precisions and layouts of ranks
 	$(PYTEST) -m product

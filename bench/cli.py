@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from typing_extensions import override
 
 from bench.config.compose import compose_config, compose_evaluations, compose_runs
-from bench.config.overrides import CONF, plain_settings
+from bench.config.installation import CONF, version
+from bench.config.overrides import plain_settings
 from bench.config.run_spec import RunSpec
 from bench.errors import BenchError, ConfigError, printable
 from bench.records import AuditCheck
@@ -86,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG + "\n" + _choices(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and stop")
     commands = parser.add_subparsers(
         title="commands",
         required=True,
@@ -108,6 +111,15 @@ def _parser() -> argparse.ArgumentParser:
         if name == "compare":
             command.add_argument("--all", action="store_true", help="show every measure, not only headlines")
     return parser
+
+
+class _ShowVersion(argparse.Action):
+    """Print the version; argparse's own action would call git for every command."""
+
+    @override
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"bench {version()}")
+        parser.exit()
 
 
 def _choices() -> str:

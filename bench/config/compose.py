@@ -28,8 +28,8 @@ from bench.config.identity import (
     science_of,
     targets_of,
 )
+from bench.config.installation import CONF
 from bench.config.overrides import (
-    CONF,
     MOST_RUNS,
     elements,
     explain,

@@ -4,7 +4,6 @@ import itertools
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -12,9 +11,9 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue
 
+from bench.config.installation import CONF
 from bench.errors import ConfigError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 MOST_RUNS = 10_000  # of a sweep; a larger number is a typing error
 STEM = re.compile(r"\w[\w.-]*")  # of a choice's file
 

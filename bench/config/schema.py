@@ -110,7 +110,7 @@ class Trainer:
 class EnergySettings:
     """Whether energy is measured, and for which country carbon emissions are estimated."""
 
-    metered: bool = MISSING
+    metered: bool | None = MISSING  # None: if codecarbon is installed
     country: str = MISSING  # ISO 3166-1 alpha-3
 
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from omegaconf import MISSING
 
 from bench.config.checks import refuse_secrets
+from bench.config.installation import check_installed
 from bench.errors import ConfigError, DataError
 from bench.records import write_atomically
 
@@ -331,10 +332,7 @@ def _digest(content: object) -> str:
 
 
 def _openai() -> Any:
-    try:
-        import openai
-    except ImportError:
-        raise ConfigError(
-            "strategy=endpoint needs the package openai: pip install 'pretraining-bench[endpoint]'"
-        ) from None
+    check_installed("openai", "strategy=endpoint")
+    import openai
+
     return openai

@@ -14,7 +14,7 @@ from omegaconf import MISSING, OmegaConf
 
 from bench.config.checks import validate
 from bench.config.compose import compose_config, compose_runs
-from bench.config.overrides import CONF
+from bench.config.installation import CONF
 from bench.config.run_spec import RunSpec
 from bench.config.schema import MOST_PROCESSES
 from bench.data.tokenizer import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE

@@ -11,7 +11,9 @@ from pathlib import Path
 from bench.analysis.claims import Sweep, plan, read_claims
 from bench.config.build import build
 from bench.config.checks import validate
+from bench.config.installation import check_installed
 from bench.config.run_spec import RunSpec
+from bench.config.schema import Config
 from bench.data.prepare import prepare
 from bench.data.pretrained_files import CheckpointError
 from bench.errors import ConfigError
@@ -36,6 +38,7 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     """
     for spec in specs:
         validate(spec.typed())
+        _check_packages(spec.typed())
         _refuse_nodes(spec)
     launcher = build(specs[0].config["launcher"], Launcher, "launcher")
     launcher.check(specs)
@@ -78,6 +81,14 @@ def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
         except CheckpointError as error:
             statuses[spec.run_id] = record_failure(spec, str(error))
     return statuses
+
+
+def _check_packages(config: Config) -> None:
+    """Raise ConfigError if an optional package that the settings of every run choose is not installed."""
+    if config.logger.wandb:
+        check_installed("wandb", "logger.wandb=true")
+    if config.energy.metered:
+        check_installed("codecarbon", "energy.metered=true")
 
 
 def _refuse_nodes(spec: RunSpec) -> None:

@@ -255,12 +255,15 @@ def audit(specs: Sequence[RunSpec], say: Callable[[AuditCheck], None]) -> AuditR
     """Audit the tasks of a study on its first run's data and write a record; call `say` after each check."""
     process.limit_blas()
     spec = specs[0]
-    config, data = spec.typed(), prepare(spec)
+    config = spec.typed()
+    tasks = {name: build(node, Task, f"task.{name}") for name, node in config.task.items()}  # type: ignore[type-abstract]
+    for name, task in tasks.items():
+        task.check(f"task.{name}")
+    data = prepare(spec)
     shapes = Shapes.of(config, vocab_size=data.text.vocab_size, image_size=data.pairs.image_size)
     setting = setting_of(spec, data, lambda: None, FeatureCache())
     found: list[AuditCheck] = []
-    for name, node in config.task.items():
-        task = build(node, Task, f"task.{name}")  # type: ignore[type-abstract]
+    for name, task in tasks.items():
         for check in Audit(task, name, setting, shapes, config.optim).checks():
             say(check)
             found.append(check)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from bench.config.installation import check_installed
 from bench.data.corpora.nltk import corpus_reader
 from bench.data.pairs import PairData
 from bench.data.shards import TextData
@@ -126,6 +127,7 @@ class Task(ABC):
     """
 
     Options: ClassVar[type[Any]]
+    packages: tuple[str, ...] = ()  # optional packages that the task needs, besides nltk for its corpora
     nltk_corpora: tuple[str, ...] = ()  # corpora that the task reads from the user's NLTK data
 
     def __init__(self, options: Any) -> None:
@@ -141,14 +143,17 @@ class Task(ABC):
         """
 
     def check(self, key: str) -> None:
-        """Check, before any training, that data which the user must provide are present.
+        """Check, before any training, that packages and data which the user must provide are present.
 
         Args:
             key: the task's key in the config, for messages.
 
         Raises:
+            ConfigError: a package is missing; the message says how to install it.
             DataError: data are missing; the message says how to get them.
         """
+        for package in self.packages:
+            check_installed(package, key)
         for name in self.nltk_corpora:
             corpus_reader(name, key)
 

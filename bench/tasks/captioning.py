@@ -77,6 +77,7 @@ class Captioning(Task):
                 self.check_fit()
 
     options: Options
+    packages = ("sacrebleu",)
 
     @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:

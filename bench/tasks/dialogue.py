@@ -11,14 +11,12 @@ questions to a chatbot with one answer each, and few longer conversations.
 Shapes: N test items, C candidates, D width.
 """
 
-import importlib.util
 import random
 import re
 from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,7 +27,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bench.data.corpora.base import Split, split_of
+from bench.config.installation import check_installed
+from bench.data.corpora.base import Split, package_folder, split_of
 from bench.data.corpora.nltk import corpus_reader
 from bench.data.tokenizer import EOS
 from bench.errors import DataError
@@ -139,11 +138,9 @@ def _overheard() -> Iterator[list[str]]:
 def _chatterbot() -> Iterator[list[str]]:
     import yaml
 
-    spec = importlib.util.find_spec("chatterbot_corpus")
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError("task.*.corpus=chatterbot: run `pip install chatterbot-corpus`")
-    folder = Path(next(iter(spec.submodule_search_locations))) / "data" / "english"
-    for path in sorted(folder.glob("*.yml")):
+    folder = package_folder("chatterbot_corpus")
+    assert folder is not None, "Dialogue.check comes first"
+    for path in sorted((folder / "data" / "english").glob("*.yml")):
         if path.stem not in NO_DIALOGUES:
             # The base loader keeps `Yes` and `1963` as texts.
             read = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506
@@ -187,6 +184,8 @@ class Dialogue(Task):
     def check(self, key: str) -> None:
         if self.options.corpus == "overheard":
             corpus_reader("webtext", key)
+        else:
+            check_installed("chatterbot_corpus", f"{key}.corpus=chatterbot")
 
     @abstractmethod
     def scores(self, model: Objective, selection: Selection, setting: Setting) -> Tensor:

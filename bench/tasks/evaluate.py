@@ -82,6 +82,7 @@ class Evaluation:
         with self.energy.measured() as energy:
             try:
                 task = build(node, Task, f"task.{name}")  # type: ignore[type-abstract]
+                task.check(f"task.{name}")
                 with meter.reads(objective.backbone, objective.shapes.model):
                     outcome = task.evaluate(objective, setting)
                 done = self._scored(blank, outcome)

@@ -76,6 +76,7 @@ class Generation(Task):
                 raise ConfigError(f"task.*.ngram_order={self.ngram_order}: choose 1 to {MAX_ORDER} bytes")
 
     options: Options
+    packages = ("sacrebleu",)
 
     @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:

@@ -173,6 +173,7 @@ class Treebank(Tagging):
     words; brackets and slashes are restored to their printed form.
     """
 
+    packages = ()
     score: ClassVar[TagScore] = WordAccuracy()
     nltk_corpora = ("treebank",)
 

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from seqeval.metrics.sequence_labeling import get_entities
 from typing_extensions import override
 
 Tags = Sequence[str]
@@ -108,4 +107,6 @@ class WordAccuracy(TagScore):
 
 def _spans(tags: Tags) -> set[tuple[str, int, int]]:
     """Return spans as (type, first word, last word)."""
+    from seqeval.metrics.sequence_labeling import get_entities  # optional: only where spans are scored
+
     return set(get_entities(list(tags)))

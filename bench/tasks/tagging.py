@@ -150,6 +150,7 @@ class Tagging(Task):
 
     Options: ClassVar[type[Any]] = TaggingOptions
     options: TaggingOptions
+    packages: tuple[str, ...] = ("seqeval",)  # of the score
     score: ClassVar[TagScore] = SpanF1()
 
     @abstractmethod

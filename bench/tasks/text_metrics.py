@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 Floats = NDArray[np.float64]
 Words = list[str]
@@ -24,6 +22,8 @@ Words = list[str]
 
 def words(texts: Sequence[str]) -> list[Words]:
     """Split texts into words and punctuation."""
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a  # optional: only where texts are scored
+
     tokenise = Tokenizer13a()
     return [tokenise(text).split() for text in texts]
 
@@ -47,6 +47,8 @@ def self_bleu(texts: Sequence[str]) -> Floats:
 
     Sacrebleu's sentence BLEU with its defaults, limited to the orders that a text is long enough for.
     """
+    from sacrebleu.metrics.bleu import BLEU
+
     bleu = BLEU(effective_order=True)
     others = [[*texts[:i], *texts[i + 1 :]] for i in range(len(texts))]
     scores = [bleu.sentence_score(text, rest).score for text, rest in zip(texts, others, strict=True)]

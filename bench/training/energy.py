@@ -12,6 +12,7 @@ from functools import lru_cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from bench.config.installation import is_installed
 from bench.config.schema import EnergySettings
 from bench.records import JOULES_PER_KWH, Energy
 
@@ -20,15 +21,17 @@ if TYPE_CHECKING:
 
 
 class EnergyMeter:
-    """Measure the energy of one piece of work at a time, unless the settings turn it off."""
+    """Measure the energy of one piece of work at a time, if the settings and the installation allow it."""
 
     def __init__(self, settings: EnergySettings) -> None:
         self.settings = settings
+        wanted = settings.metered
+        self.is_on = is_installed("codecarbon") if wanted is None else wanted
 
     @contextlib.contextmanager
     def measured(self) -> Iterator[Callable[[], Energy | None]]:
         """Measure a block; the yielded function returns its energy afterwards, None if not measured."""
-        if not self.settings.metered:
+        if not self.is_on:
             yield lambda: None
             return
         found: list[Energy] = []

@@ -3,7 +3,6 @@
 import logging
 import os
 import platform
-import subprocess
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.utils import deterministic
 
+from bench.config.installation import commit
 from bench.config.schema import Trainer
 
 VERSIONS_OF = (
@@ -66,20 +66,12 @@ def environment(trainer: Trainer) -> dict[str, str]:
     return {
         "python": platform.python_version(),
         **versions,
-        "commit": _commit(),
+        "commit": commit(),
         "system": platform.system(),
         "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
         "ranks": str(trainer.n_ranks),
         "threads": str(torch.get_num_threads()),
     }
-
-
-def _commit() -> str:
-    """Return the project's git commit, with `-dirty` if tracked files differ from it."""
-    project = Path(__file__).resolve().parents[2]
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def reset_peak_memory() -> None:

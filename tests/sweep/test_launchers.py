@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from bench.config.build import build
 from bench.config.compose import compose_runs
-from bench.config.overrides import CONF
+from bench.config.installation import CONF
 from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError
 from bench.sweep import status

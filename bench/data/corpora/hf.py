@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
+from bench.config.installation import check_installed
 from bench.data.corpora.base import Corpus, without_surrogates
 from bench.errors import ConfigError, DataError
 
@@ -38,6 +39,10 @@ class HfCorpus(Corpus):
 
     key: ClassVar[str]  # of the corpus in the config
     options: HfOptions
+
+    def __init__(self, options: HfOptions) -> None:
+        check_installed("datasets", f"{self.key}.name={options.name!r}")
+        super().__init__(options)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the data set's name, and path, size and modification time of local files."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from bench.config.installation import check_installed
 from bench.data.corpora.base import Document, TextCorpus
 from bench.errors import ConfigError, DataError
 
@@ -79,9 +80,10 @@ def corpus_reader(name: str, key: str) -> Any:
     """Return NLTK's reader of a corpus in the user's NLTK data.
 
     Raises:
-        ConfigError: NLTK has no such corpus.
+        ConfigError: NLTK is not installed, or has no such corpus.
         DataError: the corpus is not downloaded; names `key` and the command that downloads it.
     """
+    check_installed("nltk", key)
     import nltk.corpus
 
     reader = getattr(nltk.corpus, name, None)

@@ -3,7 +3,6 @@
 A new launcher is one file here and one YAML file in conf/launcher/. This module never imports torch.
 """
 
-import importlib.util
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -55,14 +54,6 @@ def check_minimum(options: Any, **minima: int) -> None:
         value = getattr(options, name)
         if value is not None and value < minimum:
             raise ConfigError(f"launcher.{name}={value}: use {minimum} or more")
-
-
-def check_installed(launcher: str, package: str) -> None:
-    """Raise ConfigError unless an optional package is installed; its extra has the launcher's name."""
-    if importlib.util.find_spec(package) is None:
-        raise ConfigError(
-            f"launcher={launcher} needs the package {package}: pip install 'pretraining-bench[{launcher}]'"
-        )
 
 
 def check_cpus_for_ranks(specs: Sequence[RunSpec], name: str, cpus: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import MISSING
 from typing_extensions import override
 
+from bench.config.installation import check_installed
 from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError, in_one_line
 from bench.sweep.launchers.base import (
@@ -23,7 +24,6 @@ from bench.sweep.launchers.base import (
     RUNNING,
     Launcher,
     check_cpus_for_ranks,
-    check_installed,
     check_minimum,
     watch,
 )
@@ -51,7 +51,7 @@ class Ray(Launcher):
     def check(self, specs: Sequence[RunSpec]) -> None:
         check_minimum(self.options, cpus_per_run=1, gpus_per_run=0)
         check_cpus_for_ranks(specs, "cpus_per_run", self.options.cpus_per_run)
-        check_installed("ray", "ray")
+        check_installed("ray", "launcher=ray")
 
     @override
     def launch(self, specs: Sequence[RunSpec], todo: Sequence[RunSpec], display: Display) -> dict[str, str]:

@@ -20,6 +20,7 @@ from typing import Any
 from omegaconf import MISSING
 from typing_extensions import override
 
+from bench.config.installation import check_installed
 from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError
 from bench.records import write_atomically
@@ -28,7 +29,6 @@ from bench.sweep.launchers.base import (
     RUNNING,
     Launcher,
     check_cpus_for_ranks,
-    check_installed,
     check_minimum,
     watch,
 )
@@ -148,7 +148,7 @@ class Slurm(Launcher):
                 f"launcher=slurm: {missing[0]} is not on PATH; run this on a login node of a Slurm cluster, "
                 "or choose launcher=local"
             )
-        check_installed("slurm", "submitit")
+        check_installed("submitit", "launcher=slurm")
 
     @override
     def launch(self, specs: Sequence[RunSpec], todo: Sequence[RunSpec], display: Display) -> dict[str, str]:
