@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-wheel test-product test-faults test-slurm test-ray test-gpu lint audit clean
+.PHONY: help quickstart test test-fast test-wheel test-product test-faults test-slurm test-ray test-gpu lint audit constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ test-gpu: $(VENV)/.installed ## strategies, tasks, layouts and a study on a GPU,
 audit: $(VENV)/.installed ## dependencies: do they fit, their licences, their known vulnerabilities
 	$(BIN)/pip install --quiet --editable '.[audit]'
 	$(BIN)/python .ci/audit.py
+
+constraints: $(VENV)/.installed ## write constraints.txt, the versions in .venv; for after .ci/run has passed
+	$(BIN)/python .ci/constraints.py >constraints.txt
 
 clean: ## remove the environment and prepared data; records and reports stay
 	rm -rf $(VENV) data .mypy_cache .ruff_cache .pytest_cache

@@ -9,7 +9,11 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from importlib import metadata
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 PROJECT = "pretraining-bench"
 # Names in licences that permit use, change and redistribution; weak copyleft for packages only imported.
@@ -22,22 +26,26 @@ REFUSED = r"AGPL|Affero|(?<!L)GPL|Proprietary|NonCommercial|-NC\b"
 KNOWN = {"resvg-py": "MIT, in its file LICENSE"}
 
 
-def closure(project: str) -> dict[str, metadata.Distribution]:
-    """Return the installed direct and indirect dependencies of the project, including all extras."""
+def closure(project: str, extras: Iterable[str]) -> dict[str, metadata.Distribution]:
+    """Return the installed direct and indirect dependencies of the project with some of its extras, by name.
+
+    A dependency that is not installed, such as one of an extra, is left out.
+    """
     found: dict[str, metadata.Distribution] = {}
-    todo = [metadata.distribution(project)]
+    seen: set[tuple[str, str]] = set()
+    todo = [(project, extra) for extra in ("", *extras)]
     while todo:
-        for line in todo.pop().requires or []:
-            name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
-            key = re.sub(r"[-_.]+", "-", name).lower()
-            if key in found:
-                continue
-            try:
-                found[key] = metadata.distribution(name)
-            except metadata.PackageNotFoundError:  # an extra, or a dependency of another platform
-                continue
-            todo.append(found[key])
-    return found
+        name, extra = todo.pop()
+        try:
+            found[name] = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        seen.add((name, extra))
+        for requirement in map(Requirement, found[name].requires or []):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                wanted = [(canonicalize_name(requirement.name), of) for of in ("", *requirement.extras)]
+                todo += [pair for pair in wanted if pair not in seen]
+    return {name: about for name, about in found.items() if name != project}
 
 
 def licence_of(about: metadata.PackageMetadata) -> str:
@@ -89,7 +97,7 @@ def main() -> int:
         [sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False
     )
     problems = compatible.stdout.splitlines() if compatible.returncode else []
-    packages = closure(PROJECT)
+    packages = closure(PROJECT, metadata.metadata(PROJECT).get_all("Provides-Extra") or [])
     licences = [licence_problem(name, licence_of(one.metadata)) for name, one in sorted(packages.items())]
     problems += [line for line in licences if line]
     found, summary = vulnerabilities()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.config.installation import EXTRAS
+
 BENCH = Path(__file__).parents[1] / "bench"
 HEAVY = {"torch", "lightning", "pytorch_lightning", "safetensors"}
 
@@ -121,6 +123,16 @@ def test_the_command_line_answers_without_torch():
     code = "import sys, bench.cli; print(sorted({m.split('.')[0] for m in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(ast.literal_eval(done.stdout)) & (HEAVY | {"pandas", "matplotlib"})
+
+
+def test_optional_packages_are_imported_only_where_they_are_used():
+    """Everything else works without them; imports for type checkers alone do not count."""
+    for module, path in FILES.items():
+        body = ast.parse(path.read_text()).body
+        real = [n for n in body if not (isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")]
+        for node in nodes(real, deep=False):
+            names = {str(node.module)} if isinstance(node, ast.ImportFrom) else {a.name for a in node.names}
+            assert not tops(names) & EXTRAS.keys(), module
 
 
 @pytest.mark.parametrize("module", members("objectives"))

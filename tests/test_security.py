@@ -155,5 +155,5 @@ def test_the_audit_knows_licences_that_bind_and_those_that_are_not_told():
         ("My own", "unknown licence"),
     ):
         assert told in audit.licence_problem("x", text)
-    found = audit.closure(audit.PROJECT)
+    found = audit.closure(audit.PROJECT, ["dev"])
     assert {"torch", "numpy", "hydra-core", "omegaconf"} <= set(found)
