@@ -66,7 +66,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     return composed
 
 
-def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
+def compose_runs(overrides: Sequence[str], *, multirun: bool = False) -> list[RunSpec]:
     """Return the runs of a command line, each once, in the order of the sweep.
 
     Args:
