@@ -15,7 +15,9 @@ from bench.analysis.judging import Judged, judge
 from bench.records import EvaluationRecord, Score, items_path, write_evaluation, write_record
 
 N_CLAIMS, N_SEEDS, MARGIN = 8, 5, 0.02
-TOGETHER = 25  # simulated studies of one table, each with tasks of its own, since making a table takes longest
+TOGETHER = (
+    25  # simulated studies of one table, each with tasks of its own, since making a table takes longest
+)
 SEED_SD = 0.01  # of a difference
 
 
@@ -62,6 +64,7 @@ def at_most(level: float, n: int) -> int:
     return int(scipy.stats.binom.ppf(0.999, n, level))
 
 
+@pytest.mark.slow
 def test_intervals_of_claims_hold_the_truth_in_95_percent():
     held = [
         one.evidence.estimate.bounds()[0] <= 0.01 <= one.evidence.estimate.bounds()[1]
@@ -73,6 +76,7 @@ def test_intervals_of_claims_hold_the_truth_in_95_percent():
     assert 0.93 <= np.mean(held) <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("test", "effect", "false"),
     [
@@ -88,6 +92,7 @@ def test_claims_are_false_in_5_percent_of_studies_at_most(test: str, effect: flo
     assert wrong <= at_most(0.05, n)
 
 
+@pytest.mark.slow
 def test_what_is_said_to_be_detectable_is_supported_in_80_percent():
     """Seven claims without an effect leave the eighth the first step of Holm's correction."""
     effect = detectable(Estimate(0.0, SEED_SD, 0.0, N_SEEDS - 1, N_SEEDS), 0.05 / N_CLAIMS)

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.testing import assert_close
 from toy_data import ToyPairs, prepare
-from toy_models import CONF, SHAPES, make_strategy, stems
+from toy_models import SHAPES, make_strategy, paths_of, stems
 
 from bench.config.build import build, find_class
 from bench.data.corpora.base import Pair, split_of
@@ -40,8 +40,8 @@ from bench.tasks.probe import FeatureCache
 
 TOY_TASKS = Path(__file__).parents[1] / "helpers" / "toy_tasks"
 NODES: dict[str, dict[str, Any]] = {}
-for _stem in stems("task"):
-    NODES |= OmegaConf.to_container(OmegaConf.load(CONF / "task" / f"{_stem}.yaml"))  # type: ignore[operator]
+for _path in paths_of("task"):
+    NODES |= OmegaConf.to_container(OmegaConf.load(_path))  # type: ignore[operator]
 # A file per family of tasks: toy data to put in the place of real ones, and options that make it quick
 # (a task without such an option ignores it).
 TOYS = [import_module(f"toy_tasks.{path.stem}") for path in sorted(TOY_TASKS.glob("*.py"))]
