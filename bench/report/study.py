@@ -13,7 +13,6 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
-from omegaconf import OmegaConf
 
 from bench.analysis import frames
 from bench.analysis.claims import suggestion
@@ -171,8 +170,8 @@ class Study:
             raise ConfigError(
                 f"no figure {figure!r}{suggestion(figure, known)} (figures: {', '.join(known)})"
             )
-        node = OmegaConf.merge(nodes[figure], options)
-        drawn = build(node, Figure, f"figure.{figure}")  # type: ignore[type-abstract, arg-type]
+        node = {str(key): value for key, value in nodes[figure].items()} | options
+        drawn = build(node, Figure, f"figure.{figure}")  # type: ignore[type-abstract]
         if not drawn.applies(self.tables):
             raise ConfigError(f"figure {figure!r}: study {self.tables.study} did not measure what it shows")
         with mpl.rc_context(STYLE):

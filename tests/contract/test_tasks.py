@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from toy_data import ToyPairs, prepare
 from toy_models import SHAPES, make_strategy, paths_of, stems
 
 from bench.config.build import build, find_class
+from bench.config.plugins import plugins
 from bench.data.corpora.base import Pair, split_of
 from bench.data.pairs import prepare_pairs
 from bench.data.shards import SPLITS
@@ -45,6 +47,8 @@ for _path in paths_of("task"):
 # A file per family of tasks: toy data to put in the place of real ones, and options that make it quick
 # (a task without such an option ignores it).
 TOYS = [import_module(f"toy_tasks.{path.stem}") for path in sorted(TOY_TASKS.glob("*.py"))]
+# A plug-in may bring its own in a module `toys`.
+TOYS += [import_module(f"{name}.toys") for name in plugins() if find_spec(f"{name}.toys")]
 QUICK = {key: value for toy in TOYS for key, value in toy.QUICK.items()}
 TOY_SHAPES = Shapes(model=SHAPES.model, vocab_size=300, sequence_length=12, caption_length=6, image_size=8)
 every_task = pytest.mark.parametrize("name", NODES)

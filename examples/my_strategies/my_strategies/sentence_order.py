@@ -57,10 +57,11 @@ class SentenceOrder(Task):
 
     def _orders(self, setting: Setting) -> tuple[list[Continuation], int]:
         """Return the true and the reverse order of each pair in turn, and the number of pairs left out."""
-        found = [
-            [whole_text(text, setting.tokenizer) for text in (f"{a} {b}", f"{b} {a}")]
-            for a, b in _pairs(setting)
-        ]
+        found = []
+        for pair in _pairs(setting):
+            # Each sentence is encoded by itself, so that both orders hold the same tokens.
+            a, b = (whole_text(f" {sentence}", setting.tokenizer) for sentence in pair)
+            found.append([_joined(a, b), _joined(b, a)])
         kept = [both for both in found if max(map(len, both)) <= setting.sequence_length]
         if not kept:
             raise DataError(
@@ -75,6 +76,10 @@ class SentenceOrder(Task):
         name = f"accuracy_{self.options.kind}"
         counts = {"pair longer than sequence_length": n_long} if n_long else {}
         return Outcome([Measured(name, float(right.mean()), 0.5, len(right))], {name: right}, counts)
+
+
+def _joined(first: Continuation, second: Continuation) -> Continuation:
+    return Continuation((), first.scored + second.scored, first.n_bytes + second.n_bytes)
 
 
 def _pairs(setting: Setting) -> list[tuple[str, str]]:
