@@ -22,8 +22,8 @@ quickstart: $(VENV)/.installed ## repeat the study `quickstart` from scratch and
 	$(BIN)/bench report study=my_quickstart
 
 lint: $(VENV)/.installed ## ruff and mypy
-	$(BIN)/ruff check bench tests
-	$(BIN)/ruff format --check bench tests
+	$(BIN)/ruff check bench tests examples .ci
+	$(BIN)/ruff format --check bench tests examples .ci
 	$(BIN)/mypy
 
 test-fast: $(VENV)/.installed ## quick tests, in 90 seconds: no whole commands, nothing slow

@@ -11,6 +11,7 @@ import pytest
 from test_borders import FILES
 
 from bench.analysis.format import latex_escape
+from bench.config import plugins
 from bench.config.build import find_class
 from bench.data.corpora.base import PairCorpus, TextCorpus
 from bench.errors import ConfigError
@@ -27,7 +28,7 @@ FORBIDDEN |= {
     "yaml.unsafe_load",
 }
 FORBIDDEN |= {"tarfile.open", "shutil.unpack_archive", "subprocess.getoutput", "os.execv", "os.spawnv"}
-IMPORTERS = {"bench.config.build"}  # may import by name
+IMPORTERS = {"bench", "bench.config.build"}  # the first its own public names alone  # may import by name
 EXTRACTORS = {"bench.report.side_by_side"}  # zipfile.extractall, which drops `..` and roots; a test below
 # Arguments that make a call safe: (call, keyword) -> the values that it may have.
 NEEDED = {
@@ -117,13 +118,14 @@ def test_a_target_is_a_class_of_ours_or_nothing(
     assert capsys.readouterr().out == ""
 
 
-def test_a_class_from_elsewhere_serves_once_the_program_has_imported_it(monkeypatch: pytest.MonkeyPatch):
+def test_a_class_from_elsewhere_serves_only_if_its_package_is_a_plug_in(monkeypatch: pytest.MonkeyPatch):
     from bench.data.corpora.text_files import TextFiles
 
     mine = type("Mine", (TextFiles,), {})
-    with pytest.raises(ConfigError, match="is not in bench"):
-        find_class({"_target_": "my_package.Mine"}, TextCorpus, "corpus.text")
     monkeypatch.setitem(sys.modules, "my_package", SimpleNamespace(Mine=mine))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="neither in bench nor in an installed plug-in"):
+        find_class({"_target_": "my_package.Mine"}, TextCorpus, "corpus.text")
+    monkeypatch.setattr(plugins, "plugins", lambda: {"my_package": Path("conf")})
     assert find_class({"_target_": "my_package.Mine"}, TextCorpus, "corpus.text") is mine
 
 

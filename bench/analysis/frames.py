@@ -133,6 +133,10 @@ class Tables:
         """Return all seeds of the study, ascending."""
         return tuple(sorted(set(self.runs["seed"].tolist())))
 
+    @cached_property
+    def _seed_index(self) -> pd.Index:
+        return pd.Index(self.seeds)
+
     def is_external(self, cells: pd.Series) -> NDArray[np.bool_]:
         """Return for a column `cell` whether each row belongs to a model that was trained elsewhere."""
         return np.array([cell.condition.is_external for cell in self.cells], dtype=np.bool_)[cells]
@@ -151,14 +155,13 @@ class Tables:
     @cached_property
     def _matrices(self) -> dict[Measure, NDArray[np.float64]]:
         """Return the values (C + 1, S) of each measure; the last row is for a cell that does not exist."""
-        columns = {seed: i for i, seed in enumerate(self.seeds)}
-        found = {}
-        for measure, (_, own) in zip(self.measures, self.scores.groupby("measure"), strict=True):
-            means = own.groupby(["cell", "seed"])["value"].mean()  # of runs that repeat a cell and seed
-            found[measure] = np.full((len(self.cells) + 1, len(columns)), np.nan)
-            cells, seeds = (means.index.get_level_values(name) for name in ("cell", "seed"))
-            found[measure][cells.to_numpy(), seeds.map(columns).to_numpy()] = means
-        return found
+        shape = (len(self.cells) + 1, len(self.seeds))
+        matrices = np.full((len(self.measures), *shape), np.nan)
+        # runs that repeat a cell and seed count once, by their mean
+        means = self.scores.groupby(["measure", "cell", "seed"])["value"].mean()
+        places = [means.index.get_level_values(name).to_numpy() for name in ("measure", "cell", "seed")]
+        matrices[places[0], places[1], np.searchsorted(self.seeds, places[2])] = means
+        return dict(zip(self.measures, matrices, strict=True))
 
     def by_seed(self, measure: Measure) -> pd.DataFrame:
         """Return the values of a measure: a row per cell in order, a column per seed, NaN if absent."""
@@ -172,7 +175,9 @@ class Tables:
 
     def seed_values(self, measure: Measure, cell: Cell) -> pd.Series:
         """Return the values of one cell by seed, without the seeds that it lacks."""
-        return pd.Series(self.values(measure, [cell])[0], index=self.seeds).dropna()
+        values = self.values(measure, [cell])[0]
+        known = ~np.isnan(values)
+        return pd.Series(values[known], index=self._seed_index[known])
 
     def cells_with(self, measure: Measure) -> list[Cell]:
         """Return the cells that have a value of a measure for any seed."""
@@ -192,6 +197,15 @@ class Tables:
     def runs_of(self, cell: Cell) -> pd.DataFrame:
         """Return the runs of a cell by seed."""
         return self.runs.iloc[self.rows_of(cell)]
+
+    def ids_of(self, cell: Cell) -> list[tuple[str, int]]:
+        """Return the id and the seed of each of a cell's runs, by seed."""
+        return self._ids[self.rows_of(cell)]
+
+    @cached_property
+    def _ids(self) -> list[tuple[str, int]]:
+        """Return the id and the seed of each run; a list is sliced much faster than a frame."""
+        return list(zip(self.runs["run_id"].tolist(), self.runs["seed"].tolist(), strict=True))
 
     def why_lost(self, task: str) -> list[str | None]:
         """Return for each run why it has no score of a task: its status, `failed` for the task, or None."""

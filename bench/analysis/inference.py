@@ -226,10 +226,9 @@ def outcomes(tables: Tables, measure: Measure, cell: Cell) -> dict[int, Array]:
         DataError: a file of items is damaged.
     """
     found: dict[int, Array] = {}
-    scores = tables.seed_values(measure, cell)
-    runs = tables.runs_of(cell)
-    for run_id, seed in zip(runs["run_id"], runs["seed"].tolist(), strict=True):
-        if seed not in scores.index:
+    scores = dict(tables.seed_values(measure, cell))
+    for run_id, seed in tables.ids_of(cell):
+        if seed not in scores:
             continue
         values = by_item(tables.arrays(run_id, measure.task), measure)
         score = scores[seed]

@@ -125,7 +125,7 @@ def require_complete(tables: Tables, claim: Claim, measure: Measure, pairs: Sequ
     for cell, side in (
         (cell, side) for pair in pairs for cell, side in zip(pair, (claim.left, claim.right), strict=True)
     ):
-        seeds = tables.runs_of(cell)["seed"].tolist()
+        seeds = [seed for _, seed in tables.ids_of(cell)]
         wanted = [side.seeds is None or seed in side.seeds for seed in seeds]
         where = cell_label(cell, " ")
         missing = sorted(set(side.seeds or ()) - set(seeds))

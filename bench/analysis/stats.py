@@ -142,6 +142,21 @@ def holm(p_values: Sequence[float] | Floats) -> list[float]:
     return corrected.tolist()
 
 
+def holm_levels(p_values: Sequence[float] | Floats, alpha: float = 1 - LEVEL) -> list[float]:
+    """Return the level of each hypothesis's interval: that of its step in Holm's procedure.
+
+    The procedure stops at its first step that does not reject; the intervals of all later hypotheses have the
+    level of that step. So a two-sided interval excludes the tested value exactly if Holm's test rejects it.
+    """
+    found, order = np.asarray(p_values, dtype=np.float64), np.argsort(p_values, kind="stable")
+    alphas = alpha / np.arange(len(found), 0, -1)
+    kept = np.flatnonzero(found[order] > alphas)
+    last = int(kept[0]) if len(kept) else len(found)
+    levels = np.empty_like(found)
+    levels[order] = 1 - alphas[np.minimum(np.arange(len(found)), last)]
+    return levels.tolist()
+
+
 def paired(differences: Mapping[int, float] | pd.Series, seed: int = 0) -> Paired | None:
     """Return the summary of differences by seed; None if no seed is shared."""
     return _paired(tuple(sorted(differences.items())), seed)

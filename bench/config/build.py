@@ -1,22 +1,21 @@
 """Build the object that a config names: `_target_` -> class -> checked Options -> object.
 
-Only this module reads `_target_`. A config cannot run code of its own: only modules of this package are
-imported by name. A class outside the package can be named after the program has imported it.
+Only this module reads `_target_`. A config cannot run code of its own: only modules of this package and of
+installed plug-ins (`bench.config.plugins`) are imported by name.
 """
 
 import importlib
 import inspect
-import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.config.plugins import GROUP, OURS, may_import
 from bench.errors import ConfigError
 
 T = TypeVar("T")
-PACKAGE = __name__.partition(".")[0]
 
 
 def build(node: Mapping[str, Any] | DictConfig, base: type[T], key: str, **context: Any) -> T:
@@ -40,10 +39,10 @@ def find_class(node: Mapping[str, Any] | DictConfig, base: type[T], key: str) ->
     """Import the class that `node._target_` names and check that it is a `base`."""
     target = str(node.get("_target_", ""))
     module, _, name = target.rpartition(".")
-    if module not in sys.modules and not module.startswith(f"{PACKAGE}."):
+    if not may_import(module):
         raise ConfigError(
-            f"{key}._target_={target!r} is not in {PACKAGE}, and a config may not import other modules; "
-            f'put its file into {PACKAGE}/, as the README\'s "Add your own" shows'
+            f"{key}._target_={target!r} is neither in {OURS} nor in an installed plug-in; "
+            f"declare its package as one (entry point {GROUP}, see examples/my_strategies)"
         )
     try:
         cls = getattr(importlib.import_module(module), name)

@@ -38,6 +38,7 @@ from bench.config.overrides import (
     parse,
     unknown_choice,
 )
+from bench.config.plugins import plugins
 from bench.config.run_spec import RunSpec, read_spec
 from bench.errors import ConfigError
 from bench.records import CHOICE, STUDY_NAME, finished, read_records
@@ -57,7 +58,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     parse(overrides)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose(name, overrides=list(overrides), return_hydra_config=True)
+            composed = compose(name, overrides=[*_plugins(name), *overrides], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
     experiment = composed.hydra.runtime.choices.get("experiment")
@@ -66,7 +67,20 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     return composed
 
 
-def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
+def _plugins(name: str) -> list[str]:
+    """Return overrides that add the YAML files of plug-ins; their figures come last in a report."""
+    folders = plugins().values()
+    words = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
+    added = [path.stem for folder in folders for path in sorted(folder.glob("figure/*.yaml"))]
+    if name == "report" and added:
+        shipped = next(
+            node["figure"] for node in OmegaConf.load(CONF / "report.yaml").defaults if "figure" in node
+        )
+        words.append(f"figure=[{','.join([*shipped, *added])}]")
+    return words
+
+
+def compose_runs(overrides: Sequence[str], *, multirun: bool = False) -> list[RunSpec]:
     """Return the runs of a command line, each once, in the order of the sweep.
 
     Args:
@@ -85,7 +99,7 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool) -> list[RunSpec]:
     fixed = [o for o in given if not o.is_sweep_override()]
     if not multirun:
         return _with_known_ids([_spec(fixed, command)])
-    params = _compose_line(fixed).hydra.sweeper.params or {}
+    params = _compose_line(fixed)[1].sweeper.params or {}
     named = {o.key_or_group for o in given}
     swept = [o for o in given if o.is_sweep_override()]
     swept += parse([f"{key}={value}" for key, value in params.items() if key not in named])
@@ -113,8 +127,8 @@ def _with_known_ids(specs: Sequence[RunSpec]) -> list[RunSpec]:
     return [replace(spec, run_id=known[spec.records].get(spec.run_id, spec.run_id)) for spec in specs]
 
 
-def _compose_line(line: Sequence[Override]) -> DictConfig:
-    """Compose a run.
+def _compose_line(line: Sequence[Override]) -> tuple[DictConfig, DictConfig]:
+    """Compose the settings of a run, and Hydra's own node, which callers must not change.
 
     Composing files takes Hydra most of its time, so it is done once for equal choices, and values are set
     afterwards. Overrides that add or delete keys, and all overrides before them, are left to Hydra.
@@ -122,13 +136,15 @@ def _compose_line(line: Sequence[Override]) -> DictConfig:
     left = [i for i, override in enumerate(line) if not is_choice(override) and not is_value(override)]
     n_left = left[-1] + 1 if left else 0
     values = [override for override in line[n_left:] if not is_choice(override)]
-    config = deepcopy(_composed((*_words(line[:n_left]), *_chosen(line[n_left:]))))
+    words = (*_words(line[:n_left]), *_chosen(line[n_left:]))
+    settings = deepcopy(_settings(words))
     try:
         for override in values:
-            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+            OmegaConf.update(settings, override.key_or_group, override.value(), merge=True)
     except (OmegaConfBaseException, ValueError):  # Hydra's message is better
-        return compose_config("config", _words(line))
-    return config
+        composed = compose_config("config", _words(line))
+        return _without_hydra(composed), composed.hydra
+    return settings, _composed(words).hydra
 
 
 def _words(line: Iterable[Override]) -> tuple[str, ...]:
@@ -143,6 +159,16 @@ def _chosen(line: Sequence[Override]) -> tuple[str, ...]:
 def _composed(words: tuple[str, ...]) -> DictConfig:
     """Compose a config once; callers must not change it."""
     return compose_config("config", words)
+
+
+@lru_cache(maxsize=256)
+def _settings(words: tuple[str, ...]) -> DictConfig:
+    """Compose the settings of a run once, without Hydra's node, whose copy takes as long as all else."""
+    return _without_hydra(_composed(words))
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
 
 
 def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
@@ -160,7 +186,7 @@ def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
     if other := sorted(keys - {"study", *NOT_SCIENCE}):
         raise ConfigError(f"{other[0]} is fixed by the study's runs; only tasks are added to them")
     try:
-        plain = _plain(compose_config("config", overrides), complete=True)
+        plain = _plain(_without_hydra(compose_config("config", overrides)), complete=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     _check_shape(plain)
@@ -185,21 +211,21 @@ def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
 
 
 def _spec(line: Sequence[Override], command: str) -> RunSpec:
-    composed, chosen = _compose_line(line), _chosen(line)
-    choices = composed.hydra.runtime.choices
+    (settings, hydra), chosen = _compose_line(line), _chosen(line)
+    choices = hydra.runtime.choices
     for axis in (*LABELLED, "corpus/text", "corpus/pairs"):
         if axis not in choices:
             raise ConfigError(f"{axis} takes one choice; to compare several, sweep: -m {axis}=a,b")
     try:
-        check_types(composed, _composed(chosen), line)
-        plain = _plain(composed, complete=True)
+        check_types(settings, _settings(chosen), line)
+        plain = _plain(settings, complete=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     _check_shape(plain)
     refuse_hidden(plain, _usual_targets(chosen))
     corpus = {kind: str(choices[f"corpus/{kind}"]) for kind in ("text", "pairs")}
     science = science_of(plain, choices["strategy"], corpus)
-    names = _names(composed, _unchanged_science(chosen), science)
+    names = _names(choices, _unchanged_science(chosen), science)
     return RunSpec(
         run_id=identity_of(science),
         study=str(plain["study"]),
@@ -234,13 +260,12 @@ def _check_shape(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"task.{odd[0]}: a task's name names a column; use letters, digits and '_'")
 
 
-def _names(composed: DictConfig, before: Mapping[str, str], science: Mapping[str, Any]) -> dict[str, str]:
+def _names(choices: DictConfig, before: Mapping[str, str], science: Mapping[str, Any]) -> dict[str, str]:
     """Return the run's names in tables: `mlm[mask_rate=0.15]` for a changed choice, `variant` for the rest.
 
     Names follow from values, not from how they were typed: runs have equal names exactly if their science is
     equal.
     """
-    choices = composed.hydra.runtime.choices
     changes = {k: v for k, v in _flat(science).items() if before.get(k) != v and k != "seed"}
     names = {}
     for axis in LABELLED:
@@ -259,13 +284,13 @@ def _unchanged_science(chosen: tuple[str, ...]) -> Mapping[str, str]:
     """Return the part of the chosen files that may change a run's weights, flat."""
     choices = _composed(chosen).hydra.runtime.choices
     corpus = {kind: choices[f"corpus/{kind}"] for kind in ("text", "pairs")}
-    return _flat(science_of(_plain(_composed(chosen), complete=False), choices["strategy"], corpus))
+    return _flat(science_of(_plain(_settings(chosen), complete=False), choices["strategy"], corpus))
 
 
 @lru_cache(maxsize=256)
 def _usual_targets(chosen: tuple[str, ...]) -> Mapping[str, str]:
     """Return the classes that the chosen files name."""
-    return targets_of(_plain(_composed(chosen), complete=False))
+    return targets_of(_plain(_settings(chosen), complete=False))
 
 
 def located(config: Mapping[str, Any], strategy: str, corpus: Mapping[str, str]) -> dict[str, Any]:
@@ -323,11 +348,10 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _plain(composed: DictConfig, *, complete: bool) -> dict[str, Any]:
-    """Return the config without Hydra's node, as plain containers; `complete`: no value may be missing."""
-    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    container = OmegaConf.to_container(ours, resolve=True, throw_on_missing=complete)
-    if complete:  # check again, since interpolated values are not checked yet
+def _plain(settings: DictConfig, *, complete: bool) -> dict[str, Any]:
+    """Return settings as plain containers; `complete`: no value may be missing."""
+    container = OmegaConf.to_container(settings, resolve=True, throw_on_missing=complete)
+    if complete and container != OmegaConf.to_container(settings):  # interpolated values are not checked yet
         container = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema.Config), container))
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}

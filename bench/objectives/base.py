@@ -129,7 +129,8 @@ class Objective(LightningModule):
     Tasks read `features`: hidden states under the attention of the YAML (`attention`: causal or
     bidirectional), reduced to one vector per text by `pooling` (mean, last or first). A strategy that can
     score or write text also sets `likelihoods` and implements `token_nll`, or sets `writes` and implements
-    `write`. `tests/example/` contains a complete objective outside of this package.
+    `write`. `examples/my_strategies/` contains a complete objective outside of
+    this package.
     """
 
     modality: ClassVar[Modality]

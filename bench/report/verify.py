@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bench.config.installation import CONF
 from bench.errors import ConfigError, printable
 from bench.records import STUDY_NAME
 from bench.report import write
@@ -66,7 +67,10 @@ def verify(study: str, experiments_dir: Path, reports_dir: Path, figures: Mappin
     if noted is None:
         raise ConfigError(f"study={study}: no report in {folder}; make it with `bench report study={study}`")
     there = {name: (folder / name).read_bytes() for name in write.files_in(folder)}
-    made = write.make(study, experiments_dir, reports_dir, figures)
+    shipped = {path.stem for path in (CONF / "figure").glob("*.yaml")}
+    # A plug-in that was installed after the report was built adds nothing to it.
+    asked = {n: node for n, node in figures.items() if n in shipped or f"figures/{n}.svg" in noted.sha256}
+    made = write.make(study, experiments_dir, reports_dir, asked)
     is_built = any(not write.is_committed(name) for name in there)
     report = _Report(noted, there, made, is_built=is_built, same_figures=noted.rendered_with == versions())
     names = sorted((there.keys() | made.keys() | noted.sha256.keys()) - {MANIFEST})
@@ -88,7 +92,7 @@ class _Report:
         """Return a line on how a file differs from the records; None if it does not."""
         was, now, noted = self.there.get(name), self.made.get(name), self.noted.sha256.get(name)
         if now is None:
-            return f"{name}: is none of the report's files"
+            return f"{name}: the records and the installed figures do not give this file"
         if was is None and (self.is_built or write.is_committed(name)):
             return f"{name}: is missing"
         if not self.same_figures:

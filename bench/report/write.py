@@ -20,10 +20,10 @@ from bench.errors import ConfigError, DataError
 from bench.records import write_atomically
 from bench.report.csv_tables import csv_tables, csv_text
 from bench.report.figures.base import drawing
+from bench.report.index import SUMMARY, studies_view, summary
 from bench.report.manifest import MANIFEST, manifest_of, manifest_text, read_manifest
 from bench.report.page import FULL_TEXT, PAGE, assemble, latex_tables, one_page, short_claims
 from bench.report.rendering import html, markdown, table_and_note
-from bench.report.studies import SUMMARY, studies_view, summary
 from bench.report.tables import results as views
 from bench.report.tables.claims import claims
 

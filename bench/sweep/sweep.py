@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.analysis.claims import Sweep, plan, read_claims
 from bench.config.build import build
 from bench.config.checks import validate
+from bench.config.compose import compose_evaluations, compose_runs
 from bench.config.installation import check_installed
 from bench.config.run_spec import RunSpec
 from bench.config.schema import Config
@@ -52,6 +53,40 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
         for line in locks.damaged_files(todo):
             display.say(line)
         return statuses | locks.share(todo, lambda runs: launcher.launch(specs, runs, display), display)
+
+
+def train(overrides: Sequence[str], *, multirun: bool = False) -> dict[str, str]:
+    """Do the runs of a command line that are not done yet, as `bench train` does.
+
+    Args:
+        overrides: Hydra overrides, such as ["strategy=clm", "model=0.2m"].
+        multirun: whether the overrides are a sweep, such as ["strategy=clm,mlm"].
+
+    Returns:
+        The status of every run by id, as `launch`.
+
+    Raises:
+        BenchError: a config or corpus is invalid; no run was started.
+    """
+    return launch(compose_runs(overrides, multirun=multirun))
+
+
+def evaluate(overrides: Sequence[str]) -> dict[str, str]:
+    """Evaluate the finished runs of a study on more tasks, as `bench evaluate` does.
+
+    Args:
+        overrides: `study=NAME`, `task=[A,B]`, and settings of those tasks.
+
+    Returns:
+        The status of every run by id; "weights are gone" for one that must be trained again first.
+
+    Raises:
+        BenchError: a setting is invalid, or the study has no finished run; nothing was evaluated.
+    """
+    specs = compose_evaluations(overrides)
+    gone = [spec for spec in specs if spec.pending_tasks() and not spec.can_be_evaluated()]
+    left = [spec for spec in specs if spec not in gone]
+    return (launch(left) if left else {}) | {spec.run_id: "weights are gone" for spec in gone}
 
 
 def planned(specs: Sequence[RunSpec]) -> list[str]:

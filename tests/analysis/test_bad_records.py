@@ -238,6 +238,7 @@ def test_damaged_settings_and_data_are_named_with_their_place(
     assert told in line
 
 
+@pytest.mark.slow
 def test_a_record_with_any_other_value_is_refused_or_reported(good: Path, tmp_path: Path):
     """Whatever one value is replaced by, no traceback follows."""
     study = shutil.copytree(good, tmp_path / "experiments/toy")

@@ -17,13 +17,10 @@ from bench.config import identity
 from bench.config.compose import compose_evaluations, read_run
 from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError
-from bench.records import read_record, read_records, without_targets, write_record
+from bench.records import read_record, without_targets, write_record
 
 ROOT = CONF.parent
 EXPERIMENTS = ROOT / "experiments"
-# Studies whose settings are those of conf/ today; the first ones also have all their tasks measured.
-DONE = ["aa", "compute_budgets", "quickstart", "scaling", "strategy_comparison"]
-FOUND = [*DONE, "strategies", "suite_smoke"]
 OLD = EXPERIMENTS / "quickstart/records/02bdf02b0ef6.json"
 
 
@@ -52,17 +49,6 @@ def test_another_choice_is_another_id_even_with_the_same_options():
         replace(spec, corpus=spec.corpus | {"text": "other"}),
     ):
         assert identity.identity_of(changed.science) != spec.run_id
-
-
-@pytest.mark.parametrize("study", FOUND)
-def test_a_study_launched_again_finds_its_records_of_older_ids(study: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(ROOT)
-    records, _ = read_records(EXPERIMENTS / study / "records")
-    seed = min(record.seed for record in records)
-    specs = many(f"experiment={study}", f"seed={seed}")
-    assert {spec.run_id for spec in specs} == {record.run_id for record in records if record.seed == seed}
-    if study in DONE:
-        assert all(spec.is_done() for spec in specs)
 
 
 def test_the_table_of_old_and_new_ids_is_current(capsys: pytest.CaptureFixture[str]):

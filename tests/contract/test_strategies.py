@@ -14,7 +14,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 from toy_models import (
-    EXAMPLE,
     OPTIM,
     SHAPES,
     equal_batches,
@@ -34,7 +33,7 @@ from bench.objectives import optim
 from bench.objectives.base import Objective
 from bench.training import checkpoint
 
-STRATEGIES = stems("strategy") + sorted(path.stem for path in EXAMPLE.glob("strategy/*.yaml"))
+STRATEGIES = stems("strategy")
 N_STEPS = 60  # where a step's number of targets, or its objective, is drawn
 SPREAD = 7  # every seventh step first, which shows whether anything is drawn
 STEPS = sorted(range(N_STEPS), key=lambda i: (i % SPREAD, i))

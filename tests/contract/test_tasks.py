@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.testing import assert_close
 from toy_data import ToyPairs, prepare
-from toy_models import CONF, SHAPES, make_strategy, stems
+from toy_models import SHAPES, make_strategy, paths_of, stems
 
 from bench.config.build import build, find_class
+from bench.config.plugins import plugins
 from bench.data.corpora.base import Pair, split_of
 from bench.data.pairs import prepare_pairs
 from bench.data.shards import SPLITS
@@ -40,11 +42,13 @@ from bench.tasks.probe import FeatureCache
 
 TOY_TASKS = Path(__file__).parents[1] / "helpers" / "toy_tasks"
 NODES: dict[str, dict[str, Any]] = {}
-for _stem in stems("task"):
-    NODES |= OmegaConf.to_container(OmegaConf.load(CONF / "task" / f"{_stem}.yaml"))  # type: ignore[operator]
+for _path in paths_of("task"):
+    NODES |= OmegaConf.to_container(OmegaConf.load(_path))  # type: ignore[operator]
 # A file per family of tasks: toy data to put in the place of real ones, and options that make it quick
 # (a task without such an option ignores it).
 TOYS = [import_module(f"toy_tasks.{path.stem}") for path in sorted(TOY_TASKS.glob("*.py"))]
+# A plug-in may bring its own in a module `toys`.
+TOYS += [import_module(f"{name}.toys") for name in plugins() if find_spec(f"{name}.toys")]
 QUICK = {key: value for toy in TOYS for key, value in toy.QUICK.items()}
 TOY_SHAPES = Shapes(model=SHAPES.model, vocab_size=300, sequence_length=12, caption_length=6, image_size=8)
 every_task = pytest.mark.parametrize("name", NODES)

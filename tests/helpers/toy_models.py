@@ -6,7 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import example.reversed_lm  # noqa: F401 - outside of bench: a config alone imports nothing there
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from bench.config import schema
 from bench.config.build import build, find_class
 from bench.config.compose import compose_config
+from bench.config.plugins import plugins
 from bench.data.batches import Batch
 from bench.data.tokenizer import EOS, PAD, SPECIAL_TOKENS
 from bench.models.transformer import Transformer
@@ -21,7 +21,6 @@ from bench.objectives.base import Core, Objective, Shapes
 from bench.objectives.reference import Reference
 
 CONF = Path(__file__).parents[2] / "conf"
-EXAMPLE = Path(__file__).parents[1] / "example"  # a strategy as a newcomer would add it: a file and a YAML
 N_SPECIAL = len(SPECIAL_TOKENS)
 MODEL = schema.Model(d_model=32, n_layers=2, n_heads=2, d_ff=48, patch_size=4)
 SHAPES = Shapes(model=MODEL, vocab_size=64, sequence_length=16, caption_length=6, image_size=8)
@@ -55,8 +54,13 @@ def saved_tensors(besides: Container[tuple[int, ...]] = ()) -> Iterator[dict[int
 
 
 def stems(folder: str) -> list[str]:
-    """The choices of a config group."""
-    return sorted(path.stem for path in (CONF / folder).glob("*.yaml"))
+    """The choices of a config group, those of installed plug-ins as well."""
+    return sorted(path.stem for path in paths_of(folder))
+
+
+def paths_of(folder: str) -> list[Path]:
+    """The files of a config group."""
+    return [path for conf in (CONF, *plugins().values()) for path in sorted((conf / folder).glob("*.yaml"))]
 
 
 def with_features() -> list[str]:
@@ -68,7 +72,7 @@ def with_features() -> list[str]:
 
 @lru_cache
 def composed(stem: str) -> DictConfig:
-    return compose_config("config", [f"strategy={stem}", f"hydra.searchpath=[file://{EXAMPLE}]"]).strategy
+    return compose_config("config", [f"strategy={stem}"]).strategy
 
 
 def with_pretraining() -> list[str]:

@@ -91,7 +91,7 @@ def test_in_a_fresh_clone_the_manifest_stands_for_what_is_not_committed(folder: 
         "loss_curves.svg: is missing",
         f"tables/cells.csv: {told}",
         f"tables/runs.csv: {told}",
-        "tables/x.csv: is none of the report's files",
+        "tables/x.csv: the records and the installed figures do not give this file",
     ]
 
 
@@ -112,7 +112,7 @@ def test_another_picture_a_missing_and_a_foreign_file_are_found(folder: Path):
     (folder / "tables/mine.csv").write_text("1")
     assert verified(folder).differences == [
         "figures/loss_curves.png: another picture",
-        "tables/mine.csv: is none of the report's files",
+        "tables/mine.csv: the records and the installed figures do not give this file",
         "tables/runs.csv: is missing",
     ]
 

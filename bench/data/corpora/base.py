@@ -87,6 +87,24 @@ class TextCorpus(Corpus):
 
     `labelled` corpora also provide tasks, so their parsed documents are cached. They are small; an unlabelled
     corpus may be larger than memory and is never copied.
+
+    Example: a file with one document per line, as `corpus/text=lines` with the option `path`::
+
+        class Lines(TextCorpus):
+            @dataclass(frozen=True)
+            class Options:
+                path: str = MISSING
+
+            def documents(self):
+                with open(self.options.path, encoding="utf-8") as file:
+                    for i, line in enumerate(file):
+                        yield Document(line.rstrip("\\n"), group=f"line {i}")
+
+            def fingerprint(self):
+                return {"sha256": hashlib.sha256(Path(self.options.path).read_bytes()).hexdigest()}
+
+            def provenance(self):
+                return {"source": Path(self.options.path).name, "licence": "unknown"}
     """
 
     labelled: bool = False
@@ -105,7 +123,21 @@ class TextCorpus(Corpus):
 
 
 class PairCorpus(Corpus):
-    """A corpus of (image, caption) pairs with square images of `image_size` pixels."""
+    """A corpus of (image, caption) pairs with square images of `image_size` pixels.
+
+    Example: pairs of an array file, as `corpus/pairs=arrays` (the other methods as in `TextCorpus`)::
+
+        class Arrays(PairCorpus):
+            @dataclass(frozen=True)
+            class Options:
+                path: str = MISSING
+                image_size: int = MISSING
+
+            def pairs(self):
+                found = np.load(self.options.path)  # images (N, S, S, 3) uint8, captions (N,)
+                for i, (image, caption) in enumerate(zip(found["images"], found["captions"])):
+                    yield Pair(image, str(caption), group=f"pair {i}")
+    """
 
     image_size: int
 

@@ -34,7 +34,27 @@ _shared: list["_Work"] = []  # the drawing jobs that this worker process shares
 
 
 class Figure(ABC):
-    """Base of all figures; subclasses carry their own frozen `Options`, filled from their YAML."""
+    """Base of all figures; subclasses carry their own frozen `Options`, filled from their YAML.
+
+    A figure is a function of a study's frames (`bench.analysis.frames.Tables`) that draws on a matplotlib
+    Figure made without pyplot. Example: the number of steps of every run, as `figure=[steps]`::
+
+        class Steps(Figure):
+            title = "Optimizer steps"
+
+            @dataclass(frozen=True)
+            class Options:
+                log: bool = MISSING
+
+            def draw(self, tables):
+                canvas, [axes] = wrapped(1)  # bench.report.figures.style
+                axes.plot(tables.runs["steps"], "o")
+                axes.set_yscale("log" if self.options.log else "linear")
+                return canvas
+
+            def caption(self, tables):
+                return f"Optimizer steps of {len(tables.runs)} runs."
+    """
 
     Options: ClassVar[type[Any]]
     title: str

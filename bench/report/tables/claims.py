@@ -100,7 +100,7 @@ def _contrast(tables: Tables, one: Judged) -> Entry:
 def _cells(tables: Tables, cells: Iterable[Cell]) -> list[Link]:
     found = []
     for cell in cells:
-        runs = tables.runs_of(cell)["run_id"].tolist()
+        runs = [run_id for run_id, _ in tables.ids_of(cell)]
         href = f"#{run_anchor(runs[0])}" if runs else ""
         found.append(Link(short_label(tables, cell), href, f"runs {' '.join(runs)}"))
     return found
@@ -236,5 +236,5 @@ def _record(tables: Tables, one: Judged) -> dict[str, Any]:
         "p_sign_flip": one.evidence.p_flip,
         "verdict": one.verdict,
         "detail": _detail(one),
-        "run_ids": " ".join(run_id for cell in cells for run_id in tables.runs_of(cell)["run_id"]),
+        "run_ids": " ".join(run_id for cell in cells for run_id, _ in tables.ids_of(cell)),
     }

@@ -171,7 +171,7 @@ def _matrix(tables: Tables, condition: Condition, measures: Iterable[Measure]) -
 
 def _seeds(tables: Tables, condition: Condition, matrix: Matrix) -> str:
     """`3`, or `2 of 3` where a run or a task of a seed was lost."""
-    tried = {seed for cell in grid(tables, condition) for seed in tables.runs_of(cell)["seed"]}
+    tried = {seed for cell in grid(tables, condition) for _, seed in tables.ids_of(cell)}
     n = len(matrix.seeds)
     return str(n) if n == len(tried) else f"{n} of {len(tried)}"
 

@@ -18,7 +18,25 @@ QUEUED, RUNNING = "queued", "running"  # statuses of unfinished runs
 
 
 class Launcher(ABC):
-    """A way to execute runs, with its settings in a frozen dataclass `Options`."""
+    """A way to execute runs, with its settings in a frozen dataclass `Options`.
+
+    Example: one run after the other in this process, as `launcher=in_turn`::
+
+        class InTurn(Launcher):
+            @dataclass(frozen=True)
+            class Options:
+                pass
+
+            def check(self, specs):
+                pass  # nothing can be wrong
+
+            def launch(self, specs, todo, display):
+                statuses = {}
+                for spec in todo:
+                    statuses[spec.run_id] = run_one(spec.to_json(), threads=None)  # bench.sweep.worker
+                    display.finish(spec, statuses[spec.run_id])
+                return statuses
+    """
 
     Options: ClassVar[type[Any]]
 

@@ -1,8 +1,4 @@
-"""Right-to-left language modelling (as in ELMo, arXiv:1802.05365): every token from those on its right.
-
-An example of a strategy of one's own: this file and `strategy/reversed_lm.yaml`, nothing else. In the project
-they would lie in bench/objectives/ and conf/strategy/.
-"""
+"""Right-to-left language modelling (ELMo, arXiv:1802.05365): predict each token from those on its right."""
 
 from dataclasses import dataclass
 
@@ -15,18 +11,18 @@ from bench.objectives.base import Loss, ObjectiveOptions, TextObjective
 
 
 class ReversedLM(TextObjective):
-    """A causal model of the text read backwards."""
+    """Train a causal model on the text read backwards."""
 
     @dataclass(frozen=True)
     class Options(ObjectiveOptions):
-        """Nothing beyond what all strategies declare."""
+        """Declare no option beyond those of all strategies."""
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
-        """Turn every row round."""
+        """Reverse every row."""
         return {"tokens": rows["tokens"].flip(1)}
 
     def loss(self, batch: Batch) -> Loss:
-        """Exact negative log-likelihood of all tokens but the last, each given those on its right."""
+        """Return the negative log-likelihood of all tokens but the last, each given those on its right."""
         tokens = batch["tokens"]  # (B, T), the last token first
         hidden = self.backbone(tokens, causal=True)  # (B, T, D)
         logits = self.head(hidden[:, :-1]).flatten(0, 1)  # (B (T - 1), V)
@@ -34,7 +30,7 @@ class ReversedLM(TextObjective):
         return Loss(F.cross_entropy(logits, targets, reduction="sum"), targets.numel())
 
     def step_cost(self, tokens_per_step: int) -> StepCost:
-        """All positions are processed, all but one predict."""
+        """Return the cost of a step that reads all tokens and predicts all but one of each row."""
         model, length = self.shapes.model, self.shapes.sequence_length
         forward = blocks_flops(model, length) + head_flops(model, self.shapes.vocab_size, length - 1)
         return StepCost.of_row(rows_per_step(tokens_per_step, length), length, length - 1, forward)
