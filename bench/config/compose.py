@@ -14,7 +14,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.config import schema
@@ -168,7 +168,10 @@ def _settings(words: tuple[str, ...]) -> DictConfig:
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    settings = deepcopy(composed)  # keeps the types of the schema, which OmegaConf.masked_copy would drop
+    with open_dict(settings):
+        del settings["hydra"]
+    return settings
 
 
 def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
