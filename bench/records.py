@@ -253,6 +253,7 @@ class RunRecord:
     started_at: Time = ""
     command: str = ""  # the command line that asked for the run
     divergences: tuple[Divergence, ...] = ()  # earlier attempts that diverged
+    exploratory: bool = False  # a search chose the run by the results of others, so it decides no claim
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -124,6 +124,9 @@ def _load(study: str, experiments_dir: Path) -> tuple[list[Tables], list[str]]:
                 raise
             warnings.append(f"left out: {error}")
             continue
+        if tables.runs["exploratory"].any():
+            warnings.append(f"left out: study {name} is an exploratory search, which gives no advice")
+            continue
         found.append(tables)
         warnings += [f"left out of study {name}: {error}" for error in damaged]
     return found, warnings

@@ -324,20 +324,21 @@ def run_frame(records: Sequence[RunRecord], results: Results, number: Mapping[Ce
     source, since measured and estimated energies are never added up: `pretrain_joules_measured`,
     `pretrain_joules_estimated`, `evaluate_joules_measured`, `evaluate_joules_estimated`.
 
-    `cell`: place in `Tables.cells`. Documents: `corpus`, `config`, `data` (hashes, sources, licences) and
+    `exploratory`: whether a search chose the run by the results of others; such runs decide no claim. `cell`:
+    place in `Tables.cells`. Documents: `corpus`, `config`, `data` (hashes, sources, licences) and
     `environment` (versions), nested mappings; `command`; `retried`, how the run diverged before.
     """
     rows = [
         {**_axes(record), "reason": record.reason, "started_at": record.started_at or None}
         | _spent(record, results)
-        | {"cell": number[cell_of(record)]}
+        | {"exploratory": record.exploratory, "cell": number[cell_of(record)]}
         | {name: getattr(record, name) for name in DOCUMENTS}
         for record in records
     ]
     whole = ("parameters", *(name for name, kind in get_type_hints(Spent).items() if kind is int))
     kinds = dict.fromkeys(rows[0] if rows else (), "float64") | _AXIS_KINDS | dict.fromkeys(whole, "Int64")
     kinds |= dict.fromkeys(DOCUMENTS, "object") | dict.fromkeys(("reason", "started_at"), "str")
-    return _frame(rows, kinds | {"cell": "int64"})
+    return _frame(rows, kinds | {"exploratory": "bool", "cell": "int64"})
 
 
 def result_frame(records: Iterable[RunRecord], results: Results, number: Mapping[Cell, int]) -> pd.DataFrame:

@@ -129,6 +129,9 @@ def require_complete(tables: Tables, claim: Claim, measure: Measure, pairs: Sequ
         wanted = [side.seeds is None or seed in side.seeds for seed in seeds]
         where = cell_label(cell, " ")
         missing = sorted(set(side.seeds or ()) - set(seeds))
+        chosen = tables.runs["exploratory"].iloc[tables.rows_of(cell)]
+        if chosen.any():
+            raise LackingError(f"{where} was chosen by a search, which only explores")
         if missing or not any(wanted):
             raise LackingError(f"no run of {where}{f' with seed {missing[0]}' if missing else ''}")
         if (cell.condition, measure.task) in tables.inapplicable:

@@ -27,6 +27,7 @@ EXTRAS = {  # import name of each optional package -> the extra of pyproject.tom
     "openai": "endpoint",
     "submitit": "slurm",
     "ray": "ray",
+    "optuna": "optuna",
 }
 
 

@@ -163,7 +163,10 @@ class RunSpec:
         """Return a record of this run that holds its axes and no numbers yet."""
         axes = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "config"}
         config = cast(Settings, self.science)
-        return RunRecord(**axes, status=status, reason=reason, config=config, started_at=now())
+        chosen = self.config.get("sweeper") is not None
+        return RunRecord(
+            **axes, status=status, reason=reason, config=config, started_at=now(), exploratory=chosen
+        )
 
     def evaluation(self, results: Sequence[TaskResult], started_at: str) -> EvaluationRecord:
         """Return a record of these results.

@@ -152,6 +152,7 @@ class Config:
     energy: EnergySettings = field(default_factory=EnergySettings)
     logger: Logger = field(default_factory=Logger)
     launcher: Any = MISSING
+    sweeper: Any = None  # of an exploratory search; None for a sweep of all combinations
     paths: Paths = field(default_factory=Paths)
 
 

@@ -97,6 +97,11 @@ def warnings(tables: Tables) -> list[str]:
             f"{repeated} finished runs repeat a cell and seed of another run (their settings differ outside "
             "the named axes); such repeats are averaged and count as one seed."
         )
+    if n_chosen := int(tables.runs["exploratory"].sum()):
+        lines.append(
+            f"Exploratory: {n_chosen} of {len(tables.runs)} runs were chosen by a search (sweeper=optuna) "
+            "that knew the results of earlier ones. Their best score is biased upward, and they decide no claim."
+        )
     for task, values in _task_settings(tables).items():
         lines.append(f"The runs disagree in the settings of task {task}: {_listed(values)}.")
     lines += [f"The runs disagree in the chance level of {name}." for name in _disputed_chance(tables)]
