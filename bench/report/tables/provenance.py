@@ -100,7 +100,7 @@ def warnings(tables: Tables) -> list[str]:
     if n_chosen := int(tables.runs["exploratory"].sum()):
         lines.append(
             f"Exploratory: {n_chosen} of {len(tables.runs)} runs were chosen by a search (sweeper=optuna) "
-            "that knew the results of earlier ones. Their best score is biased upward, and they decide no claim."
+            "that knew the results of earlier ones; the best score is biased upward, and no claim counts them."
         )
     for task, values in _task_settings(tables).items():
         lines.append(f"The runs disagree in the settings of task {task}: {_listed(values)}.")
