@@ -44,7 +44,7 @@ _ABSENT_WHEN_ZERO = {"unique_bytes", "unique_tokens", "unique_pairs", "peak_memo
 
 
 class Condition(NamedTuple):
-    """One side of a comparison: a strategy, and the other swept setting if there is one."""
+    """One side of a comparison: a strategy, and the value of another swept setting, if any."""
 
     strategy: str
     variant: str
@@ -448,7 +448,7 @@ def cell_of(record: RunRecord) -> Cell:
 
 
 class MeasureSeries(NamedTuple):
-    """Measures of one task that differ in a number alone, in its order: label counts, layers, copies."""
+    """Measures of one task that differ only in a number (label count, layer, copies), in its order."""
 
     task: str
     name: str  # of the metric, without the number

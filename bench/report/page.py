@@ -33,7 +33,7 @@ Text = tuple[str, Entry]  # kind and text; a kind is h (heading), p (paragraph),
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page under one heading: texts, then tables, then figures."""
+    """A part of a page under one heading: texts, tables and figures, in this order."""
 
     anchor: str
     title: str
@@ -46,7 +46,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """What the templates show of a study."""
+    """The contents of a study's page."""
 
     study: str
     status: str  # the number of runs by status

@@ -23,7 +23,7 @@ _LONGEST = 160  # characters of a line that are shown
 
 @dataclass(frozen=True)
 class Verified:
-    """What was compared, and a line for each difference."""
+    """The number of files compared, and a line for each difference."""
 
     n_files: int
     differences: list[str]
@@ -76,7 +76,7 @@ def verify(study: str, experiments_dir: Path, reports_dir: Path, figures: Mappin
 
 @dataclass(frozen=True)
 class _Report:
-    """A report as noted in its manifest, as it lies in its folder, and as the records make it."""
+    """A report as its manifest states it, as it lies in its folder, and as the records give it."""
 
     noted: Manifest
     there: Mapping[str, bytes]

@@ -1,7 +1,7 @@
-"""What a figure is, and how all figures of a study are drawn: tables -> caption, SVG, PNG and PDF.
+"""The base of all figures, and how a study's figures are drawn: tables -> caption, SVG, PNG and PDF.
 
-The same tables give the same bytes: files hold no dates and no random ids, and the style is set only while a
-figure is drawn. Where possible, several processes draw.
+The same tables give the same bytes: files contain no dates and no random ids, and the style is set only while
+a figure is drawn. If possible, several processes draw.
 """
 
 import base64
@@ -60,7 +60,7 @@ class TaskFigure(Figure):
 
     @dataclass(frozen=True)
     class Options:
-        """The tasks and the metric to draw; null: every task, each with its first metric."""
+        """The tasks and the metric to draw; null draws the first metric of every task."""
 
         tasks: list[str] | None = None
         metric: str | None = None
@@ -83,7 +83,7 @@ class TaskFigure(Figure):
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure as a page shows it; `images` holds bytes by suffix: svg, png, pdf."""
+    """A figure on a page; `images` holds bytes by suffix: svg, png, pdf."""
 
     name: str
     title: str
@@ -131,7 +131,7 @@ def drawing(nodes: Mapping[str, Any], tables: Tables) -> Iterator[Callable[[], F
 
 @dataclass(frozen=True)
 class _Work:
-    """The figures that several processes draw; `begun` counts those that any of them has started."""
+    """The figures that several processes draw; `begun` counts those that have been started."""
 
     figures: Mapping[str, Figure]
     tables: Tables

@@ -38,7 +38,7 @@ _NOTHING = "No finished pretrained run: nothing to draw."
 
 
 class QualityVsData(TaskFigure):
-    """Draw what more unique data brings each strategy. Data budgets are in order of size, evenly spaced."""
+    """Draw how quality changes with unique data. Data budgets are in order of size, evenly spaced."""
 
     title = "Quality against unique data"
 
@@ -90,11 +90,11 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:
     found = {row.cell: row.interval for row in summaries(tables, measure)}
     references(axes, found.get(Cell(Condition(BASELINE, ""), model, None)))
     style, lines = looks(tables), []
-    for index, (arm, look) in enumerate(style.items()):
+    for index, (condition, look) in enumerate(style.items()):
         offset = (index - (len(style) - 1) / 2) * min(0.06, 0.5 / len(style))
-        spreads = [found.get(Cell(arm, model, budget)) for budget in tables.budgets]
+        spreads = [found.get(Cell(condition, model, budget)) for budget in tables.budgets]
         lines.append(([i + offset for i in range(len(spreads))], spreads, look))
-        tried = [Cell(arm, model, budget) in found for budget in tables.budgets]
+        tried = [Cell(condition, model, budget) in found for budget in tables.budgets]
         lost = [i + offset for i, spread in enumerate(spreads) if spread is None and tried[i]]
         if len(lost) < len(spreads):
             crosses(axes, lost, look.colour)
