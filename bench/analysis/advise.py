@@ -213,7 +213,7 @@ def _against_scratch(tables: Tables, decision: Decision) -> str:
     if gap is None:
         return "no seed in common with scratch"
     n = gap.interval.n
-    word = "ahead of scratch by" if decision.best in decision.ahead else "minus scratch"
+    word = "ahead of scratch by" if decision.best in decision.ahead else "difference to scratch"
     p = p_value(decision.p_holm, equals="= ")
     compared = f"{n} paired seed{'s' if n > 1 else ''}, p {p} (Holm, {decision.n_tested} compared)"
     return f"{word} {with_interval(gap.interval, signed=True)}, {compared}"

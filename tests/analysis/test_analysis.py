@@ -252,7 +252,7 @@ def test_a_strategy_that_pays_nowhere_and_a_loss_that_rose_are_named():
     lost = make_run("mlm", 3, None)
     tables = tables_of([*toy_runs()[:3], *runs, lost])
     assert learned(tables) == [["mlm", "3 of 3 runs", "1 of 3 runs", "–"]]
-    assert "Better on no task: mlm." in learning(tables).note
+    assert "Better than scratch on no task: mlm." in learning(tables).note
 
 
 def test_better_means_lower_where_lower_is_better():

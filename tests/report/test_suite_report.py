@@ -126,7 +126,7 @@ def test_the_table_of_label_budgets_answers_in_words_or_labels():
         "clm": ["64 labels", "[64]", "3"],
         "mlm": ["ahead at all label counts", "[> 128]", "3"],
         "rtd": ["never ahead", "[< 32]", "3"],
-        "ul2": ["no crossover within the range (behind with fewer)", "[> 128]", "3"],
+        "ul2": ["ahead with the most labels, behind with fewer", "[> 128]", "3"],
     }
     assert rows[0][2:4] == ["+0.100 [+0.100, +0.100]", "−0.100 [−0.100, −0.100]"]
 

@@ -91,7 +91,7 @@ def test_in_a_fresh_clone_the_manifest_stands_for_what_is_not_committed(folder: 
         "loss_curves.svg: is missing",
         f"tables/cells.csv: {told}",
         f"tables/runs.csv: {told}",
-        "tables/x.csv: is none of the report's files",
+        "tables/x.csv: is not a file of the report",
     ]
 
 
@@ -111,8 +111,8 @@ def test_another_picture_a_missing_and_a_foreign_file_are_found(folder: Path):
     (folder / "tables/runs.csv").unlink()
     (folder / "tables/mine.csv").write_text("1")
     assert verified(folder).differences == [
-        "figures/loss_curves.png: another picture",
-        "tables/mine.csv: is none of the report's files",
+        "figures/loss_curves.png: the picture differs",
+        "tables/mine.csv: is not a file of the report",
         "tables/runs.csv: is missing",
     ]
 

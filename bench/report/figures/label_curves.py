@@ -42,10 +42,10 @@ class LabelCurves(LineFigure):
             return self.nothing
         return (
             "Each task's metric against the number of labelled items: mean over all models and data budgets "
-            "within each seed, then over seeds, with 95 % t intervals. Points are moved sideways a little so "
-            "that they do not overlap; a gap is a strategy that lacks a cell. Below: the number of labels at "
-            "which pretraining stops helping, from differences to scratch paired by seed, with the bootstrap "
-            "range over seeds in brackets; < and > mean outside the measured range. "
+            "within each seed, then over seeds, with 95 % t intervals. Points are shifted sideways to avoid "
+            "overlap; a line has a gap if the strategy lacks a cell. Below: the number of labels at which "
+            "pretraining stops helping, with its bootstrap range over seeds; < and > mark bounds outside the "
+            "measured range. "
             f"{'. '.join(_finding(tables, series) for series in found)}."
         )
 

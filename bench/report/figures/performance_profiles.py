@@ -141,7 +141,7 @@ def _side(gap: Floats, thresholds: Floats) -> str:
     if not above.any() and not below.any():
         return "The same profile as scratch"
     if not below.any():
-        return "Nowhere below scratch's profile"
+        return "Never below scratch's profile"
     if not above.any():
-        return "Nowhere above scratch's profile"
+        return "Never above scratch's profile"
     return "Above scratch's profile at some τ and below it at others"

@@ -124,12 +124,12 @@ class QualityVsCost(TaskFigure):
             return self._nothing
         findings = "; ".join(self._finding(tables, *place) for place in places)
         return (
-            f"Each task's metric against {self.cost.value}{self._remark(tables)}. Each "
-            "point is a cell: its mean over seeds with the 95 % t interval; points of smaller data budgets "
-            "are fainter, and a point is moved sideways if it would hide another. Lines join a strategy's "
-            "cells at one data budget. The step line is the Pareto front, which starts at scratch, at no "
-            "cost. Its members are ringed; the ring is dotted if the gain over the next cheaper member is "
-            "unclear (p > 0.05, seed-paired t test, uncorrected)."
+            f"Each task's metric against {self.cost.value}{self._remark(tables)}. Each point is a cell: its "
+            "mean over seeds with the 95 % t interval. Smaller data budgets are fainter, and points are "
+            "shifted sideways to avoid overlap. Lines join a strategy's cells at one data budget. The step "
+            "line is the Pareto front, which starts at scratch at no cost; its members are ringed, with a "
+            "dotted ring if the gain over the next cheaper member is not clear (p > 0.05, seed-paired t "
+            "test, uncorrected)."
             f"{crowd_note(tables)}{lost_note(tables)}"
             f"{left_out_note(self.measures(tables), [measure for measure, *_ in places])} "
             f"Members of the front with a clear gain: {findings}."

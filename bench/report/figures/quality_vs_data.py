@@ -131,4 +131,4 @@ def _finding(tables: Tables, measure: Measure, model: str, budget: str) -> str:
         return f"{best}, ahead of every pretrained strategy's mean"
     values = tables.seed_values(measure, baseline_cell(Cell(choice.best, model, budget)))
     level = f" of {number(values.mean())}" if len(values) else ""
-    return f"{best}; minus scratch{level}: {with_p(choice.to_scratch)}"
+    return f"{best}; difference to scratch{level}: {with_p(choice.to_scratch)}"

@@ -82,7 +82,7 @@ class Scaling(Figure):
             return _NOTHING
         fitted = [_finding(q, condition, result) for q, condition, result in rows if isinstance(result, Fit)]
         reasons = list(dict.fromkeys(result for *_, result in rows if isinstance(result, str)))
-        refused = f" {len(rows) - len(fitted)} of {len(rows)} fits refused: {'; '.join(reasons)}."
+        refused = f" {len(rows) - len(fitted)} of {len(rows)} fits were not possible: {'; '.join(reasons)}."
         return (
             "Loss or error against training tokens (lower is better); losses are comparable only within an "
             "objective. Points are means over seeds, bars their 95 % t intervals. Lines are fits on data "
@@ -163,4 +163,4 @@ def _legend(canvas: Canvas, tables: Tables, drawn: set[Condition]) -> None:
 def _finding(quantity: Quantity, condition: Condition, result: Fit) -> str:
     names = [name for name in ("alpha", "beta", "R*") if result.exponent(name) is not None]
     exponents = ", ".join(f"{name} {exponent(result, name)}" for name in names)
-    return f"{quantity.label}, {condition.label}: {exponents}; held out: {check(held_out(result.seen))}"
+    return f"{quantity.label}, {condition.label}: {exponents}; held-out check: {check(held_out(result.seen))}"
