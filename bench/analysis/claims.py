@@ -19,7 +19,7 @@ AXES, BETTER = ("labels", "tokens"), ("higher", "lower")
 FILE = "claims.yaml"
 
 
-@dataclass  # not frozen: OmegaConf would refuse to merge into it, one level down
+@dataclass  # not frozen, since OmegaConf cannot merge into a nested frozen dataclass
 class Side:
     """One side of a contrast, or a selection for both sides; None selects all values."""
 
@@ -27,7 +27,7 @@ class Side:
     variant: str | None = None
     model: str | None = None
     budget: str | None = None
-    seeds: list[int] | None = None  # paired with the other side's in this order
+    seeds: list[int] | None = None  # paired with those of the other side, in this order
 
     def within(self, shared: "Side") -> "Side":
         """Return this selection, completed by the shared one where it leaves a value open."""
@@ -52,10 +52,10 @@ class Claim:
     cells: Side = field(default_factory=Side)
     task: str = MISSING
     metric: str = MISSING
-    n_labels: int | None = None  # None: the most
-    better: str | None = None  # of a metric that only describes: higher | lower
+    n_labels: int | None = None  # None: the largest
+    better: str | None = None  # higher | lower, for a metric that only describes
     smallest_effect: float | None = None
-    axis: str | None = None  # of a crossover: labels | tokens
+    axis: str | None = None  # labels | tokens, for a crossover
     between: list[float] | None = None  # where the crossover is claimed to lie
 
 

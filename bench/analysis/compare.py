@@ -80,7 +80,7 @@ def baseline_cell(cell: Cell) -> Cell:
     return Cell(Condition(BASELINE, " ".join(shared)), cell.model, None)
 
 
-@lru_cache(maxsize=2**10)  # like what follows: views and figures ask again and again
+@lru_cache(maxsize=2**10)  # cached, since tables and figures need it repeatedly
 def grid(tables: Tables, condition: Condition) -> tuple[Cell, ...]:
     """Return the cells that a condition needs for a comparison over the whole study.
 

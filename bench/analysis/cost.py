@@ -71,8 +71,12 @@ def energy_note(tables: Tables) -> str:
     pairs = known[["source", "method"]].drop_duplicates()
     methods = sorted(f"{source} ({method})" for source, method in pairs.itertuples(index=False))
     grids = "; ".join(_grid(country, own) for country, own in known.groupby("country"))
-    also = " Measured and estimated are not compared or added up." if known["source"].nunique() > 1 else ""
-    return f"Energy: {'; '.join(methods)}.{also} Grid, as it was configured: {grids}."
+    also = (
+        " Measured and estimated energies are not comparable and not added up."
+        if known["source"].nunique() > 1
+        else ""
+    )
+    return f"Energy: {'; '.join(methods)}.{also} Configured grid: {grids}."
 
 
 def _grid(country: str, known: pd.DataFrame) -> str:

@@ -32,7 +32,7 @@ from bench.analysis.stats import (
     t_tests_p,
 )
 
-_APART = 2  # compute levels that are closer than by this factor are one
+_APART = 2  # compute levels that are closer than this factor are merged
 
 
 class Caps(NamedTuple):
@@ -53,12 +53,12 @@ class Decision:
     certainty: float | None  # None for a single seed
     scratch: Cell | None  # the best without pretraining; None: none was measured
     to_scratch: Paired | None  # best - scratch
-    p_holm: float  # of that, over all pretrained candidates
+    p_holm: float  # of `to_scratch`, corrected over all pretrained candidates
     ahead: tuple[Cell, ...]  # pretrained candidates that are shown to beat scratch, by p_holm
     tied: tuple[Cell, ...]
     missing: tuple[Cell, ...]  # within the caps, without a number
     n_candidates: int
-    n_tested: int  # of them, those held against scratch
+    n_tested: int  # candidates that are compared with scratch
 
 
 class Need(NamedTuple):
@@ -116,7 +116,7 @@ def decide(tables: Tables, measure: Measure, caps: Caps, takes: Mapping[Cell, Ne
     return _decide(tables, measure, caps, _grid(tables, measure, takes))
 
 
-@dataclass(frozen=True, eq=False)  # each is its own, so that its tests can be kept
+@dataclass(frozen=True, eq=False)  # hashed by identity, so that its tests can be cached
 class _Grid:
     """C cells with scores for S seeds, and the cells whose scores are missing."""
 
@@ -159,7 +159,7 @@ def _decide(tables: Tables, measure: Measure, caps: Caps, grid: _Grid) -> Decisi
     if not len(own):
         return None
     cells, values, is_scratch = [grid.cells[i] for i in own], grid.values[own], grid.is_scratch[own]
-    values = values[:, ~np.isnan(values).all(axis=0)]  # a seed that no candidate has is not drawn
+    values = values[:, ~np.isnan(values).all(axis=0)]  # without seeds that no candidate has
     means = np.nanmean(values, axis=1)
     best = int(np.argmax(means))
     scratch = int(np.argmax(np.where(is_scratch, means, -np.inf))) if is_scratch.any() else None

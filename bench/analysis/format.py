@@ -271,7 +271,7 @@ def short_label(tables: Tables, cell: Cell) -> str:
     return cell_label(Cell(cell.condition, model, budget))
 
 
-@lru_cache(maxsize=2**16)  # asked for at every score of every run
+@lru_cache(maxsize=2**16)  # cached, since every score of every run needs it
 def run_anchor(run_id: str) -> str:
     """Return the HTML id of a run's row."""
     return f"run-{quote(run_id, safe='')}"

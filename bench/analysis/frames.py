@@ -536,7 +536,7 @@ def _energies(record: RunRecord, results: Results) -> Iterator[tuple[str | None,
         yield task, result.cost.energy
 
 
-@cache  # asked for at every score of every run
+@cache  # cached, since every score of every run needs it
 def _cell(strategy: str, variant: str, model: str, budget: str | None) -> Cell:
     condition = Condition(strategy, variant)
     if condition.is_external:

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-import scipy  # of it, `stats` and `optimize` are loaded where they are used: they take a second
+import scipy  # `stats` and `optimize` are loaded on use, since they take a second
 import scipy.special
 from numpy.typing import NDArray
 
@@ -35,7 +35,7 @@ class Estimate:
     item_se: float  # 0 where the items are taken as they are
     df: float
     n_seeds: int
-    n_items: int | None = None  # None: items are not in the error
+    n_items: int | None = None  # None: the error does not include items
 
     @property
     def se(self) -> float:
@@ -201,7 +201,7 @@ def sign_flip_seeds(n_claims: int, alpha: float = 1 - LEVEL) -> int:
 
 
 Array = NDArray[np.float64]
-_EXACT = 1e-4  # arrays are float32; of a metric's whole range
+_EXACT = 1e-4  # relative tolerance, since arrays are float32
 
 
 def crossed(differences: Array) -> Estimate:
@@ -211,7 +211,7 @@ def crossed(differences: Array) -> Estimate:
     residuals = differences - by_seed[:, None] - by_item[None] + mean
     rest = float((residuals**2).sum()) / ((n_seeds - 1) * (n_items - 1)) / differences.size
     of_seeds, of_items = float(by_seed.var(ddof=1)) / n_seeds, float(by_item.var(ddof=1)) / n_items
-    more = max(0.0, of_items - rest)  # what the items add to the seeds' part, which has the rest in it
+    more = max(0.0, of_items - rest)  # the items' part alone, since the residual is in the seeds' part
     df = _satterthwaite(of_seeds, of_items, rest, n_seeds, n_items) if more else n_seeds - 1.0
     return Estimate(float(mean), math.sqrt(of_seeds * n_seeds), math.sqrt(more), df, n_seeds, n_items)
 
@@ -237,7 +237,7 @@ def outcomes(tables: Tables, measure: Measure, cell: Cell) -> dict[int, Array]:
         values = by_item(tables.arrays(run_id, measure.task), measure)
         score = scores[seed]
         if values is None or abs(values.mean() - score) > _EXACT * max(1.0, abs(score)):
-            return {}  # of a score that is no mean over items
+            return {}  # the score is not a mean over items
         found[seed] = values
     return found
 
@@ -283,7 +283,7 @@ def matrix(left: Mapping[int, Array], right: Mapping[int, Array]) -> tuple[tuple
     return seeds, np.stack([left[seed] - right[seed] for seed in seeds])
 
 
-BEFORE, BEYOND = -math.inf, math.inf  # crossovers below all label counts that were measured, above all
+BEFORE, BEYOND = -math.inf, math.inf  # crossovers below and above all measured label counts
 
 
 @dataclass(frozen=True)
@@ -329,7 +329,9 @@ def crossover(gains: pd.DataFrame) -> Crossover | None:
 
 def bounds(samples: NDArray[np.float64]) -> tuple[float, float]:
     """Return the percentile interval of sorted crossovers (R,); either end may be infinite."""
-    tail = math.floor((1 - LEVEL) / 2 * (len(samples) - 1))  # a rank: no mean of infinity and a number
+    tail = math.floor(
+        (1 - LEVEL) / 2 * (len(samples) - 1)
+    )  # an order statistic, since bounds may be infinite
     return float(samples[tail]), float(samples[-1 - tail])
 
 
@@ -356,7 +358,7 @@ def stops_helping(counts: Sequence[int], gains: NDArray[np.float64]) -> NDArray[
         (...): `BEFORE` if no gain is above 0, `BEYOND` if the last one is.
     """
     x, positive = np.log2(counts), gains > 0
-    last = len(counts) - 1 - positive[..., ::-1].argmax(axis=-1)  # of the positive ones, where there are any
+    last = len(counts) - 1 - positive[..., ::-1].argmax(axis=-1)  # the last positive gain, if there is any
     left = np.minimum(last, len(counts) - 2)
     is_within = positive.any(axis=-1) & (last == left)
     here, there = (np.take_along_axis(gains, i[..., None], axis=-1)[..., 0] for i in (left, left + 1))

@@ -172,7 +172,7 @@ class Judged:
     evidence: Evidence
     verdict: Verdict
     p_holm: float | None
-    n_claims: int  # of the study: what p is corrected for
+    n_claims: int  # of the study, for which p is corrected
 
 
 def judge(tables: Tables, claims: Claims) -> list[Judged]:
@@ -312,7 +312,7 @@ def _crossing(tables: Tables, claim: Claim, found: Evidence, measure: Measure, s
         raise LackingError(f"no two points of {claim.axis} with two seeds in common")
     low, high = claim.between or (0.0, 0.0)
     inside = float(((drawn[2] >= low) & (drawn[2] <= high)).mean())
-    least = sign_flip_floor(len(drawn[1]))  # few seeds agree by chance; a bootstrap of them cannot know
+    least = sign_flip_floor(len(drawn[1]))  # few seeds may agree by chance, which a bootstrap cannot show
     decided = Decided(max(least, 1 - inside), max(least, inside))
     return replace(found, crossing=crossover(gains), decided=decided)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bench.analysis.stats import Floats, Interval, interval, t_bound
 
 N_STEPS = 300
-_TOLERANCE = 1e-8  # relative gain of a step, below which a problem is solved
+_TOLERANCE = 1e-8  # relative gain of a step below which a fit has converged
 _SOFTEST, _HARDEST = 1e-10, 1e10  # damping
 
 Model = Callable[[Floats], tuple[Floats, Floats]]  # (K, F) -> values (K, C), their slopes (K, F, C)
@@ -50,7 +50,7 @@ def minimise(
         values, slopes_there = model(there)
         residuals_there = values - targets[active]
         gain = losses[active] - huber(residuals_there, delta)
-        better = gain >= 0  # NaN is not
+        better = gain >= 0  # False for NaN
         taken = active[better]
         theta[taken], losses[taken] = there[better], losses[taken] - gain[better]
         residuals[taken], slopes[taken] = residuals_there[better], slopes_there[better]
@@ -80,10 +80,10 @@ def _step(
     return np.asarray(np.linalg.solve(normal, np.where(held, 0.0, -gradient)[..., None])[..., 0])
 
 
-N_REFITS = 40  # their spread is then known to 11 %; over ten seeds to 24 %
+N_REFITS = 40  # enough to know their spread to 11 %
 HUBER_DELTA = 1e-3  # of log residuals
-EXPONENTS = (0.01, 3.0)  # bounds: outside, a term is a constant or a step
-_N_STARTS = 6  # of the grid, that are followed to their end
+EXPONENTS = (0.01, 3.0)  # bounds, outside which a term is a constant or a step
+_N_STARTS = 6  # starts of the grid from which the loss is minimised
 
 _E, _A, _ALPHA, _B, _BETA, _R = range(6)  # log E, log A and log B at the mean log N and D, log R*
 
@@ -147,7 +147,7 @@ def fit(seen: Observations) -> Fit | str:
     return _fit(tuple(cells), tuple(map(tuple, seen.values.tolist())))
 
 
-@lru_cache(maxsize=2**10)  # views and figures ask for the same fits again
+@lru_cache(maxsize=2**10)  # cached, since tables and figures need the same fits
 def _fit(cells: tuple[tuple[float, float, float], ...], values: tuple[tuple[float, ...], ...]) -> Fit:
     parameters, tokens, epochs = np.array(cells).T
     seen = Observations(parameters, tokens, epochs, np.array(values))
@@ -156,7 +156,9 @@ def _fit(cells: tuple[tuple[float, float, float], ...], values: tuple[tuple[floa
     starts = _starts(seen, means, free)
     losses, ends = _descend(seen, np.broadcast_to(means, (len(starts), len(means))), free, starts)
     best = ends[np.argmin(losses)]
-    distinct, which = np.unique(_resampled(seen.values), axis=0, return_inverse=True)  # few of few seeds
+    distinct, which = np.unique(
+        _resampled(seen.values), axis=0, return_inverse=True
+    )  # few seeds have few distinct resamples
     refits = _descend(seen, distinct, free, np.broadcast_to(best[list(free)], (len(distinct), len(free))))[1]
     return Fit(seen, free, best, refits.reshape(-1, 6)[which.ravel()])
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 LEVEL = 0.95
 N_RESAMPLES = 10_000
-CEILING = 1.0  # what a model that knows every answer scores
+CEILING = 1.0  # the score of a model with all answers
 _TRIMMED = 0.25  # at either end
 _TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 N_EXACT = 14  # up to here all 2^n sign flips are enumerated; beyond, this many are sampled
@@ -62,7 +62,7 @@ def interval(values: Iterable[float]) -> Interval | None:
     return _interval(tuple(sorted(values)))  # so that the order of runs cannot matter
 
 
-@lru_cache(maxsize=2**16)  # tables, views and figures ask for the same cells again and again
+@lru_cache(maxsize=2**16)  # cached, since tables and figures need the same cells repeatedly
 def _interval(values: tuple[float, ...]) -> Interval | None:
     if not np.isfinite(values).all():
         raise ValueError("a value is not finite; a failed run must not reach the statistics")
@@ -209,7 +209,7 @@ def best_shares(values: Floats, seed: int = 0) -> Floats:
     """
     known = ~np.isnan(values)
     best = int(np.argmax(np.nanmean(values, axis=1)))
-    # never the highest: lower than the best in every seed, of the same seeds; of a large grid few are left
+    # drop candidates that are below the best in every seed, of the same seeds: they never win
     lost = ((known == known[best]) & ((values < values[best]) | ~known)).all(axis=1)
     values, known = np.nan_to_num(values[~lost]), known[~lost].astype(np.float64)
     counts, times = distinct_draws(values.shape[1], seed)

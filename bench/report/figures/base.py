@@ -121,7 +121,7 @@ def drawing(nodes: Mapping[str, Any], tables: Tables) -> Iterator[Callable[[], F
         figures[name] = build(node, Figure, f"figure.{name}")  # type: ignore[type-abstract]
     work = _Work(figures, tables, Value("i", 0))
     workers = min(_MOST_WORKERS, (os.cpu_count() or 1) - 1, len(figures))
-    if workers < 1 or threading.active_count() > 1:  # a lock of another thread would stay locked in a fork
+    if workers < 1 or threading.active_count() > 1:  # a lock held by another thread stays locked after a fork
         yield lambda: _sorted(work, [])
     else:
         with ProcessPoolExecutor(workers, initializer=_share, initargs=(work,)) as pool:
@@ -194,7 +194,7 @@ def render(draw: Callable[[], Canvas], name: str) -> dict[str, bytes]:
         canvas.set_layout_engine("none")  # laid out once, so that all formats agree
         dpi = canvas.get_dpi()
         for suffix, write in _WRITERS.items():
-            canvas.set_dpi(dpi)  # writers leave their own
+            canvas.set_dpi(dpi)  # writers change it
             file = io.BytesIO()
             write(canvas, file)
             images[suffix] = file.getvalue()

@@ -46,7 +46,7 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 7.5,
     "lines.linewidth": 1.4,
     "lines.markersize": 4.5,
-    "text.parse_math": False,  # a name with a dollar sign is a name
+    "text.parse_math": False,  # names may contain dollar signs
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "svg.fonttype": "path",
@@ -255,7 +255,7 @@ def place_legend(canvas: Canvas, handles: Sequence[Line2D], most_columns: int) -
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(most_columns, WIDTH_CHARACTERS // (longest + 8)))
     n_rows = -(-len(handles) // columns)
-    canvas.set_figheight(canvas.get_figheight() + ROW_IN * max(0, n_rows - 2))  # there is room for two
+    canvas.set_figheight(canvas.get_figheight() + ROW_IN * max(0, n_rows - 2))  # the margin fits two
     canvas.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=3)
 
 

@@ -55,13 +55,13 @@ class Matrix(NamedTuple):
 class Suite:
     """The tasks and scores to aggregate, and what is not included."""
 
-    measures: tuple[Measure, ...]  # T, one per task: those that every condition below has
+    measures: tuple[Measure, ...]  # T, one per task, that every condition in `matrices` has
     matrices: Mapping[Condition, Matrix]
     unscaled: tuple[Measure, ...]  # no chance level, or no known ceiling
-    unshared: tuple[Measure, ...]  # some condition below lacks it
+    unshared: tuple[Measure, ...]  # a condition in `matrices` lacks it
     excluded: tuple[
         Condition, ...
-    ]  # they have fewer than half as many tasks as another condition, or no whole seed
+    ]  # with fewer than half the tasks of another condition, or no seed with all tasks
 
 
 def suite(tables: Tables) -> Suite | None:

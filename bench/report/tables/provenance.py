@@ -28,7 +28,7 @@ _HASH_WORDS = ("hash", "tokenizer")
 def distinct(trees: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return every flattened key with its distinct values, both sorted."""
     found: dict[str, set[str]] = {}
-    for tree in {repr(tree): tree for tree in trees}.values():  # most are alike
+    for tree in {repr(tree): tree for tree in trees}.values():  # most are equal
         for key, value in flatten(tree).items():
             found.setdefault(key, set()).add(value)
     return {key: sorted(found[key]) for key in sorted(found)}

@@ -209,7 +209,7 @@ def _overtaking(
     basis, point = "between budgets", crossover(gains)
     one, two = fits
     own = [values_of(tables, quantity, measured_cells(tables, quantity, c)).index for c in conditions]
-    same = all(index.equals(values.index) for index in own)  # the refits of both then draw the same seeds
+    same = all(index.equals(values.index) for index in own)  # then the refits of both resample the same seeds
     if isinstance(one, Fit) and isinstance(two, Fit) and same:
         sizes = [int(run_of(tables, cell)["parameters"]) for cell in pairs[0]]
         basis, point = "fits", fits_cross(one, two, (sizes[0], sizes[1]), smallest)
