@@ -98,11 +98,11 @@ class AttentionRollout(Figure):
         if not found:
             return _NOTHING
         return (
-            "One text and one run per strategy (largest cell, lowest seed): an example. Each row is a token, "
-            "and each column a token that it attends to. Shown is the product over layers of half the "
-            "attention (mean over heads) plus half the identity; each row sums to 1. In a causal strategy, "
-            "early tokens can attend to few others. "
-            f"Mean shares: {'; '.join(map(_finding, found))}."
+            "An example: one text and one run per strategy (largest cell, lowest seed). Rows are tokens, and "
+            "columns are the tokens that they attend to. The values are the product over layers of half the "
+            "attention (mean over heads) plus half the identity; each row sums to 1. With a causal strategy, "
+            "early tokens can attend to few others. Mean share of attention to a token itself and to the "
+            f"first token: {'; '.join(map(_finding, found))}."
         )
 
 
@@ -130,4 +130,4 @@ def _finding(item: Map) -> str:
     place = ", ".join(part for part in item.run.cell[1:] if part)
     shares = item.shares.astype(np.float64)
     own, first = number(float(shares.diagonal().mean())), number(float(shares[:, 0].mean()))
-    return f"{item.condition.label} ({place}, seed {item.run.seed}) itself {own}, the first token {first}"
+    return f"{item.condition.label} ({place}, seed {item.run.seed}) {own} and {first}"

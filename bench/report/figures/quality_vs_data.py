@@ -72,8 +72,8 @@ class QualityVsData(TaskFigure):
         sizes = ", ".join(tables.budgets)
         return (
             f"Each task's metric against the data budget ({sizes}). Points are means over seeds, "
-            "bars their 95 % t intervals; a gap is a cell without a number, and a cross is a cell whose runs "
-            f"all failed.{crowd_note(tables)}{lost_note(tables)}"
+            "and bars their 95 % t intervals. A gap is a cell without a number, and a cross is a cell whose "
+            f"runs all failed.{crowd_note(tables)}{lost_note(tables)}"
             f"{left_out_note(self.measures(tables), measures)} "
             f"At the largest budget ({budget}) with model {model}: {'; '.join(findings)}."
         )

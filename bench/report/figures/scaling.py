@@ -84,8 +84,8 @@ class Scaling(Figure):
         reasons = list(dict.fromkeys(result for *_, result in rows if isinstance(result, str)))
         refused = f" {len(rows) - len(fitted)} of {len(rows)} fits were not possible: {'; '.join(reasons)}."
         return (
-            "Loss or error against training tokens (lower is better); losses are comparable only within an "
-            "objective. Points are means over seeds, bars their 95 % t intervals. Lines are fits on data "
+            "Loss or error against training tokens (lower is better). Losses are comparable only within an "
+            "objective. Points are means over seeds, and bars their 95 % t intervals. Lines are fits on data "
             "that is not repeated, with bands over seeds; thin lines join points without a fit. Hollow "
             "points: the largest budget as predicted by a fit without it."
             f"{refused if reasons else ''}" + (f" Fits: {'; '.join(fitted)}." if fitted else "")

@@ -172,7 +172,7 @@ def lost_note(tables: Tables) -> str:
     """Return a sentence on the runs that have no numbers; empty if all finished."""
     lost = [status for status in tables.runs["status"] if status != "finished"]
     counts = ", ".join(f"{lost.count(status)} {status}" for status in sorted(set(lost)))
-    return f" Runs without a number: {counts} (see the run table)." if lost else ""
+    return f" Lost runs: {counts} (see the table of runs)." if lost else ""
 
 
 def crosses(axes: Axes, positions: Sequence[float], colour: str) -> None:
