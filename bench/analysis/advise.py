@@ -23,24 +23,24 @@ _NONE = "no pretraining measured within this budget is shown to beat scratch"
 
 
 class Advice(NamedTuple):
-    """A line per study and matching task, and what could not be read."""
+    """The answer: a line per study and matching task, and a warning for all that could not be read."""
 
     lines: list[str]
     warnings: list[str]
 
 
 def advise(task: str, data: str, compute: str, study: str, experiments_dir: Path) -> Advice:
-    """Answer from one study's records, or from every study's.
+    """Return what the records of one study, or of every study, advise for a task.
 
     Args:
         task: a task's name or a part of it, see `matching`.
-        data: the most unique text, such as 2MB; "": any.
-        compute: the most pretraining FLOPs, such as 1e13; "": any.
-        study: a study's name; "": all that have such a task.
+        data: the most unique text, such as 2MB; "" means no limit.
+        compute: the most pretraining FLOPs, such as 1e13; "" means no limit.
+        study: a study's name; "" means all studies that have such a task.
         experiments_dir: where the studies' records lie.
 
     Raises:
-        ConfigError: a number that is none, an unknown study or task, or no study with records.
+        ConfigError: an amount is not a number, the study or task is unknown, or no study has records.
     """
     caps = Caps(read_bytes(data), read_flops(compute))
     found, warnings = _load(study, experiments_dir)
@@ -56,10 +56,13 @@ def advise(task: str, data: str, compute: str, study: str, experiments_dir: Path
 
 
 def read_bytes(text: str) -> float | None:
-    """`2MB`, `500kB`, `4_000_000` in bytes, by powers of a thousand; None for "".
+    """Parse a size such as `2MB`, `500kB` or `4_000_000` into bytes; units are powers of 1000.
+
+    Returns:
+        The bytes, or None for "".
 
     Raises:
-        ConfigError: anything else.
+        ConfigError: the text is not a size.
     """
     parts = re.fullmatch(r"(.*?)\s*([KMG]?B)?", text, flags=re.IGNORECASE)
     number, unit = parts.groups(default="") if parts else (text, "")
@@ -69,10 +72,10 @@ def read_bytes(text: str) -> float | None:
 
 
 def read_flops(text: str) -> float | None:
-    """`1e13`; None for "".
+    """Parse FLOPs such as `1e13`; return None for "".
 
     Raises:
-        ConfigError: not a number above 0.
+        ConfigError: the text is not a number above 0.
     """
     return _positive(f"flops={text}", text, "1e13", 1.0) if text else None
 
@@ -88,10 +91,10 @@ def _positive(given: str, number: str, example: str, unit: float) -> float:
 
 
 def matching(query: str, known: Sequence[str]) -> list[str]:
-    """The task of this name; else all with a word that begins so; else all that contain it.
+    """Return the task of this name; else all tasks with a word that begins so; else all that contain it.
 
     Raises:
-        ConfigError: none; names the closest.
+        ConfigError: no task matches; the message names the closest.
     """
     low = query.lower()
     ways = (
@@ -109,7 +112,7 @@ def matching(query: str, known: Sequence[str]) -> list[str]:
 
 
 def _load(study: str, experiments_dir: Path) -> tuple[list[Tables], list[str]]:
-    """The studies to answer from, and a line for each that is unreadable or has unreadable records."""
+    """Return the studies to answer from, and a warning for each unreadable study or record."""
     names = [study] if study else [n for n in studies(experiments_dir) if _has_records(experiments_dir / n)]
     if not names:
         raise ConfigError(
@@ -137,7 +140,7 @@ def _has_records(folder: Path) -> bool:
 
 
 def line(tables: Tables, measure: Measure, caps: Caps) -> str:
-    """What one study says of one task."""
+    """Return the advice of one study on one task."""
     takes = needs(tables)
     decision = decide(tables, measure, caps, takes)
     own = pretrained(tables, measure, takes)
@@ -150,7 +153,7 @@ def line(tables: Tables, measure: Measure, caps: Caps) -> str:
 
 
 def _nothing(own: Mapping[Cell, Need]) -> str:
-    """What the least budget is that was measured: by its text, and by its compute."""
+    """Return that nothing fits the budget, with the smallest text and the smallest compute measured."""
     known = [
         (need.data_bytes, need.flops, cell)
         for cell, need in own.items()
@@ -167,7 +170,7 @@ def _place(size: float, compute: float, cell: Cell) -> str:
 
 
 def _beyond(own: Collection[Need], caps: Caps) -> str:
-    """Where the measurements end, if the budget goes on: what more would buy is not known."""
+    """Return where the measurements end if the budget is larger; empty otherwise."""
     most = [
         max((value for value in values if value is not None), default=None)
         for values in zip(*own, strict=True)
@@ -179,7 +182,7 @@ def _beyond(own: Collection[Need], caps: Caps) -> str:
 
 
 def _answer(tables: Tables, decision: Decision) -> list[str]:
-    """The best cell, scratch, certainty, and who else it may be."""
+    """Return the best cell, its difference to scratch, the certainty and the cells not distinguishable."""
     is_shown = decision.best in decision.ahead
     parts = [_score(decision), _against_scratch(tables, decision)]
     if decision.scratch is not None and not decision.ahead:
@@ -213,7 +216,7 @@ def _against_scratch(tables: Tables, decision: Decision) -> str:
     if gap is None:
         return "no seed in common with scratch"
     n = gap.interval.n
-    word = "ahead of scratch by" if decision.best in decision.ahead else "minus scratch"
+    word = "ahead of scratch by" if decision.best in decision.ahead else "difference to scratch"
     p = p_value(decision.p_holm, equals="= ")
     compared = f"{n} paired seed{'s' if n > 1 else ''}, p {p} (Holm, {decision.n_tested} compared)"
     return f"{word} {with_interval(gap.interval, signed=True)}, {compared}"

@@ -1,4 +1,4 @@
-"""experiments/<study>/claims.yaml -> claims: what a study set out to test, written down before its runs."""
+"""experiments/<study>/claims.yaml -> claims, which a study states before its runs."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
@@ -19,18 +19,18 @@ AXES, BETTER = ("labels", "tokens"), ("higher", "lower")
 FILE = "claims.yaml"
 
 
-@dataclass  # not frozen: OmegaConf would refuse to merge into it, one level down
+@dataclass  # not frozen, since OmegaConf cannot merge into a nested frozen dataclass
 class Side:
-    """One side of a contrast, or a selection for both. What is None is not asked for: all there are."""
+    """One side of a contrast, or a selection for both sides; None selects all values."""
 
     strategy: str | None = None
     variant: str | None = None
     model: str | None = None
     budget: str | None = None
-    seeds: list[int] | None = None  # paired with the other side's in this order
+    seeds: list[int] | None = None  # paired with those of the other side, in this order
 
     def within(self, shared: "Side") -> "Side":
-        """Its own wishes, else the shared ones."""
+        """Return this selection, completed by the shared one where it leaves a value open."""
         return Side(
             **{name: ours if ours is not None else getattr(shared, name) for name, ours in vars(self).items()}
         )
@@ -52,10 +52,10 @@ class Claim:
     cells: Side = field(default_factory=Side)
     task: str = MISSING
     metric: str = MISSING
-    n_labels: int | None = None  # None: the most
-    better: str | None = None  # of a metric that only describes: higher | lower
+    n_labels: int | None = None  # None: the largest
+    better: str | None = None  # higher | lower, for a metric that only describes
     smallest_effect: float | None = None
-    axis: str | None = None  # of a crossover: labels | tokens
+    axis: str | None = None  # labels | tokens, for a crossover
     between: list[float] | None = None  # where the crossover is claimed to lie
 
 
@@ -68,10 +68,10 @@ class Claims:
 
 
 def read_claims(study: Path) -> Claims | None:
-    """The claims in a study's folder; None where it has none.
+    """Return the claims in a study's folder; None if it has none.
 
     Raises:
-        ConfigError: not YAML, or a key that is unknown, missing or wrong; names file, claim and key.
+        ConfigError: the file is not YAML, or a key is unknown, missing or wrong; names file, claim and key.
     """
     path = study / FILE
     if not path.is_file():
@@ -113,7 +113,7 @@ def _claim(node: Any, where: str) -> Claim:
 
 
 def _check(claim: Claim, where: str) -> None:
-    """What no single key shows.
+    """Check what depends on several keys of a claim.
 
     Raises:
         ConfigError: names the key and the fix.
@@ -154,13 +154,13 @@ def _require_one_of(value: str, known: Sequence[str], where: str) -> None:
 
 
 def suggestion(value: str, known: Sequence[str]) -> str:
-    """`; did you mean x?` where something is close."""
+    """Return `; did you mean x?` if a known name is similar, else an empty string."""
     close = get_close_matches(value, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 class Sweep(NamedTuple):
-    """What is about to be run."""
+    """The runs that are about to start."""
 
     strategies: Collection[str]
     budgets: Collection[str | None]
@@ -169,7 +169,7 @@ class Sweep(NamedTuple):
 
 
 def plan(asked: Claims, sweep: Sweep) -> list[str]:
-    """A line on the seeds, and one for each claim that the sweep cannot answer."""
+    """Return a line on the number of seeds, and one for each claim that the sweep cannot test."""
     n, n_seeds = len(asked.claims), len(sweep.seeds)
     lines = [f"{n} claim{'s' if n > 1 else ''} to be judged, {n_seeds} seeds. {flip_note(n, n_seeds)}"]
     for name, claim in asked.claims.items():
@@ -183,7 +183,7 @@ def plan(asked: Claims, sweep: Sweep) -> list[str]:
 
 
 def flip_note(n_claims: int, n_seeds: int) -> str:
-    """Can an exact test over so many seeds reach the corrected level at all?"""
+    """Return whether an exact sign-flip test over so many seeds can pass Holm's first step."""
     from bench.analysis.format import p_value  # pandas and scipy, which `bench train` needs for claims only
     from bench.analysis.inference import sign_flip_floor, sign_flip_seeds
 

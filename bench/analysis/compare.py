@@ -31,7 +31,7 @@ from bench.records import PRETRAINING_ONLY
 
 @dataclass(frozen=True)
 class Summary:
-    """One cell on one measure. `interval` is None where no run finished with this score."""
+    """One cell on one measure. `interval` is None if no run finished with this score."""
 
     measure: Measure
     cell: Cell
@@ -71,17 +71,21 @@ class Choice:
 
 @lru_cache(maxsize=2**14)
 def baseline_cell(cell: Cell) -> Cell:
-    """The scratch cell beside a cell: same model, same changed settings but those of pretraining alone.
+    """Return the scratch cell that a cell is compared with: the same model and other swept settings.
 
-    It need not exist: scratch with other settings is no baseline.
+    Settings of pretraining alone are dropped. The cell need not exist: scratch with other settings is not a
+    baseline.
     """
     shared = [x for x in cell.condition.variant.split() if not x.startswith(PRETRAINING_ONLY)]
     return Cell(Condition(BASELINE, " ".join(shared)), cell.model, None)
 
 
-@lru_cache(maxsize=2**10)  # like what follows: views and figures ask again and again
+@lru_cache(maxsize=2**10)  # cached, since tables and figures need it repeatedly
 def grid(tables: Tables, condition: Condition) -> tuple[Cell, ...]:
-    """The cells that a condition needs to be compared over the whole study; an external one its own alone."""
+    """Return the cells that a condition needs for a comparison over the whole study.
+
+    An external condition needs only its own cells.
+    """
     if condition.is_external:
         return tuple(cell for cell in tables.cells if cell.condition == condition)
     if condition.strategy == BASELINE or all(
@@ -125,13 +129,13 @@ def difference(tables: Tables, measure: Measure, left: Cell, right: Cell) -> pd.
 
 
 def is_compared(condition: Condition) -> bool:
-    """Is it held against scratch?"""
+    """Return whether a condition is compared with scratch."""
     return condition.strategy != BASELINE and not condition.is_external
 
 
 @lru_cache(maxsize=2**8)
 def summaries(tables: Tables, measure: Measure) -> tuple[Summary, ...]:
-    """Every cell that was tried, on one measure."""
+    """Return a summary of every cell that was tried, on one measure."""
     gaps = _gaps(tables, measure, tables.cells)  # (C, S)
     gaps[[not is_compared(cell.condition) for cell in tables.cells]] = np.nan
     spreads = intervals(tables.values(measure, tables.cells))
@@ -140,7 +144,7 @@ def summaries(tables: Tables, measure: Measure) -> tuple[Summary, ...]:
 
 
 def pooled(tables: Tables, measures: Iterable[Measure]) -> list[Pooled]:
-    """Every condition over the whole grid, on all of these measures: means, differences to scratch, verdicts.
+    """Return mean, difference to scratch and verdict of every condition on these measures, over the grid.
 
     The verdicts' p values are Holm-corrected over all differences among them.
     """
@@ -184,7 +188,7 @@ def _verdict(tables: Tables, row: Pooled, p_holm: float) -> str:
 
 
 def places(tables: Tables) -> list[tuple[str, str | None]]:
-    """Every model and data budget that was tried, in order of size."""
+    """Return every pair of model and data budget that was tried, in order of size."""
     pretrained: set[tuple[str, str | None]]
     pretrained = {(cell.model, cell.budget) for cell in tables.cells if cell.budget is not None}
     found = pretrained or {(c.model, c.budget) for c in tables.cells if not c.condition.is_external}
@@ -194,16 +198,16 @@ def places(tables: Tables) -> list[tuple[str, str | None]]:
 def between(
     tables: Tables, measure: Measure, left: Condition, right: Condition, model: str, budget: str | None
 ) -> Paired | None:
-    """left - right at one model and data budget, seed by seed; None where no seed is shared."""
+    """Return left - right at one model and data budget, paired by seed; None if no seed is shared."""
     cells = _at(tables, left, model, budget), _at(tables, right, model, budget)
     first, second = tables.values(measure, cells)
     return paired(_by_seed(tables, first - second))
 
 
 def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> Choice | None:
-    """The best mean at one model and budget, and which others its paired interval cannot exclude.
+    """Return the condition with the best mean at one model and budget, and those not distinguishable from it.
 
-    None where there is no result, and for a measure that only describes.
+    It is None if there is no result, and for a measure that only describes.
     """
     sign = tables.measures[measure].sign
     cells = {
@@ -235,7 +239,7 @@ def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> 
 
 
 def is_clear(differences: pd.Series, sign: int) -> bool:
-    """Do differences by seed lie on the better side, by an uncorrected t test?"""
+    """Return whether differences by seed are on the better side, by an uncorrected t test."""
     values = differences.tolist()
     return t_test_p(values) <= 1 - LEVEL and sign * sum(values) > 0
 

@@ -71,8 +71,12 @@ def energy_note(tables: Tables) -> str:
     pairs = known[["source", "method"]].drop_duplicates()
     methods = sorted(f"{source} ({method})" for source, method in pairs.itertuples(index=False))
     grids = "; ".join(_grid(country, own) for country, own in known.groupby("country"))
-    also = " Measured and estimated are not compared or added up." if known["source"].nunique() > 1 else ""
-    return f"Energy: {'; '.join(methods)}.{also} Grid, as it was configured: {grids}."
+    also = (
+        " Measured and estimated energies are not comparable and not added up."
+        if known["source"].nunique() > 1
+        else ""
+    )
+    return f"Energy: {'; '.join(methods)}.{also} Configured grid: {grids}."
 
 
 def _grid(country: str, known: pd.DataFrame) -> str:
@@ -83,7 +87,7 @@ def _grid(country: str, known: pd.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class Member:
-    """A cell on the front. `gain` and `is_clear` are None for the cheapest: nothing costs less."""
+    """A cell on the front. `gain` and `is_clear` are None for the cheapest cell."""
 
     cell: Cell
     cost: float
@@ -93,7 +97,7 @@ class Member:
 
 
 def front(tables: Tables, measure: Measure, costs: Mapping[Cell, float]) -> list[Member]:
-    """The front of one measure from cheap to dear; empty for a measure that only describes.
+    """Return the Pareto front of one measure, cheapest first; empty for a measure that only describes.
 
     Args:
         tables: of the study.
@@ -117,9 +121,9 @@ def front(tables: Tables, measure: Measure, costs: Mapping[Cell, float]) -> list
 
 
 def _undominated(points: Mapping[Cell, tuple[float, float]]) -> list[Cell]:
-    """The cells (cost, score) that no other matches: better than all that cost less, best at their cost.
+    """Return the cells (cost, score) that no other cell beats at the same or a lower cost, cheapest first.
 
-    From cheap to dear; what is equal stays in order.
+    Cells of equal cost and score keep their order.
     """
     found: list[Cell] = []
     best = cost_of_best = -math.inf

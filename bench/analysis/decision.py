@@ -1,8 +1,8 @@
-"""Scores, data and compute -> the decision: with so much of both, which strategy and model, how surely.
+"""Scores, data and compute -> a decision: the best strategy and model within a budget, and its certainty.
 
-Candidates are the cells whose unique data and pretraining FLOPs lie within the caps; scratch always is one.
-Certainty is how often the best mean stays the best when seeds are drawn anew, all cells together (bootstrap).
-Nothing between or beyond the cells that were measured is guessed.
+Candidates are the cells whose unique data and pretraining FLOPs lie within the caps; scratch is always one.
+The certainty is the share of bootstraps over seeds, of all cells together, in which the best mean stays best.
+Nothing is interpolated or extrapolated.
 """
 
 from collections.abc import Mapping
@@ -32,11 +32,11 @@ from bench.analysis.stats import (
     t_tests_p,
 )
 
-_APART = 2  # compute levels that are closer than by this factor are one
+_APART = 2  # compute levels that are closer than this factor are merged
 
 
 class Caps(NamedTuple):
-    """The most that may be used; None: no limit."""
+    """The largest data and compute that may be used; None means no limit."""
 
     data_bytes: float | None
     flops: float | None
@@ -44,7 +44,7 @@ class Caps(NamedTuple):
 
 @dataclass(frozen=True)
 class Decision:
-    """The best cell within the caps, and what can be said of it and of the others."""
+    """The best cell within the caps, and how it compares with scratch and the other candidates."""
 
     measure: Measure
     caps: Caps
@@ -53,22 +53,22 @@ class Decision:
     certainty: float | None  # None for a single seed
     scratch: Cell | None  # the best without pretraining; None: none was measured
     to_scratch: Paired | None  # best - scratch
-    p_holm: float  # of that, over all pretrained candidates
+    p_holm: float  # of `to_scratch`, corrected over all pretrained candidates
     ahead: tuple[Cell, ...]  # pretrained candidates that are shown to beat scratch, by p_holm
     tied: tuple[Cell, ...]
     missing: tuple[Cell, ...]  # within the caps, without a number
     n_candidates: int
-    n_tested: int  # of them, those held against scratch
+    n_tested: int  # candidates that are compared with scratch
 
 
 class Need(NamedTuple):
-    """What a cell takes; None: not known."""
+    """The data and compute of a cell; None if unknown."""
 
     data_bytes: float | None
     flops: float | None
 
     def fits(self, caps: Caps) -> bool:
-        """Does it lie within the caps? What is not known does not."""
+        """Return whether it lies within the caps; an unknown amount does not."""
         return _is_within(self.data_bytes, caps.data_bytes) and _is_within(self.flops, caps.flops)
 
 
@@ -77,7 +77,7 @@ def _is_within(need: float | None, cap: float | None) -> bool:
 
 
 def needs(tables: Tables) -> dict[Cell, Need]:
-    """Unique text and pretraining FLOPs of every cell but external ones, which are no choice."""
+    """Return unique text and pretraining FLOPs of every cell; external models are not a choice."""
     spent = flops(tables)
     return {
         cell: Need(0.0, 0.0)
@@ -89,7 +89,7 @@ def needs(tables: Tables) -> dict[Cell, Need]:
 
 
 def _data_bytes(tables: Tables, cell: Cell) -> float | None:
-    """The text that its data budget grants; image-text strategies train on that budget's pairs."""
+    """Return the text of a cell's data budget; image-text strategies train on the pairs of that budget."""
     runs = tables.runs_of(cell)
     for config, used in zip(runs["config"], runs["unique_bytes"], strict=True):
         granted = config.get("budget", {}).get("unique_bytes")
@@ -99,26 +99,26 @@ def _data_bytes(tables: Tables, cell: Cell) -> float | None:
 
 
 def pretrained(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> dict[Cell, Need]:
-    """What each pretrained cell with a number takes."""
+    """Return the needs of each pretrained cell that has a score."""
     scored = set(tables.cells_with(measure))
     return {c: need for c, need in takes.items() if c in scored and c.condition.strategy != BASELINE}
 
 
 def decide(tables: Tables, measure: Measure, caps: Caps, takes: Mapping[Cell, Need]) -> Decision | None:
-    """The best mean within the caps; None where there is no candidate, or nothing is better.
+    """Return the decision within the caps; None without a candidate, or for a measure that only describes.
 
     Args:
         tables: of the study.
-        measure: what is to be good.
+        measure: the score to maximise or minimise.
         caps: on data and compute.
         takes: see `needs`.
     """
     return _decide(tables, measure, caps, _grid(tables, measure, takes))
 
 
-@dataclass(frozen=True, eq=False)  # each is its own, so that its tests can be kept
+@dataclass(frozen=True, eq=False)  # hashed by identity, so that its tests can be cached
 class _Grid:
-    """C cells with numbers and all their S seeds, and the cells that should have numbers and do not."""
+    """C cells with scores for S seeds, and the cells whose scores are missing."""
 
     cells: tuple[Cell, ...]
     values: Floats  # (C, S), higher is better; NaN: not measured
@@ -127,14 +127,14 @@ class _Grid:
     lacking: tuple[tuple[Cell, Need], ...]
 
     def within(self, caps: Caps) -> NDArray[np.bool_]:
-        """(C,): what is not known is not within a cap."""
+        """Return for each cell (C,) whether it lies within the caps; an unknown amount does not."""
         limits = np.array([np.inf if cap is None else cap for cap in caps])
         return ((self.takes <= limits) | np.isinf(limits)).all(axis=1)
 
 
 @lru_cache(maxsize=2**10)  # the best cell and the best of scratch are the same at many levels
 def _p_against(grid: _Grid, i: int) -> Floats:
-    """The t tests' p (C,) of each cell's difference to the i-th, over the seeds of both."""
+    """Return the p values (C,) of t tests of each cell against the i-th, over the seeds of both."""
     return np.array(t_tests_p(grid.values - grid.values[i]))
 
 
@@ -159,7 +159,7 @@ def _decide(tables: Tables, measure: Measure, caps: Caps, grid: _Grid) -> Decisi
     if not len(own):
         return None
     cells, values, is_scratch = [grid.cells[i] for i in own], grid.values[own], grid.is_scratch[own]
-    values = values[:, ~np.isnan(values).all(axis=0)]  # a seed that no candidate has is not drawn
+    values = values[:, ~np.isnan(values).all(axis=0)]  # without seeds that no candidate has
     means = np.nanmean(values, axis=1)
     best = int(np.argmax(means))
     scratch = int(np.argmax(np.where(is_scratch, means, -np.inf))) if is_scratch.any() else None
@@ -192,15 +192,15 @@ def _decide(tables: Tables, measure: Measure, caps: Caps, grid: _Grid) -> Decisi
 
 
 def _missing(grid: _Grid, caps: Caps) -> tuple[Cell, ...]:
-    """What should be there: lost runs may not even have their compute on record."""
+    """Return the cells within the caps without a score; a lost run may lack its compute, too."""
     data_only = Caps(caps.data_bytes, None)
     return tuple(c for c, need in grid.lacking if need.fits(data_only if need.flops is None else caps))
 
 
 def levels(takes: Mapping[Cell, Need]) -> list[Caps]:
-    """Every data budget's text with every compute level, both ascending.
+    """Return every data budget combined with every compute level, both ascending.
 
-    A compute level is what the dearest strategy of a model and a budget takes: there all of them fit.
+    A compute level is the cost of the most expensive strategy of a model and budget, so that all of them fit.
     """
     dearest: dict[tuple[str, str | None], float] = {}
     for cell, need in takes.items():
@@ -216,13 +216,13 @@ def levels(takes: Mapping[Cell, Need]) -> list[Caps]:
 
 @lru_cache(maxsize=1)  # for the page and for its CSV
 def all_decisions(tables: Tables) -> tuple[Decision, ...]:
-    """Those of each task's headline metric."""
+    """Return the decisions on every task's headline metric."""
     takes = needs(tables)
     return tuple(row for measure in tables.headlines for row in decisions(tables, measure, takes))
 
 
 def decisions(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> list[Decision]:
-    """The decision at each level where the pretrained candidates are others than at all levels before."""
+    """Return a decision at each level whose pretrained candidates differ from those of all earlier levels."""
     found: list[Decision] = []
     grid = _grid(tables, measure, takes)
     seen = {bytes(len(grid.cells))}
@@ -235,7 +235,7 @@ def decisions(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> l
 
 
 def certainty(row: Decision) -> str:
-    """`98 %`; a single seed has none, and neither has a single candidate."""
+    """Format the certainty: `98 %`, or a word if there is one seed or one candidate."""
     if row.n_candidates == 1:
         return "no rival"
     return EMPTY if row.certainty is None else f"{100 * row.certainty:.0f} %"

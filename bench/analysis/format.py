@@ -1,6 +1,6 @@
-"""Numbers and tables as text. The one place that decides how a value, an interval or a cost is written.
+"""Numbers and tables -> text. Only this module decides how a value, an interval or a cost is written.
 
-A view is a table of texts and links, made once and written as HTML, Markdown and LaTeX.
+A view is a table of texts and links, which is made once and written as HTML, Markdown and LaTeX.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -72,14 +72,14 @@ class View:
 
 
 def number(value: float, *, signed: bool = False) -> str:
-    """Three decimals for scores, four digits for what is large."""
+    """Format a number: three decimals below 100, four digits from there on."""
     digits = "+" if signed else ""
     text = f"{value:{digits}.3f}" if abs(value) < 100 else f"{value:{digits}.4g}"
     return text.replace("-", "−")
 
 
 def with_interval(interval: Interval | None, *, signed: bool = False) -> str:
-    """`mean [low, high]`; a single seed has no interval and says so."""
+    """Format `mean [low, high]`, or `mean [one seed]`."""
     if interval is None:
         return EMPTY
     mean = number(interval.mean, signed=signed)
@@ -89,7 +89,7 @@ def with_interval(interval: Interval | None, *, signed: bool = False) -> str:
 
 
 def with_seeds(interval: Interval | None) -> str:
-    """`mean [low, high], n = 5 seeds`, for prose."""
+    """Format `mean [low, high], n = 5 seeds`, for prose."""
     if interval is None:
         return "no result"
     if interval.n == 1:
@@ -98,7 +98,7 @@ def with_seeds(interval: Interval | None) -> str:
 
 
 def with_p(difference: Paired | None) -> str:
-    """`+0.050 [+0.030, +0.070], 5 paired seeds, p = 0.062`, p of the t test."""
+    """Format `+0.050 [+0.030, +0.070], 5 paired seeds, p = 0.062`, with the p value of the t test."""
     if difference is None:
         return EMPTY
     n = difference.interval.n
@@ -108,12 +108,12 @@ def with_p(difference: Paired | None) -> str:
 
 
 def p_value(p: float, equals: str = "") -> str:
-    """`0.062`, or `< 0.001` where more digits would feign precision."""
+    """Format a p value: `0.062`, or `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"{equals}{p:.3f}"
 
 
 def power(value: float) -> str:
-    """1234567 -> 1.2×10⁶."""
+    """Format a number as a power of ten: 1234567 -> 1.2×10⁶."""
     if not value:
         return "0"
     digits, exponent = f"{value:.1e}".split("e")
@@ -121,7 +121,7 @@ def power(value: float) -> str:
 
 
 def amount(value: object) -> str:
-    """A count or cost for a table: absent is empty, large is a power of ten."""
+    """Format a count or cost for a table; absent is empty, and a large one is a power of ten."""
     if value is None or value != value:
         return EMPTY
     if isinstance(value, (int, float)):
@@ -132,7 +132,7 @@ def amount(value: object) -> str:
 
 
 def n_bytes(value: float) -> str:
-    """4000000 -> 4 MB, in powers of a thousand."""
+    """Format bytes by powers of 1000: 4000000 -> 4 MB."""
     for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= size:
             return f"{value / size:.3g} {unit}"
@@ -140,12 +140,12 @@ def n_bytes(value: float) -> str:
 
 
 def plain(entry: Entry) -> str:
-    """An entry without its links."""
+    """Return the text of an entry without its links."""
     return entry if isinstance(entry, str) else " ".join(link.text for link in entry)
 
 
 def html_table(view: View) -> Markup:
-    """A table in a box of its own that scrolls, so that the page need not; its note below."""
+    """Return a table as HTML, in a box that scrolls, with its note below."""
     name = escape(view.title)
     head = "".join(
         f'<th scope="col" class="{side}">{escape(text)}</th>'
@@ -169,7 +169,7 @@ def _html_row(view: View, i: int) -> str:
 
 
 def html_entry(entry: Entry) -> str:
-    """Links as such, and as abbreviations where they only explain."""
+    """Return an entry as HTML: a link with a target as `a`, one with only a title as `abbr`."""
     return escape(entry) if isinstance(entry, str) else " ".join(map(_html_link, entry))
 
 
@@ -181,12 +181,12 @@ def _html_link(link: Link) -> str:
 
 
 def markdown_escape(text: str) -> str:
-    """Text that no Markdown renderer takes for markup, on one line."""
+    """Return a text on one line that no Markdown renderer interprets as markup."""
     return " ".join(text.split()).translate(_MARKDOWN)
 
 
 def markdown_table(view: View) -> str:
-    """A pipe table."""
+    """Return a table in Markdown's pipe syntax."""
     rule = {"l": ":--", "r": "--:", "c": ":-:"}
     lines = [view.header, *([plain(entry) for entry in row] for row in view.rows)]
     body = ["| " + " | ".join(markdown_escape(text) for text in line) + " |" for line in lines]
@@ -195,14 +195,14 @@ def markdown_table(view: View) -> str:
 
 
 def latex_escape(text: str) -> str:
-    """Text that LaTeX sets as it is; what cannot be printed, marks of direction too, is a `?`."""
+    """Return a text that LaTeX prints as it is; each character that cannot be printed becomes `?`."""
     if not text.replace("\N{NO-BREAK SPACE}", " ").isprintable():
         text = "".join(c if c.isprintable() or c.isspace() else "?" for c in text)
     return text.translate(_LATEX_SIGNS)
 
 
 def latex_table(view: View) -> str:
-    """A tabular, to be \\input where booktabs and amssymb are loaded."""
+    """Return a tabular for \\input; the document has to load booktabs and amssymb."""
 
     def line(entries: Sequence[Entry], i: int = -1) -> str:
         texts = [latex_escape(plain(entry)) for entry in entries]
@@ -217,7 +217,7 @@ def latex_table(view: View) -> str:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """{"a": {"b": 1}} -> {"a.b": "1"}."""
+    """Flatten a nested mapping: {"a": {"b": 1}} -> {"a.b": "1"}."""
     flat: dict[str, str] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -232,13 +232,16 @@ _ARROWS = {1: "\N{NO-BREAK SPACE}↑", -1: "\N{NO-BREAK SPACE}↓", 0: ""}
 
 
 def measure_label(tables: Tables, measure: Measure) -> str:
-    """`task: metric (labels) ↑`, the arrow pointing to better, none where nothing is; once if named alike."""
+    """Return `task: metric (labels) ↑`; the arrow points to better values.
+
+    A task and metric of the same name are written once, and a metric that only describes has no arrow.
+    """
     labels = "" if measure.n_labels is None else f" ({measure.n_labels:,} labels)"
     return f"{_names(measure)}{labels}{_ARROWS[tables.measures[measure].sign]}"
 
 
 def series_label(tables: Tables, measure: Measure, name: str) -> str:
-    """As `measure_label`, for several measures of a task that are drawn together under `name`."""
+    """Return `measure_label` for several measures of a task that are drawn together under `name`."""
     return f"{_names(measure._replace(metric=name))}{_ARROWS[tables.measures[measure].sign]}"
 
 
@@ -247,35 +250,35 @@ def _names(measure: Measure) -> str:
 
 
 def cells_anchor(tables: Tables, measure: Measure) -> str:
-    """The id of a measure's cells table."""
+    """Return the HTML id of a measure's table of cells."""
     return f"cells-{list(tables.measures).index(measure)}"
 
 
 def measure_link(tables: Tables, measure: Measure) -> Link:
-    """A measure's label that leads to its cells."""
+    """Return a measure's label as a link to its table of cells."""
     return Link(measure_label(tables, measure), f"#{cells_anchor(tables, measure)}")
 
 
 def cell_label(cell: Cell, between: str = ", ") -> str:
-    """`clm, 0.2m, 4mb`."""
+    """Format a cell: `clm, 0.2m, 4mb`."""
     return between.join(part for part in (cell.condition.label, cell.model, cell.budget) if part)
 
 
 def short_label(tables: Tables, cell: Cell) -> str:
-    """As `cell_label`, without the model or the budget where the study has but one."""
+    """Return `cell_label` without the model or budget if the study has only one."""
     model = cell.model if len(tables.models) > 1 else ""
     budget = cell.budget if len(tables.budgets) > 1 else None
     return cell_label(Cell(cell.condition, model, budget))
 
 
-@lru_cache(maxsize=2**16)  # asked for at every score of every run
+@lru_cache(maxsize=2**16)  # cached, since every score of every run needs it
 def run_anchor(run_id: str) -> str:
-    """The id of a run's row."""
+    """Return the HTML id of a run's row."""
     return f"run-{quote(run_id, safe='')}"
 
 
 def seeds_note(seeds: Iterable[int]) -> str:
-    """What an interval is, and where there is none."""
+    """Return a note on the intervals of tables, for these numbers of seeds."""
     counts = sorted(set(seeds))
     base = f"Brackets: {100 * LEVEL:.0f} % t interval of the mean over seeds, on these items."
     if 2 in counts:

@@ -44,7 +44,7 @@ _ABSENT_WHEN_ZERO = {"unique_bytes", "unique_tokens", "unique_pairs", "peak_memo
 
 
 class Condition(NamedTuple):
-    """One side of a comparison: a strategy, and the other swept setting if there is one."""
+    """One side of a comparison: a strategy, and the value of another swept setting, if any."""
 
     strategy: str
     variant: str
@@ -463,7 +463,7 @@ def cell_of(record: RunRecord) -> Cell:
 
 
 class MeasureSeries(NamedTuple):
-    """Measures of one task that differ in a number alone, in its order: label counts, layers, copies."""
+    """Measures of one task that differ only in a number (label count, layer, copies), in its order."""
 
     task: str
     name: str  # of the metric, without the number
@@ -551,7 +551,7 @@ def _energies(record: RunRecord, results: Results) -> Iterator[tuple[str | None,
         yield task, result.cost.energy
 
 
-@cache  # asked for at every score of every run
+@cache  # cached, since every score of every run needs it
 def _cell(strategy: str, variant: str, model: str, budget: str | None) -> Cell:
     condition = Condition(strategy, variant)
     if condition.is_external:

@@ -1,7 +1,7 @@
-"""A mean difference with its error -> p values of what may be claimed of it, and what so many seeds can see.
+"""A mean difference with its error -> p values, power and the number of seeds needed.
 
-Pure functions. Superior and no worse: one-sample t tests at a bound. Equal: two one-sided tests (Schuirmann
-1987; Lakens 2017). Less spread: Brown and Forsythe 1974. Power: the noncentral t distribution.
+Pure functions. Superiority and non-inferiority: one-sample t tests. Equivalence: two one-sided tests
+(Schuirmann 1987; Lakens 2017). Variance ratio: Brown and Forsythe 1974. Power: the noncentral t distribution.
 """
 
 import math
@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-import scipy  # of it, `stats` and `optimize` are loaded where they are used: they take a second
+import scipy  # `stats` and `optimize` are loaded on use, since they take a second
 import scipy.special
 from numpy.typing import NDArray
 
@@ -25,9 +25,9 @@ _MOST_SEEDS = 10_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean difference over S seeds, and over I items where these are known.
+    """A mean difference over S seeds, and over I items if their outcomes are known.
 
-    Its squared standard error is seed_sd² / S + item_se²: more seeds take off the first part alone.
+    Its squared standard error is seed_sd² / S + item_se²: more seeds reduce only the first term.
     """
 
     mean: float
@@ -35,52 +35,52 @@ class Estimate:
     item_se: float  # 0 where the items are taken as they are
     df: float
     n_seeds: int
-    n_items: int | None = None  # None: items are not in the error
+    n_items: int | None = None  # None: the error does not include items
 
     @property
     def se(self) -> float:
-        """The standard error of the mean."""
+        """Return the standard error of the mean."""
         return self.se_with(self.n_seeds)
 
     def se_with(self, n_seeds: int) -> float:
-        """What the standard error would be with so many seeds."""
+        """Return the standard error with another number of seeds."""
         return math.sqrt(self.seed_sd**2 / n_seeds + self.item_se**2)
 
     def bounds(self, level: float = LEVEL) -> tuple[float, float]:
-        """The t interval."""
+        """Return the bounds of the t interval."""
         half = float(scipy.special.stdtrit(self.df, (1 + level) / 2)) * self.se
         return self.mean - half, self.mean + half
 
     def p_above(self, bound: float) -> float:
-        """One-sided p of "the true mean is above the bound".
+        """Return the one-sided p value of "the true mean is above the bound".
 
-        Seeds that all agree tell nothing of their spread: there only their number counts, as in a sign test.
+        If all seeds agree, their spread is unknown, and the p value is that of a sign test.
         """
         if self.se > 1e-9 * max(abs(self.mean), abs(bound)):
             return float(scipy.special.stdtr(self.df, (bound - self.mean) / self.se))
         return 0.5**self.n_seeds if self.mean > bound else 1.0
 
     def p_below(self, bound: float) -> float:
-        """One-sided p of "the true mean is below the bound"."""
+        """Return the one-sided p value of "the true mean is below the bound"."""
         return replace(self, mean=-self.mean).p_above(-bound)
 
 
 @dataclass(frozen=True)
 class Decided:
-    """Two p values: of what a claim says, and of the opposite. Two-sided where both could be asked."""
+    """Two p values, of a claim and of its opposite; two-sided if both were possible."""
 
     p_for: float
     p_against: float
 
     @property
     def p(self) -> float:
-        """Of the claim's test, whichever way it ends."""
+        """Return the p value of the claim's test, in either direction."""
         return min(self.p_for, self.p_against)
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """The variance of `right` by that of `left`, with a percentile bootstrap range over seeds."""
+    """The variance of `right` over that of `left`, with a percentile bootstrap range over seeds."""
 
     ratio: float
     low: float
@@ -94,7 +94,7 @@ Reach = Callable[[float, float], float]
 
 @lru_cache(maxsize=2**12)
 def t_reach(alpha: float, df: float) -> float:
-    """The difference, in standard errors, that a two-sided t test at `alpha` sees with 80 % power."""
+    """Return the difference, in standard errors, that a two-sided t test detects with 80 % power."""
     bound = -float(scipy.special.stdtrit(df, alpha / 2))
 
     def lacking(shift: float) -> float:
@@ -104,32 +104,35 @@ def t_reach(alpha: float, df: float) -> float:
 
 
 def tost_reach(alpha: float, df: float) -> float:
-    """The margin, in standard errors, within which a true difference of 0 is shown with 80 % power."""
+    """Return the margin, in standard errors, for which equivalence of equal means has 80 % power."""
     return -float(scipy.special.stdtrit(df, alpha) + scipy.special.stdtrit(df, (1 - POWER) / 2))
 
 
 def seeds_alone(differences: Mapping[int, float] | pd.Series) -> Estimate:
-    """The estimate from differences by seed, two or more; the items are taken as they are."""
+    """Estimate from differences by seed, two or more, on fixed items."""
     sample = np.array([gap for _, gap in sorted(differences.items())], dtype=np.float64)
     n = len(sample)
     return Estimate(float(sample.mean()), float(sample.std(ddof=1)), 0.0, n - 1, n)
 
 
 def superiority(estimate: Estimate, bound: float = 0.0) -> Decided:
-    """Above the bound, or below it; with a bound below 0 the test of non-inferiority."""
+    """Test whether the mean is above or below a bound; a bound below 0 tests non-inferiority."""
     above, below = (min(1.0, 2 * p) for p in (estimate.p_above(bound), estimate.p_below(bound)))
     return Decided(above, below)
 
 
 def equivalence(estimate: Estimate, margin: float) -> Decided:
-    """Within ±margin by two one-sided tests, or beyond it on either side."""
+    """Test whether the mean is within ±margin, by two one-sided tests, or beyond it on either side."""
     within = max(estimate.p_above(-margin), estimate.p_below(margin))
     beyond = min(1.0, 2 * min(estimate.p_above(margin), estimate.p_below(-margin)))
     return Decided(within, beyond)
 
 
 def variance_ratio(left: Sequence[float], right: Sequence[float]) -> Ratio | None:
-    """Of scores (S,) by seed, in the same order; None for fewer than three seeds or a side without spread."""
+    """Test whether scores (S,) by seed, in the same order, have equal variances.
+
+    It returns None for fewer than three seeds or a side without spread.
+    """
     values = np.array([left, right], dtype=np.float64)  # (2, S)
     n = values.shape[1]
     if n < 3 or (np.ptp(values, axis=1) == 0).any():
@@ -142,24 +145,24 @@ def variance_ratio(left: Sequence[float], right: Sequence[float]) -> Ratio | Non
 
 
 def _ratios(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(2, R, S) -> (R,): right by left; a resample without spread on a side is at the end of the range."""
+    """Return right over left (R,) of (2, R, S); infinite if only `left` has no spread, 1 if neither has."""
     left, right = values.var(axis=-1, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.nan_to_num(right / left, nan=1.0, posinf=np.inf)
 
 
 def detectable(estimate: Estimate, alpha: float) -> float:
-    """The smallest difference that a two-sided t test at `alpha` sees with 80 % power."""
+    """Return the smallest difference that a two-sided t test at `alpha` detects with 80 % power."""
     return t_reach(alpha, estimate.df) * estimate.se
 
 
 def seeds_needed(estimate: Estimate, effect: float, alpha: float, reach: Reach = t_reach) -> int | None:
-    """So many that `effect` is seen with 80 % power; None where the items alone leave too much error.
+    """Return how many seeds detect `effect` with 80 % power; None if no number of seeds is enough.
 
     Args:
-        estimate: of which the spreads are taken as the true ones.
+        estimate: its spreads are taken as the true ones.
         effect: a difference, or the margin of an equivalence.
-        alpha: of the test.
+        alpha: the level of the test.
         reach: `t_reach`, or `tost_reach` for an equivalence.
     """
 
@@ -178,18 +181,18 @@ def seeds_needed(estimate: Estimate, effect: float, alpha: float, reach: Reach =
 
 
 def detectable_ratio(n: int, alpha: float) -> float:
-    """The smallest ratio of two normal variances that n seeds a side see with 80 % power, by the F test."""
+    """Return the smallest ratio of two normal variances that an F test detects with 80 % power."""
     f = scipy.stats.f(n - 1, n - 1)
     return float(f.isf(alpha / 2) / f.ppf(1 - POWER))
 
 
 def sign_flip_floor(n: int) -> float:
-    """The smallest two-sided p of an exact sign-flip test over n seeds."""
+    """Return the smallest two-sided p value of an exact sign-flip test over n seeds."""
     return min(1.0, 2.0 ** (1 - n))
 
 
 def sign_flip_seeds(n_claims: int, alpha: float = 1 - LEVEL) -> int:
-    """So many seeds that the smallest of n p values can pass Holm's first step.
+    """Return how many seeds let the smallest of n p values pass Holm's first step.
 
     >>> sign_flip_seeds(8)
     9
@@ -198,17 +201,17 @@ def sign_flip_seeds(n_claims: int, alpha: float = 1 - LEVEL) -> int:
 
 
 Array = NDArray[np.float64]
-_EXACT = 1e-4  # arrays are float32; of a metric's whole range
+_EXACT = 1e-4  # relative tolerance, since arrays are float32
 
 
 def crossed(differences: Array) -> Estimate:
-    """Of paired differences (S, I), two or more of each."""
+    """Estimate from paired differences (S, I), two or more of each, with seeds and items crossed."""
     n_seeds, n_items = differences.shape
     by_seed, by_item, mean = differences.mean(axis=1), differences.mean(axis=0), differences.mean()
     residuals = differences - by_seed[:, None] - by_item[None] + mean
     rest = float((residuals**2).sum()) / ((n_seeds - 1) * (n_items - 1)) / differences.size
     of_seeds, of_items = float(by_seed.var(ddof=1)) / n_seeds, float(by_item.var(ddof=1)) / n_items
-    more = max(0.0, of_items - rest)  # what the items add to the seeds' part, which has the rest in it
+    more = max(0.0, of_items - rest)  # the items' part alone, since the residual is in the seeds' part
     df = _satterthwaite(of_seeds, of_items, rest, n_seeds, n_items) if more else n_seeds - 1.0
     return Estimate(float(mean), math.sqrt(of_seeds * n_seeds), math.sqrt(more), df, n_seeds, n_items)
 
@@ -220,7 +223,7 @@ def _satterthwaite(of_seeds: float, of_items: float, rest: float, n_seeds: int, 
 
 
 def outcomes(tables: Tables, measure: Measure, cell: Cell) -> dict[int, Array]:
-    """By seed, (I,) values whose mean is the score; empty where they are not known for every run.
+    """Return by seed the values (I,) whose mean is the score; empty if unknown for any run.
 
     Raises:
         DataError: a file of items is damaged.
@@ -233,15 +236,15 @@ def outcomes(tables: Tables, measure: Measure, cell: Cell) -> dict[int, Array]:
         values = by_item(tables.arrays(run_id, measure.task), measure)
         score = scores[seed]
         if values is None or abs(values.mean() - score) > _EXACT * max(1.0, abs(score)):
-            return {}  # of a score that is no mean over items
+            return {}  # the score is not a mean over items
         found[seed] = values
     return found
 
 
 def by_item(items: Items, measure: Measure) -> Array | None:
-    """(I,) whose mean is the score of one run; of several fits, their average. None where there is no such.
+    """Return values (I,) whose mean is the score of one run, averaged over fits; None if there are none.
 
-    A ratio of sums (micro F1, accuracy over words) is linearised: its value plus each item's influence.
+    A ratio of sums (micro F1, accuracy over words) is linearised: its value plus the influence of each item.
     """
     name = measure.metric
     at = "" if measure.n_labels is None else f"@{measure.n_labels}"
@@ -256,13 +259,13 @@ def by_item(items: Items, measure: Measure) -> Array | None:
 
 
 def _averaged(values: NDArray[np.generic]) -> Array:
-    """(..., I) -> (I,)."""
+    """Average (..., I) over all but the last axis, to (I,)."""
     wide = values.astype(np.float64)
     return np.asarray(wide.reshape(-1, wide.shape[-1]).mean(axis=0))
 
 
 def _ratio(above: NDArray[np.generic], below: NDArray[np.generic]) -> Array:
-    """(..., I) numerators and denominators -> (I,) influences around sum / sum."""
+    """Return influences (I,) around sum / sum, from numerators and denominators (..., I)."""
     tops, bottoms = (values.astype(np.float64) for values in np.broadcast_arrays(above, below))
     total = bottoms.sum(axis=-1, keepdims=True)
     value = tops.sum(axis=-1, keepdims=True) / np.maximum(total, 1e-12)
@@ -270,7 +273,7 @@ def _ratio(above: NDArray[np.generic], below: NDArray[np.generic]) -> Array:
 
 
 def matrix(left: Mapping[int, Array], right: Mapping[int, Array]) -> tuple[tuple[int, ...], Array] | None:
-    """Differences (S, I) of the seeds that both have; None where the items differ, or are fewer than two."""
+    """Return differences (S, I) of shared seeds; None if items differ, or for fewer than two of either."""
     seeds = tuple(sorted(left.keys() & right.keys()))
     rows = [values for seed in seeds for values in (left[seed], right[seed])]
     sizes = {len(values) for values in rows}
@@ -279,12 +282,12 @@ def matrix(left: Mapping[int, Array], right: Mapping[int, Array]) -> tuple[tuple
     return seeds, np.stack([left[seed] - right[seed] for seed in seeds])
 
 
-BEFORE, BEYOND = -math.inf, math.inf  # crossovers below all label counts that were measured, above all
+BEFORE, BEYOND = -math.inf, math.inf  # crossovers below and above all measured label counts
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """`at`, `low` and `high` in labels, `BEFORE` or `BEYOND`; no bounds for a single seed."""
+    """A crossover in labels, or `BEFORE` or `BEYOND`; a single seed has no bounds."""
 
     at: float
     low: float | None
@@ -293,7 +296,7 @@ class Crossover:
     is_ahead_throughout: bool  # at every label count that was measured
 
     def bounds_as(self, write: Callable[[float], str], below: str, above: str) -> list[str]:
-        """`low` and `high` for readers, what lies outside the measured by name; [] for a single seed."""
+        """Format `low` and `high`, with words for bounds outside the range; [] for one seed."""
         if self.low is None or self.high is None:
             return []
         outside = {BEFORE: below, BEYOND: above}
@@ -301,7 +304,7 @@ class Crossover:
 
 
 def crossover(gains: pd.DataFrame) -> Crossover | None:
-    """The crossover of the mean over seeds, with its percentile bootstrap interval.
+    """Return the crossover of the mean over seeds, with its percentile bootstrap interval.
 
     Resamples without a crossover count as `BEFORE` or `BEYOND`, so that a bound may be either.
 
@@ -324,8 +327,10 @@ def crossover(gains: pd.DataFrame) -> Crossover | None:
 
 
 def bounds(samples: NDArray[np.float64]) -> tuple[float, float]:
-    """The percentile interval of resampled crossovers (R,), sorted; either end may be infinite."""
-    tail = math.floor((1 - LEVEL) / 2 * (len(samples) - 1))  # a rank: no mean of infinity and a number
+    """Return the percentile interval of sorted crossovers (R,); either end may be infinite."""
+    tail = math.floor(
+        (1 - LEVEL) / 2 * (len(samples) - 1)
+    )  # an order statistic, since bounds may be infinite
     return float(samples[tail]), float(samples[-1 - tail])
 
 
@@ -342,17 +347,17 @@ def resampled(gains: pd.DataFrame) -> tuple[list[int], NDArray[np.float64], NDAr
 
 
 def stops_helping(counts: Sequence[int], gains: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The label count from which on no gain is above 0, linear in log2 labels between two counts.
+    """Return the label count from which on no gain is above 0, interpolated linearly in log2 labels.
 
     Args:
         counts: C label counts, ascending, two or more.
         gains: (..., C).
 
     Returns:
-        (...): `BEFORE` where no gain is above 0, `BEYOND` where the last one is.
+        (...): `BEFORE` if no gain is above 0, `BEYOND` if the last one is.
     """
     x, positive = np.log2(counts), gains > 0
-    last = len(counts) - 1 - positive[..., ::-1].argmax(axis=-1)  # of the positive ones, where there are any
+    last = len(counts) - 1 - positive[..., ::-1].argmax(axis=-1)  # the last positive gain, if there is any
     left = np.minimum(last, len(counts) - 2)
     is_within = positive.any(axis=-1) & (last == left)
     here, there = (np.take_along_axis(gains, i[..., None], axis=-1)[..., 0] for i in (left, left + 1))

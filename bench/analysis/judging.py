@@ -1,7 +1,7 @@
-"""Claims and tables -> verdicts. What was written before the runs is held against what they found.
+"""Claims and tables -> verdicts: each claim is tested with the runs of its study.
 
-Every claim has one test, whose p value is Holm-corrected over all claims of the study, those without numbers
-included. "Equivalent", said of a superiority claim, is a second family of tests, corrected on its own.
+The p values are Holm-corrected over all claims of the study, those without numbers included. Whether a
+superiority claim is "equivalent" is a second family of tests with its own correction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,11 +46,11 @@ Pair = tuple[Cell, Cell]  # left and right
 
 
 class LackingError(Exception):
-    """Why a claim cannot be tested."""
+    """A claim cannot be tested; the message says why."""
 
 
 def measure_of(tables: Tables, claim: Claim) -> Measure:
-    """The claim's metric, with the label count that it asks for, else the most."""
+    """Return the claim's metric, with the label count that it asks for or else the largest."""
     tasks = sorted({measure.task for measure in tables.measures})
     _require_known(claim.task, tasks, "task")
     own = [measure for measure in tables.measures if measure.task == claim.task]
@@ -62,7 +62,10 @@ def measure_of(tables: Tables, claim: Claim) -> Measure:
 
 
 def sign_of(tables: Tables, claim: Claim, measure: Measure) -> int:
-    """1 where higher is better, -1 where lower is; 0 where nothing is and the claim is of spread alone."""
+    """Return 1 if higher is better and -1 if lower is.
+
+    It is 0 if neither is, which only a claim on the variance allows.
+    """
     sign = tables.measures[measure].sign
     asked = {"higher": 1, "lower": -1, None: 0}[claim.better]
     if asked and sign and asked != sign:
@@ -77,7 +80,7 @@ def sign_of(tables: Tables, claim: Claim, measure: Measure) -> int:
 
 
 def pairs_of(tables: Tables, claim: Claim) -> tuple[Pair, ...]:
-    """The cells to compare: those of the pretrained side, each with its partner of the same place."""
+    """Return the cells to compare: those of the pretrained side, each with its partner."""
     sides = [(_condition(tables, side), side.within(claim.cells)) for side in (claim.left, claim.right)]
     order = 1 if sides[0][0].strategy == BASELINE else 0
     (condition, own), (other, partner) = sides[order], sides[1 - order]
@@ -121,7 +124,7 @@ def _require_known(name: str, known: Sequence[str], what: str) -> None:
 
 
 def require_complete(tables: Tables, claim: Claim, measure: Measure, pairs: Sequence[Pair]) -> None:
-    """No cell may be missing and no run lost: those that are left would speak for those that failed."""
+    """Raise if a cell is missing or a run was lost, since the others would be a biased sample."""
     for cell, side in (
         (cell, side) for pair in pairs for cell, side in zip(pair, (claim.left, claim.right), strict=True)
     ):
@@ -151,7 +154,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the runs say on one claim; effects are above 0 where `left` is better."""
+    """The result of a claim's test; effects are above 0 if `left` is better."""
 
     measure: Measure | None = None
     pairs: tuple[Pair, ...] = ()  # of cells, left and right
@@ -172,11 +175,11 @@ class Judged:
     evidence: Evidence
     verdict: Verdict
     p_holm: float | None
-    n_claims: int  # of the study: what p is corrected for
+    n_claims: int  # of the study, for which p is corrected
 
 
 def judge(tables: Tables, claims: Claims) -> list[Judged]:
-    """A verdict on each claim, in the order of the file."""
+    """Return a verdict on each claim, in the order of the file."""
     found = {name: examine(tables, claim) for name, claim in claims.claims.items()}
     corrected = dict(
         zip(found, holm([e.decided.p if e.decided else 1.0 for e in found.values()]), strict=True)
@@ -196,7 +199,7 @@ def judge(tables: Tables, claims: Claims) -> list[Judged]:
 
 
 def _equal(claims: Claims, found: Mapping[str, Evidence]) -> dict[str, float]:
-    """Corrected p of "smaller than the smallest effect" for the claims of superiority."""
+    """Return the corrected p values of equivalence for the claims of superiority."""
     names = [name for name, claim in claims.claims.items() if claim.test == SUPERIORITY]
     p_values = []
     for name in names:
@@ -216,7 +219,7 @@ def _verdict(evidence: Evidence, p_holm: float, p_equal: float) -> Verdict:
 
 
 def examine(tables: Tables, claim: Claim) -> Evidence:
-    """The evidence on one claim; of cells that are missing or runs that were lost, only that they are."""
+    """Return the evidence on one claim; if a cell or run is missing, only the reason."""
     found = Evidence()
     try:
         measure = measure_of(tables, claim)
@@ -245,7 +248,7 @@ def _tested(tables: Tables, claim: Claim, found: Evidence, measure: Measure, sig
 def _estimate(
     tables: Tables, claim: Claim, measure: Measure, pairs: Sequence[Pair], sign: int
 ) -> tuple[Estimate, pd.Series]:
-    """The mean difference with its error, by seeds and items where items are known; and the seeds' own."""
+    """Return the mean difference with its error, over seeds and known items, and the differences by seed."""
     gaps = pool_series([_gaps(tables, claim, measure, pair, sign) for pair in pairs])
     if len(gaps) < 2:
         raise LackingError(
@@ -278,7 +281,7 @@ def _values(tables: Tables, measure: Measure, cell: Cell, side: Side) -> pd.Seri
 
 
 def _renumbered(by_seed: Mapping[int, T], seeds: Sequence[int] | None) -> dict[int, T]:
-    """By seed, or by position among `seeds` where these are given."""
+    """Return values by seed, or by position among `seeds` if these are given."""
     if seeds is None:
         return dict(sorted(by_seed.items()))
     return {i: by_seed[seed] for i, seed in enumerate(seeds) if seed in by_seed}
@@ -302,20 +305,23 @@ def _spread(tables: Tables, claim: Claim, found: Evidence, measure: Measure) -> 
 
 
 def _crossing(tables: Tables, claim: Claim, found: Evidence, measure: Measure, sign: int) -> Evidence:
-    """p: the share of resamples whose crossover lies outside the claimed range, or inside it."""
+    """Return the crossover with its p values.
+
+    They are the shares of resamples whose crossover lies outside and inside the claimed range.
+    """
     gains = _gains(tables, claim, found.pairs, measure, sign)
     drawn = resampled(gains)
     if drawn is None or len(drawn[1]) < 2:
         raise LackingError(f"no two points of {claim.axis} with two seeds in common")
     low, high = claim.between or (0.0, 0.0)
     inside = float(((drawn[2] >= low) & (drawn[2] <= high)).mean())
-    least = sign_flip_floor(len(drawn[1]))  # few seeds agree by chance; a bootstrap of them cannot know
+    least = sign_flip_floor(len(drawn[1]))  # few seeds may agree by chance, which a bootstrap cannot show
     decided = Decided(max(least, 1 - inside), max(least, inside))
     return replace(found, crossing=crossover(gains), decided=decided)
 
 
 def _gains(tables: Tables, claim: Claim, pairs: Sequence[Pair], measure: Measure, sign: int) -> pd.DataFrame:
-    """By seed and by label count or tokens, averaged over the pairs at it; above 0 where left is better."""
+    """Return differences, above 0 if left is better: a row per seed, a column per label or token count."""
     if claim.axis == "labels":
         same = [m for m in tables.measures if m[:2] == measure[:2] and m.n_labels is not None]
         at = {m.n_labels: [_gaps(tables, claim, m, pair, sign) for pair in pairs] for m in same if m.n_labels}
@@ -327,5 +333,5 @@ def _gains(tables: Tables, claim: Claim, pairs: Sequence[Pair], measure: Measure
 
 
 def _tokens(tables: Tables, pair: Pair) -> int:
-    """Positions that the pretrained side saw; of two, the more."""
+    """Return the training tokens of a pair, the larger number of the two."""
     return int(max(tables.runs_of(cell)["forward_tokens"].fillna(0).max() for cell in pair))

@@ -1,7 +1,8 @@
-"""Two studies' tables -> cells that both have, what differs between them, what only one has. Pure functions.
+"""Two studies' tables -> the cells that both have, the differences between them, the cells of only one.
 
-Cells are matched by strategy, variant, model, data budget and measure. Where two or more seeds are in both,
-differences are paired by seed, as everywhere; else Welch's t test (1947) for samples of unequal variance.
+Pure functions. Cells are matched by strategy, variant, model, data budget and measure. If both have two or
+more seeds in common, differences are paired by seed; otherwise Welch's t test (1947) compares samples of
+unequal variance.
 """
 
 from collections import Counter
@@ -36,7 +37,7 @@ class Matched:
 
 
 class Changed(NamedTuple):
-    """A setting of matched runs that differs; None: one side does not have it."""
+    """A setting of matched runs that differs; None if one side does not have it."""
 
     key: str
     left: str | None
@@ -45,25 +46,25 @@ class Changed(NamedTuple):
 
 
 class Twins(NamedTuple):
-    """Runs that both sides have under one id, so with the same settings."""
+    """Runs that both sides have under one id, and so with the same settings."""
 
     equal: tuple[str, ...]  # in all scores that both have of tasks with the same settings
     unequal: tuple[tuple[str, float], ...]  # and the largest difference of a score
 
 
 def measures(left: Tables, right: Tables, *, every: bool) -> list[Measure]:
-    """The headline measures of either side, or all; in the left's order, then the right's."""
+    """Return the headline measures of either side, or all measures, in the left's order first."""
     sides = [tables.measures if every else tables.headlines for tables in (left, right)]
     return list(dict.fromkeys(measure for side in sides for measure in side))
 
 
 def cells(left: Tables, right: Tables) -> list[Cell]:
-    """The cells of both, in the left's order."""
+    """Return the cells of both, in the left's order."""
     return [cell for cell in left.cells if cell in right.position]
 
 
 def matches(left: Tables, right: Tables, wanted: Iterable[Measure]) -> list[Matched]:
-    """Every cell and measure with a value on both sides, Holm-corrected over all of them."""
+    """Return every cell and measure with a value on both sides, Holm-corrected over all of them."""
     places = [(measure, cell) for measure in wanted for cell in cells(left, right)]
     values = [tuple(tables.seed_values(*place) for tables in (left, right)) for place in places]
     pairs = zip(places, values, strict=True)
@@ -74,9 +75,9 @@ def matches(left: Tables, right: Tables, wanted: Iterable[Measure]) -> list[Matc
 
 
 def welch(left: pd.Series, right: pd.Series) -> tuple[Interval, float | None]:
-    """Mean of right - mean of left with Welch's interval, and its p; each side has two values or more.
+    """Return right mean - left mean with Welch's interval and its p value; each side has two or more values.
 
-    Two sides without any spread have nothing to test: no p.
+    The p value is None if neither side has any spread.
     """
     own, other = left.to_numpy(), right.to_numpy()
     gap, n = float(other.mean() - own.mean()), min(own.size, other.size)

@@ -1,4 +1,4 @@
-"""What scaling is fitted to. Tables -> losses and errors; a condition's cells of one -> observations."""
+"""Tables -> losses and errors to which scaling is fitted, and a condition's observations of them."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,7 +16,7 @@ MOST_CONDITIONS = 16
 
 
 class Quantity(NamedTuple):
-    """A number that is better when lower, by cell and seed: a loss, 1 - score, or the metric itself."""
+    """A number by cell and seed that is better when lower: a loss, 1 - score, or the metric itself."""
 
     label: str
     measure: Measure | None  # None: the validation loss
@@ -24,11 +24,11 @@ class Quantity(NamedTuple):
 
     @property
     def is_shared(self) -> bool:
-        """May strategies be held against each other? Losses of two objectives may not."""
+        """Return whether strategies can be compared; losses of two objectives cannot."""
         return self.measure is not None
 
     def link(self, tables: Tables) -> Link:
-        """The label, leading to the cells that it is computed from."""
+        """Return the label as a link to the cells that it is computed from."""
         return Link(self.label, f"#{cells_anchor(tables, self.measure)}" if self.measure else "")
 
 
@@ -47,12 +47,12 @@ def quantities(tables: Tables) -> list[Quantity]:
 
 
 def n_conditions(tables: Tables) -> int:
-    """Strategies and variants that could be fitted."""
+    """Return the number of strategies and variants that could be fitted."""
     return sum(len(cells_of(tables, condition)) > 1 for condition in tables.conditions)
 
 
 def cells_of(tables: Tables, condition: Condition) -> list[Cell]:
-    """The pretrained cells of a condition; none for scratch and external models."""
+    """Return the pretrained cells of a condition; none for scratch and external models."""
     return [
         cell
         for cell in tables.cells

@@ -1,10 +1,10 @@
 """Means, intervals and paired differences over seeds. Pure functions; the seed is the unit throughout.
 
-Intervals are Student's t of the mean over seeds. A percentile bootstrap never leaves the range of its values
-and held the mean of simulated normal scores 75, 85 and 90 % of the time with 3, 5 and 9 seeds, where the t
-interval holds 95 %. It is kept for what has no t interval (crossovers, interquartile means over tasks).
-Verdicts rest on the paired t test over seeds, Holm-corrected (1979) over the study's comparisons; the exact
-sign-flip p, whose smallest value is 2^(1-n), stands beside it.
+Intervals are Student's t of the mean over seeds. A percentile bootstrap stays within the range of its values
+and covered the mean of simulated normal scores in 75, 85 and 90 % of cases with 3, 5 and 9 seeds, the t
+interval in 95 %. It is used only if there is no t interval (crossovers, interquartile means over tasks).
+Verdicts use the paired t test over seeds, Holm-corrected (1979) over the study's comparisons; the exact
+sign-flip p value, which is at least 2^(1-n), is shown beside it.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 LEVEL = 0.95
 N_RESAMPLES = 10_000
-CEILING = 1.0  # what a model that knows every answer scores
+CEILING = 1.0  # the score of a model with all answers
 _TRIMMED = 0.25  # at either end
 _TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 N_EXACT = 14  # up to here all 2^n sign flips are enumerated; beyond, this many are sampled
@@ -43,7 +43,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences left - right over the seeds that both have, with the sign-flip and the t test's p."""
+    """Differences left - right over shared seeds, with the p values of the sign-flip and the t test."""
 
     interval: Interval
     p: float  # sign-flip
@@ -53,16 +53,16 @@ class Paired:
 
 @lru_cache(maxsize=64)
 def resamples(n: int, seed: int = 0) -> NDArray[np.int64]:
-    """Indices (R, n) of a bootstrap over n seeds, drawn with replacement."""
+    """Return indices (R, n) of a bootstrap over n seeds, drawn with replacement."""
     return np.random.default_rng(seed).integers(0, n, (N_RESAMPLES, n))  # (R, n)
 
 
 def interval(values: Iterable[float]) -> Interval | None:
-    """Mean and t interval; None for no values, no bounds for one."""
+    """Return the mean and its t interval; None for no values, no bounds for one."""
     return _interval(tuple(sorted(values)))  # so that the order of runs cannot matter
 
 
-@lru_cache(maxsize=2**16)  # tables, views and figures ask for the same cells again and again
+@lru_cache(maxsize=2**16)  # cached, since tables and figures need the same cells repeatedly
 def _interval(values: tuple[float, ...]) -> Interval | None:
     if not np.isfinite(values).all():
         raise ValueError("a value is not finite; a failed run must not reach the statistics")
@@ -86,12 +86,15 @@ def intervals(samples: Floats) -> list[Interval | None]:
 
 @lru_cache(maxsize=64)
 def t_bound(n: int) -> float:
-    """How many standard errors a t interval over n values goes to either side."""
+    """Return the half width of a t interval over n values, in standard errors."""
     return float(scipy.special.stdtrit(n - 1, (1 + LEVEL) / 2))
 
 
 def sign_flip_p(differences: Sequence[float] | Floats, seed: int = 0) -> float:
-    """Two-sided sign-flip p: the share of sign patterns whose mean is at least as far from 0."""
+    """Return the two-sided sign-flip p value.
+
+    It is the share of sign patterns whose mean is at least as far from 0.
+    """
     sample = np.asarray(differences, dtype=np.float64)
     if sample.size == 0:
         raise ValueError("no paired differences")
@@ -102,7 +105,7 @@ def sign_flip_p(differences: Sequence[float] | Floats, seed: int = 0) -> float:
 
 @lru_cache(maxsize=16)
 def _signs(n: int, seed: int) -> Floats:
-    """Sign patterns (P, n): all of them, or a sample."""
+    """Return sign patterns (P, n), all of them or a sample."""
     if n <= N_EXACT:
         return np.array(list(product((1.0, -1.0), repeat=n)))
     signs = np.random.default_rng(seed).choice((1.0, -1.0), (2**N_EXACT, n))
@@ -111,14 +114,14 @@ def _signs(n: int, seed: int) -> Floats:
 
 
 def t_test_p(differences: Sequence[float]) -> float:
-    """Two-sided one-sample t test of the mean difference against 0; 1 where there is nothing to test."""
+    """Return the two-sided p value of a one-sample t test against 0; 1 if nothing can be tested."""
     return t_tests_p(np.array([differences], dtype=np.float64))[0]
 
 
 def t_tests_p(samples: Floats) -> list[float]:
-    """`t_test_p` of each row (K, S); NaN is a seed that the row lacks.
+    """Return `t_test_p` of each row (K, S); NaN is a seed that the row lacks.
 
-    Differences that are all equal say nothing of their spread: there the sign-flip test stands in.
+    If all differences are equal, their spread is unknown, and the sign-flip test is used instead.
     """
     known = ~np.isnan(samples)
     sizes, found = known.sum(axis=1), np.ones(len(samples))
@@ -134,7 +137,7 @@ def t_tests_p(samples: Floats) -> list[float]:
 
 
 def holm(p_values: Sequence[float] | Floats) -> list[float]:
-    """Holm's step-down correction: p values that hold the familywise error rate."""
+    """Correct p values by Holm's step-down procedure, which controls the familywise error rate."""
     found, order = np.asarray(p_values, dtype=np.float64), np.argsort(p_values, kind="stable")
     steps = np.minimum(1.0, np.arange(len(found), 0, -1) * found[order])
     corrected = np.empty_like(found)
@@ -207,13 +210,13 @@ def pool_series(cells: Sequence[pd.Series]) -> pd.Series:
 
 
 def best_shares(values: Floats, seed: int = 0) -> Floats:
-    """How often each candidate has the highest mean when the seeds of all are drawn anew together.
+    """Return the share of bootstraps over seeds in which each candidate has the highest mean.
 
-    A mean is over those drawn seeds that the candidate has; without any it cannot be the highest. Equals
+    A mean is over the drawn seeds that the candidate has; without any it cannot be the highest. Equal means
     share a draw.
 
     Args:
-        values: (C, S), NaN for a seed that the candidate lacks; each has one at least.
+        values: (C, S), NaN for a seed that the candidate lacks; each has at least one.
         seed: of the draws.
 
     Returns:
@@ -221,7 +224,7 @@ def best_shares(values: Floats, seed: int = 0) -> Floats:
     """
     known = ~np.isnan(values)
     best = int(np.argmax(np.nanmean(values, axis=1)))
-    # never the highest: lower than the best in every seed, of the same seeds; of a large grid few are left
+    # drop candidates that are below the best in every seed, of the same seeds: they never win
     lost = ((known == known[best]) & ((values < values[best]) | ~known)).all(axis=1)
     values, known = np.nan_to_num(values[~lost]), known[~lost].astype(np.float64)
     counts, times = distinct_draws(values.shape[1], seed)
@@ -238,25 +241,25 @@ def best_shares(values: Floats, seed: int = 0) -> Floats:
 
 @lru_cache(maxsize=64)
 def draw_counts(n: int, seed: int = 0) -> Floats:
-    """How often each resample (R, n) of n seeds has drawn each of them."""
+    """Return how often each resample (R, n) contains each of n seeds."""
     draws = resamples(n, seed)
     return np.stack([(draws == i).sum(axis=1) for i in range(n)], axis=1).astype(np.float64)
 
 
 @lru_cache(maxsize=64)
 def distinct_draws(n: int, seed: int = 0) -> tuple[Floats, NDArray[np.int64]]:
-    """The resamples that differ, by their counts (D, n), few for few seeds; how often each comes up (D,)."""
+    """Return the distinct resamples by their counts (D, n), and how often each occurs (D,)."""
     counts, times = np.unique(draw_counts(n, seed), axis=0, return_counts=True)
     return counts, times
 
 
 def verdict(difference: Paired | None, *, higher_is_better: bool, p_holm: float, lacking: str) -> str:
-    """One word on a pooled difference to scratch: ahead, behind, or why it is inconclusive.
+    """Return the verdict on a pooled difference to scratch: ahead, behind, or why it is inconclusive.
 
     Args:
-        difference: of the cells pooled.
+        difference: of the pooled cells.
         higher_is_better: of the metric.
-        p_holm: the t test's p, corrected; ahead or behind takes 1 - LEVEL or less.
+        p_holm: the corrected p value of the t test; ahead or behind needs at most 1 - LEVEL.
         lacking: what is missing for a verdict, "" if nothing is.
     """
     if lacking or difference is None:
@@ -280,22 +283,22 @@ class Profile(NamedTuple):
 
 
 def normalised(values: Floats, chance: Floats | float) -> Floats:
-    """0 at chance, 1 at the ceiling; below chance is negative."""
+    """Scale scores so that chance is 0 and the ceiling is 1; below chance is negative."""
     return (values - chance) / (CEILING - chance)
 
 
 def interquartile_mean(scores: Floats) -> Interval:
-    """The mean of the middle half of all scores (S, T): of runs, not of the tasks' means."""
+    """Return the mean of the middle half of all scores (S, T), not of the tasks' means."""
     return _with_bounds(_middle(scores[None])[0], _middle(scores[resamples(len(scores))]), len(scores))
 
 
 def mean_over_tasks(scores: Floats) -> Interval:
-    """The mean of all scores (S, T)."""
+    """Return the mean of all scores (S, T)."""
     return _with_bounds(scores.mean(), _shares(len(scores)) @ scores.mean(axis=1), len(scores))
 
 
 def probability_of_improvement(left: Floats, right: Floats) -> Interval:
-    """How probable a run of `left` beats one of `right` on a task drawn at random; a tie is half a win.
+    """Return the probability that a run of `left` beats one of `right` on a random task; a tie is half.
 
     Args:
         left: scores (S, T).
@@ -308,7 +311,7 @@ def probability_of_improvement(left: Floats, right: Floats) -> Interval:
 
 
 def profile(scores: Floats, thresholds: Floats) -> Profile:
-    """The share of all scores (S, T) above each threshold (K,), with a pointwise band."""
+    """Return the share of all scores (S, T) above each threshold (K,), with a pointwise band."""
     above = (scores[:, :, None] > thresholds).sum(axis=1)  # (S, K)
     share = above.sum(axis=0) / scores.size
     if len(scores) == 1:
@@ -321,9 +324,9 @@ def profile(scores: Floats, thresholds: Floats) -> Profile:
 
 
 def _quantiles(values: NDArray[np.int64], times: NDArray[np.int64], most: int) -> list[Floats]:
-    """Both tails (K,) of counts (D, K) up to `most`, of which the d-th comes up `times[d]` times.
+    """Return both tails (K,) of counts (D, K) up to `most`, of which the d-th occurs `times[d]` times.
 
-    As `np.quantile`, without sorting: counted by value.
+    It equals `np.quantile`, but counts values instead of sorting them.
     """
     n_columns = values.shape[1]
     places = values + (most + 1) * np.arange(n_columns)
@@ -339,7 +342,7 @@ def _quantiles(values: NDArray[np.int64], times: NDArray[np.int64], most: int) -
 
 
 def _middle(scores: Floats) -> Floats:
-    """Interquartile means (R,) of R matrices (R, S, T)."""
+    """Return interquartile means (R,) of R matrices (R, S, T)."""
     flat = scores.reshape(len(scores), -1)
     n = flat.shape[1]
     cut = int(_TRIMMED * n)
@@ -347,7 +350,7 @@ def _middle(scores: Floats) -> Floats:
 
 
 def _shares(n: int) -> Floats:
-    """What share (R, n) of each resample every seed is."""
+    """Return the share (R, n) of each seed in each resample."""
     return draw_counts(n) / n
 
 

@@ -117,23 +117,14 @@ class Endpoint:
         self.folder = folder
         self.usage = Usage()
 
-    def completion(self, prompt: str, *, max_tokens: int, temperature: float = 0.0) -> str:
-        """Return the text that the model writes after `prompt`.
-
-        Raises:
-            ConfigError: the server is down or refuses, or the request could exceed `max_cost`.
-            DataError: the answer does not follow the API.
-        """
-        request = {"prompt": prompt, "max_tokens": max_tokens, "temperature": temperature}
-        return self._request(request, text_of)
-
     def log_likelihood(self, text: str, *, prompt: str = "") -> Scored:
         """Score `text` after `prompt`; without a prompt, after the text's own first token.
 
         A token with characters of both counts as part of `text`.
 
         Raises:
-            ConfigError, DataError: as `completion`; DataError also if the server does not score prompts.
+            ConfigError: the server is down or refuses, or the request could exceed `max_cost`.
+            DataError: the answer does not follow the API, or the server does not score prompts.
         """
         # Some servers refuse max_tokens=0, and some read it as "no limit": request one token and drop it.
         request = {"prompt": prompt + text, "max_tokens": 1, "temperature": 0.0, "logprobs": 1, "echo": True}

@@ -28,22 +28,6 @@ def text_parameters(model: Model, vocab_size: int) -> int:
     return vocab_size * model.d_model + block_parameters(model)
 
 
-def head_parameters(model: Model, vocab_size: int) -> int:
-    """Return the parameters of the prediction head; its decoder is tied to the embedding."""
-    return model.d_model**2 + model.d_model + vocab_size
-
-
-def decoder_parameters(model: Model) -> int:
-    """Return the parameters of a decoder: blocks with 4 D^2 of cross-attention and a norm before it."""
-    return block_parameters(model) + model.n_layers * (4 * model.d_model**2 + model.d_model)
-
-
-def vision_parameters(model: Model, n_patches: int) -> int:
-    """Return the parameters of the vision tower."""
-    patch = 3 * model.patch_size**2 * model.d_model
-    return patch + n_patches * model.d_model + block_parameters(model)
-
-
 def blocks_flops(model: Model, length: int, read: float | None = None) -> float:
     """Return the forward FLOPs of the blocks on one sequence.
 

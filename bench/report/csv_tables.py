@@ -1,4 +1,4 @@
-"""Runs and comparisons -> rows with full precision, for the CSV files. Absent is an empty field."""
+"""Runs and comparisons -> rows with full precision, for the CSV files. An absent value is an empty field."""
 
 import re
 from pathlib import Path
@@ -63,7 +63,7 @@ def headline(tables: Tables) -> pd.DataFrame:
 
 
 def cells(tables: Tables) -> pd.DataFrame:
-    """One row per cell x measure; `run_ids` are the finished runs, `lost_run_ids` the others."""
+    """Return a row per cell and measure; `run_ids` are the finished runs, `lost_run_ids` the others."""
     done, lost = (_run_ids(tables, is_lost=is_lost) for is_lost in (False, True))
     rows = []
     for measure in tables.measures:
@@ -74,7 +74,7 @@ def cells(tables: Tables) -> pd.DataFrame:
 
 
 def differences(tables: Tables) -> pd.DataFrame:
-    """One row per pretrained cell x measure: the seed-paired difference to scratch."""
+    """Return a row per pretrained cell and measure with the seed-paired difference to scratch."""
     rows = (row for measure in tables.measures for row in summaries(tables, measure))
     compared = [row for row in rows if is_compared(row.cell.condition)]
     return pd.DataFrame([_place(row.measure, row.cell) | _gap(row.to_scratch) for row in compared])
@@ -88,7 +88,7 @@ def _run_ids(tables: Tables, *, is_lost: bool) -> dict[Cell, str]:
 
 
 def decisions(tables: Tables) -> pd.DataFrame:
-    """One row per headline metric and level of data and compute: the best cell and its rivals."""
+    """Return a row per headline metric and level of data and compute: the best cell and its rivals."""
     rows = []
     for row in all_decisions(tables):
         lists = {"ahead_of_scratch": row.ahead, "tied": row.tied, "missing": row.missing}

@@ -57,7 +57,7 @@ def first_sentence(text: str) -> str:
 
 
 def _count(view: View) -> dict[str, int]:
-    """Count verdicts by their first words: "inconclusive (one seed)" is inconclusive."""
+    """Count verdicts by their first words: "inconclusive (one seed)" counts as inconclusive."""
     column = view.header.index("verdict")
     texts = (plain(row[column]).lstrip(_SIGNS) for row in view.rows)
     words = [text.partition(" (")[0].partition(",")[0] for text in texts]

@@ -28,7 +28,7 @@ _NAME = re.compile(r"((tables|figures)/)?[\w-][\w.-]*")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a report consists of."""
+    """The contents of manifest.json."""
 
     study: str
     rendered_with: dict[str, str]  # versions by package

@@ -33,7 +33,7 @@ Text = tuple[str, Entry]  # kind and text; a kind is h (heading), p (paragraph),
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page under one heading: texts, then tables, then figures."""
+    """A part of a page under one heading: texts, tables and figures, in this order."""
 
     anchor: str
     title: str
@@ -46,7 +46,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """What the templates show of a study."""
+    """The contents of a study's page."""
 
     study: str
     status: str  # the number of runs by status
@@ -93,7 +93,7 @@ def _sections(
     """Return every section of a study's page; a table that is None does not apply to the study."""
     results = [
         Section("headline", "Headline", [views.headline(tables)], latex=True),
-        Section("decisions", "Which strategy", [views.decision_table(tables)], latex=True),
+        Section("decisions", "Best strategy", [views.decision_table(tables)], latex=True),
         Section("figures", "Figures"),
         Section(
             "findings",
@@ -114,14 +114,14 @@ def _sections(
         ),
         Section(
             "cells",
-            "Every cell",
+            "Scores by cell",
             [views.cells(tables, m) for m in tables.measures if m in tables.headlines],
-            [("p", "A cell is a strategy, a model and a data budget. Seeds lead to the runs.")],
+            [("p", "A cell is a strategy, a model and a data budget. Seeds link to the runs.")],
             fold_over=12,
         ),
         Section(
             "other-cells",
-            "Every cell, on the tasks' other metrics",
+            "Scores by cell: other metrics",
             [views.cells(tables, m) for m in tables.measures if m not in tables.headlines],
             fold_over=0,
         ),
@@ -232,7 +232,7 @@ def _stacked(page: Page) -> View:
     rows: list[list[Entry]] = [[view.title, *view.rows[i][:-1]] for view, i in places]
     best = frozenset((k, 1 + j) for k, (view, i) in enumerate(places) for at, j in view.best if at == i)
     header = ["task: metric", *every[0].header[:-1]] if every else ["task: metric"]
-    return View("cells", "Every cell", "", header, "l" * len(header), rows, best=best)
+    return View("cells", "Scores by cell", "", header, "l" * len(header), rows, best=best)
 
 
 def _readme(study: Path) -> list[Text]:
@@ -269,7 +269,7 @@ def _rest(study: str, again: Sequence[Text], records_href: str) -> list[Text]:
             "report_full.md (the same as text), tables/ (CSV and LaTeX) and figures/ (SVG, PDF and PNG). "
             "manifest.json holds the SHA-256 of every file.",
         ),
-        ("p", [Link("Every number is computed from the"), Link("run records", records_href)]),
+        ("p", [Link("All numbers are computed from the"), Link("run records", records_href)]),
     ]
 
 
@@ -298,7 +298,7 @@ def _counts(tables: Tables, n_damaged: int) -> str:
 
 def _lost(tables: Tables) -> list[Text]:
     lines = _losses(tables)
-    intro: Text = ("p", "Runs without a number, which no mean and no interval contains:")
+    intro: Text = ("p", "These runs have no score, and no mean or interval includes them:")
     return [intro, *(("li", line) for line in lines)] if lines else []
 
 

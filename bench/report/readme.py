@@ -1,4 +1,4 @@
-"""A study's README -> blocks of text for the report: question and prediction, in what Markdown they use."""
+"""A study's README -> blocks of text for the report, with its question and prediction."""
 
 import re
 
@@ -6,7 +6,7 @@ Block = tuple[str, str]  # h, p, li or pre; its text
 
 
 def blocks(text: str) -> list[Block]:
-    """The little Markdown that a README of a study needs: headings, items, paragraphs, fenced code."""
+    """Parse the Markdown that a study's README needs: headings, items, paragraphs and fenced code."""
     found: list[Block] = []
     for i, part in enumerate(re.split(r"^```.*$\n?", text, flags=re.MULTILINE)):
         found += [("pre", part.rstrip())] if i % 2 else _prose(part)

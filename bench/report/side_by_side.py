@@ -21,7 +21,7 @@ from bench.report.rendering import html, table_and_note
 from bench.report.tables.two_studies import Side, numbers, views
 
 FORMATS = (".md", ".html", ".csv")
-_PIPE_WIDTH = 160  # a pipe has no width; with the default of 80 every number would wrap
+_PIPE_WIDTH = 160  # of output to a pipe; the default of 80 would wrap every number
 _JUSTIFY: dict[str, JustifyMethod] = {"l": "left", "r": "right", "c": "center"}
 
 
@@ -67,7 +67,7 @@ def read(asked: str, experiments_dir: Path) -> tuple[Side, list[str]]:
         _unpack(asked, revision, experiments_dir, Path(folder))
         try:
             tables, damaged = load(study, Path(folder))
-        except ConfigError as error:  # as git names a file at a revision
+        except ConfigError as error:  # name the file as git does
             raise ConfigError(str(error).replace(f"{folder}/", f"{revision}:")) from error
     return Side(asked, tables), _left_out(asked, damaged)
 

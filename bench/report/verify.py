@@ -24,7 +24,7 @@ _LONGEST = 160  # characters of a line that are shown
 
 @dataclass(frozen=True)
 class Verified:
-    """What was compared, and a line for each difference."""
+    """The number of files compared, and a line for each difference."""
 
     n_files: int
     differences: list[str]
@@ -42,7 +42,7 @@ def main(cfg: DictConfig) -> int:
     found = verify(str(cfg.study), Path(cfg.experiments_dir), Path(cfg.reports_dir), cfg.figure)
     for line in found.differences:
         print(printable(line))
-    verdict = f"{len(found.differences)} differ" if found.differences else "all as their records say"
+    verdict = f"{len(found.differences)} differ" if found.differences else "all agree with the records"
     print(f"{cfg.study}: {found.n_files} files, {verdict}{found.note}")
     return 1 if found.differences else 0
 
@@ -80,7 +80,7 @@ def verify(study: str, experiments_dir: Path, reports_dir: Path, figures: Mappin
 
 @dataclass(frozen=True)
 class _Report:
-    """A report as noted in its manifest, as it lies in its folder, and as the records make it."""
+    """A report as its manifest states it, as it lies in its folder, and as the records give it."""
 
     noted: Manifest
     there: Mapping[str, bytes]
@@ -96,8 +96,8 @@ class _Report:
         if was is None and (self.is_built or write.is_committed(name)):
             return f"{name}: is missing"
         if not self.same_figures:
-            if name.endswith(IMAGES):  # what the records give is drawn otherwise here
-                return None if was is None or digest(name, was) == noted else f"{name}: another picture"
+            if name.endswith(IMAGES):  # other versions draw other bytes
+                return None if was is None or digest(name, was) == noted else f"{name}: the picture differs"
             was, now = (data and without_figures(name, data) for data in (was, now))
         if was is not None and now is not None and was != now:
             return _first_difference(name, was, now)
@@ -118,12 +118,12 @@ class _Report:
 def _first_difference(name: str, was: bytes, now: bytes) -> str:
     """Return the first line that differs."""
     if name.endswith(IMAGES):
-        return f"{name}: another picture"
+        return f"{name}: the picture differs"
     lines = zip_longest(was.decode(errors="replace").split("\n"), now.decode().split("\n"), fillvalue="")
     for i, (old, new) in enumerate(lines, start=1):
         if old != new:
             return f"{name}, line {i}: was {_around(old, new)!r}, records say {_around(new, old)!r}"
-    return f"{name}: other bytes"
+    return f"{name}: the bytes differ"
 
 
 def _around(line: str, other: str) -> str:

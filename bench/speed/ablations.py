@@ -31,7 +31,7 @@ def _last_block_everywhere() -> AbstractContextManager[None]:
 def _logits_everywhere() -> Iterator[None]:
     """Send every token through the last block and the head; tokens without a target have no loss."""
     latest: list[tuple[Tensor, Tensor]] = []
-    nats = PredictionHead.summed_nll
+    summed_nll = PredictionHead.summed_nll
 
     def keep(states: Tensor, at: Tensor | None) -> None:
         latest[:] = [] if at is None else [(states.flatten(0, 1), at)]
@@ -40,12 +40,12 @@ def _logits_everywhere() -> Iterator[None]:
         head: PredictionHead, hidden: Tensor, targets: Tensor, weights: Tensor | None = None
     ) -> Tensor:
         if not latest:
-            return nats(head, hidden, targets, weights)
+            return summed_nll(head, hidden, targets, weights)
         states, at = latest.pop()
         spread = targets.new_full((len(states),), IGNORED).scatter(0, at, targets.flatten())
         if weights is not None:
             weights = weights.new_zeros(len(states)).scatter(0, at, weights.flatten())
-        return nats(head, states, spread, weights)
+        return summed_nll(head, states, spread, weights)
 
     with _blocks_everywhere(keep), patch.object(PredictionHead, "summed_nll", everywhere):
         yield

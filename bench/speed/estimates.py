@@ -96,7 +96,7 @@ class Layout:
 
     @property
     def name(self) -> str:
-        """Name in tables."""
+        """Return the name for tables."""
         return ("FSDP" if self.sharded else "DDP") + (", recompute" if self.recompute else "")
 
 
@@ -113,7 +113,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """The sum of all parts."""
+        """Return the sum of all parts."""
         return self.states + self.activations + self.logits
 
 

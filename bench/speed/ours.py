@@ -54,7 +54,7 @@ class Setup:
 
     @property
     def device(self) -> torch.device:
-        """The device of its steps."""
+        """Return the device of its steps."""
         return device_of(self.config.trainer)
 
     def autocast(self) -> torch.autocast:

@@ -68,33 +68,40 @@ def stock_trainer(
     import transformers  # late, since it takes seconds
 
     transformers.set_seed(ready.config.seed)
-    place = ready.config.trainer
     return transformers.Trainer(
         model=getattr(transformers, stock.name)(stock.config(ready)),
-        args=transformers.TrainingArguments(
-            output_dir=str(folder),
-            max_steps=ready.n_steps,
-            per_device_train_batch_size=1,  # an item is a whole step
-            per_device_eval_batch_size=1,
-            max_grad_norm=ready.config.optim.clip_norm,
-            weight_decay=ready.config.optim.weight_decay,
-            logging_steps=ready.config.logger.log_every_n_steps,
-            eval_strategy="steps" if held_out else "no",
-            eval_steps=math.ceil(ready.n_steps / ready.config.trainer.n_validations),
-            prediction_loss_only=True,
-            save_strategy="no",
-            remove_unused_columns=False,
-            use_cpu=place.accelerator == "cpu",
-            bf16=place.precision == "bf16-mixed",
-            torch_compile=place.compile,
-            report_to=[],
-            disable_tqdm=True,
-            seed=ready.config.seed,
-        ),
+        args=_arguments(ready, folder, validates=bool(held_out)),
         train_dataset=_Steps([stock.fields(batch, ready) for batch in ready.batches()]),
         eval_dataset=_Steps([stock.fields(batch, ready) for batch in held_out]) if held_out else None,
         data_collator=_unpack_single,
         callbacks=list(callbacks),
+    )
+
+
+def _arguments(ready: Setup, folder: Path, *, validates: bool) -> Any:
+    """Return the arguments of Hugging Face's Trainer that correspond to one of our runs."""
+    from transformers import TrainingArguments
+
+    config = ready.config
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=ready.n_steps,
+        per_device_train_batch_size=1,  # an item is a whole step
+        per_device_eval_batch_size=1,
+        max_grad_norm=config.optim.clip_norm,
+        weight_decay=config.optim.weight_decay,
+        logging_steps=config.logger.log_every_n_steps,
+        eval_strategy="steps" if validates else "no",
+        eval_steps=math.ceil(ready.n_steps / config.trainer.n_validations),
+        prediction_loss_only=True,
+        save_strategy="no",
+        remove_unused_columns=False,
+        use_cpu=config.trainer.accelerator == "cpu",
+        bf16=config.trainer.precision == "bf16-mixed",
+        torch_compile=config.trainer.compile,
+        report_to=[],
+        disable_tqdm=True,
+        seed=config.seed,
     )
 
 

@@ -157,7 +157,7 @@ class Speed:
 
     @property
     def model_py(self) -> Path | None:
-        """The file with nanoGPT's model."""
+        """Return the path of nanoGPT's model file."""
         if self.nanogpt is None:
             return None
         path = Path(self.nanogpt).expanduser()
@@ -165,7 +165,7 @@ class Speed:
 
     @property
     def own(self) -> list[str]:
-        """The contenders of ours that the settings enable."""
+        """Return our contenders that the settings enable."""
         enabled = {COMPILED: self.compiled, **dict.fromkeys(ABLATIONS, self.ablations)}
         return [name for name in OWN if enabled.get(name, True)]
 

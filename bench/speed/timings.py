@@ -81,12 +81,12 @@ class Result:
 
     @property
     def peers(self) -> list[str]:
-        """The names of the peers that were timed."""
+        """Return the names of the peers that were timed."""
         return [name for name in self.timed if name not in OWN and self.seconds(name)]
 
     @property
     def best_peer(self) -> str | None:
-        """The peer with the shortest median step."""
+        """Return the peer with the shortest median step."""
         return min(self.peers, key=lambda name: statistics.median(self.seconds(name)), default=None)
 
     def seconds(self, name: str) -> list[float]:

@@ -160,7 +160,9 @@ def test_a_strategy_with_too_few_tasks_is_left_out_and_named_and_costs_the_other
     assert view is not None
     assert found.excluded == (Condition("clip", ""),)
     assert [m.task for m in found.measures] == list(TASKS)
-    assert view.note.endswith("Strategies left out, with too few tasks or no seed that has all: clip.")
+    assert view.note.endswith(
+        "Strategies not included, because they lack tasks or a seed with all tasks: clip."
+    )
 
 
 def test_a_seed_that_lost_a_run_is_not_aggregated_and_is_told():
@@ -190,7 +192,7 @@ def test_the_figure_says_who_is_nowhere_below_scratch():
     figure = build(node["performance_profiles"], Figure, "figure")  # type: ignore[type-abstract,call-overload,index]
     tables = two_arms(run("mlm", 0, 0.1, 0.2, 0.7), run("mlm", 1, 0.1, 0.1, 0.9))
     caption = figure.caption(tables)
-    assert "Nowhere below scratch's profile: clm." in caption
+    assert "Never below scratch's profile: clm." in caption
     assert "and below it at others: mlm" in caption
     assert "clm 0.525 [0.500, 0.675], n = 2 seeds" in caption  # keeps .5 .5 .5 .6 of six
     assert render(partial(figure.draw, tables), "x") == render(partial(figure.draw, tables), "x")

@@ -226,7 +226,7 @@ def test_a_cell_is_compared_with_scratch_of_the_same_settings_or_with_none():
     assert found["clm"].verdict == "no verdict (no scratch with the same settings and seeds)"
 
 
-# Did it learn?
+# Training progress and gain over scratch
 
 
 def curve(*losses: float) -> tuple[CurvePoint, ...]:
@@ -242,7 +242,7 @@ def test_a_strategy_that_learned_and_pays_says_on_what():
     runs = [make_run("clm", i, v, curve=curve(3.0, 2.0), budget="1kb") for i, v in enumerate(CLM)]
     tables = tables_of([*toy_runs()[:3], *runs])
     assert learned(tables) == [["clm", "3 of 3 runs", "3 of 3 runs", "probe +0.110 ▲"]]
-    assert "Every strategy is better on some task." in learning(tables).note
+    assert "Every strategy is better than scratch on at least one task." in learning(tables).note
 
 
 def test_a_strategy_that_pays_nowhere_and_a_loss_that_rose_are_named():
@@ -252,7 +252,7 @@ def test_a_strategy_that_pays_nowhere_and_a_loss_that_rose_are_named():
     lost = make_run("mlm", 3, None)
     tables = tables_of([*toy_runs()[:3], *runs, lost])
     assert learned(tables) == [["mlm", "3 of 3 runs", "1 of 3 runs", "–"]]
-    assert "Better on no task: mlm." in learning(tables).note
+    assert "Better than scratch on no task: mlm." in learning(tables).note
 
 
 def test_better_means_lower_where_lower_is_better():

@@ -95,7 +95,7 @@ def test_a_gain_that_the_seeds_do_not_show_is_marked():
     view = pareto(tables_of([*scratch, *clear, *spread]))
     assert column(view, "strategy") == ["scratch", "clm", "mlm"]
     assert column(view, "gain") == ["–", "clear", "not clear"]
-    assert column(view, "minus the next cheaper")[1].startswith("+0.110 [+0.085, +0.135]")
+    assert column(view, "difference to the next cheaper row")[1].startswith("+0.110 [+0.085, +0.135]")
     assert column(view, "pretraining FLOPs") == ["0", "1.0×10⁹", "2.0×10⁹"]
 
 
@@ -122,13 +122,13 @@ def test_costs_are_means_by_cell_and_sums_in_total_lost_runs_included():
     assert column(view, "pretraining kg CO2") == ["0.6 estimated", "1.6 estimated"]
     assert "USA, 400 g CO2/kWh" in view.note
     assert "by estimated" in view.note
-    assert "the 1 runs that were lost as well." in view.note
+    assert "The total includes the lost runs (1)." in view.note
 
 
 def test_a_lost_run_without_a_cost_makes_the_total_a_lower_bound():
     view = cost(tables_of([metered("clm", 0, None), make_run("clm", 1, None)]))
     assert column(view, "pretraining FLOPs")[-1] == "1.0×10⁹"
-    assert "1 of them have no cost on record, so it is at least that" in view.note
+    assert "for 1 of them no cost is on record, so the true total is higher." in view.note
     assert "No run has its energy on record." in view.note
 
 
@@ -169,7 +169,7 @@ def test_what_a_shared_trunk_spares_is_stated_from_the_records():
         runs.append(make_run("clm", 0, 0.5, budget=f"{millions}", run_id=f"run{i}", spent=spent, data=trunk))
     view = cost(tables_of(runs))
     assert "4 runs branch from a trunk" in view.note
-    assert "43.5 % of the FLOPs were spared" in view.note
+    assert "saved 43.5 % of the FLOPs" in view.note
     assert "trunk" not in cost(tables_of(runs[-1:])).note
 
 

@@ -196,7 +196,7 @@ def test_who_is_shown_to_beat_scratch_is_named_where_the_best_mean_is_not(tmp_pa
     runs = [*toy_runs(), *arm_runs("mlm", (0.5, 0.9, 0.8))]
     [line] = answers(write_study(tmp_path, runs) / "experiments")
     assert line.startswith("probe: mlm, tiny, 1kb: accuracy 0.733")
-    assert "; minus scratch +0.213" in line
+    assert "; difference to scratch +0.213" in line
     assert "shown to beat scratch: (clm, tiny, 1kb)" in line
 
 

@@ -264,4 +264,4 @@ def test_the_figure_is_the_same_twice_and_its_caption_says_the_exponents():
     first, second = (render(partial(FIGURE.draw, tables_of(grid())), "scaling") for _ in range(2))
     assert first == second
     assert "probe: bits_per_byte" in FIGURE.caption(tables_of(grid()))
-    assert "held out: " in FIGURE.caption(tables_of(grid()))
+    assert "held-out check: " in FIGURE.caption(tables_of(grid()))

@@ -172,7 +172,7 @@ def test_a_study_is_compared_with_what_it_was(repository: Path, capsys: pytest.C
     assert main(["compare", "toy@HEAD~1", "toy", "to=c.csv"]) == 0
     out = capsys.readouterr().out
     assert "bit-identical (same id, equal scores): 5." in out
-    assert "Same id and task settings, but other scores: clm-1kb-0 (by up to 0.2)." in out
+    assert "Same id and task settings, but different scores: clm-1kb-0 (by up to 0.2)." in out
     with Path("c.csv").open() as file:
         [_, clm] = csv.DictReader(file)
     assert clm["strategy"] == "clm"

@@ -126,7 +126,7 @@ def test_the_table_of_label_budgets_answers_in_words_or_labels():
         "clm": ["64 labels", "[64]", "3"],
         "mlm": ["ahead at all label counts", "[> 128]", "3"],
         "rtd": ["never ahead", "[< 32]", "3"],
-        "ul2": ["no crossover within the range (behind with fewer)", "[> 128]", "3"],
+        "ul2": ["ahead with the most labels, behind with fewer", "[> 128]", "3"],
     }
     assert rows[0][2:4] == ["+0.100 [+0.100, +0.100]", "−0.100 [−0.100, −0.100]"]
 
@@ -428,7 +428,7 @@ def test_the_rollout_is_drawn_from_the_arrays_of_the_lowest_seed(tmp_path: Path)
     tables, _ = load("toy", tmp_path / "experiments")
     drawn = figure("attention_rollout")
     assert render(partial(drawn.draw, tables), "attention_rollout")["png"]
-    text = "clm (tiny, 1kb, seed 0) itself 0.800, the first token 0.700"
+    text = "clm (tiny, 1kb, seed 0) 0.800 and 0.700"
     assert text in drawn.caption(tables)
     assert 'id="figure-attention_rollout"' in write_report(tmp_path).read_text()
 

@@ -111,7 +111,7 @@ def test_another_picture_a_missing_and_a_foreign_file_are_found(folder: Path):
     (folder / "tables/runs.csv").unlink()
     (folder / "tables/mine.csv").write_text("1")
     assert verified(folder).differences == [
-        "figures/loss_curves.png: another picture",
+        "figures/loss_curves.png: the picture differs",
         "tables/mine.csv: the records and the installed figures do not give this file",
         "tables/runs.csv: is missing",
     ]

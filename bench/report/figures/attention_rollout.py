@@ -27,7 +27,7 @@ class Map(NamedTuple):
     """The rollout of one run."""
 
     task: str
-    arm: Condition
+    condition: Condition
     run: Sample
     shares: NDArray[np.floating[Any]]  # (T, T), row i is how much token i attends to each token
     tokens: list[str]
@@ -52,13 +52,13 @@ class AttentionRollout(Figure):
         """
         found = []
         for task in self.options.tasks:
-            for arm in tables.conditions:
-                run = shown_sample(tables, arm, task)
+            for condition in tables.conditions:
+                run = shown_sample(tables, condition, task)
                 shares = None if run is None else tables.arrays(run.run_id, task).get("rollout")
                 if run is None or shares is None:
                     continue
                 tokens = [row.get("token", EMPTY) for row in run.texts]
-                found.append(Map(task, arm, run, shares, tokens))
+                found.append(Map(task, condition, run, shares, tokens))
         return found
 
     @override
@@ -81,7 +81,9 @@ class AttentionRollout(Figure):
         for i, (axes, item) in enumerate(zip(grid.flat, found, strict=False)):
             image = axes.imshow(item.shares, cmap="Blues", norm=norm, interpolation="nearest")
             axes.set_title(
-                item.arm.label if len(self.options.tasks) == 1 else f"{item.task}: {item.arm.label}"
+                item.condition.label
+                if len(self.options.tasks) == 1
+                else f"{item.task}: {item.condition.label}"
             )
             is_same = i > 0 and item.tokens == found[i - 1].tokens
             below = found[i + n_columns].tokens if i + n_columns < len(found) else []
@@ -96,11 +98,11 @@ class AttentionRollout(Figure):
         if not found:
             return _NOTHING
         return (
-            "One text and one run per strategy (largest cell, lowest seed): an example. Each row is a token, "
-            "and each column a token that it attends to. Shown is the product over layers of half the "
-            "attention (mean over heads) plus half the identity; each row sums to 1. In a causal strategy, "
-            "early tokens can attend to few others. "
-            f"Mean shares: {'; '.join(map(_finding, found))}."
+            "An example: one text and one run per strategy (largest cell, lowest seed). Rows are tokens, and "
+            "columns are the tokens that they attend to. The values are the product over layers of half the "
+            "attention (mean over heads) plus half the identity; each row sums to 1. With a causal strategy, "
+            "early tokens can attend to few others. Mean share of attention to a token itself and to the "
+            f"first token: {'; '.join(map(_finding, found))}."
         )
 
 
@@ -128,4 +130,4 @@ def _finding(item: Map) -> str:
     place = ", ".join(part for part in item.run.cell[1:] if part)
     shares = item.shares.astype(np.float64)
     own, first = number(float(shares.diagonal().mean())), number(float(shares[:, 0].mean()))
-    return f"{item.arm.label} ({place}, seed {item.run.seed}) itself {own}, the first token {first}"
+    return f"{item.condition.label} ({place}, seed {item.run.seed}) {own} and {first}"

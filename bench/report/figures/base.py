@@ -1,7 +1,7 @@
-"""What a figure is, and how all figures of a study are drawn: tables -> caption, SVG, PNG and PDF.
+"""The base of all figures, and how a study's figures are drawn: tables -> caption, SVG, PNG and PDF.
 
-The same tables give the same bytes: files hold no dates and no random ids, and the style is set only while a
-figure is drawn. Where possible, several processes draw.
+The same tables give the same bytes: files contain no dates and no random ids, and the style is set only while
+a figure is drawn. If possible, several processes draw.
 """
 
 import base64
@@ -80,7 +80,7 @@ class TaskFigure(Figure):
 
     @dataclass(frozen=True)
     class Options:
-        """The tasks and the metric to draw; null: every task, each with its first metric."""
+        """The tasks and the metric to draw; null draws the first metric of every task."""
 
         tasks: list[str] | None = None
         metric: str | None = None
@@ -103,7 +103,7 @@ class TaskFigure(Figure):
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure as a page shows it; `images` holds bytes by suffix: svg, png, pdf."""
+    """A figure on a page; `images` holds bytes by suffix: svg, png, pdf."""
 
     name: str
     title: str
@@ -141,7 +141,7 @@ def drawing(nodes: Mapping[str, Any], tables: Tables) -> Iterator[Callable[[], F
         figures[name] = build(node, Figure, f"figure.{name}")  # type: ignore[type-abstract]
     work = _Work(figures, tables, Value("i", 0))
     workers = min(_MOST_WORKERS, (os.cpu_count() or 1) - 1, len(figures))
-    if workers < 1 or threading.active_count() > 1:  # a lock of another thread would stay locked in a fork
+    if workers < 1 or threading.active_count() > 1:  # a lock held by another thread stays locked after a fork
         yield lambda: _sorted(work, [])
     else:
         with ProcessPoolExecutor(workers, initializer=_share, initargs=(work,)) as pool:
@@ -151,7 +151,7 @@ def drawing(nodes: Mapping[str, Any], tables: Tables) -> Iterator[Callable[[], F
 
 @dataclass(frozen=True)
 class _Work:
-    """The figures that several processes draw; `begun` counts those that any of them has started."""
+    """The figures that several processes draw; `begun` counts those that have been started."""
 
     figures: Mapping[str, Figure]
     tables: Tables
@@ -214,7 +214,7 @@ def render(draw: Callable[[], Canvas], name: str) -> dict[str, bytes]:
         canvas.set_layout_engine("none")  # laid out once, so that all formats agree
         dpi = canvas.get_dpi()
         for suffix, write in _WRITERS.items():
-            canvas.set_dpi(dpi)  # writers leave their own
+            canvas.set_dpi(dpi)  # writers change it
             file = io.BytesIO()
             write(canvas, file)
             images[suffix] = file.getvalue()

@@ -13,7 +13,7 @@ METRIC = r"(exposure(?:_[a-z]+)?)_at_(\d+)"  # name of the metric, in bits, at a
 
 
 class CanaryExposure(LineFigure):
-    """How much each strategy remembers of its training text (Carlini et al. 2019, arXiv:1802.08232)."""
+    """Draw how much each strategy remembers of its training text (Carlini et al. 2019, arXiv:1802.08232)."""
 
     title = "Exposure of planted secrets"
     nothing = "No exposure of planted secrets was measured: nothing to draw."
@@ -47,7 +47,13 @@ class CanaryExposure(LineFigure):
 
 def _finding(tables: Tables, series: MeasureSeries) -> str:
     most, measure = series.points[-1]
-    found = [(arm, spreads(tables, series, arm)[-1]) for arm in tables.conditions if not arm.is_external]
-    parts = ", ".join(f"{arm.label} {with_seeds(spread)}" for arm, spread in found if spread is not None)
+    found = [
+        (condition, spreads(tables, series, condition)[-1])
+        for condition in tables.conditions
+        if not condition.is_external
+    ]
+    parts = ", ".join(
+        f"{condition.label} {with_seeds(spread)}" for condition, spread in found if spread is not None
+    )
     chance = "".join(f", chance {number(level)}" for level in tables.measures[measure].chance[:1])
     return f"{series.task} ({most:,} copies{chance}): {parts or 'no result'}"

@@ -42,10 +42,10 @@ class LabelCurves(LineFigure):
             return self.nothing
         return (
             "Each task's metric against the number of labelled items: mean over all models and data budgets "
-            "within each seed, then over seeds, with 95 % t intervals. Points are moved sideways a little so "
-            "that they do not overlap; a gap is a strategy that lacks a cell. Below: the number of labels at "
-            "which pretraining stops helping, from differences to scratch paired by seed, with the bootstrap "
-            "range over seeds in brackets; < and > mean outside the measured range. "
+            "within each seed, then over seeds, with 95 % t intervals. Points are shifted sideways to avoid "
+            "overlap; a line has a gap if the strategy lacks a cell. Below: the number of labels at which "
+            "pretraining stops helping, with its bootstrap range over seeds; < and > mark bounds outside the "
+            "measured range. "
             f"{'. '.join(_finding(tables, series) for series in found)}."
         )
 
@@ -54,17 +54,17 @@ def _finding(tables: Tables, series: MeasureSeries) -> str:
     """Return the strategies of a task, grouped by their crossover."""
     groups: dict[str, list[str]] = {}
     n_seeds: set[int] = set()
-    for arm in (arm for arm in tables.conditions if is_compared(arm)):
-        point = crossover_of(tables, series, arm)
+    for condition in (condition for condition in tables.conditions if is_compared(condition)):
+        point = crossover_of(tables, series, condition)
         if point is None:
             continue
         n_seeds.add(point.n)
         is_outside = point.at in (BEFORE, BEYOND)
         place = "" if is_outside else f" {answer(point)}"
-        text = f"{arm.label}{place} {range_of(point, series.xs)}"
+        text = f"{condition.label}{place} {range_of(point, series.xs)}"
         groups.setdefault(answer(point) if is_outside else "stops helping", []).append(text)
     if not groups:
         return f"{series.task} ({series.name}): no strategy shares a seed with scratch"
     n = " to ".join(map(str, dict.fromkeys((min(n_seeds), max(n_seeds)))))
-    found = "; ".join(f"{kind}: {', '.join(arms)}" for kind, arms in groups.items())
+    found = "; ".join(f"{kind}: {', '.join(conditions)}" for kind, conditions in groups.items())
     return f"{series.task} ({series.name}, n = {n} seeds), {found}"

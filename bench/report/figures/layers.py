@@ -46,13 +46,15 @@ class Layers(LineFigure):
 def _finding(tables: Tables, series: MeasureSeries, model: str) -> str:
     sign = tables.measures[series.measures[0]].sign
     parts = []
-    for arm in (arm for arm in tables.conditions if not arm.is_external):
+    for condition in (condition for condition in tables.conditions if not condition.is_external):
         found = [
             (spread, x)
-            for x, spread in zip(series.xs, spreads(tables, series, arm, model), strict=True)
+            for x, spread in zip(series.xs, spreads(tables, series, condition, model), strict=True)
             if spread is not None
         ]
         if found:
             spread, x = max(found, key=lambda pair: (sign * pair[0].mean, -pair[1]))
-            parts.append(f"{arm.label} at layer {x} of {max(x for _, x in found)}, {with_seeds(spread)}")
+            parts.append(
+                f"{condition.label} at layer {x} of {max(x for _, x in found)}, {with_seeds(spread)}"
+            )
     return f"{series.task}: {', '.join(parts) or 'no result'}"

@@ -29,7 +29,7 @@ class LineFigure(Figure):
 
     @dataclass(frozen=True)
     class Options:
-        """The tasks to draw; null: every task that has such measures."""
+        """The tasks to draw; null draws every task that has such measures."""
 
         tasks: list[str] | None = None
 
@@ -85,16 +85,16 @@ class LineFigure(Figure):
         places = self.scale(axes, series.xs)
         _band(axes, places, spreads(tables, series, Condition(BASELINE, ""), model))
         style = looks(tables)
-        shares = {arm: (i + 0.5) / len(style) - 0.5 for i, arm in enumerate(style)}
+        shares = {condition: (i + 0.5) / len(style) - 0.5 for i, condition in enumerate(style)}
         draw_lines(
             axes,
             [
                 (
-                    [self.moved(place, shares[arm]) for place in places],
-                    spreads(tables, series, arm, model),
+                    [self.moved(place, shares[condition]) for place in places],
+                    spreads(tables, series, condition, model),
                     look,
                 )
-                for arm, look in style.items()
+                for condition, look in style.items()
             ],
         )
         lines = [series_label(tables, series.measures[0], series.name)]
@@ -103,16 +103,16 @@ class LineFigure(Figure):
 
 
 def spreads(
-    tables: Tables, series: MeasureSeries, arm: Condition, model: str | None = None
+    tables: Tables, series: MeasureSeries, condition: Condition, model: str | None = None
 ) -> list[Interval | None]:
     """Return a strategy's mean at each number over its cells, of one model or of all."""
-    cells = [cell for cell in grid(tables, arm) if model in (None, cell.model)]
+    cells = [cell for cell in grid(tables, condition) if model in (None, cell.model)]
     return [interval(level(tables, measure, cells)) for measure in series.measures]
 
 
 def measured(tables: Tables, series: MeasureSeries, model: str | None) -> MeasureSeries:
     """Return the points of a series that exist with a model: a small model has fewer layers."""
-    found = zip(*(spreads(tables, series, arm, model) for arm in tables.conditions), strict=True)
+    found = zip(*(spreads(tables, series, condition, model) for condition in tables.conditions), strict=True)
     points = zip(series.points, found, strict=True)
     return series._replace(points=tuple(point for point, own in points if any(own)))
 

@@ -44,7 +44,7 @@ class LossCurves(Figure):
 
     @dataclass(frozen=True)
     class Options:
-        """The strategies to draw; null: all that have a curve."""
+        """The strategies to draw; null draws all that have a curve."""
 
         strategies: list[str] | None = None
 
@@ -61,8 +61,12 @@ class LossCurves(Figure):
         curves = self._curves(tables)
         if not curves:
             return blank(_NOTHING)
-        arms = [arm for arm in tables.conditions if any(cell.condition == arm for cell in curves)]
-        panels = bundles(tables, arms)
+        conditions = [
+            condition
+            for condition in tables.conditions
+            if any(cell.condition == condition for cell in curves)
+        ]
+        panels = bundles(tables, conditions)
         canvas, grid = wrapped(len(panels), height_in=1.8)
         for axes, (title, own) in zip(grid, panels.items(), strict=True):
             shown = {cell: list(runs.values()) for cell, runs in curves.items() if cell.condition in own}
@@ -78,8 +82,12 @@ class LossCurves(Figure):
         curves = self._curves(tables)
         if not curves:
             return _NOTHING
-        arms = [arm for arm in tables.conditions if any(cell.condition == arm for cell in curves)]
-        findings = "; ".join(_finding(tables, arm, curves) for arm in arms)
+        conditions = [
+            condition
+            for condition in tables.conditions
+            if any(cell.condition == condition for cell in curves)
+        ]
+        findings = "; ".join(_finding(tables, condition, curves) for condition in conditions)
         return (
             "Validation loss of each strategy's own objective, in nats per target (for most objectives, a "
             "predicted token). It is not comparable across panels. "
@@ -153,8 +161,8 @@ def _handles(tables: Tables) -> list[Line2D]:
     return budgets + models
 
 
-def _finding(tables: Tables, arm: Condition, curves: dict[Cell, dict[str, Curve]]) -> str:
-    cell = [cell for cell in tables.cells if cell.condition == arm and cell in curves][-1]
+def _finding(tables: Tables, condition: Condition, curves: dict[Cell, dict[str, Curve]]) -> str:
+    cell = [cell for cell in tables.cells if cell.condition == condition and cell in curves][-1]
     ends = [run[max(run)] for run in curves[cell].values()]
     place = f"{cell.model}, {cell.budget}" if cell.budget else cell.model
-    return f"{arm.label} ({place}) {with_seeds(interval(ends))}"
+    return f"{condition.label} ({place}) {with_seeds(interval(ends))}"

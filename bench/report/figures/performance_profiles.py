@@ -54,17 +54,20 @@ class PerformanceProfiles(Figure):
         if found is None or not _compared(found):
             return blank(_NOTHING)
         thresholds = self._thresholds(found)
-        profiles = {arm: profile(m.scores, thresholds) for arm, m in found.matrices.items()}
-        arms, style = _compared(found), looks(tables)
-        panels = bundles(tables, arms)
+        profiles = {condition: profile(m.scores, thresholds) for condition, m in found.matrices.items()}
+        conditions, style = _compared(found), looks(tables)
+        panels = bundles(tables, conditions)
         canvas, flat = wrapped(len(panels))
-        pale = [Stroke(np.column_stack([thresholds, profiles[arm].share]), _PALE, "-", 0.7) for arm in arms]
+        pale = [
+            Stroke(np.column_stack([thresholds, profiles[condition].share]), _PALE, "-", 0.7)
+            for condition in conditions
+        ]
         for axes, (title, own) in zip(flat, panels.items(), strict=True):
             draw_strokes(axes, pale)
             if _SCRATCH in profiles:
                 _line(axes, thresholds, profiles[_SCRATCH], GREY, "--")
-            for arm in own:
-                _line(axes, thresholds, profiles[arm], style[arm].colour, style[arm].dash)
+            for condition in own:
+                _line(axes, thresholds, profiles[condition], style[condition].colour, style[condition].dash)
             axes.axvline(0, color=GREY, linestyle=":", linewidth=1)
             axes.set_ylim(-0.02, 1.02)
             axes.set_title(title)
@@ -78,8 +81,8 @@ class PerformanceProfiles(Figure):
         found = suite(tables)
         if found is None or not _compared(found):
             return _NOTHING
-        means = {arm: interquartile_mean(m.scores) for arm, m in found.matrices.items()}
-        best = max(means, key=lambda arm: means[arm].mean)
+        means = {condition: interquartile_mean(m.scores) for condition, m in found.matrices.items()}
+        best = max(means, key=lambda condition: means[condition].mean)
         chances = improvement(tables, found, best)
         over = f", P(better than scratch) {with_interval(chances)}" if chances is not None else ""
         base = f"; scratch {with_seeds(means[_SCRATCH])}" if _SCRATCH in means and best != _SCRATCH else ""
@@ -105,14 +108,17 @@ class PerformanceProfiles(Figure):
         thresholds = self._thresholds(found)
         scratch = profile(found.matrices[_SCRATCH].scores, thresholds).share
         groups: dict[str, list[str]] = {}
-        for arm in _compared(found):
-            gap = profile(found.matrices[arm].scores, thresholds).share - scratch
-            groups.setdefault(_side(gap, thresholds), []).append(arm.label)
-        return "; ".join(f"{side}: {', '.join(arms)}" for side, arms in sorted(groups.items())) + ". "
+        for condition in _compared(found):
+            gap = profile(found.matrices[condition].scores, thresholds).share - scratch
+            groups.setdefault(_side(gap, thresholds), []).append(condition.label)
+        return (
+            "; ".join(f"{side}: {', '.join(conditions)}" for side, conditions in sorted(groups.items()))
+            + ". "
+        )
 
 
 def _compared(found: Suite) -> list[Condition]:
-    return [arm for arm in found.matrices if is_compared(arm)]
+    return [condition for condition in found.matrices if is_compared(condition)]
 
 
 def _line(axes: Axes, thresholds: Floats, own: Profile, colour: str, dash: object) -> None:
@@ -135,7 +141,7 @@ def _side(gap: Floats, thresholds: Floats) -> str:
     if not above.any() and not below.any():
         return "The same profile as scratch"
     if not below.any():
-        return "Nowhere below scratch's profile"
+        return "Never below scratch's profile"
     if not above.any():
-        return "Nowhere above scratch's profile"
+        return "Never above scratch's profile"
     return "Above scratch's profile at some τ and below it at others"

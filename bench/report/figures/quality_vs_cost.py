@@ -48,7 +48,7 @@ Costs = Mapping[Cell, float]
 
 
 class Cost(Enum):
-    """What quality is drawn against."""
+    """The cost on the horizontal axis."""
 
     flops = "pretraining FLOPs"
     seconds = "pretraining seconds"
@@ -59,10 +59,10 @@ TITLES = {Cost.flops: "compute", Cost.seconds: "time", Cost.joules: "energy"}
 
 
 class QualityVsCost(TaskFigure):
-    """The quality that a cost of pretraining buys.
+    """Draw quality against a cost of pretraining.
 
-    Scratch pretrains nothing, so it is a line, and the cheapest member of the front. Energy that was measured
-    and energy that was estimated never share a panel.
+    Scratch has no pretraining, so it is a line, and the cheapest member of the front. Measured energy and
+    estimated energy never share a panel.
     """
 
     @dataclass(frozen=True)
@@ -124,12 +124,12 @@ class QualityVsCost(TaskFigure):
             return self._nothing
         findings = "; ".join(self._finding(tables, *place) for place in places)
         return (
-            f"Each task's metric against {self.cost.value}{self._remark(tables)}. Each "
-            "point is a cell: its mean over seeds with the 95 % t interval; points of smaller data budgets "
-            "are fainter, and a point is moved sideways if it would hide another. Lines join a strategy's "
-            "cells at one data budget. The step line is the Pareto front, which starts at scratch, at no "
-            "cost. Its members are ringed; the ring is dotted if the gain over the next cheaper member is "
-            "unclear (p > 0.05, seed-paired t test, uncorrected)."
+            f"Each task's metric against {self.cost.value}{self._remark(tables)}. Each point is a cell: its "
+            "mean over seeds with the 95 % t interval. Smaller data budgets are fainter, and points are "
+            "shifted sideways to avoid overlap. Lines join a strategy's cells at one data budget. The step "
+            "line is the Pareto front, which starts at scratch at no cost; its members are ringed, with a "
+            "dotted ring if the gain over the next cheaper member is not clear (p > 0.05, seed-paired t "
+            "test, uncorrected)."
             f"{crowd_note(tables)}{lost_note(tables)}"
             f"{left_out_note(self.measures(tables), [measure for measure, *_ in places])} "
             f"Members of the front with a clear gain: {findings}."
@@ -164,8 +164,10 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, costs: Costs) -> None:
     low, high = min(costs.values()), max(costs.values())
     places = places_of(tables, costs)
     lines: list[Stroke] = []
-    for arm, look in looks(tables).items():
-        own = [cell for cell in found if cell.condition == arm and cell in costs and found[cell].interval]
+    for condition, look in looks(tables).items():
+        own = [
+            cell for cell in found if cell.condition == condition and cell in costs and found[cell].interval
+        ]
         _points(axes, tables, look, [(places[cell], found[cell]) for cell in own])
         for budget in tables.budgets:
             line = sorted(
@@ -184,9 +186,10 @@ def places_of(tables: Tables, costs: Costs) -> dict[Cell, float]:
 
     Least squares on the log cost with minimum gaps: isotonic regression of costs less the gaps before them.
     """
-    arms = {arm: i for i, arm in enumerate(looks(tables))}
+    conditions = {condition: i for i, condition in enumerate(looks(tables))}
     cells = sorted(
-        (cell for cell in costs if cell.condition in arms), key=lambda c: (costs[c], arms[c.condition])
+        (cell for cell in costs if cell.condition in conditions),
+        key=lambda c: (costs[c], conditions[c.condition]),
     )
     width = max(math.log10(max(costs.values()) / min(costs.values())), 0.3)
     gaps = min(_APART, _MOST_MOVED / max(len(cells), 1)) * width * np.arange(len(cells))

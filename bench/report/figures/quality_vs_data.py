@@ -38,7 +38,7 @@ _NOTHING = "No finished pretrained run: nothing to draw."
 
 
 class QualityVsData(TaskFigure):
-    """Draw what more unique data brings each strategy. Data budgets are in order of size, evenly spaced."""
+    """Draw how quality changes with unique data. Data budgets are in order of size, evenly spaced."""
 
     title = "Quality against unique data"
 
@@ -72,8 +72,8 @@ class QualityVsData(TaskFigure):
         sizes = ", ".join(tables.budgets)
         return (
             f"Each task's metric against the data budget ({sizes}). Points are means over seeds, "
-            "bars their 95 % t intervals; a gap is a cell without a number, and a cross is a cell whose runs "
-            f"all failed.{crowd_note(tables)}{lost_note(tables)}"
+            "and bars their 95 % t intervals. A gap is a cell without a number, and a cross is a cell whose "
+            f"runs all failed.{crowd_note(tables)}{lost_note(tables)}"
             f"{left_out_note(self.measures(tables), measures)} "
             f"At the largest budget ({budget}) with model {model}: {'; '.join(findings)}."
         )
@@ -90,11 +90,11 @@ def _panel(axes: Axes, tables: Tables, measure: Measure, model: str) -> None:
     found = {row.cell: row.interval for row in summaries(tables, measure)}
     references(axes, found.get(Cell(Condition(BASELINE, ""), model, None)))
     style, lines = looks(tables), []
-    for index, (arm, look) in enumerate(style.items()):
+    for index, (condition, look) in enumerate(style.items()):
         offset = (index - (len(style) - 1) / 2) * min(0.06, 0.5 / len(style))
-        spreads = [found.get(Cell(arm, model, budget)) for budget in tables.budgets]
+        spreads = [found.get(Cell(condition, model, budget)) for budget in tables.budgets]
         lines.append(([i + offset for i in range(len(spreads))], spreads, look))
-        tried = [Cell(arm, model, budget) in found for budget in tables.budgets]
+        tried = [Cell(condition, model, budget) in found for budget in tables.budgets]
         lost = [i + offset for i, spread in enumerate(spreads) if spread is None and tried[i]]
         if len(lost) < len(spreads):
             crosses(axes, lost, look.colour)
@@ -131,4 +131,4 @@ def _finding(tables: Tables, measure: Measure, model: str, budget: str) -> str:
         return f"{best}, ahead of every pretrained strategy's mean"
     values = tables.seed_values(measure, baseline_cell(Cell(choice.best, model, budget)))
     level = f" of {number(values.mean())}" if len(values) else ""
-    return f"{best}; minus scratch{level}: {with_p(choice.to_scratch)}"
+    return f"{best}; difference to scratch{level}: {with_p(choice.to_scratch)}"

@@ -31,13 +31,13 @@ class Panel(NamedTuple):
 
 
 class Scaling(Figure):
-    """Draw what more training brings each strategy, and its scaling fit."""
+    """Draw how loss or error falls with training, with the scaling fit of each strategy."""
 
     title = "Scaling with training"
 
     @dataclass(frozen=True)
     class Options:
-        """The tasks to draw; null: all, and the validation loss."""
+        """The tasks to draw; null draws all tasks and the validation loss."""
 
         tasks: list[str] | None = None
 
@@ -72,7 +72,7 @@ class Scaling(Figure):
         for axes, panel in zip(flat, found, strict=True):
             _panel(axes, tables, panel)
         canvas.supxlabel("training tokens D", fontsize=8)
-        _legend(canvas, tables, {arm for panel in found for _, arm, _ in panel.rows})
+        _legend(canvas, tables, {condition for panel in found for _, condition, _ in panel.rows})
         return canvas
 
     @override
@@ -80,12 +80,12 @@ class Scaling(Figure):
         rows = [row for panel in self.panels(tables) for row in panel.rows]
         if not rows:
             return _NOTHING
-        fitted = [_finding(q, arm, result) for q, arm, result in rows if isinstance(result, Fit)]
+        fitted = [_finding(q, condition, result) for q, condition, result in rows if isinstance(result, Fit)]
         reasons = list(dict.fromkeys(result for *_, result in rows if isinstance(result, str)))
-        refused = f" {len(rows) - len(fitted)} of {len(rows)} fits refused: {'; '.join(reasons)}."
+        refused = f" {len(rows) - len(fitted)} of {len(rows)} fits were not possible: {'; '.join(reasons)}."
         return (
-            "Loss or error against training tokens (lower is better); losses are comparable only within an "
-            "objective. Points are means over seeds, bars their 95 % t intervals. Lines are fits on data "
+            "Loss or error against training tokens (lower is better). Losses are comparable only within an "
+            "objective. Points are means over seeds, and bars their 95 % t intervals. Lines are fits on data "
             "that is not repeated, with bands over seeds; thin lines join points without a fit. Hollow "
             "points: the largest budget as predicted by a fit without it."
             f"{refused if reasons else ''}" + (f" Fits: {'; '.join(fitted)}." if fitted else "")
@@ -100,14 +100,14 @@ def _n_budgets(tables: Tables, row: Row) -> int:
 
 def _panel(axes: Axes, tables: Tables, panel: Panel) -> None:
     style = looks(tables)
-    for quantity, arm, result in panel.rows:
+    for quantity, condition, result in panel.rows:
         for model in tables.models:
-            _line(axes, tables, (quantity, arm, result), model, style[arm])
+            _line(axes, tables, (quantity, condition, result), model, style[condition])
         if isinstance(result, Fit) and isinstance(held := held_out(result.seen), HeldOut):
-            _hollow(axes, held, style[arm])
-    quantity, arm, _ = panel.rows[0]
+            _hollow(axes, held, style[condition])
+    quantity, condition, _ = panel.rows[0]
     lines = quantity.label.split(": ", 1) if len(quantity.label) > LONG_TITLE else [quantity.label]
-    axes.set_title("\n".join([*lines, *([] if quantity.is_shared else [arm.label])]))
+    axes.set_title("\n".join([*lines, *([] if quantity.is_shared else [condition.label])]))
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -116,8 +116,8 @@ def _panel(axes: Axes, tables: Tables, panel: Panel) -> None:
 
 def _line(axes: Axes, tables: Tables, row: Row, model: str, look: Look) -> None:
     """Draw the measured cells of a model, and the fit with its band."""
-    quantity, arm, result = row
-    cells = [cell for cell in measured_cells(tables, quantity, arm) if cell.model == model]
+    quantity, condition, result = row
+    cells = [cell for cell in measured_cells(tables, quantity, condition) if cell.model == model]
     if not cells:
         return
     runs = [run_of(tables, cell) for cell in cells]
@@ -148,9 +148,9 @@ def _hollow(axes: Axes, held: HeldOut, look: Look) -> None:
 
 def _legend(canvas: Canvas, tables: Tables, drawn: set[Condition]) -> None:
     handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, linestyle="-", label=arm.label)
-        for arm, look in looks(tables).items()
-        if arm in drawn
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle="-", label=condition.label)
+        for condition, look in looks(tables).items()
+        if condition in drawn
     ]
     if len(tables.models) > 1:
         handles += [
@@ -160,7 +160,7 @@ def _legend(canvas: Canvas, tables: Tables, drawn: set[Condition]) -> None:
     place_legend(canvas, handles, most_columns=5)
 
 
-def _finding(quantity: Quantity, arm: Condition, result: Fit) -> str:
+def _finding(quantity: Quantity, condition: Condition, result: Fit) -> str:
     names = [name for name in ("alpha", "beta", "R*") if result.exponent(name) is not None]
     exponents = ", ".join(f"{name} {exponent(result, name)}" for name in names)
-    return f"{quantity.label}, {arm.label}: {exponents}; held out: {check(held_out(result.seen))}"
+    return f"{quantity.label}, {condition.label}: {exponents}; held-out check: {check(held_out(result.seen))}"

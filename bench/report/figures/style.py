@@ -1,4 +1,4 @@
-"""How figures look: colours, panels, lines, intervals, legends and the notes that captions share.
+"""The style of all figures: colours, panels, lines, intervals, legends and notes for captions.
 
 Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart; marker and line style
 repeat the distinction. `STYLE` is set only while a figure is drawn.
@@ -46,7 +46,7 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 7.5,
     "lines.linewidth": 1.4,
     "lines.markersize": 4.5,
-    "text.parse_math": False,  # a name with a dollar sign is a name
+    "text.parse_math": False,  # names may contain dollar signs
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "svg.fonttype": "path",
@@ -64,7 +64,7 @@ ROW_IN = 0.16
 
 
 class Look(NamedTuple):
-    """How a strategy is drawn in every figure of a study; without a marker: as a thin line."""
+    """The colour, marker and line style of a strategy in every figure; without a marker, a thin line."""
 
     colour: str
     marker: str
@@ -73,31 +73,33 @@ class Look(NamedTuple):
 
 def looks(tables: Tables) -> dict[Condition, Look]:
     """Return a look for every pretrained strategy; where there are too many, its variants share one."""
-    arms = [arm for arm in tables.conditions if is_compared(arm)]
+    conditions = [condition for condition in tables.conditions if is_compared(condition)]
     if is_crowded(tables):
-        strategies = list(dict.fromkeys(arm.strategy for arm in arms))
-        ranks = [strategies.index(arm.strategy) for arm in arms]
+        strategies = list(dict.fromkeys(condition.strategy for condition in conditions))
+        ranks = [strategies.index(condition.strategy) for condition in conditions]
         return {
-            arm: Look(COLOURS[i % len(COLOURS)], "", _DASHES[i % len(_DASHES)])
-            for arm, i in zip(arms, ranks, strict=True)
+            condition: Look(COLOURS[i % len(COLOURS)], "", _DASHES[i % len(_DASHES)])
+            for condition, i in zip(conditions, ranks, strict=True)
         }
     return {
-        arm: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], _DASHES[i % len(_DASHES)])
-        for i, arm in enumerate(arms)
+        condition: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], _DASHES[i % len(_DASHES)])
+        for i, condition in enumerate(conditions)
     }
 
 
 def is_crowded(tables: Tables) -> bool:
     """Return whether there are more strategies and variants than a reader can tell apart."""
-    arms = [arm for arm in tables.conditions if is_compared(arm)]
-    return len(arms) > MOST_LOOKS and len({arm.strategy for arm in arms}) < len(arms)
+    conditions = [condition for condition in tables.conditions if is_compared(condition)]
+    return len(conditions) > MOST_LOOKS and len({condition.strategy for condition in conditions}) < len(
+        conditions
+    )
 
 
-def bundles(tables: Tables, arms: Sequence[Condition]) -> dict[str, list[Condition]]:
+def bundles(tables: Tables, conditions: Sequence[Condition]) -> dict[str, list[Condition]]:
     """Return strategies by the title of their panel; where there are too many, variants share a panel."""
     found: dict[str, list[Condition]] = {}
-    for arm in arms:
-        found.setdefault(arm.strategy if is_crowded(tables) else arm.label, []).append(arm)
+    for condition in conditions:
+        found.setdefault(condition.strategy if is_crowded(tables) else condition.label, []).append(condition)
     return found
 
 
@@ -170,7 +172,7 @@ def lost_note(tables: Tables) -> str:
     """Return a sentence on the runs that have no numbers; empty if all finished."""
     lost = [status for status in tables.runs["status"] if status != "finished"]
     counts = ", ".join(f"{lost.count(status)} {status}" for status in sorted(set(lost)))
-    return f" Runs without a number: {counts} (see the run table)." if lost else ""
+    return f" Lost runs: {counts} (see the table of runs)." if lost else ""
 
 
 def crosses(axes: Axes, positions: Sequence[float], colour: str) -> None:
@@ -234,12 +236,15 @@ def draw_bars(
 
 def legend(canvas: Canvas, tables: Tables, *extra: Line2D) -> None:
     """Draw one legend for all panels, above them."""
-    named = {(arm.strategy if is_crowded(tables) else arm.label): look for arm, look in looks(tables).items()}
+    named = {
+        (condition.strategy if is_crowded(tables) else condition.label): look
+        for condition, look in looks(tables).items()
+    }
     handles = [
         Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=_cut(name))
         for name, look in named.items()
     ]
-    if any(arm.strategy == BASELINE for arm in tables.conditions):
+    if any(condition.strategy == BASELINE for condition in tables.conditions):
         handles.append(grey_line("--", SCRATCH))
     handles += [grey_line(":", "chance"), *extra]
     place_legend(canvas, handles, most_columns=len(handles))
@@ -250,7 +255,7 @@ def place_legend(canvas: Canvas, handles: Sequence[Line2D], most_columns: int) -
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(most_columns, WIDTH_CHARACTERS // (longest + 8)))
     n_rows = -(-len(handles) // columns)
-    canvas.set_figheight(canvas.get_figheight() + ROW_IN * max(0, n_rows - 2))  # there is room for two
+    canvas.set_figheight(canvas.get_figheight() + ROW_IN * max(0, n_rows - 2))  # the margin fits two
     canvas.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=3)
 
 

@@ -57,7 +57,7 @@ def claims(tables: Tables, study: Path) -> View | None:
         "p (Holm)",
         "n",
         "left − right",
-        "on",
+        "task: metric",
     ]
     header += ["p (flip)", "power", "test", "source"]
     note = f"{_counts(judged)} {_note(asked, judged)}"
@@ -89,7 +89,7 @@ def _row(tables: Tables, one: Judged) -> list[Entry]:
 
 
 def _contrast(tables: Tables, one: Judged) -> Entry:
-    """Both sides' cells, each leading to its runs."""
+    """Return the cells of both sides, each as a link to its runs."""
     if not one.evidence.pairs:
         return f"{one.claim.left.strategy} − {one.claim.right.strategy}"
     sides = zip(*one.evidence.pairs, strict=True)
@@ -120,12 +120,12 @@ def _effect(one: Judged) -> str:
 
 
 def _crossing(point: Crossover, axis: str) -> str:
-    """`until 412 labels [120, > most]`; the range is left out where it is the point itself."""
+    """Format a crossover: `until 412 labels [120, > most labels]`; a range of one point is left out."""
     whole = {BEFORE: "never", BEYOND: f"still with the most {axis}"}
     at = whole.get(point.at) or f"until {point.at:,.0f} {axis}"
     if point.at == point.low == point.high:
         return at
-    low, high = point.bounds_as("{:,.0f}".format, "< fewest", "> most") or (EMPTY, EMPTY)
+    low, high = point.bounds_as("{:,.0f}".format, f"< fewest {axis}", f"> most {axis}") or (EMPTY, EMPTY)
     return f"{at} [{low}, {high}]"
 
 
@@ -191,14 +191,15 @@ def _note(asked: Claims, judged: list[Judged]) -> str:
         "Brown-Forsythe test with the bootstrap interval of the ratio, and a crossover the share of "
         "bootstraps over seeds, at least the smallest p of the sign-flip test. Equivalent: a superiority "
         "claim whose difference is shown to be smaller than the smallest effect of interest, by two "
-        f"one-sided tests corrected among themselves. Underpowered: neither. Power: what a test at the "
+        f"one-sided tests corrected among themselves. Underpowered: the test is significant in neither "
+        "direction. Power: what a test at the "
         f"first step of the correction detects with {100 * POWER:.0f} % power, if the variance found here "
         f"is the true one. p (flip): exact sign-flip test over seeds, uncorrected.{flips}"
     )
 
 
 def _counts(judged: list[Judged]) -> str:
-    """`Of 15 claims: 3 supported, 2 contradicted.`"""
+    """Count verdicts: `Of 15 claims: 3 supported, 2 contradicted.`"""
     verdicts = [one.verdict for one in judged]
     counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in _MARKS if verdict in verdicts]
     return f"Of {len(judged)} claims: {', '.join(counts)}."

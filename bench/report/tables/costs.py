@@ -1,4 +1,4 @@
-"""Tables of the page on cost and coverage: pretraining, Pareto fronts, evaluation; and samples of texts."""
+"""Tables of costs and coverage: pretraining, Pareto fronts and evaluation; and samples of texts."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ _UNITS = ["FLOPs", "s", "kWh", "kg CO2"]
 
 
 class Sample(NamedTuple):
-    """The texts that a task shows of one run."""
+    """The texts that a task recorded for one run."""
 
     run_id: str
     cell: Cell
@@ -35,16 +35,16 @@ class Sample(NamedTuple):
 
 
 def evaluation(tables: Tables) -> View | None:
-    """A row per task; None where no task was done."""
+    """Return a table with a row per task; None if no task was evaluated."""
     done = tables.results[tables.results["run_status"] == "finished"]
     rows = [_row(task, own, tables.energies) for task, own in done.groupby("task")]
     if not rows:
         return None
     note = (
-        "Results of finished runs; a task is inapplicable where a strategy has no such input or output. "
-        "Seconds, FLOPs of forward and backward passes, and joules are means over the results that have "
-        "them, apart from pretraining. Measured and estimated joules do not compare. Left out: items that "
-        "could not count, by reason, over all runs and as a range over runs."
+        "Results of finished runs. A task is inapplicable if a strategy lacks the input or output that it "
+        "needs. Seconds, FLOPs (forward and backward passes) and joules are means over the results that have "
+        "them, without pretraining. Measured and estimated joules are not comparable. Items left out could "
+        "not be scored; they are counted by reason, in total over all runs and as a range over runs."
     )
     header = ["task", "finished", "inapplicable", "failed", "seconds", "FLOPs", "joules, measured"]
     header += ["joules, estimated", "energy by", "items left out"]
@@ -78,7 +78,7 @@ def left_out(counts: Iterable[Mapping[str, int]]) -> str:
 
 
 def samples(tables: Tables) -> list[View]:
-    """One table per task that shows texts: each strategy's in its largest cell, of the lowest seed."""
+    """Return a table per task with texts, from each strategy's largest cell and lowest seed."""
     tasks = sorted(set(tables.results["task"][tables.results["samples"].map(len) > 0]))
     return [view for task in tasks if (view := _samples(tables, task)) is not None]
 
@@ -96,7 +96,8 @@ def _samples(tables: Tables, task: str) -> View | None:
         return None
     places = sorted({f"{s.cell.model}, {s.cell.budget or 'no data'}, seed {s.seed}" for s in shown.values()})
     note = (
-        f"Of one run of each strategy, its largest cell and lowest seed ({'; '.join(places)}). ⏎: line end."
+        "The texts are from one run of each strategy, of its largest cell and lowest seed "
+        f"({'; '.join(places)}). ⏎ marks a line break."
     )
     header = ["strategy", *columns]
     return View(f"samples-{task}", f"Samples: {task}", note, header, "l" * len(header), rows)
@@ -114,7 +115,7 @@ def shown_sample(tables: Tables, condition: Condition, task: str) -> Sample | No
 
 
 def visible(text: str) -> str:
-    """On one line, with line ends as signs; what cannot be shown is a replacement mark."""
+    """Return a text on one line, with signs for line ends and for what cannot be printed."""
     flat = _LINE_END.join(text.strip().splitlines())
     return "".join(
         char if char.isprintable() else " " if char.isspace() else "\N{REPLACEMENT CHARACTER}"
@@ -123,13 +124,13 @@ def visible(text: str) -> str:
 
 
 def _joined(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Rows of a single column as one."""
+    """Join rows of a single column to one row."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     return [{name: " · ".join(row[name].strip() for row in rows if name in row) for name in names}]
 
 
 def cost(tables: Tables) -> View:
-    """A row per cell, of a run, and the study in total, lost runs included."""
+    """Return a table with the cost of a run of each cell, and of the whole study with its lost runs."""
     rows: list[list[Entry]] = []
     costs, finished = run_costs(tables), tables.runs["status"] == "finished"
     means = costs[finished].groupby(tables.runs["cell"]).mean().reindex(range(len(tables.cells)))
@@ -171,8 +172,8 @@ def _note(tables: Tables) -> str:
     return " ".join(
         part
         for part in (
-            "Rows of cells: means over the finished runs that have the number. Pretraining and evaluation "
-            "are not added up. Seconds depend on the machine and on what else it did; FLOPs do not.",
+            "The rows of cells are means over the finished runs that have the number. Pretraining and "
+            "evaluation are not added up. Seconds depend on the machine and its load; FLOPs do not.",
             _coverage(tables),
             energy_note(tables),
         )
@@ -181,7 +182,7 @@ def _note(tables: Tables) -> str:
 
 
 def _coverage(tables: Tables) -> str:
-    """How much of the study the totals stand for."""
+    """Return which part of the study the totals include."""
     runs = tables.runs
     lost = runs["status"] != "finished"
     silent = int((lost & run_costs(tables)["pretraining s"].isna()).sum())
@@ -190,10 +191,12 @@ def _coverage(tables: Tables) -> str:
     metered = len(pretrained & set(stages["run_id"]))
     parts = []
     if lost.any():
-        parts.append(f"The total counts the {lost.sum()} runs that were lost as well")
-        parts[-1] += f"; {silent} of them have no cost on record, so it is at least that." if silent else "."
+        parts.append(f"The total includes the lost runs ({lost.sum()})")
+        parts[-1] += (
+            f"; for {silent} of them no cost is on record, so the true total is higher." if silent else "."
+        )
     if metered and metered < len(pretrained):
-        parts.append(f"Energy: of {metered} of {len(pretrained)} pretrained runs.")
+        parts.append(f"Energy was recorded for {metered} of {len(pretrained)} pretrained runs.")
     return " ".join([*parts, *_sharing(runs[~lost])])
 
 
@@ -205,14 +208,14 @@ def _sharing(runs: pd.DataFrame) -> list[str]:
     steps = np.array([data["trunk"]["steps"] for data in branches["data"]])
     saved = (branches["flops"] * steps / branches["steps"]).sum()
     return [
-        f"{len(branches)} runs branch from a trunk that another one trained. FLOPs and seconds count it as "
-        "if each had been trained alone, energy does not; "
-        f"{100 * saved / runs['flops'].sum():.1f} % of the FLOPs were spared."
+        f"{len(branches)} runs branch from a trunk that another run trained. FLOPs and seconds include the "
+        "trunk in each of them, as if each had been trained alone; energy does not. The shared trunk saved "
+        f"{100 * saved / runs['flops'].sum():.1f} % of the FLOPs."
     ]
 
 
 def pareto(tables: Tables) -> View:
-    """The front of each task's headline metric by pretraining FLOPs."""
+    """Return the Pareto front of each task's headline metric and pretraining FLOPs."""
     spent, taken = flops(tables), seconds(tables)
     found = [(measure, member) for measure in tables.headlines for member in front(tables, measure, spent)]
     rows: list[list[Entry]] = [
@@ -230,12 +233,13 @@ def pareto(tables: Tables) -> View:
         for measure, member in found
     ]
     note = (
-        "Cells that no other matches at as little pretraining, by mean; scratch pretrains nothing. The costs "
-        "are without evaluation; seconds depend on the machine. Not clear: p > 0.05 against the next cheaper "
-        "row of the task, seed-paired t test, uncorrected: the runs do not show that the rest is worth it. "
+        "A cell is on the front if no cheaper cell has an equal or better mean, and no cell of the same cost "
+        "a better one; scratch has no cost of pretraining. The costs exclude evaluation, and seconds depend "
+        "on the machine. A gain is clear if the seed-paired t test against the next cheaper row of the task "
+        "has p ≤ 0.05, uncorrected; a gain that is not clear may be due to chance. "
         f"{seeds_note(member.interval.n for _, member in found)}"
     )
     header = ["task: metric", "strategy", "model", "data budget", "mean", "pretraining FLOPs"]
-    header += ["pretraining s", "minus the next cheaper", "gain"]
-    title = "What is worth its cost: Pareto fronts of quality and FLOPs"
+    header += ["pretraining s", "difference to the next cheaper row", "gain"]
+    title = "Pareto fronts of quality and pretraining FLOPs"
     return View("pareto", title, note, header, "llllrrrrl", rows)

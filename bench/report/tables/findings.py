@@ -40,12 +40,12 @@ from bench.analysis.stats import (
     probability_of_improvement,
 )
 
-MIN_TASKS = 3  # the middle half of two tasks is the worse seeds of one and the better ones of the other
-_SHARE = re.compile(r"(accuracy|em|f1|mrr|recall_at_\d+)(_\w+)?")  # metrics that are 1 where all is right
+MIN_TASKS = 3  # with two tasks the middle half mixes the worse seeds of one with the better ones of the other
+_SHARE = re.compile(r"(accuracy|em|f1|mrr|recall_at_\d+)(_\w+)?")  # metrics whose ceiling is 1
 
 
 class Matrix(NamedTuple):
-    """A condition's normalised scores (S, T); a seed that lacks a task, or a cell of one, is not in it."""
+    """A condition's normalised scores (S, T), of the seeds that have every task in every cell."""
 
     seeds: tuple[int, ...]
     scores: Floats
@@ -53,19 +53,19 @@ class Matrix(NamedTuple):
 
 @dataclass(frozen=True)
 class Suite:
-    """What is aggregated, and what is not."""
+    """The tasks and scores to aggregate, and what is not included."""
 
-    measures: tuple[Measure, ...]  # T, one per task: those that every condition below has
+    measures: tuple[Measure, ...]  # T, one per task, that every condition in `matrices` has
     matrices: Mapping[Condition, Matrix]
     unscaled: tuple[Measure, ...]  # no chance level, or no known ceiling
-    unshared: tuple[Measure, ...]  # some condition below lacks it
+    unshared: tuple[Measure, ...]  # a condition in `matrices` lacks it
     excluded: tuple[
         Condition, ...
-    ]  # they have fewer than half as many tasks as another condition, or no whole seed
+    ]  # with fewer than half the tasks of another condition, or no seed with all tasks
 
 
 def suite(tables: Tables) -> Suite | None:
-    """The tasks to aggregate over, and each condition's scores; None for fewer than `MIN_TASKS` tasks."""
+    """Return the tasks to aggregate and each condition's scores; None for fewer than `MIN_TASKS` tasks."""
     scaled = [measure for measure in tables.headlines if _is_scaled(tables, measure)]
     conditions = [condition for condition in tables.conditions if not condition.is_external]
     able = {
@@ -89,7 +89,10 @@ def suite(tables: Tables) -> Suite | None:
 
 
 def improvement(tables: Tables, found: Suite, condition: Condition) -> Interval | None:
-    """Of a condition over scratch of the same settings, on the seeds of both; None where there is none."""
+    """Return the probability that a condition is better than scratch of the same settings.
+
+    It uses the seeds of both, and is None if there are none.
+    """
     scratch = baseline_cell(Cell(condition, tables.models[0], None)).condition
     if condition.strategy == BASELINE or scratch not in found.matrices:
         return None
@@ -102,7 +105,7 @@ def improvement(tables: Tables, found: Suite, condition: Condition) -> Interval 
 
 
 def across_tasks(tables: Tables) -> View | None:
-    """A row per strategy; None where too few tasks are shared."""
+    """Return a table with a row per strategy; None if too few tasks are shared."""
     found = suite(tables)
     if found is None:
         return None
@@ -125,33 +128,36 @@ def across_tasks(tables: Tables) -> View | None:
 
 def _note(found: Suite) -> str:
     return (
-        "Each task's headline metric as (score − chance) / (1 − chance): 0 is chance, 1 all right; mean over "
-        "all models and data budgets within each seed. Interquartile mean: of the middle half of seeds × "
-        "tasks. P(better than scratch): that a run beats a run of scratch on a task drawn at random, a tie "
-        f"counting half (Agarwal et al. 2021). Brackets: {100 * LEVEL:.0f} % percentile bootstrap of whole "
-        f"seeds, since all tasks score one checkpoint; tasks are fixed. With few seeds they are too narrow "
-        "(in simulations they held the truth 75 % of the time with 3 seeds, 90 % with 10): read them as "
-        f"ranges. No verdict rests on these numbers. {_left_out(found)}"
+        "Each task's headline metric is scaled to (score − chance) / (1 − chance): 0 is chance and 1 is a "
+        "perfect score. It is averaged over all models and data budgets within each seed. The interquartile "
+        "mean is the mean of the middle half of all seeds × tasks. P(better than scratch) is the probability "
+        "that a run scores higher than a run of scratch on a randomly drawn task; a tie counts half (Agarwal "
+        f"et al. 2021). Brackets: {100 * LEVEL:.0f} % percentile bootstrap over seeds, on these tasks; all "
+        "tasks of a seed are resampled together, since they score one checkpoint. With few seeds these "
+        "intervals are too narrow: in simulations they covered the true value in 75 % of cases with 3 seeds "
+        f"and in 90 % with 10. No verdict uses these numbers. {_left_out(found)}"
     )
 
 
 def _left_out(found: Suite) -> str:
-    """Which tasks are aggregated, and which tasks and strategies are not, in sentences."""
+    """Return sentences on which tasks and strategies are aggregated and which are not."""
     sentences = [f"Tasks: {_tasks(found.measures)}."]
     if found.unshared:
-        sentences.append(f"Left out, as some strategy has no score ({len(found.unshared)}): ")
+        sentences.append(f"Not included, because a strategy has no score ({len(found.unshared)}): ")
         sentences[-1] += f"{_tasks(found.unshared)}."
     if found.unscaled:
-        sentences.append(f"Left out, without chance level or known ceiling ({len(found.unscaled)}): ")
+        sentences.append(f"Not included, because chance or ceiling is unknown ({len(found.unscaled)}): ")
         sentences[-1] += f"{_tasks(found.unscaled)}."
     if found.excluded:
         names = ", ".join(condition.label for condition in found.excluded)
-        sentences.append(f"Strategies left out, with too few tasks or no seed that has all: {names}.")
+        sentences.append(
+            f"Strategies not included, because they lack tasks or a seed with all tasks: {names}."
+        )
     return " ".join(sentences)
 
 
 def _is_scaled(tables: Tables, measure: Measure) -> bool:
-    """Has it a chance level, and is it a share whose ceiling is 1?"""
+    """Return whether a measure has a chance level and is a share with ceiling 1."""
     info = tables.measures[measure]
     values = tables.by_seed(measure)
     levels = (values.min(axis=None), values.max(axis=None), *info.chance)
@@ -161,7 +167,7 @@ def _is_scaled(tables: Tables, measure: Measure) -> bool:
 
 
 def _matrix(tables: Tables, condition: Condition, measures: Iterable[Measure]) -> Matrix:
-    """A task's chance is one number for all seeds and conditions, so that no strategy is scaled otherwise."""
+    """Return normalised scores, with one chance level per task for all seeds and conditions."""
     columns = [level(tables, measure, grid(tables, condition)) for measure in measures]
     scores = pd.concat(columns, axis=1, join="inner").sort_index()
     chance = np.array([mean(tables.measures[measure].chance) for measure in measures])
@@ -170,7 +176,7 @@ def _matrix(tables: Tables, condition: Condition, measures: Iterable[Measure]) -
 
 
 def _seeds(tables: Tables, condition: Condition, matrix: Matrix) -> str:
-    """`3`, or `2 of 3` where a run or a task of a seed was lost."""
+    """Format the number of seeds: `3`, or `2 of 3` if a run or a task of a seed was lost."""
     tried = {seed for cell in grid(tables, condition) for _, seed in tables.ids_of(cell)}
     n = len(matrix.seeds)
     return str(n) if n == len(tried) else f"{n} of {len(tried)}"
@@ -185,7 +191,7 @@ _MARK = {AHEAD: " ▲", LEANS_AHEAD: " △"}
 
 
 def learning(tables: Tables) -> View:
-    """Return per pretrained condition in how many runs its losses fell, and where its mean beats scratch."""
+    """Return in how many runs each condition's losses fell, and on which tasks it is better than scratch."""
     found = pooled(tables, tables.headlines)
     rows: list[list[Entry]] = []
     nowhere: list[str] = []
@@ -196,21 +202,24 @@ def learning(tables: Tables) -> View:
         fell = [_fell(losses(tables, condition, kind)) for kind in (TRAINING, HELD_OUT)]
         rows.append([condition.label, *fell, ", ".join(map(_gain, better)) or EMPTY])
     note = (
-        "Loss: the objective's own, last against first point of the curve, which is not the start; finished "
-        "runs. A held-out loss that rises while the training loss falls is overfitting. Phases are measured "
-        "by the last one on held-out data, and change their training loss on the way. Better than scratch: "
-        "the mean difference over all cells points that way; ▲ after Holm's correction, "
-        "△ by the paired interval alone, no mark: by the mean alone. "
+        "The loss is that of the strategy's own objective. It fell if the last point of the curve is lower "
+        "than the first one, which is not the start of training; only finished runs count. A held-out loss "
+        "that rises while the training loss falls indicates overfitting. For a strategy with phases, the "
+        "held-out loss is that of the last phase, and the training loss changes between phases. Better than "
+        "scratch: the mean difference over all cells is an improvement. ▲: significant after Holm's "
+        "correction; △: significant before the correction only; no mark: not significant. "
     )
     note += (
-        f"Better on no task: {', '.join(nowhere)}." if nowhere else "Every strategy is better on some task."
+        f"Better than scratch on no task: {', '.join(nowhere)}."
+        if nowhere
+        else "Every strategy is better than scratch on at least one task."
     )
     header = ["strategy", "training loss fell", "held-out loss fell", "better than scratch on"]
-    return View("learning", "Did it learn, and does it pay?", note, header, "lrrl", rows)
+    return View("learning", "Training progress and gain over scratch", note, header, "lrrl", rows)
 
 
 def losses(tables: Tables, condition: Condition, kind: str) -> list[tuple[float, float]]:
-    """First and last loss of each finished run of a condition that was measured twice or more."""
+    """Return first and last loss of each finished run of a condition that was measured more than once."""
     return _losses(tables, kind).get(condition, [])
 
 
@@ -242,7 +251,7 @@ def _gain(row: Pooled) -> str:
 
 
 def label_budgets(tables: Tables) -> View | None:
-    """A row per task and strategy; None where no task is measured at several label counts."""
+    """Return a row per task and strategy; None if no task is measured at several label counts."""
     found = [
         (series, condition, crossover_of(tables, series, condition))
         for series in label_series(tables)
@@ -264,36 +273,42 @@ def label_budgets(tables: Tables) -> View | None:
     ]
     counts = [point.n for *_, point in found if point is not None]
     note = (
-        "Difference to scratch over all models and data budgets, paired by seed. Pretraining stops helping "
-        "where the mean difference leaves the better side for good: linear in log2 labels between two label "
-        "counts that were measured, never beyond them. Range: percentile bootstrap of that number over "
-        f"seeds; < and >: outside the label counts that were measured. {seeds_note(counts)}"
+        "The difference to scratch is averaged over all models and data budgets and paired by seed. "
+        "Pretraining stops helping at the label count from which on the mean difference is no improvement. "
+        "This count is interpolated linearly in log2 labels between two measured label counts and never "
+        "extrapolated. Range: its percentile bootstrap over seeds; < and > mark bounds outside the measured "
+        f"label counts. {seeds_note(counts)}"
     )
-    header = ["task: metric", "strategy", "minus scratch, fewest labels", "minus scratch, most labels"]
+    header = [
+        "task: metric",
+        "strategy",
+        "difference to scratch, fewest labels",
+        "difference to scratch, most labels",
+    ]
     header += ["pretraining stops helping at", "range", "n"]
     title = "Label budgets: where pretraining stops helping"
     return View("label_budgets", title, note, header, "llrrrrr", rows)
 
 
 def crossover_of(tables: Tables, series: MeasureSeries, condition: Condition) -> Crossover | None:
-    """Over the whole grid; None where scratch, a cell or a shared seed is missing."""
+    """Return the crossover over the whole grid; None if scratch, a cell or a shared seed is missing."""
     cells = grid(tables, condition)
     gains = {x: tables.measures[m].sign * gain(tables, m, cells) for x, m in series.points}
     return crossover(pd.DataFrame(gains))
 
 
 def answer(point: Crossover) -> str:
-    """Where the crossover is, or why there is none."""
+    """Return the label count of the crossover, or why there is none."""
     if point.at == BEFORE:
         return "never ahead"
     if point.at == BEYOND:
         ahead = "ahead at all label counts"
-        return ahead if point.is_ahead_throughout else "no crossover within the range (behind with fewer)"
+        return ahead if point.is_ahead_throughout else "ahead with the most labels, behind with fewer"
     return f"{point.at:,.0f} labels"
 
 
 def range_of(point: Crossover, counts: list[int]) -> str:
-    """`[120, > 1,400]`, in labels; what lies outside the measured counts is not a number."""
+    """Format the range of a crossover in labels: `[120, > 1,400]`."""
     bounds = point.bounds_as("{:,.0f}".format, f"< {counts[0]:,}", f"> {counts[-1]:,}")
     return f"[{', '.join(dict.fromkeys(bounds)) or 'one seed'}]"
 
@@ -310,11 +325,11 @@ def _difference(tables: Tables, series: MeasureSeries, condition: Condition, i: 
     return EMPTY if gap is None else with_interval(gap.interval, signed=True)
 
 
-FIT_SD, FAILED = "_fit_sd", "failed_fits"  # what tasks call them
+FIT_SD, FAILED = "_fit_sd", "failed_fits"  # names of metrics
 
 
 class Tuned(NamedTuple):
-    """A fine-tuned measure, and what tells how stable it is."""
+    """A fine-tuned measure with the measures of its stability."""
 
     measure: Measure
     fit_sd: Measure
@@ -322,7 +337,7 @@ class Tuned(NamedTuple):
 
 
 def stability(tables: Tables) -> View | None:
-    """A row per fine-tuned measure and strategy, scratch included; None where nothing is fine-tuned."""
+    """Return a row per fine-tuned measure and strategy, with scratch; None if nothing is fine-tuned."""
     rows: list[list[Entry]] = []
     counts: list[int] = []
     for tuned in fine_tuned(tables):
@@ -341,9 +356,9 @@ def stability(tables: Tables) -> View | None:
     if not rows:
         return None
     note = (
-        "Standard deviations of the score: over fine-tunings of one checkpoint, and over seeds of the whole "
-        "run; both are means over models and data budgets. Failed: a fine-tuning that diverged or ended no "
-        "better than a constant (Mosbach et al. 2021). "
+        "Standard deviations of the score over fine-tunings of one checkpoint and over seeds of the whole "
+        "run; both are means over models and data budgets. A fine-tuning failed if it diverged or ended no "
+        "better than a constant prediction (Mosbach et al. 2021). "
         f"{seeds_note(counts)}"
     )
     header = ["task: metric", "strategy", "sd over fits", "sd over seeds", "share of failed fits"]
@@ -351,7 +366,10 @@ def stability(tables: Tables) -> View | None:
 
 
 def fine_tuned(tables: Tables) -> list[Tuned]:
-    """Measures with a spread over fits; where only failures are told, the task's headline metric."""
+    """Return measures with a spread over fits.
+
+    A task that records only failed fits is represented by its headline metric.
+    """
     found = [
         Tuned(m, m._replace(metric=m.metric + FIT_SD), m._replace(metric=FAILED)) for m in tables.measures
     ]
@@ -369,7 +387,7 @@ def fine_tuned(tables: Tables) -> list[Tuned]:
 
 
 def sd_over_seeds(tables: Tables, measure: Measure, condition: Condition) -> float | None:
-    """The mean over cells of the standard deviation over seeds; None where no cell has two."""
+    """Return the mean over cells of the standard deviation over seeds; None without two seeds in a cell."""
     values = pd.DataFrame(tables.values(measure, grid(tables, condition)))
     spreads = values.std(axis=1).dropna()
     return float(spreads.mean()) if len(spreads) else None

@@ -1,4 +1,4 @@
-"""What the runs of a study were: settings, data, software; and where they disagree. Read from the records."""
+"""Records -> settings, data and software of a study's runs, and warnings if runs disagree in them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -26,16 +26,16 @@ _HASH_WORDS = ("hash", "tokenizer")
 
 
 def distinct(trees: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Every flattened key with its distinct values, both in order."""
+    """Return every flattened key with its distinct values, both sorted."""
     found: dict[str, set[str]] = {}
-    for tree in {repr(tree): tree for tree in trees}.values():  # most are alike
+    for tree in {repr(tree): tree for tree in trees}.values():  # most are equal
         for key, value in flatten(tree).items():
             found.setdefault(key, set()).add(value)
     return {key: sorted(found[key]) for key in sorted(found)}
 
 
 def axes_view(tables: Tables) -> View:
-    """The study's grid: what was varied, in order of size."""
+    """Return the study's grid: the values of each axis, in order of size."""
     rows: list[list[Entry]] = [
         ["strategies", _joined(condition.label for condition in tables.conditions)],
         ["models", _joined(_model(tables, name) for name in tables.models)],
@@ -48,7 +48,7 @@ def axes_view(tables: Tables) -> View:
 
 
 def settings_view(tables: Tables) -> View:
-    """The settings that a reader asks for first."""
+    """Return the most important settings."""
     found = distinct(tables.runs["config"])
     rows: list[list[Entry]] = [[key, _listed(found[key])] for key in _KEY_SETTINGS if key in found]
     note = "The same for all strategies unless several values are listed."
@@ -56,19 +56,19 @@ def settings_view(tables: Tables) -> View:
 
 
 def config_view(tables: Tables) -> View:
-    """Every setting in the records, with all its values."""
+    """Return every setting in the records, with all its values."""
     tasks = zip(tables.results["task"], tables.results["config"], strict=True)
     trees = [*tables.runs["config"], *({"task": {task: config}} for task, config in tasks)]
     return _tree_view("config", "All settings", "setting", trees)
 
 
 def data_view(tables: Tables) -> View:
-    """Content hashes, sources and licences."""
+    """Return content hashes, sources and licences."""
     return _tree_view("data", "Data", "item", tables.runs["data"])
 
 
 def environment_view(tables: Tables) -> View:
-    """Software and hardware of the runs."""
+    """Return software and hardware of the runs."""
     return _tree_view("environment", "Environment", "item", tables.runs["environment"])
 
 
@@ -76,9 +76,9 @@ DETAILS = (data_view, environment_view, config_view)
 
 
 def warnings(tables: Tables) -> list[str]:
-    """What a reader must know before comparing: disagreeing data or software, and repeated seeds.
+    """Return warnings of data or software that differ between runs, and of repeated seeds.
 
-    An external reference has its own tokenizer, as its row says.
+    External references are left out, since they have their own tokenizer.
     """
     done = tables.runs[tables.runs["status"] == "finished"]
     compared = done[~tables.is_external(done["cell"])]
@@ -100,7 +100,7 @@ def warnings(tables: Tables) -> list[str]:
     if n_chosen := int(tables.runs["exploratory"].sum()):
         lines.append(
             f"Exploratory: {n_chosen} of {len(tables.runs)} runs were chosen by a search (sweeper=optuna) "
-            "that knew the results of earlier ones; the best score is biased upward, and no claim counts them."
+            "that knew earlier results; the best score is biased upward, and claims leave them out."
         )
     for task, values in _task_settings(tables).items():
         lines.append(f"The runs disagree in the settings of task {task}: {_listed(values)}.")
@@ -129,7 +129,7 @@ def _task_settings(tables: Tables) -> dict[str, list[str]]:
 
 
 def dates(tables: Tables) -> str:
-    """When the runs were started, from the records."""
+    """Return the days on which the runs were started."""
     days = sorted(set(tables.runs["started_at"].dropna().str[:10]))
     return EMPTY if not days else days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
@@ -187,7 +187,7 @@ _SIGN = {"passed": "passed", "failed": "FAILED", "not applicable": "n/a"}
 
 
 def auditing(tables: Tables, audit: AuditRecord | None) -> View | None:
-    """What the audit found of the tasks that this study was measured by; None where none was audited."""
+    """Return the audit of the study's tasks; None if none was audited."""
     if audit is None:
         return None
     measured = set(tables.results["task"])
@@ -206,16 +206,17 @@ def auditing(tables: Tables, audit: AuditRecord | None) -> View | None:
         for _, checks in sorted(by_task.items())
     ]
     note = (
-        "Models that know nothing (constant, noise, a probe of permuted labels) must score chance, one that "
-        "knows every answer the ceiling, and neither the size of a batch nor padding may change a score. "
-        f"Audited {audit.started_at[:10]}, on the study's first run's data. {_unaudited(tables, audit)}"
+        "The audit checks that uninformed models (constant, noise, a probe of permuted labels) score chance, "
+        "that a model with all answers scores the ceiling, and that neither batch size nor padding changes a "
+        f"score. It was run on {audit.started_at[:10]} with the data of the study's first run. "
+        f"{_unaudited(tables, audit)}"
     )
     align = "l" * (1 + len(kinds))
     return View("audit", "Audit of the tasks", note, ["task", *kinds], align, rows, marks=marks)
 
 
 def failures(audit: AuditRecord | None) -> list[str]:
-    """A warning for every check that failed."""
+    """Return a warning for every check that failed."""
     if audit is None:
         return []
     failed = [check for check in audit.checks if check.verdict == "failed"]
@@ -227,8 +228,8 @@ def _entry(check: AuditCheck | None) -> Entry:
 
 
 def _unaudited(tables: Tables, audit: AuditRecord) -> str:
-    """The tasks that were measured otherwise than audited, or were not audited."""
+    """Return a sentence on the tasks that were not audited, or with other settings."""
     last = tables.results.drop_duplicates("task", keep="last")
     configs = zip(last["task"], last["config"], strict=True)
     other = sorted(task for task, config in configs if audit.tasks.get(task) != config)
-    return f"Not audited in these settings: {', '.join(other)}." if other else ""
+    return f"Not audited with the settings of this study: {', '.join(other)}." if other else ""

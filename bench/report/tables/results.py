@@ -1,4 +1,4 @@
-"""Comparisons -> tables for readers. Every number leads to the cells, and every cell to its runs."""
+"""Comparisons -> tables for readers. Every number links to its cells, and every cell to its runs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -50,7 +50,10 @@ _COSTS += ["unique_bytes", "unique_pairs", "pretrain_s", "evaluate_s", "evaluate
 
 
 def headline(tables: Tables) -> View:
-    """Conditions x tasks on each task's headline metric, with chance and scratch; many tasks are rows."""
+    """Return the scores of all conditions on each task's headline metric, with chance and scratch.
+
+    If there are many tasks, they are the rows.
+    """
     measures = tables.headlines
     table = {(row.condition, row.measure): row for row in pooled(tables, measures)}
     counts = [row.interval.n for row in table.values() if row.interval is not None]
@@ -107,9 +110,9 @@ def _best_conditions(
 
 
 def verdicts(tables: Tables) -> View:
-    """The difference of every condition to scratch over the whole grid, on every task's headline metric.
+    """Return the difference of every condition to scratch over the whole grid, on each headline metric.
 
-    What a strategy cannot do at all is left out: the headline says so, with the reason.
+    Tasks that a strategy cannot do are left out; the headline table states the reason.
     """
     rivals = [row for row in pooled(tables, tables.headlines) if row.condition.strategy != BASELINE]
     found = [row for row in rivals if row.inapplicable is None]
@@ -128,8 +131,8 @@ def verdicts(tables: Tables) -> View:
     ]
     counts = [row.to_scratch.interval.n for row in found if row.to_scratch is not None]
     note = (
-        "Difference to scratch of the same model, paired by seed and averaged over cells within a seed. "
-        "p (t): paired t test over seeds; p (flip): exact sign-flip test, never below 2^(1−n); both "
+        "The difference to scratch of the same model is paired by seed and averaged over cells within a "
+        "seed. p (t): paired t test over seeds; p (flip): exact sign-flip test, never below 2^(1−n); both "
         "two-sided and uncorrected. Ahead or behind: p (t) ≤ 0.05 after Holm's correction for "
         f"{len(counts)} comparisons; leaning: p ≤ 0.05 before the correction only. {seeds_note(counts)}"
     )
@@ -139,7 +142,7 @@ def verdicts(tables: Tables) -> View:
 
 
 def cells(tables: Tables, measure: Measure) -> View:
-    """Every cell that was tried, its difference to scratch and its runs; an empty one says why."""
+    """Return every cell that was tried with its difference to scratch and its runs, or why it is empty."""
     rows: list[list[Entry]] = []
     found = summaries(tables, measure)
     for row in found:
@@ -157,15 +160,15 @@ def cells(tables: Tables, measure: Measure) -> View:
             ]
         )
     info = tables.measures[measure]
-    note = f"Chance {_chance(tables, measure)}; {_range(info.n_items)} items."
-    header = ["strategy", "model", "data budget", "mean", "n", "minus scratch", "p", "runs, by seed"]
+    note = f"Chance level: {_chance(tables, measure)}. Test items: {_range(info.n_items)}."
+    header = ["strategy", "model", "data budget", "mean", "n", "difference to scratch", "p", "runs, by seed"]
     title = measure_label(tables, measure)
     best = frozenset((i, 3) for i in _best_cells(found, info.sign))
     return View(cells_anchor(tables, measure), title, note, header, "lllrrrrl", rows, best=best)
 
 
 def _best_cells(found: Sequence[Summary], sign: int) -> list[int]:
-    """The rows with the best mean of their model and data budget; what has no peer there is not best."""
+    """Return the rows with the best mean of their model and data budget, if there are several."""
     peers: dict[tuple[str, str | None], dict[int, float]] = {}
     for i, row in enumerate(found):
         if row.interval is not None and not row.cell.condition.is_external and sign:
@@ -174,7 +177,7 @@ def _best_cells(found: Sequence[Summary], sign: int) -> list[int]:
 
 
 def differences(tables: Tables) -> View:
-    """Seed-paired differences to scratch, cell by cell, on every measure."""
+    """Return seed-paired differences to scratch of each cell, on every measure."""
     found = [row for measure in tables.measures for row in summaries(tables, measure)]
     rows: list[list[Entry]] = [
         [
@@ -192,9 +195,10 @@ def differences(tables: Tables) -> View:
 
 
 def pairs(tables: Tables) -> View:
-    """Every two strategies at each model and data budget, on each task's headline metric.
+    """Return the differences of all pairs of strategies at each model and data budget, on headline metrics.
 
-    Where that is more than can be read, over the whole grid; where that is too, each against the best.
+    If there are too many rows, the pairs are compared over the whole grid; if there are still too many, each
+    strategy is compared with the best.
     """
     conditions = [condition for condition in tables.conditions if condition.strategy != BASELINE]
     couples, where = list(combinations(conditions, 2)), places(tables)
@@ -212,7 +216,7 @@ def pairs(tables: Tables) -> View:
         if gap is not None
     ]
     counts = [gap.interval.n for *_, gap in found if gap is not None]
-    note = f"First minus second, paired by seed; p: t test, uncorrected. {seeds_note(counts)}"
+    note = f"Difference: first minus second, paired by seed. p: t test, uncorrected. {seeds_note(counts)}"
     header = ["task: metric", "first", "second", "model", "data budget", "difference"]
     return View("pairs", "Differences between strategies", note, header, "lllllr", rows)
 
@@ -228,13 +232,14 @@ def _over_grid(tables: Tables, conditions: Sequence[Condition], *, to_best: bool
                 rows.append([measure_label(tables, measure), left.label, right.label, with_p(gap)])
                 counts.append(gap.interval.n)
     what = (
-        "Each strategy minus the one with the best mean, which is biased upward (winner's curse)"
+        "the strategy minus the one with the best mean, which is biased upward (winner's curse)"
         if to_best
-        else ""
+        else "first minus second"
     )
     note = (
-        f"{what or 'First minus second'}, averaged over all models and data budgets within each seed (there "
-        f"are too many to show each), paired by seed; p: t test, uncorrected. {seeds_note(counts)}"
+        f"Difference: {what}. It is averaged over all models and data budgets within each seed, since a "
+        f"table of all cells would be too long, and paired by seed. p: t test, uncorrected. "
+        f"{seeds_note(counts)}"
     )
     header = ["task: metric", *(("strategy", "best") if to_best else ("first", "second")), "difference"]
     title = f"Differences {'to the best strategy' if to_best else 'between strategies'} over the whole grid"
@@ -251,7 +256,7 @@ def _with_best(
 
 
 def runs(tables: Tables, records_href: str) -> View:
-    """Every run with its status, reason and cost; the id leads to the record."""
+    """Return every run with its status, reason and cost; the id links to the record."""
     rows: list[list[Entry]] = []
     own = tables.runs
     used = own[_COSTS].astype(object).where(own[_COSTS].notna(), None)
@@ -295,16 +300,12 @@ def _range(counts: Iterable[int]) -> str:
     return "0" if not known else f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"
 
 
-def _labels(conditions: Iterable[Condition]) -> str:
-    return ", ".join(condition.label for condition in conditions) or EMPTY
-
-
 def _external_note(tables: Tables) -> str:
     if not any(condition.is_external for condition in tables.conditions):
         return ""
     return (
-        "External reference: trained elsewhere on other data and compute; outside all verdicts and Holm's "
-        "correction. "
+        "An external reference was trained elsewhere on other data and compute; it is not part of any "
+        "verdict or of Holm's correction. "
     )
 
 
@@ -335,7 +336,7 @@ def _why_empty(tables: Tables, row: Summary) -> str:
 
 
 def decision_table(tables: Tables) -> View:
-    """Task x data x compute -> strategy and model, on each task's headline metric."""
+    """Return the best strategy and model by task, data and compute, on headline metrics."""
     found = all_decisions(tables)
     rows: list[list[Entry]] = [
         [
@@ -355,18 +356,19 @@ def decision_table(tables: Tables) -> View:
         for row in found
     ]
     note = (
-        "The best mean among the cells that use no more unique text and pretraining FLOPs than the row "
-        "allows. Image-text strategies train on the pairs of the same data budget. Compute levels: the "
-        "FLOPs of the most expensive strategy of a model and a budget, in steps of two or more. Certainty: "
-        "the share of 10,000 bootstraps over seeds in which it stays the best; with few seeds it is too "
-        "high. Minus scratch: the best cell without pretraining, of any model; p: t test paired by seed, "
-        "Holm-corrected over the row's candidates. Not distinguishable: p > 0.05 against the best, "
-        "uncorrected. The mean of the best of several is biased upward (winner's curse), and so is its "
-        f"certainty. {seeds_note(row.interval.n for row in found)}"
+        "Each row shows the cell with the best mean among those that use no more unique text and pretraining "
+        "FLOPs than the row allows. Image-text strategies train on the pairs of the same data budget. A "
+        "compute level is the FLOPs of the most expensive strategy of a model and budget; levels are at "
+        "least a factor of two apart. Certainty is the share of 10,000 bootstraps over seeds in which the "
+        "cell stays the best; with few seeds it is too high. Difference to scratch: to the best cell without "
+        "pretraining, of any model; p: t test paired by seed, Holm-corrected over the candidates of the row. "
+        "Not distinguishable: p > 0.05 against the best cell, uncorrected. The mean of the best of several "
+        "cells is biased upward (winner's curse), and so is its certainty. "
+        f"{seeds_note(row.interval.n for row in found)}"
     )
     header = ["task: metric", "unique text ≤", "FLOPs ≤", "best", "model", "data budget", "mean", "certainty"]
-    header += ["minus scratch", "p (Holm)", "not distinguishable from it", "missing"]
-    title = "Which strategy and model, for which task, data and compute"
+    header += ["difference to scratch", "p (Holm)", "not distinguishable", "missing"]
+    title = "Best strategy and model by task, data and compute"
     return View("decisions", title, note, header, "lrrlllrrrrll", rows)
 
 

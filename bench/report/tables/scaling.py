@@ -1,4 +1,4 @@
-"""Tables on scaling: fits with their held-out check, and where one strategy overtakes another."""
+"""Tables on scaling: fits with their held-out check, and crossings of two strategies."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ Row = tuple[Quantity, Condition, Fit | str]
 
 
 def scaling(tables: Tables) -> View | None:
-    """A row per measure and strategy with a fit, and one per reason for no fit; None without a grid."""
+    """Return a row per fit, and one per reason for no fit; None if no strategy has several cells."""
     header = ["measure", "strategy", "cells", "E", "alpha", "beta", "R*"]
     header += ["largest budget predicted", "measured", "check, or why there is no fit"]
     n = n_conditions(tables)
     if n > MOST_CONDITIONS:
-        reason = f"no fit, no check: made for up to {MOST_CONDITIONS} strategies and variants"
+        reason = f"no fit, no check: scaling is fitted for at most {MOST_CONDITIONS} strategies and variants"
         row: list[Entry] = ["all", f"{n} strategies and variants", *[EMPTY] * 7, reason]
         return View("scaling", "Scaling fits", "", header, "llrrrrrrrl", [row])
     found = fits(tables)
@@ -48,21 +48,21 @@ def scaling(tables: Tables) -> View | None:
     rows = [*fitted, *_refused(tables, found)]
     note = (
         "L = E + A/N^alpha + B/D^beta (Hoffmann et al. 2022, approach 3). L: validation loss, a metric that "
-        "falls, or 1 − score for a share. N: all parameters, embeddings and heads included (records do not "
-        "tell them apart). D: training tokens. Where one model size or one D was run, its term is "
-        "dropped. R*: how many repeats of the data are worth having, fitted where cells of one D differ in "
-        f"unique data (Muennighoff et al. 2023). Brackets: {100 * LEVEL:.0f} % t interval of the spread of "
-        f"{N_REFITS} refits that draw seeds, the same in all cells. Check: the fit without the largest "
-        "budget predicts it; inside: the measured mean lies in the predicted band. Nothing is predicted "
-        f"beyond {MAX_EXTRAPOLATION} times the largest N or D that was measured. Left out: metrics that are "
-        "not a task's headline, and those that rise without a known ceiling. Losses compare only within a "
-        "strategy's objective."
+        "falls, or 1 − score for a share. N: all parameters, including embeddings and heads. D: training "
+        "tokens. If only one model size or one D was run, its term is dropped. R*: the number of repeats "
+        "over which the value of repeated data decays, fitted if cells of one D differ in unique data "
+        f"(Muennighoff et al. 2023). Brackets: {100 * LEVEL:.0f} % t interval from {N_REFITS} refits that "
+        "resample seeds, the same in all cells. Check: a fit without the largest budget predicts it; inside "
+        "the band: the measured mean lies in the predicted band. Nothing is predicted beyond "
+        f"{MAX_EXTRAPOLATION} times the largest measured N or D. Not included: metrics that are not a task's "
+        "headline metric, and those that rise without a known ceiling. Losses are comparable only within an "
+        "objective."
     )
     return View("scaling", "Scaling fits", note, header, "llrrrrrrrl", rows)
 
 
 def fits(tables: Tables) -> list[Row]:
-    """A fit, or why there is none, of every quantity and every strategy that has numbers of it."""
+    """Return a fit, or the reason for none, of every quantity and every strategy with numbers of it."""
     found = []
     for quantity in quantities(tables):
         for condition in filter(is_compared, tables.conditions):
@@ -72,7 +72,7 @@ def fits(tables: Tables) -> list[Row]:
 
 
 def check(result: HeldOut | str) -> str:
-    """What the held-out check says, in a few words."""
+    """Return the result of the held-out check in a few words."""
     if isinstance(result, str):
         return f"not checked ({result})"
     words = {True: "inside the band", False: "outside the band", None: "no band (one seed)"}
@@ -81,10 +81,10 @@ def check(result: HeldOut | str) -> str:
 
 
 def exponent(result: Fit, name: str) -> str:
-    """`0.34 [0.30, 0.38]`; what ended at a bound was not determined, and has no interval."""
+    """Format an exponent: `0.34 [0.30, 0.38]`; one that ended at a bound has no interval."""
     found = result.exponent(name)
     if found is not None and result.is_at_bound(name):
-        return f"{number(found.mean)}, at its bound: undetermined"
+        return f"{number(found.mean)} (not determined: at its bound)"
     return with_interval(found)
 
 
@@ -97,7 +97,7 @@ def _fitted(tables: Tables, quantity: Quantity, condition: Condition, result: Fi
 
 
 def _refused(tables: Tables, found: Iterable[Row]) -> list[list[Entry]]:
-    """Measures and strategies of one reason share a row."""
+    """Return a row per reason for no fit, with its measures and strategies."""
     conditions: dict[tuple[str, int], dict[Condition, None]] = {}
     links: dict[tuple[str, int], dict[Link, None]] = {}
     for quantity, condition, result in found:
@@ -117,12 +117,12 @@ def _refused(tables: Tables, found: Iterable[Row]) -> list[list[Entry]]:
     ]
 
 
-_N_POINTS = 200  # of D, at which two fits are held against each other
+_N_POINTS = 200  # of D, at which two fits are compared
 
 
 @dataclass(frozen=True)
 class Overtaking:
-    """`early` is better with the least training; `point.at` is the D from which on `late` is."""
+    """A crossing: `early` is better with the least training, `late` from `point.at` tokens on."""
 
     quantity: Quantity
     model: str
@@ -134,7 +134,7 @@ class Overtaking:
 
 
 def budget_crossings(tables: Tables) -> View | None:
-    """A row per measure, model and pair that crosses; None where no pair could."""
+    """Return a row per measure, model and pair that crosses; None if no pair can be compared."""
     tried, found = overtakings(tables)
     if not tried:
         return None
@@ -151,19 +151,27 @@ def budget_crossings(tables: Tables) -> View | None:
         for row in found
     ]
     note = (
-        f"Of {tried} pairs of strategies (by measure and model) {len(found)} cross; the rest are left out, "
-        "and so are validation losses, which compare only within an objective. The crossing is the number of "
-        "training tokens D from which on the second strategy is ahead, with the percentile bootstrap over "
-        "the seeds that both have. Fits: where both strategies have one, on data that is not repeated, up to "
-        f"{MAX_EXTRAPOLATION} times the largest D that was measured; else linear in log D between budgets "
-        f"that were measured. < and >: outside that range. {seeds_note(row.point.n for row in found)}"
+        f"Of {tried} pairs of strategies (by measure and model) {len(found)} cross; only these are listed. "
+        "Validation losses are not compared, since they are comparable only within an objective. The "
+        "crossing is the number of training tokens D from which on the second strategy is ahead; the range "
+        "is its percentile bootstrap over the seeds that both have. If both strategies have a fit, the "
+        f"crossing is that of the fits, without repeated data, up to {MAX_EXTRAPOLATION} times the largest "
+        "measured D; otherwise it is interpolated linearly in log D between measured budgets. < and > mark "
+        f"bounds outside that range. {seeds_note(row.point.n for row in found)}"
     )
-    header = ["task: metric", "model", "overtaken → ahead", "D at the crossing", "range", "n", "from"]
-    return View("budget_crossings", "Where strategies cross", note, header, "lllrrrl", rows)
+    header = ["task: metric", "model", "overtaken → overtaking", "D at the crossing", "range", "n", "basis"]
+    return View(
+        "budget_crossings",
+        "Training tokens at which one strategy overtakes another",
+        note,
+        header,
+        "lllrrrl",
+        rows,
+    )
 
 
 def overtakings(tables: Tables) -> tuple[int, list[Overtaking]]:
-    """How many pairs were held against each other, and those that cross."""
+    """Return how many pairs were compared, and those that cross."""
     tried, found = 0, []
     for quantity in quantities(tables):
         if not quantity.is_shared:
@@ -184,7 +192,7 @@ def _overtaking(
     conditions: tuple[Condition, Condition],
     fits: tuple[Fit | str, Fit | str],
 ) -> Overtaking | None:
-    """None where the two share fewer than two amounts of training."""
+    """Return the crossing of a pair; None if they share fewer than two amounts of training."""
     left, right = (_by_budget(tables, quantity, condition, model) for condition in conditions)
     pairs = [(left[budget], right[budget]) for budget in left if budget in right]
     values = values_of(tables, quantity, [cell for pair in pairs for cell in pair])
@@ -201,7 +209,7 @@ def _overtaking(
     basis, point = "between budgets", crossover(gains)
     one, two = fits
     own = [values_of(tables, quantity, measured_cells(tables, quantity, c)).index for c in conditions]
-    same = all(index.equals(values.index) for index in own)  # the refits of both then draw the same seeds
+    same = all(index.equals(values.index) for index in own)  # then the refits of both resample the same seeds
     if isinstance(one, Fit) and isinstance(two, Fit) and same:
         sizes = [int(run_of(tables, cell)["parameters"]) for cell in pairs[0]]
         basis, point = "fits", fits_cross(one, two, (sizes[0], sizes[1]), smallest)
@@ -209,12 +217,12 @@ def _overtaking(
 
 
 def fits_cross(early: Fit, late: Fit, sizes: tuple[float, float], smallest: float) -> Crossover:
-    """The D from which on `late` is lower than `early`, from `smallest` to the limit of extrapolation.
+    """Return the D from which on `late` is lower than `early`, up to the limit of extrapolation.
 
     Args:
-        early, late: of the same seeds.
+        early, late: fits of the same seeds.
         sizes: the number of parameters of each.
-        smallest: D to begin at.
+        smallest: the D to begin at.
     """
     largest = MAX_EXTRAPOLATION * min(early.seen.tokens.max(), late.seen.tokens.max())
     tokens = np.geomspace(smallest, largest, _N_POINTS)
@@ -227,10 +235,10 @@ def fits_cross(early: Fit, late: Fit, sizes: tuple[float, float], smallest: floa
 
 
 def _by_budget(tables: Tables, quantity: Quantity, condition: Condition, model: str) -> dict[str, Cell]:
-    """The condition's cells of a model, by unique data: of one D that with the most is last."""
+    """Return the condition's cells of a model by data budget; of equal D, the most unique data is last."""
     cells = measured_cells(tables, quantity, condition)
     return {cell.budget: cell for cell in cells if cell.budget and cell.model == model}
 
 
 def _range(row: Overtaking) -> str:
-    return f"[{', '.join(row.point.bounds_as(power, '< smallest', '> largest')) or 'one seed'}]"
+    return f"[{', '.join(row.point.bounds_as(power, '< smallest D', '> largest D')) or 'one seed'}]"

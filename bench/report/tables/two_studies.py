@@ -1,4 +1,4 @@
-"""What two studies share and where they differ -> tables, sentences and rows of numbers."""
+"""Two studies -> tables, sentences and numbers on what they share and how they differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ from bench.analysis.stats import LEVEL
 
 @dataclass(frozen=True)
 class Side:
-    """One study as it is, or as it was at a revision."""
+    """One study, as it is or as it was at a revision."""
 
     name: str  # as it was asked for
     tables: Tables
 
 
 def comparison(left: Side, right: Side, rows: Sequence[Matched]) -> View:
-    """A row per cell and measure that both have."""
+    """Return a table with a row per cell and measure that both have."""
     found: list[list[Entry]] = [
         [
             _label(left, right, row.measure),
@@ -45,18 +45,18 @@ def comparison(left: Side, right: Side, rows: Sequence[Matched]) -> View:
     ]
     n_tested = sum(row.p is not None for row in rows)
     note = (
-        f"Difference: {right.name} minus {left.name}. Paired: by seed, over the seeds that both have; "
-        "it need not be the difference of the means. Welch: fewer than two seeds are in both; an unpaired t "
-        "test for unequal variances. "
+        f"Difference: {right.name} minus {left.name}. Paired: by seed, over the seeds that both have, so it "
+        "may not equal the difference of the means. Welch: an unpaired t test for unequal variances, used if "
+        "fewer than two seeds are in both. "
         f"p: two-sided t test, Holm-corrected over the {n_tested} rows that can be tested. "
         f"{seeds_note(n for row in rows for n in (row.left.n, row.right.n))}"
     )
     header = ["task: metric", "cell", left.name, right.name, "difference", "test", "p"]
-    return View("comparison", "Scores in both", note, header, "llrrrlr", found)
+    return View("comparison", "Scores of cells that both have", note, header, "llrrrlr", found)
 
 
 def only_in_one(left: Side, right: Side, wanted: Sequence[Measure]) -> View:
-    """Cells and measures that one side lacks, and cells that both have with a score on one side only."""
+    """Return the cells, measures and scores that only one side has."""
     shared = cells(left.tables, right.tables)
     rows: list[list[Entry]] = []
     for side, other in ((left, right), (right, left)):
@@ -82,26 +82,33 @@ def only_in_one(left: Side, right: Side, wanted: Sequence[Measure]) -> View:
             and len(side.tables.seed_values(measure, cell))
             and other.tables.seed_values(measure, cell).empty
         ]
-    return View("only_in_one", "Only in one", "", ["only in", "what", "why"], "lll", rows)
+    return View(
+        "only_in_one",
+        "Cells and measures that only one has",
+        "",
+        ["only in", "cell or measure", "reason"],
+        "lll",
+        rows,
+    )
 
 
 def settings(left: Side, right: Side) -> View:
-    """Settings, tasks, data and software that differ between matched runs."""
+    """Return the settings, tasks, data and software that differ between matched runs."""
     n_pairs = len(run_pairs(left.tables, right.tables))
     rows: list[list[Entry]] = [
         [change.key, change.left or EMPTY, change.right or EMPTY, f"{change.n_runs} of {n_pairs}"]
         for change in changes(left.tables, right.tables)
     ]
     note = (
-        "Runs are matched by cell and seed; where no seed is in both, by the cell's first run. "
-        f"{EMPTY}: not there."
+        "Runs are matched by cell and seed or, if no seed is in both, by the first run of the cell. "
+        f"{EMPTY}: the setting does not exist."
     )
     header = ["setting", left.name, right.name, "matched runs"]
     return View("settings", "Settings that differ", note, header, "lllr", rows)
 
 
 def summary(left: Side, right: Side, rows: Sequence[Matched]) -> list[str]:
-    """The findings, a sentence each."""
+    """Return the findings, one sentence each."""
     clear = sum(row.p_holm is not None and row.p_holm <= 1 - LEVEL for row in rows)
     equal = sum(row.is_equal for row in rows)
     found = twins(left.tables, right.tables)
@@ -113,14 +120,14 @@ def summary(left: Side, right: Side, rows: Sequence[Matched]) -> list[str]:
     ]
     if found.unequal:
         names = ", ".join(f"{run_id} (by up to {gap:.1g})" for run_id, gap in found.unequal)
-        lines.append(f"Same id and task settings, but other scores: {names}.")
+        lines.append(f"Same id and task settings, but different scores: {names}.")
     if not rows:
         lines.append("No cell has a score of the same measure in both.")
     return lines
 
 
 def views(left: Side, right: Side, *, every: bool) -> tuple[list[str], list[View]]:
-    """Findings and tables on the headline measures, or on all; empty tables are left out."""
+    """Return findings and tables on the headline measures, or on all; empty tables are left out."""
     wanted = measures(left.tables, right.tables, every=every)
     rows = matches(left.tables, right.tables, wanted)
     tables = [comparison(left, right, rows), only_in_one(left, right, wanted), settings(left, right)]
@@ -148,7 +155,7 @@ def _label(left: Side, right: Side, measure: Measure) -> str:
 
 
 def _runs(side: Side, cell: Cell) -> str:
-    """`3 runs, 2 finished`."""
+    """Format the number of runs of a cell: `3 runs, 2 finished`."""
     status = side.tables.runs_of(cell)["status"]
     return f"{len(status)} run{'s' if len(status) > 1 else ''}, {(status == 'finished').sum()} finished"
 
