@@ -78,7 +78,7 @@ def stock_trainer(
             per_device_eval_batch_size=1,
             max_grad_norm=ready.config.optim.clip_norm,
             weight_decay=ready.config.optim.weight_decay,
-            logging_steps=ready.config.logger.log_every_n_steps,
+            logging_steps=ready.config.trainer.log_every_n_steps,
             eval_strategy="steps" if held_out else "no",
             eval_steps=math.ceil(ready.n_steps / ready.config.trainer.n_validations),
             prediction_loss_only=True,
@@ -120,7 +120,7 @@ def train_nanogpt(task: Task, folder: Path, pace: Pace) -> nn.Module:
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if i % ready.config.logger.log_every_n_steps == 0:
+        if i % ready.config.trainer.log_every_n_steps == 0:
             print(f"iter {i}: loss {loss.item():.4f}")
         pace.step()
     return model
