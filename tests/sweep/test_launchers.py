@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from bench.config.build import build
 from bench.config.compose import compose_runs
-from bench.config.overrides import CONF
 from bench.config.run_spec import RunSpec
+from bench.config.search_path import CONF
 from bench.errors import ConfigError
 from bench.sweep import status
 from bench.sweep.launchers import slurm
