@@ -22,10 +22,11 @@ from bench.sweep.launchers.base import Launcher
 from bench.sweep.progress import Display
 from bench.sweep.worker import record_failure
 from bench.training import trunk
+from bench.training.loggers import check_loggers
 
 
 def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
-    """Do the runs that are not done yet.
+    """Do the runs of one study that are not done yet.
 
     Returns:
         The status of every run by id: finished, diverged, failed, interrupted, busy (in another launcher), or
@@ -34,11 +35,7 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     Raises:
         BenchError: a config or corpus is invalid; no run was started.
     """
-    for spec in specs:
-        validate(spec.typed())
-        _refuse_nodes(spec)
-    launcher = build(specs[0].config["launcher"], Launcher, "launcher")
-    launcher.check(specs)
+    launcher = check(specs)
     statuses = _prepare(specs)
     statuses |= {spec.run_id: status for spec in specs if (status := locks.ended(spec))}
     todo = [spec for spec in specs if spec.run_id not in statuses]
@@ -49,6 +46,21 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
         for line in locks.damaged_files(todo):
             display.say(line)
         return statuses | locks.share(todo, lambda runs: launcher.launch(specs, runs, display), display)
+
+
+def check(specs: Sequence[RunSpec]) -> Launcher:
+    """Refuse the runs of a study if one of them cannot work here, and return their launcher.
+
+    Raises:
+        ConfigError: a setting is invalid or something is not installed.
+    """
+    for spec in specs:
+        validate(spec.typed())
+        _refuse_nodes(spec)
+    check_loggers(specs)
+    launcher = build(specs[0].config["launcher"], Launcher, "launcher")
+    launcher.check(specs)
+    return launcher
 
 
 def planned(specs: Sequence[RunSpec]) -> list[str]:
