@@ -99,13 +99,15 @@ def suggestions(words: Sequence[str], word: str, root: str) -> list[str]:
         root: The root config of the command.
     """
     groups, settings = root_settings(root)
+    bare = word.lstrip("+~")
+    mark, word = word.removesuffix(bare), bare
     key, has_value, _ = word.partition("=")
     if has_value and key in groups:
         found = [f"{key}={choice}" for choice in choices(key)]
     else:
         node = _composed(words, root) or OmegaConf.create(settings)
         found = [f"{group}=" for group in groups] + _keys(node, word)
-    return sorted({text for text in found if text.startswith(word)})
+    return sorted({f"{mark}{text}" for text in found if text.startswith(word)})
 
 
 def _composed(words: Sequence[str], root: str) -> DictConfig | None:

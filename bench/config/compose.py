@@ -216,7 +216,7 @@ def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
     keys = {o.key_or_group.split(".")[0] for o in parse(words)}
     if not {"study", "task"} <= keys:
         raise ConfigError("name a study and tasks: bench evaluate study=NAME task=[A,B]")
-    if other := sorted(keys - {"study", *NOT_SCIENCE}):
+    if other := sorted(keys - {"study", *NOT_SCIENCE} | keys & {"callbacks"}):  # which observe training
         raise ConfigError(f"{other[0]} is fixed by the study's runs; only tasks are added to them")
     with searching(folders):
         plain = _complete(compose_config("config", words))

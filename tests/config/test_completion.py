@@ -29,6 +29,7 @@ def completed(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ("bench train strategy=clm strategy.mask", [""]),
         ("bench train strategy=mlm strategy.mask_rate=", ["strategy.mask_rate=0.3"]),
         ("bench train corpus/t", ["corpus/text="]),
+        ("bench train ~task.retrieval_z", ["~task.retrieval_zero_shot."]),
         ("bench report reports", ["reports_dir="]),
         ("bench report strat", [""]),
         ("bench speed warm", ["warmup_steps="]),
