@@ -37,7 +37,7 @@ found = [package for package in EXTRAS if is_installed(package)]
 assert not found, f"default dependencies bring {found}"
 END
 if bench train logger=wandb 2>errors; then fail "logger=wandb runs without wandb"; fi
-grep -qx "bench: logger.wandb=true needs the package wandb: pip install 'pretraining-bench\[wandb\]'" errors \
+grep -qx "bench: logger.wandb needs the package wandb: pip install 'pretraining-bench\[wandb\]'" errors \
   || fail "logger=wandb: $(cat errors)"
 
 # The quickstart's strategies, data and tasks, for a few steps.

@@ -5,7 +5,6 @@ import gc
 import os
 import signal
 import sys
-import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,20 +12,35 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from typing_extensions import override
 
-from bench.config.compose import compose_config, compose_evaluations, compose_runs
-from bench.config.installation import CONF, version
-from bench.config.overrides import plain_settings
+from bench.config.completion import described, script, suggestions
+from bench.config.compose import compose_config, compose_evaluations, compose_runs, refuse_several_studies
+from bench.config.installation import version
+from bench.config.overrides import SEARCH_PATH, plain_settings, refuse_flag, split_folders
 from bench.config.run_spec import RunSpec
+from bench.config.search_path import searching
 from bench.errors import BenchError, ConfigError, printable
 from bench.records import AuditCheck
 from bench.sweep import status
-from bench.sweep.sweep import launch, planned
+from bench.sweep.search import is_search, search
+from bench.sweep.sweep import check, launch, planned
 
+PACKAGE = "pretraining-bench"
+ROOTS = {  # the root config of each command that takes Hydra's overrides
+    **dict.fromkeys(("train", "evaluate", "audit"), "config"),
+    **dict.fromkeys(("report", "verify", "status"), "report"),
+    **{"scale": "scale", "speed": "speed"},
+}
+PLAIN: dict[str, dict[str, str | None]] = {  # settings of the other commands, None where one is required
+    "compare": {"to": "", "experiments_dir": "experiments"},
+    "advise": {"task": None, "data": "", "flops": "", "study": "", "experiments_dir": "experiments"},
+    "export": {"run": None, "to": "", "experiments_dir": "experiments"},
+    "fill": {"model": None, "text": None, "k": "5"},
+}
 EPILOG = """\
-examples:
   bench train strategy=clm model=0.5m budget=1mb           one run
   bench train -m experiment=quickstart                     a study: strategies x sizes x budgets x seeds
   bench train -m strategy=mlm strategy.mask_rate=0.15,0.4  a sweep of your own (study=adhoc)
+  bench train -m experiment=quickstart,aa --list           the runs of two studies, without starting them
   bench status study=quickstart                            list runs: done, running, failed
   bench evaluate study=quickstart task=[qc_probe]          more tasks for finished runs
   bench audit experiment=quickstart                        check that the tasks measure something
@@ -47,11 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 on success, 1 if a run failed or diverged, 2 for a config or data error, 130 if interrupted.
     """
-    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return int(arguments.command(arguments))
+        if words[:1] in (["-sc"], ["--shell-completion"]):
+            return _complete(words[1:])
+        arguments = _parse(words)
+        with searching(_folders(arguments)):
+            return int(arguments.command(arguments))
     except BenchError as error:
-        if arguments.traceback:
+        if "--traceback" in words:
             traceback.print_exc()
         _complain(error)
         return 2
@@ -59,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - so that the last flush is silent
         return 2
     except OSError as error:  # a full disk, a folder that cannot be written
-        if arguments.traceback:
+        if "--traceback" in words:
             traceback.print_exc()
         what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
         _complain(f"{what}; free space or fix paths.* and run again")
@@ -69,6 +87,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _complete(words: Sequence[str]) -> int:
+    """Print the completion script of a shell, or what can follow the command line in COMP_LINE."""
+    shell = words[0].removeprefix("install=") if words else ""
+    if not shell.startswith("query="):
+        print(script(shell), end="")
+        return 0
+    *before, word = os.environ.get("COMP_LINE", "").split(" ")[1:] or [""]
+    before = [other for other in before if other]
+    if not before:
+        found = [f"{name} " for name, _, _ in COMMANDS if name.startswith(word)]
+    elif before[0] in PLAIN:
+        found = [f"{key}=" for key in PLAIN[before[0]] if key.startswith(word)]
+    else:
+        found = suggestions(before[1:], word, ROOTS.get(before[0], "config"))
+    print("\n".join(found))
+    return 0
+
+
+def _folders(arguments: argparse.Namespace) -> list[str]:
+    """Return the folders of --config-dir and hydra.searchpath; the former become the latter, for records."""
+    for folder in arguments.config_dir:
+        quoted = folder.replace("\\", "\\\\").replace("'", "\\'")
+        arguments.overrides.append(f"{SEARCH_PATH}=['{quoted}']")
+    return split_folders(arguments.overrides)[0]
+
+
 def _complain(what: object) -> None:
     """Print one line on stderr, with control characters escaped."""
     print(f"bench: {printable(str(what))}", file=sys.stderr)
@@ -76,16 +120,48 @@ def _complain(what: object) -> None:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse flags and overrides in any order, which argparse alone does not allow."""
-    flags = [word for word in argv if word.startswith("-")]
-    words = [word for word in argv if not word.startswith("-")]
+    joined = _joined(argv)
+    flags = [word for word in joined if word.startswith("-")]
+    words = [word for word in joined if not word.startswith("-")]
+    for flag in flags:
+        refuse_flag(flag)
     return _parser().parse_args([*words[:1], *flags, *words[1:]])
 
 
+def _joined(argv: Sequence[str]) -> list[str]:
+    """Join a flag with its value: `--config-dir DIR` and `--cfg job`."""
+    joined: list[str] = []
+    for word in argv:
+        last = joined[-1] if joined else ""
+        if last in ("--config-dir", "-cd"):
+            joined[-1] = f"--config-dir={word}"
+        elif last in ("--cfg", "-c") and word in ("job", "hydra", "all"):
+            joined[-1] = f"--cfg={word}"
+        else:
+            joined.append(word)
+    return ["--cfg=job" if word in ("--cfg", "-c") else word for word in joined]
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help ends with what its command takes, which is looked up only for that help."""
+
+    def format_help(self) -> str:
+        """Return the help, with examples, choices and settings of the command."""
+        name = self.prog.partition(" ")[2]
+        lines = [line for line in EPILOG.splitlines() if line.startswith(f"  bench {name}".rstrip())]
+        self.epilog = "\n".join(["examples:", *lines])
+        if name in ROOTS:
+            self.epilog += "\n" + described(ROOTS[name])
+        elif name in PLAIN:
+            keys = (f"  {key}={'' if value is None else value}" for key, value in PLAIN[name].items())
+            self.epilog += "\n" + "\n".join(["settings:", *keys])
+        return super().format_help()
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="bench",
         description="Which pretraining strategy should I use? Controlled comparisons with measured verdicts.",
-        epilog=EPILOG + "\n" + _choices(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and stop")
@@ -96,18 +172,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, function, text in COMMANDS:
         command = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=parser.epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        command.set_defaults(command=function)
+        command.set_defaults(command=function, config_dir=[])
         command.add_argument("overrides", nargs="*", help="Hydra overrides: key=value, group=choice")
         command.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+        if name in ROOTS:
+            command.add_argument(
+                *("--config-dir", "-cd"), action="append", metavar="DIR", help="add YAML files of your own"
+            )
         if name == "train":
             command.add_argument("-m", "--multirun", action="store_true", help="sweep: a=1,2 and experiments")
-            command.add_argument("--cfg", action="store_true", help="print the runs' configs and stop")
+            command.add_argument("--cfg", metavar="job", help="print the runs' configs and stop")
+            command.add_argument("--resolve", action="store_true", help="with --cfg, which always resolves")
+            command.add_argument("--list", action="store_true", help="print one line per run and stop")
         if name == "compare":
             command.add_argument("--all", action="store_true", help="show every measure, not only headlines")
     return parser
@@ -122,37 +200,70 @@ class _ShowVersion(argparse.Action):
         parser.exit()
 
 
-def _choices() -> str:
-    """List the config groups with their choices."""
-    lines = ["choices:"]
-    for folder in sorted(path for path in CONF.rglob("*") if path.is_dir()):
-        stems = sorted(path.stem for path in folder.glob("*.yaml"))
-        if stems:
-            group = f"  {folder.relative_to(CONF).as_posix()}="
-            lines += textwrap.wrap(
-                " | ".join(stems),
-                width=100,
-                initial_indent=group,
-                subsequent_indent=" " * len(group),
-            )
-    return "\n".join(lines)
-
-
 def _train(arguments: argparse.Namespace) -> int:
+    if arguments.cfg not in (None, "job"):
+        raise ConfigError(f"--cfg {arguments.cfg}: only the settings of runs are used; write --cfg job")
+    if arguments.resolve and not arguments.cfg:
+        raise ConfigError("--resolve belongs to --cfg, which prints resolved values; add --cfg")
+    if is_search(arguments.overrides):
+        return _search(arguments)
     specs = compose_runs(arguments.overrides, multirun=arguments.multirun)
     if arguments.cfg:
         for spec in specs:
             print(f"# {spec.run_id}  {spec.label}\n{OmegaConf.to_yaml(OmegaConf.create(spec.config))}")
         return 0
-    for line in planned(specs) if arguments.multirun else ():
-        print(printable(line))
-    return _do(specs)
+    if arguments.list:
+        print("\n".join(map(printable, status.listing(specs))))
+        return 0
+    return _train_studies(specs, with_claims=arguments.multirun)
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    """Do an exploratory search and print each trial, and the best one."""
+    if not arguments.multirun:
+        raise ConfigError("sweeper=optuna runs several trials: add -m")
+    if arguments.cfg or arguments.list:
+        raise ConfigError(
+            "sweeper=optuna: its runs are not known before they are proposed; leave out --cfg, --list"
+        )
+    _stop_as_by_ctrl_c()
+    ended = []
+    for trial in search(arguments.overrides):
+        ended.append(trial)
+        value = "no result" if trial.value is None else f"{trial.value:.6g}"
+        print(printable(f"trial {len(ended)}: {value}  {trial.label}"), flush=True)
+    done = [(trial.value, trial.label) for trial in ended if trial.value is not None]
+    if done:
+        print(printable(f"best: {min(done)[0]:.6g}  {min(done)[1]} (exploratory; lower is better)"))
+    return 0 if done else 1
+
+
+def _stop_as_by_ctrl_c() -> None:
+    """Stop at a signal as at Ctrl-C, so that workers save; a background shell has SIGINT ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
+def _train_studies(specs: Sequence[RunSpec], *, with_claims: bool) -> int:
+    """Run one study after the other, each by the launcher of its own settings."""
+    names = dict.fromkeys(spec.study for spec in specs)
+    studies = [[spec for spec in specs if spec.study == name] for name in names]
+    for runs in studies if len(studies) > 1 else ():
+        check(runs)  # a mistake in the second study is found before the first has taken hours
+    worst = 0
+    for runs in studies:
+        for line in planned(runs) if with_claims else ():
+            print(printable(line))
+        code = _do(runs)
+        if code == 130:
+            return code
+        worst = max(worst, code)
+    return worst
 
 
 def _do(specs: Sequence[RunSpec]) -> int:
     """Run what is left to do of these runs and return the exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # a background shell has SIGINT ignored
-        signal.signal(number, signal.default_int_handler)  # stop as Ctrl-C does: workers save
+    _stop_as_by_ctrl_c()
     statuses = launch(specs)
     status.print_outcome(specs, statuses)
     if "interrupted" in statuses.values():
@@ -174,6 +285,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _audit(arguments: argparse.Namespace) -> int:
     specs = compose_runs(arguments.overrides, multirun=True)
+    refuse_several_studies(specs)
     from bench.tasks.audit import audit  # torch, for this command only
 
     def say(check: AuditCheck) -> None:
@@ -202,7 +314,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     sides = [word for word in arguments.overrides if "=" not in word]
-    given = plain_settings([w for w in arguments.overrides if "=" in w], to="", experiments_dir="experiments")
+    given = plain_settings([w for w in arguments.overrides if "=" in w], **PLAIN["compare"])
     if len(sides) != 2:
         raise ConfigError(
             f"compare takes two studies, not {len(sides)}; each NAME or NAME@REVISION: "
@@ -216,8 +328,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _advise(arguments: argparse.Namespace) -> int:
-    names = {"data": "", "flops": "", "study": "", "experiments_dir": "experiments"}
-    given = plain_settings(arguments.overrides, task=None, **names)
+    given = plain_settings(arguments.overrides, **PLAIN["advise"])
     from bench.analysis.advise import advise  # scipy, for this command only
 
     folder = Path(given["experiments_dir"])
@@ -252,7 +363,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    given = plain_settings(arguments.overrides, run=None, to="", experiments_dir="experiments")
+    given = plain_settings(arguments.overrides, **PLAIN["export"])
     from bench.sweep.export import export_run  # torch and transformers, for these commands only
 
     to = Path(given["to"]) if given["to"] else None
@@ -262,7 +373,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _fill(arguments: argparse.Namespace) -> int:
-    given = plain_settings(arguments.overrides, model=None, text=None, k="5")
+    given = plain_settings(arguments.overrides, **PLAIN["fill"])
     if not given["k"].isdecimal() or int(given["k"]) < 1:
         raise ConfigError(f"k={given['k']}: use a whole number, 1 or more")
     from bench.models.fill import fill

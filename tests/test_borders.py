@@ -89,7 +89,14 @@ LIGHT = [
     f"bench.{name}"
     for name in (
         *("data.prepare", "data.pairs", "data.shards", "models.flops"),
-        *("models.api_client", "training.trunk", "training.stopping", "training.memory", "speed.estimates"),
+        *(
+            "models.api_client",
+            "training.trunk",
+            "training.stopping",
+            "training.memory",
+            "training.loggers",
+            "speed.estimates",
+        ),
     )
 ]
 HEAVY_ROOMS = set(members("data", "models", "objectives", "training", "tasks", "speed", "sweep"))
@@ -174,7 +181,7 @@ def test_the_wall_clock_is_shown_and_decides_nothing():
     clock = re.compile(r"time\.time\(|datetime\.now\(|st_[amc]time\b")
     readers = {name for name, path in FILES.items() if clock.search(path.read_text())}
     assert readers == {
-        "bench.training.loggers",
+        "bench.training.metric_file",
         "bench.sweep.status",
         "bench.config.run_spec",
     }  # ages and dates

@@ -10,7 +10,7 @@ from bench.report.write import cells_markdown, claims_markdown, headline_markdow
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"<!-- (headline|cells|claims): (.*?) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
-GROUPS = ("strategy", "task", "corpus/text", "launcher", "figure")
+GROUPS = ("strategy", "task", "corpus/text", "launcher", "logger", "figure")
 PLACEHOLDERS = {f"conf/{group}/x.yaml" for group in GROUPS}
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 TABLES = {"headline": headline_markdown, "cells": cells_markdown, "claims": claims_markdown}

@@ -22,7 +22,7 @@ CHOICES = {
     "trainer.accelerator": ("cpu", "gpu"),
     "trainer.precision": ("32-true", "64-true", "16-mixed", "bf16-mixed"),
     "trainer.sharding": ("none", "full"),
-    "logger.wandb_mode": ("offline", "online"),
+    "trainer.profiler": (None, "simple", "advanced"),
 }
 RANGES: dict[str, tuple[int, float]] = {  # smallest and largest value
     "sequence_length": (8, math.inf),
@@ -39,7 +39,7 @@ RANGES: dict[str, tuple[int, float]] = {  # smallest and largest value
     "trainer.loader_workers": (0, MOST_PROCESSES),
     "trainer.n_validations": (1, MAX_VALIDATIONS),
     "trainer.validation_batches": (1, MAX_VALIDATIONS),
-    "logger.log_every_n_steps": (1, math.inf),
+    "trainer.log_every_n_steps": (1, math.inf),
 }
 BELOW_ONE = ("optim.beta1", "optim.beta2")
 POSITIVE = (
@@ -74,6 +74,8 @@ def validate(config: Config) -> None:
     refuse_secrets("task", config.task)
     refuse_secrets("corpus", vars(config.corpus))
     refuse_secrets("model.name", config.model.name)
+    refuse_secrets("logger", config.logger)
+    refuse_secrets("callbacks", config.callbacks)
 
 
 def _validate_values(config: Config) -> None:
@@ -81,7 +83,8 @@ def _validate_values(config: Config) -> None:
     values = {key: attrgetter(key)(config) for key in (*CHOICES, *RANGES) if key != "strategy.modality"}
     values["strategy.modality"] = config.strategy.get("modality")
     for key, choices in CHOICES.items():
-        _require(values[key] in choices, f"{key}={values[key]!r}: choose one of {', '.join(choices)}")
+        names = ", ".join("null" if choice is None else choice for choice in choices)
+        _require(values[key] in choices, f"{key}={values[key]!r}: choose one of {names}")
     for key, (low, high) in RANGES.items():
         _require(values[key] >= low, f"{key}={values[key]}: use {low} or more")
         _require(values[key] <= high, f"{key}={values[key]}: use {high} or less")
@@ -154,16 +157,13 @@ def _validate_trainer(trainer: Trainer) -> None:
 
 def _validate_texts(config: Config) -> None:
     """Check names, codes and folders."""
-    country, project = config.energy.country, config.logger.wandb_project
+    country = config.energy.country
     _require(
         re.fullmatch("[A-Z]{3}", country) is not None,
         f"energy.country={country!r}: give a country's three letters (ISO 3166-1 alpha-3), such as USA",
     )
-    _require(
-        re.fullmatch(r"[\w.-]{1,128}", project, re.ASCII) is not None,
-        f"logger.wandb_project={project!r}: use at most 128 letters, digits, '_', '.', '-'",
-    )
-    for key, path in vars(config.paths).items():
+    for key in ("data", "experiments", "reports"):
+        path = getattr(config.paths, key)
         _require(bool(path.strip()), f"paths.{key} is empty; give a folder, such as {key}")
 
 

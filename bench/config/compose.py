@@ -4,15 +4,16 @@ import itertools
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields, replace
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -36,16 +37,31 @@ from bench.config.overrides import (
     is_choice,
     is_value,
     parse,
+    refuse_in_experiment,
+    split_folders,
     unknown_choice,
 )
-from bench.config.plugins import plugins
 from bench.config.run_spec import RunSpec, read_spec
+from bench.config.search_path import AddedFolders, added_folders, choices, find_choice, search_path, searching
 from bench.errors import ConfigError
-from bench.records import CHOICE, STUDY_NAME, finished, read_records
+from bench.records import CHOICE, STUDY_NAME, RunRecord, finished, read_records
 
 LABELLED = ("strategy", "model", "budget")  # axes whose changed options are part of their name
-PLUGGABLE = ("strategy", "task", "corpus", "launcher")  # the class checks the options
+PLUGGABLE = ("strategy", "task", "corpus", "launcher", "logger", "callbacks")  # the class checks the options
 UNLABELLED = ("optim", "corpus/text", "corpus/pairs")  # groups that are part of a run's variant
+# Lightning's short names.
+PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+T = TypeVar("T")
+
+
+def _cached(function: Callable[[tuple[str, ...]], T]) -> Callable[[tuple[str, ...]], T]:
+    """Cache a function of overrides, which also depends on the folders in which choices are found."""
+
+    @lru_cache(maxsize=256)
+    def found(words: tuple[str, ...], folders: tuple[Path, ...]) -> T:
+        return function(words)
+
+    return wraps(function)(lambda words: found(words, search_path()))
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -54,30 +70,35 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: Hydra or OmegaConf refuses the overrides.
     """
+    folders, words = split_folders(overrides)
     schema.register()
-    parse(overrides)
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose(name, overrides=[*_plugins(name), *overrides], return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from error
-    experiment = composed.hydra.runtime.choices.get("experiment")
-    if experiment and not (CONF / "experiment" / f"{experiment}.yaml").exists():  # optional: Hydra is silent
-        raise ConfigError(unknown_choice("experiment", experiment))
+    Plugins.instance().register(AddedFolders)
+    parse(words)
+    with searching(folders):
+        try:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                composed = compose(
+                    name, overrides=[*_every_figure(name, words), *words], return_hydra_config=True
+                )
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(explain(error)) from error
+        experiment = composed.hydra.runtime.choices.get("experiment")
+        if experiment:
+            path = find_choice("experiment", str(experiment))
+            if path is None:  # the group is optional, so Hydra is silent
+                raise ConfigError(unknown_choice("experiment", experiment))
+            refuse_in_experiment(path)
     return composed
 
 
-def _plugins(name: str) -> list[str]:
-    """Return overrides that add the YAML files of plug-ins; their figures come last in a report."""
-    folders = plugins().values()
-    words = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
-    added = [path.stem for folder in folders for path in sorted(folder.glob("figure/*.yaml"))]
-    if name == "report" and added:
-        shipped = next(
-            node["figure"] for node in OmegaConf.load(CONF / "report.yaml").defaults if "figure" in node
-        )
-        words.append(f"figure=[{','.join([*shipped, *added])}]")
-    return words
+def _every_figure(name: str, words: Sequence[str]) -> list[str]:
+    """Return the override by which a report also shows the figures of plug-ins and of the user's folders."""
+    if name != "report" or any(word.startswith("figure=") for word in words):
+        return []
+    defaults = OmegaConf.load(CONF / "report.yaml").defaults
+    shipped = next(node["figure"] for node in defaults if "figure" in node)
+    added = [stem for stem in choices("figure") if stem not in shipped]
+    return [f"figure=[{','.join([*shipped, *added])}]"] if added else []
 
 
 def compose_runs(overrides: Sequence[str], *, multirun: bool = False) -> list[RunSpec]:
@@ -85,20 +106,55 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool = False) -> list[Ru
 
     Args:
         overrides: Hydra overrides; with `multirun`, sweeps (`a=1,2`) and the experiment's
-            `hydra.sweeper.params` are expanded, and the command line takes precedence.
+            `hydra.sweeper.params` are expanded, and the command line takes precedence. Several experiments
+            (`experiment=a,b`) give the union of their sweeps, each with its own study.
         multirun: Whether the command line is a sweep.
 
     Raises:
         ConfigError: A choice, key or type is unknown, or a sweep lacks `-m`.
     """
-    given = parse(overrides)
     command = shlex.join(["bench", "train", *(["-m"] if multirun else []), *overrides])
-    several = [o.key_or_group for o in given if o.is_sweep_override()]
-    if several and not multirun:
-        raise ConfigError(f"{several[0]}: several values for one key are a sweep: add -m")
+    folders, words = split_folders(overrides)
+    with searching(folders):
+        given = parse(words)
+        several = [o.key_or_group for o in given if o.is_sweep_override()]
+        if several and not multirun:
+            raise ConfigError(f"{several[0]}: several values for one key are a sweep: add -m")
+        if not multirun:
+            return _with_known_ids([_spec(given, command)])
+        runs: dict[tuple[str, str], RunSpec] = {}
+        for line in _lines(given):
+            spec = _spec(line, command)
+            first = runs.setdefault((spec.study, spec.run_id), spec)  # such as scratch, which has no budget
+            _refuse_lost_settings(first, spec)
+        if not runs:
+            raise ConfigError("the sweep holds no run; give every key at least one value")
+        return _with_known_ids(list(runs.values()))
+
+
+def refuse_several_studies(specs: Sequence[RunSpec]) -> None:
+    """Raise ConfigError if runs belong to more than one study, for commands that take one."""
+    if len(studies := list(dict.fromkeys(spec.study for spec in specs))) > 1:
+        raise ConfigError(f"this command takes one study, not {', '.join(studies)}; name one experiment")
+
+
+def _lines(given: Sequence[Override]) -> Iterator[list[Override]]:
+    """Expand a sweep into one line of overrides per run; several experiments are expanded one by one."""
+    experiments = [o for o in given if o.key_or_group == "experiment"]
+    others = [o for o in given if o.key_or_group != "experiment"]
+    names = elements(experiments[-1]) if experiments else []
+    grids = [_grid([*parse([name]), *others]) for name in names] if experiments else [_grid(others)]
+    if (n_runs := sum(math.prod(map(len, axes.values())) for _, axes in grids)) > MOST_RUNS:
+        keys = ", ".join(dict.fromkeys(key for _, axes in grids for key in axes))
+        raise ConfigError(f"{keys}: a sweep of more than {MOST_RUNS} runs ({n_runs}); give fewer values")
+    for fixed, axes in grids:
+        for values in itertools.product(*map(parse, axes.values())):
+            yield [*fixed, *values]
+
+
+def _grid(given: Sequence[Override]) -> tuple[list[Override], dict[str, list[str]]]:
+    """Return the overrides that all runs of a sweep share, and the overrides of each axis by its key."""
     fixed = [o for o in given if not o.is_sweep_override()]
-    if not multirun:
-        return _with_known_ids([_spec(fixed, command)])
     params = _compose_line(fixed)[1].sweeper.params or {}
     named = {o.key_or_group for o in given}
     swept = [o for o in given if o.is_sweep_override()]
@@ -107,17 +163,18 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool = False) -> list[Ru
         raise ConfigError(
             f"{tasks[0]}: task settings cannot be swept; write one file per setting in conf/task"
         )
-    axes = [elements(o) for o in swept]
-    if (n_runs := math.prod(map(len, axes))) > MOST_RUNS:
-        keys = ", ".join(o.key_or_group for o in swept)
-        raise ConfigError(f"{keys}: a sweep of more than {MOST_RUNS} runs ({n_runs}); give fewer values")
-    runs: dict[str, RunSpec] = {}
-    for values in itertools.product(*map(parse, axes)):
-        spec = _spec([*fixed, *values], command)
-        runs.setdefault(spec.run_id, spec)  # strategies that ignore an axis appear once
-    if not runs:
-        raise ConfigError("the sweep holds no run; give every key at least one value")
-    return _with_known_ids(list(runs.values()))
+    return fixed, {o.key_or_group: elements(o) for o in swept}
+
+
+def _refuse_lost_settings(first: RunSpec, other: RunSpec) -> None:
+    """Refuse two settings of one run of a sweep, since only the first would be used."""
+    unused = dict.fromkeys(schema.IN_SCIENCE)
+    one, two = (spec.config | {"trainer": spec.config["trainer"] | unused} for spec in (first, other))
+    if lost := [key for key in NOT_SCIENCE if one[key] != two[key]]:
+        raise ConfigError(
+            f"{lost[0]} cannot be swept: it changes no weights, so {first.label} of study {first.study} "
+            "would be one run with two settings; choose one"
+        )
 
 
 def _with_known_ids(specs: Sequence[RunSpec]) -> list[RunSpec]:
@@ -155,13 +212,13 @@ def _chosen(line: Sequence[Override]) -> tuple[str, ...]:
     return _words(filter(is_choice, line))
 
 
-@lru_cache(maxsize=256)
+@_cached
 def _composed(words: tuple[str, ...]) -> DictConfig:
     """Compose a config once; callers must not change it."""
     return compose_config("config", words)
 
 
-@lru_cache(maxsize=256)
+@_cached
 def _settings(words: tuple[str, ...]) -> DictConfig:
     """Compose the settings of a run once, without Hydra's node, whose copy takes as long as all else."""
     return _without_hydra(_composed(words))
@@ -183,34 +240,38 @@ def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
     Raises:
         ConfigError: No study or task is named, or the study has no finished run.
     """
-    keys = {o.key_or_group.split(".")[0] for o in parse(overrides)}
+    folders, words = split_folders(overrides)
+    keys = {o.key_or_group.split(".")[0] for o in parse(words)}
     if not {"study", "task"} <= keys:
         raise ConfigError("name a study and tasks: bench evaluate study=NAME task=[A,B]")
-    if other := sorted(keys - {"study", *NOT_SCIENCE}):
+    if other := sorted(keys - {"study", *NOT_SCIENCE} | keys & {"callbacks"}):  # which observe training
         raise ConfigError(f"{other[0]} is fixed by the study's runs; only tasks are added to them")
-    try:
-        plain = _plain(_without_hydra(compose_config("config", overrides)), complete=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from error
-    _check_shape(plain)
-    refuse_hidden(plain, _usual_targets(_chosen(parse(overrides))))
-    folder = Path(plain["paths"]["experiments"]) / plain["study"]
-    records, _ = read_records(folder / "records")
-    command = shlex.join(["bench", "evaluate", *overrides])
-    specs = []
-    for record in finished(records):
-        run = folder / "runs" / record.run_id
-        config = read_spec(run).config if (run / "config.json").exists() else dict(record.config)
-        own = located(config, record.strategy, record.corpus)
-        science = {key: own[key] for key in plain.keys() & own.keys() - set(NOT_SCIENCE)}
-        names = {field.name for field in fields(RunSpec)} - {"config", "command"}
-        axes = {name: getattr(record, name) for name in names} | {"study": folder.name}
-        spec = RunSpec(**axes, command=command, config=plain | science)
-        validate(spec.typed())
-        specs.append(spec)
+    with searching(folders):
+        plain = _complete(_without_hydra(compose_config("config", words)))
+        _check_shape(plain)
+        refuse_hidden(plain, _usual_targets(_chosen(parse(words))))
+        folder = Path(plain["paths"]["experiments"]) / plain["study"]
+        records, _ = read_records(folder / "records")
+        command = shlex.join(["bench", "evaluate", *overrides])
+        specs = [_evaluated(record, folder, plain, command) for record in finished(records)]
     if not specs:
         raise ConfigError(f"study={plain['study']}: no finished run in {folder}; run it with `bench train`")
     return specs
+
+
+def _evaluated(record: RunRecord, folder: Path, plain: Mapping[str, Any], command: str) -> RunSpec:
+    """Return a finished run of a study's folder with the tasks of `plain`."""
+    run = folder / "runs" / record.run_id
+    config = read_spec(run).config if (run / "config.json").exists() else dict(record.config)
+    own = located(config, record.strategy, record.corpus)
+    science = {key: own[key] for key in plain.keys() & own.keys() - set(NOT_SCIENCE)}
+    names = {field.name for field in fields(RunSpec)} - {"config", "command"}
+    axes = {name: getattr(record, name) for name in names} | {"study": folder.name}
+    folders = {"config_dirs": list(dict.fromkeys([*_folders_of(config), *plain["paths"]["config_dirs"]]))}
+    own_paths = {"paths": plain["paths"] | folders}
+    spec = RunSpec(**axes, command=command, config=dict(plain) | science | own_paths)
+    validate(spec.typed())
+    return spec
 
 
 def _spec(line: Sequence[Override], command: str) -> RunSpec:
@@ -221,9 +282,9 @@ def _spec(line: Sequence[Override], command: str) -> RunSpec:
             raise ConfigError(f"{axis} takes one choice; to compare several, sweep: -m {axis}=a,b")
     try:
         check_types(settings, _settings(chosen), line)
-        plain = _plain(settings, complete=True)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
+    plain = _complete(settings)
     _check_shape(plain)
     refuse_hidden(plain, _usual_targets(chosen))
     corpus = {kind: str(choices[f"corpus/{kind}"]) for kind in ("text", "pairs")}
@@ -243,6 +304,34 @@ def _spec(line: Sequence[Override], command: str) -> RunSpec:
     )
 
 
+def _complete(settings: DictConfig) -> dict[str, Any]:
+    """Return all settings of a run, with Lightning's short names written out and the folders of its choices.
+
+    Raises:
+        ConfigError: A value is missing or cannot be resolved.
+    """
+    try:
+        plain = _plain(settings, complete=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    plain["trainer"] |= _written_out(plain["trainer"])
+    plain["paths"] |= {"config_dirs": [str(folder) for folder in added_folders()]}
+    return plain
+
+
+def _written_out(trainer: Mapping[str, Any]) -> dict[str, str]:
+    """Return precision and accelerator by their one name; `auto` is a GPU if torch finds one here."""
+    accelerator = {"cuda": "gpu"}.get(trainer["accelerator"], trainer["accelerator"])
+    if accelerator == "auto":
+        import torch  # late: the command line does not import it
+
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    return {
+        "accelerator": accelerator,
+        "precision": PRECISIONS.get(trainer["precision"], trainer["precision"]),
+    }
+
+
 def _check_shape(config: Mapping[str, Any]) -> None:
     """Refuse settings that would fail before `bench.config.checks` or `bench.config.build` can name them."""
     check_values(config)
@@ -252,10 +341,12 @@ def _check_shape(config: Mapping[str, Any]) -> None:
         )
     parts = {key: config[key] for key in ("strategy", "launcher")}
     parts |= {f"corpus.{kind}": node for kind, node in config["corpus"].items()}
-    parts |= {f"task.{name}": node for name, node in config["task"].items()}
+    for group in ("task", "logger", "callbacks"):
+        parts |= {f"{group}.{name}": node for name, node in config[group].items()}
     for key, node in parts.items():
         if not isinstance(node, dict):
-            group = "task" if key.startswith("task.") else key.replace(".", "/")
+            first = key.partition(".")[0]
+            group = first if first in ("task", "logger", "callbacks") else key.replace(".", "/")
             raise ConfigError(f"{key}={node!r} must be a mapping of options; choose one by {group}=NAME")
     if not isinstance(config["strategy"].get("modality"), str):
         raise ConfigError("strategy.modality is missing; choose text, pairs or none, as its class says")
@@ -282,7 +373,7 @@ def _names(choices: DictConfig, before: Mapping[str, str], science: Mapping[str,
     return names | {"variant": " ".join(variant)}
 
 
-@lru_cache(maxsize=256)
+@_cached
 def _unchanged_science(chosen: tuple[str, ...]) -> Mapping[str, str]:
     """Return the part of the chosen files that may change a run's weights, flat."""
     choices = _composed(chosen).hydra.runtime.choices
@@ -290,7 +381,7 @@ def _unchanged_science(chosen: tuple[str, ...]) -> Mapping[str, str]:
     return _flat(science_of(_plain(_settings(chosen), complete=False), choices["strategy"], corpus))
 
 
-@lru_cache(maxsize=256)
+@_cached
 def _usual_targets(chosen: tuple[str, ...]) -> Mapping[str, str]:
     """Return the classes that the chosen files name."""
     return targets_of(_plain(_settings(chosen), complete=False))
@@ -307,14 +398,22 @@ def located(config: Mapping[str, Any], strategy: str, corpus: Mapping[str, str])
     Raises:
         ConfigError: A strategy or corpus is no longer there.
     """
-    nodes = {
-        "strategy": relocated(config["strategy"], _shipped("strategy", strategy.partition("[")[0])),
-        "corpus": {
-            kind: relocated(node, _shipped(f"corpus/{kind}", corpus[kind]))
-            for kind, node in config["corpus"].items()
-        },
-    }
+    used = [("strategy", strategy.partition("[")[0]), *((f"corpus/{kind}", corpus[kind]) for kind in corpus)]
+    is_found = all(find_choice(group, stem) for group, stem in used)
+    with searching([] if is_found else _folders_of(config)):
+        nodes = {
+            "strategy": relocated(config["strategy"], _shipped("strategy", strategy.partition("[")[0])),
+            "corpus": {
+                kind: relocated(node, _shipped(f"corpus/{kind}", corpus[kind]))
+                for kind, node in config["corpus"].items()
+            },
+        }
     return dict(config) | nodes
+
+
+def _folders_of(config: Mapping[str, Any]) -> list[str]:
+    """Return the folders of the user's own YAML files when the run was composed; a record has none."""
+    return list(config.get("paths", {}).get("config_dirs", []))
 
 
 def located_strategy(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -323,7 +422,7 @@ def located_strategy(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shipped(group: str, stem: str) -> Any:
-    """Return the settings of a file of conf/."""
+    """Return the settings of a choice's file."""
     composed = _composed((f"{group}={stem}",))
     return OmegaConf.to_container(OmegaConf.select(composed, group.replace("/", ".")))
 

@@ -19,7 +19,7 @@ from typing import Any
 from bench.errors import ConfigError
 from bench.records import CHOICE, PRETRAINING_ONLY, by_choice, read_records, studies
 
-NOT_SCIENCE = ("study", "task", "trainer", "energy", "logger", "launcher", "sweeper", "paths")
+NOT_SCIENCE = ("study", "task", "trainer", "energy", "logger", "callbacks", "launcher", "sweeper", "paths")
 _ABSENT_IF_UNUSED = ("retries_on_divergence", "warmup_tokens")
 _NAMED = ("strategy", "corpus", "task")  # parts of a config whose classes follow from names
 _TARGET = "_target_"

@@ -28,6 +28,8 @@ EXTRAS = {  # import name of each optional package -> the extra of pyproject.tom
     "submitit": "slurm",
     "ray": "ray",
     "optuna": "optuna",
+    "tensorboard": "tensorboard",
+    "trackio": "trackio",
 }
 
 

@@ -1,7 +1,7 @@
 """The settings that every run has, as dataclasses that Hydra checks when it composes. No torch.
 
-Pluggable parts (strategy, corpora, tasks, launcher) are plain mappings with one `_target_`, which
-`bench.config.build` merges onto the `Options` of their class.
+Pluggable parts (strategy, corpora, tasks, launcher, loggers, callbacks) are plain mappings with one
+`_target_`, which `bench.config.build` merges onto the `Options` of their class.
 """
 
 from dataclasses import dataclass, field
@@ -86,7 +86,7 @@ class Optim:
 class Trainer:
     """Hardware and speed of a run; changes its result by rounding only."""
 
-    accelerator: str = MISSING  # cpu | gpu
+    accelerator: str = MISSING  # cpu | gpu; cuda and auto are replaced by these when a run is composed
     devices: int = MISSING  # ranks on each node
     nodes: int = MISSING  # with more than one, start torchrun on each, see conf/trainer/ddp.yaml
     sharding: str = MISSING  # none: each rank has all weights (DDP) | full: a slice of each tensor (FSDP)
@@ -99,11 +99,16 @@ class Trainer:
     checkpoint_every_s: float = MISSING
     n_validations: int = MISSING  # during the run, the final one included
     validation_batches: int = MISSING
+    log_every_n_steps: int = 10  # of the training loss; configs of old runs lack it, and the next
+    profiler: str | None = None  # simple | advanced: Lightning's, into the run's folder
 
     @property
     def n_ranks(self) -> int:
         """Processes that train one run together."""
         return self.nodes * self.devices
+
+
+IN_SCIENCE = ("precision", "n_validations", "validation_batches")  # of a trainer; part of a run's identity
 
 
 @dataclass
@@ -115,22 +120,13 @@ class EnergySettings:
 
 
 @dataclass
-class Logger:
-    """Mirrors of the local metric files, which are always written."""
-
-    wandb: bool = MISSING
-    wandb_mode: str = MISSING  # offline | online
-    wandb_project: str = MISSING
-    log_every_n_steps: int = MISSING
-
-
-@dataclass
 class Paths:
     """Folders; not part of a run's identity."""
 
     data: str = MISSING  # prepared corpora and tokenizers, safe to delete
     experiments: str = MISSING  # runs and records
     reports: str = MISSING
+    config_dirs: list[str] = field(default_factory=list)  # the user's own YAML files; set by --config-dir
 
 
 @dataclass
@@ -150,7 +146,8 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     trainer: Trainer = field(default_factory=Trainer)
     energy: EnergySettings = field(default_factory=EnergySettings)
-    logger: Logger = field(default_factory=Logger)
+    logger: dict[str, Any] = field(default_factory=dict)  # mirrors of the metric file, by name
+    callbacks: dict[str, Any] = field(default_factory=dict)  # observers of the fit, by name
     launcher: Any = MISSING
     sweeper: Any = None  # of an exploratory search; None for a sweep of all combinations
     paths: Paths = field(default_factory=Paths)

@@ -28,8 +28,8 @@ from bench.objectives import optim
 from bench.objectives.base import Objective
 from bench.speed.ablations import ablated
 from bench.speed.settings import Facts, Pace, Task
-from bench.training import loggers
 from bench.training.energy import EnergyMeter
+from bench.training.metric_file import StatusFile
 from bench.training.pretrain import Job, build_objective, held_out_batches, pretrain, rows_of
 from bench.training.step import computed_as, device_of
 from bench.training.stopping import Stop
@@ -95,7 +95,7 @@ def set_up(task: Task, folder: Path) -> Setup:
     cost = objective.step_cost(config.optim.tokens_per_step)
     plain = task.spec.config
     budget = asdict(Budget(tokens=task.n_steps * cost.forward_tokens, repeat=True))
-    paths = {name: str(folder / name) for name in plain["paths"]}
+    paths = {name: str(folder / name) for name in ("data", "experiments", "reports")}
     spec = replace(task.spec, config=plain | {"budget": budget, "paths": paths})
     data = random_data(config, folder, cost.rows, task)
     return Setup(spec, spec.typed(), objective, cost, data, task.n_steps)
@@ -150,9 +150,9 @@ def fit(task: Task, folder: Path, pace: Pace) -> Objective:
     """Call `bench.training.pretrain.pretrain` as `bench train` does, with its callbacks and files."""
     ready = set_up(task, folder)
     ready.spec.folder.mkdir(parents=True)
-    status = loggers.StatusFile(ready.spec.folder, ready.spec.label)
-    mirrors, energy = loggers.make_loggers(ready.spec), EnergyMeter(ready.config.energy)
-    job = Job(ready.spec, ready.spec.folder, mirrors, status, _StepCounter(pace), energy)
+    status = StatusFile(ready.spec.folder, ready.spec.label)
+    energy = EnergyMeter(ready.config.energy)
+    job = Job(ready.spec, ready.spec.folder, [], status, _StepCounter(pace), energy)
     how = "its blocks compiled" if ready.config.trainer.compile else "under Lightning"
     pace.start(ready.facts(f"ours, {how}"))
     pretrain(job, ready.objective, ready.data)

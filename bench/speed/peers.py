@@ -90,7 +90,7 @@ def _arguments(ready: Setup, folder: Path, *, validates: bool) -> Any:
         per_device_eval_batch_size=1,
         max_grad_norm=config.optim.clip_norm,
         weight_decay=config.optim.weight_decay,
-        logging_steps=config.logger.log_every_n_steps,
+        logging_steps=config.trainer.log_every_n_steps,
         eval_strategy="steps" if validates else "no",
         eval_steps=math.ceil(ready.n_steps / config.trainer.n_validations),
         prediction_loss_only=True,
@@ -127,7 +127,7 @@ def train_nanogpt(task: Task, folder: Path, pace: Pace) -> nn.Module:
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if i % ready.config.logger.log_every_n_steps == 0:
+        if i % ready.config.trainer.log_every_n_steps == 0:
             print(f"iter {i}: loss {loss.item():.4f}")
         pace.step()
     return model

@@ -19,8 +19,8 @@ from bench.objectives.base import Objective
 from bench.speed.ours import Setup
 from bench.speed.peers import STOCK, stock_trainer
 from bench.tasks.evaluate import Evaluation
-from bench.training import loggers
 from bench.training.energy import EnergyMeter
+from bench.training.metric_file import StatusFile
 from bench.training.pretrain import build_objective
 from bench.training.process import set_up_process
 from bench.training.stopping import Stop
@@ -47,7 +47,7 @@ def main(path: Path, folder: Path, peer: str | None) -> int:
     if peer is not None:
         _train(spec, objective, data, folder, peer)
     spec.folder.mkdir(parents=True)
-    status = loggers.StatusFile(spec.folder, spec.label)
+    status = StatusFile(spec.folder, spec.label)
     evaluation = Evaluation(spec, status, Stop([]), EnergyMeter(EnergySettings(metered=False)))
     failed = [result.reason for result in evaluation.do(objective, data) if result.status == "failed"]
     print("\n".join(map(str, failed)), file=sys.stderr)

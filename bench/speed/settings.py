@@ -14,9 +14,9 @@ from omegaconf import MISSING, OmegaConf
 
 from bench.config.checks import validate
 from bench.config.compose import compose_config, compose_runs
-from bench.config.installation import CONF
 from bench.config.run_spec import RunSpec
 from bench.config.schema import MOST_PROCESSES
+from bench.config.search_path import choices, find_choice
 from bench.data.tokenizer import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
 from bench.errors import ConfigError
 
@@ -239,7 +239,7 @@ def _spec(strategy: str, model: str, size: Size, settings: Speed) -> RunSpec:
         *(f"caption_length={settings.caption_length}", f"budget.tokens={settings.n_steps() * tokens}"),
         *("budget.unique_bytes=null", "budget.unique_pairs=null", "budget.repeat=true"),
         *(f"trainer.checkpoint_every_s={NEVER_S}", "trainer.n_validations=1", "trainer.validation_batches=1"),
-        *(f"logger.log_every_n_steps={settings.steps_per_round}", "energy.metered=false"),
+        *(f"trainer.log_every_n_steps={settings.steps_per_round}", "energy.metered=false"),
     ]
     (spec,) = compose_runs(line, multirun=False)
     try:
@@ -334,12 +334,14 @@ def _validate_peers(settings: Speed) -> None:
     for strategy, names in rows.items():
         if wrong := [name for name in names if name not in PEERS]:
             raise ConfigError(f"peers.{strategy}: unknown peer {wrong[0]}; choose from {', '.join(PEERS)}")
-    trained = {path.stem for path in (CONF / "strategy").glob("*.yaml")}
+    trained = choices("strategy")
     for strategy in settings.strategies:
         if strategy in trained and strategy not in rows and _is_trained(strategy):
             raise ConfigError(f"peers: {strategy} has none; add some, as in peers.clm=[gpt2]")
 
 
 def _is_trained(strategy: str) -> bool:
-    node = OmegaConf.load(CONF / "strategy" / f"{strategy}.yaml")
+    path = find_choice("strategy", strategy)
+    assert path is not None
+    node = OmegaConf.load(path)
     return OmegaConf.select(node, "modality") != "none"

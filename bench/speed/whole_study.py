@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.analysis.format import EMPTY, View, markdown_escape, markdown_table
-from bench.config.compose import compose_runs
+from bench.config.compose import compose_runs, refuse_several_studies
 from bench.config.run_spec import RunSpec, now
 from bench.data.prepare import prepare
 from bench.data.signals import interrupted_by_signals
@@ -91,6 +91,7 @@ def main(overrides: Sequence[str]) -> int:
     has_rounds = any(word.startswith("rounds=") for word in own)
     settings = settings_of(own if has_rounds else [*own, DEFAULT_ROUNDS])
     specs = compose_runs(sweep, multirun=True)
+    refuse_several_studies(specs)
     peers = {spec.strategy: _peer(spec, settings.peers) for spec in specs}
     for spec in specs:
         prepare(spec)

@@ -20,7 +20,8 @@ from bench.tasks.base import Task
 from bench.tasks.evaluate import Evaluation
 from bench.training import checkpoint, loggers, process
 from bench.training.energy import EnergyMeter
-from bench.training.pretrain import Job, build_objective, divergences, pretrain_until_finite
+from bench.training.metric_file import StatusFile, curve
+from bench.training.pretrain import Job, build_objective, divergences, make_observers, pretrain_until_finite
 from bench.training.step import device_of
 from bench.training.stopping import Stop, supervisors
 from bench.training.trunk import entered
@@ -53,7 +54,7 @@ def execute(spec: RunSpec, threads: int | None = None, watched: Sequence[int] | 
     folder = spec.folder
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", spec.to_json())
-    status = loggers.StatusFile(folder, spec.label)
+    status = StatusFile(folder, spec.label)
     job = Job(spec, folder, loggers.make_loggers(spec), status, stop, EnergyMeter(spec.typed().energy))
     try:
         return _pretrain_and_evaluate(job)
@@ -104,7 +105,7 @@ def _outcome(job: Job) -> tuple[RunRecord | None, Trained | None]:
     except InterruptedRunError:
         raise
     except DivergedError as error:
-        lost = replace(blank, status="diverged", reason=str(error), curve=loggers.curve(job.folder))
+        lost = replace(blank, status="diverged", reason=str(error), curve=curve(job.folder))
         return replace(lost, divergences=tuple(divergences(job.folder))), None
     except Exception as error:
         (job.folder / "error.log").write_text(traceback.format_exc())
@@ -122,6 +123,7 @@ def _run(job: Job, blank: RunRecord) -> tuple[RunRecord | None, Trained | None]:
     config = job.spec.typed()
     for name, node in config.task.items():  # find errors in a task's config before hours of pretraining
         build(node, Task, f"task.{name}").check(f"task.{name}")  # type: ignore[type-abstract]
+    make_observers(config)
     data = prepare(job.spec)
     spent, energy = Spent(), None
     if config.strategy["modality"] == "none":
@@ -141,7 +143,7 @@ def _run(job: Job, blank: RunRecord) -> tuple[RunRecord | None, Trained | None]:
         blank,
         parameters=sum(p.numel() for p in objective.parameters()),
         spent=replace(spent, energy=energy, peak_memory_bytes=process.peak_memory_bytes(config.trainer)),
-        curve=loggers.curve(job.folder),
+        curve=curve(job.folder),
         data=cast(Data, data.described() | entered(job.folder)),
         divergences=tuple(divergences(job.folder)),
     )

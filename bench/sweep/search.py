@@ -17,7 +17,7 @@ from bench.analysis.claims import FILE
 from bench.config.build import build
 from bench.config.compose import compose_config, compose_runs
 from bench.config.installation import check_installed
-from bench.config.overrides import elements, parse
+from bench.config.overrides import elements, parse, split_folders
 from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError
 from bench.sweep.sweep import launch
@@ -113,15 +113,22 @@ class OptunaSearch:
         return -best.value if best.higher_is_better else best.value
 
 
+def is_search(overrides: Sequence[str]) -> bool:
+    """Return whether a command line chooses a sweeper, which proposes runs instead of all combinations."""
+    return any(word.startswith("sweeper=") and word != "sweeper=null" for word in overrides)
+
+
 def search(overrides: Sequence[str]) -> Iterator[Trial]:
     """Do the exploratory search of a command line and yield its trials as they end.
 
     Raises:
         ConfigError: nothing is to be searched, a setting is wrong, or the study has claims.
     """
-    given = parse(overrides)
+    words = split_folders(overrides)[1]
+    given = parse(words)
     swept = [override for override in given if override.is_sweep_override()]
-    fixed = [override.input_line or "" for override in given if not override.is_sweep_override()]
+    fixed = [word for word in overrides if word not in words]  # the folders of the user's own YAML files
+    fixed += [override.input_line or "" for override in given if not override.is_sweep_override()]
     composed = compose_config("config", fixed)
     named = {override.key_or_group for override in given}
     params = composed.hydra.sweeper.params or {}

@@ -172,6 +172,21 @@ def _age(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
+def listing(specs: Sequence[RunSpec]) -> list[str]:
+    """Return one line per run of a sweep: id, label, study and state; `new` if nothing is known of it."""
+    folders = {spec.study: spec.records.parent for spec in specs}
+    known = {
+        (study, row.run_id): row.state
+        for study, folder in folders.items()
+        for row in (rows(study, folder.parent) if folder.is_dir() else ())
+    }
+    width = max(len(spec.label) for spec in specs)
+    return [
+        f"{spec.run_id}  {spec.label:<{width}}  {spec.study}  {known.get((spec.study, spec.run_id), 'new')}"
+        for spec in specs
+    ]
+
+
 def print_outcome(specs: Sequence[RunSpec], statuses: dict[str, str]) -> None:
     """Print the number of runs by status, and every run without a result with the reason."""
     counts = Counter(statuses.values())

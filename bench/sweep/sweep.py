@@ -25,10 +25,11 @@ from bench.sweep.launchers.base import Launcher
 from bench.sweep.progress import Display
 from bench.sweep.worker import record_failure
 from bench.training import trunk
+from bench.training.loggers import check_loggers
 
 
 def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
-    """Do the runs that are not done yet.
+    """Do the runs of one study that are not done yet.
 
     Returns:
         The status of every run by id: finished, diverged, failed, interrupted, busy (in another launcher), or
@@ -37,12 +38,7 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     Raises:
         BenchError: a config or corpus is invalid; no run was started.
     """
-    for spec in specs:
-        validate(spec.typed())
-        _check_packages(spec.typed())
-        _refuse_nodes(spec)
-    launcher = build(specs[0].config["launcher"], Launcher, "launcher")
-    launcher.check(specs)
+    launcher = check(specs)
     statuses = _prepare(specs)
     statuses |= {spec.run_id: status for spec in specs if (status := locks.ended(spec))}
     todo = [spec for spec in specs if spec.run_id not in statuses]
@@ -89,6 +85,22 @@ def evaluate(overrides: Sequence[str]) -> dict[str, str]:
     return (launch(left) if left else {}) | {spec.run_id: "weights are gone" for spec in gone}
 
 
+def check(specs: Sequence[RunSpec]) -> Launcher:
+    """Refuse the runs of a study if one of them cannot work here, and return their launcher.
+
+    Raises:
+        ConfigError: a setting is invalid or something is not installed.
+    """
+    for spec in specs:
+        validate(spec.typed())
+        _check_packages(spec.typed())
+        _refuse_nodes(spec)
+    check_loggers(specs)
+    launcher = build(specs[0].config["launcher"], Launcher, "launcher")
+    launcher.check(specs)
+    return launcher
+
+
 def planned(specs: Sequence[RunSpec]) -> list[str]:
     """Return lines on the study's claims and on whether these runs can decide them; none without claims.
 
@@ -120,8 +132,6 @@ def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
 
 def _check_packages(config: Config) -> None:
     """Raise ConfigError if an optional package that the settings of every run choose is not installed."""
-    if config.logger.wandb:
-        check_installed("wandb", "logger.wandb=true")
     if config.energy.metered:
         check_installed("codecarbon", "energy.metered=true")
 

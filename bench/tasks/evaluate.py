@@ -32,7 +32,7 @@ from bench.tasks.base import Outcome, Setting, Task
 from bench.tasks.probe import FeatureCache
 from bench.training import process
 from bench.training.energy import EnergyMeter
-from bench.training.loggers import StatusFile
+from bench.training.metric_file import StatusFile
 from bench.training.stopping import Stop
 
 Items = dict[str, NDArray[Any]]

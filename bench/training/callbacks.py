@@ -19,7 +19,7 @@ from bench.objectives import optim
 from bench.objectives.base import Objective, mean_over_ranks
 from bench.records import write_atomically
 from bench.training import checkpoint, trunk
-from bench.training.loggers import METRICS_FILE, StatusFile
+from bench.training.metric_file import METRICS_FILE, StatusFile
 from bench.training.stopping import Stop
 
 

@@ -1,177 +1,109 @@
-"""What a run reports while it runs: a metric file, a status file and optionally W&B.
+"""Mirrors of a run's metrics: W&B, TensorBoard, CSV, Trackio. A new one is one class and one YAML file.
 
-The files are authoritative; W&B mirrors them, and nothing is read back from it.
+The metric file of `bench.training.metric_file` is always written and authoritative; nothing is read back from
+a mirror, and no mirror changes a run. This module imports neither torch nor a logger's package, so that a
+missing package is found before any work.
 """
 
-import json
-import os
-import socket
-import time
-from collections.abc import Mapping
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
-from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
+from omegaconf import MISSING
 from typing_extensions import override
 
-from bench.config.run_spec import STATUS_FILE, RunSpec
-from bench.records import CurvePoint, RunRecord, Score, TaskResult, write_atomically
+from bench.config.build import build
+from bench.config.installation import check_installed
+from bench.config.run_spec import RunSpec
+from bench.errors import ConfigError
+from bench.records import RunRecord, Score, TaskResult
 
-METRICS_FILE = "metrics.jsonl"
-HEARTBEAT_S = 0.5
 LONGEST_TAG = 64  # characters; W&B refuses longer ones
+PROJECT = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
-class MetricFile(Logger):
-    """A Lightning logger that appends one JSON line per call to `metrics.jsonl`."""
+class RunLogger(ABC):
+    """A mirror of one run's metrics, with its settings in a frozen dataclass `Options`.
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.path = folder / METRICS_FILE
-        self._end_cut_line()
+    Settings are recorded in the run's folder, so a key or password is no option: a client reads it from the
+    environment.
+    """
 
-    @property
-    @override
-    def name(self) -> str:
-        return "files"
+    Options: ClassVar[type[Any]]
+    package: ClassVar[str | None] = None  # the optional package that it needs, by its import name
 
-    @property
-    @override
-    def version(self) -> str:
-        return ""  # runs have ids, not versions
+    def __init__(self, options: Any, spec: RunSpec) -> None:
+        self.options, self.spec = options, spec
 
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # type: ignore[override]
-        """Append the metrics of one optimizer step."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+    def check(self, key: str) -> None:
+        """Validate the options and the installation, before any work.
 
-    @rank_zero_only
-    def _end_cut_line(self) -> None:
-        """End a line that a full disk has cut, so that the next one is not joined to it."""
-        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("\n")
+        Args:
+            key: The config key of this logger, for messages.
 
-    @override
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        pass  # the config is in `config.json`
+        Raises:
+            ConfigError: An option is out of range or a package is missing; names the key and the fix.
+        """
+        if self.package is not None:
+            check_installed(self.package, key)
 
+    @cached_property
+    def lightning(self) -> Any:
+        """The Lightning `Logger` that receives the metrics of every logged step."""
+        return self.make()
 
-def read_metrics(folder: Path) -> dict[int, dict[str, float]]:
-    """Return logged metrics by step; if a resumed run logged a step again, the later value counts."""
-    path = folder / METRICS_FILE
-    by_step: dict[int, dict[str, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:  # a line that a kill has cut
-            continue
-        step = int(row.pop("step"))
-        by_step[step] = by_step.get(step, {}) | {k: float(v) for k, v in row.items()}
-    return by_step
+    @abstractmethod
+    def make(self) -> Any:
+        """Return a Lightning `Logger` for the run, which continues the run's log if there is one."""
+
+    def summarize(self, summary: Mapping[str, Any], step: int) -> None:
+        """Write the scores and costs of the run, by default its numbers as metrics of the last step."""
+        numbers = {k: v for k, v in summary.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        self.lightning.log_metrics(numbers, step=step)
+
+    def close(self, exit_code: int) -> None:
+        """End the log; `exit_code` is 0 if the run has finished."""
+        self.lightning.finalize("failed" if exit_code else "success")
 
 
-def curve(folder: Path) -> tuple[CurvePoint, ...]:
-    """Return the loss curve at validated steps; the training loss is averaged since the previous one."""
-    points: list[CurvePoint] = []
-    train: list[float] = []
-    for step, row in sorted(read_metrics(folder).items()):
-        if "train_loss_nats" in row:
-            train.append(row["train_loss_nats"])
-        if "validation_loss_nats" in row:
-            mean = sum(train) / len(train) if train else None
-            tokens, flops = int(row["forward_tokens"]), row["flops"]
-            points.append(CurvePoint(step, tokens, flops, mean, row["validation_loss_nats"]))
-            train = []
-    return tuple(points)
+def make_loggers(spec: RunSpec) -> list[RunLogger]:
+    """Return the mirrors that a run's config names.
+
+    Raises:
+        ConfigError: A class or an option is unknown; names the key.
+    """
+    nodes = spec.config["logger"].items()
+    return [build(node, RunLogger, f"logger.{name}", spec=spec) for name, node in nodes]
 
 
-@dataclass
-class StatusFile:
-    """`status.json` of one run, for `bench status` and the progress display."""
+def check_loggers(specs: Sequence[RunSpec]) -> None:
+    """Refuse loggers that cannot work here, before any work; each distinct setting once.
 
-    folder: Path
-    label: str
-    _written_at: float = 0.0
-
-    @rank_zero_only
-    def write(
-        self,
-        status: str,
-        phase: str,
-        step: int = 0,
-        total_steps: int = 0,
-        *,
-        tokens_per_s: float = 0.0,
-        seconds_left: float | None = None,
-    ) -> None:
-        """Write it now; `seconds_left` of this phase, None if unknown."""
-        self._written_at = time.monotonic()
-        state = {
-            "status": status,
-            "label": self.label,
-            "phase": phase,
-            "step": step,
-            "total_steps": total_steps,
-            "tokens_per_s": tokens_per_s,
-            "seconds_left": seconds_left,
-            "updated_at": time.time(),
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-        }
-        # Not durable: it is written twice a second, between two steps, and soon outdated.
-        write_atomically(self.folder / STATUS_FILE, json.dumps(state) + "\n", is_durable=False)
-
-    def due(self) -> bool:
-        """Return whether the last write is old enough for a new one."""
-        return time.monotonic() - self._written_at >= HEARTBEAT_S
+    Raises:
+        ConfigError: Names the key and the fix.
+    """
+    for spec in {repr(spec.config["logger"]): spec for spec in specs}.values():
+        for name, logger in zip(spec.config["logger"], make_loggers(spec), strict=True):
+            logger.check(f"logger.{name}")
 
 
-def make_loggers(spec: RunSpec) -> list[Logger]:
-    """Return the metric file, and W&B if the config asks for it."""
-    loggers: list[Logger] = [MetricFile(spec.folder)]
-    settings = spec.typed().logger
-    if settings.wandb:
-        _silence_wandb()
-        axes = [spec.strategy, spec.model, spec.budget or "no budget", *spec.corpus.values()]
-        tags = [*axes, *filter(None, [spec.variant]), f"seed={spec.seed}"]
-        loggers.append(
-            WandbLogger(
-                project=settings.wandb_project,
-                group=spec.study,
-                name=spec.label,
-                id=spec.run_id,
-                tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in tags)),
-                config=spec.science,
-                save_dir=str(spec.folder),
-                mode=settings.wandb_mode,
-                resume="allow",
-                reinit="finish_previous",
-            )
-        )
-    return loggers
-
-
-@rank_zero_only
-def _silence_wandb() -> None:
-    """Silence W&B before Lightning's first call, whose defaults cause warnings."""
-    import wandb  # takes 0.8 s, so only where it is used
-
-    wandb.setup(wandb.Settings(silent=True))
-
-
-def mirror_result(loggers: list[Logger], record: RunRecord, results: Mapping[str, TaskResult]) -> None:
-    """Write a run's scores and costs to W&B's summary and close it."""
+def mirror_result(loggers: Sequence[RunLogger], record: RunRecord, results: Mapping[str, TaskResult]) -> None:
+    """Write a run's scores and costs to the mirrors and close them."""
+    scores = {_summary_key(s): s.value for r in results.values() for s in r.scores}
+    spent = {f"spent/{key}": value for key, value in asdict(record.spent).items()}
+    summary = {**scores, **spent, "status": record.status, "parameters": record.parameters}
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            scores = {_summary_key(s): s.value for r in results.values() for s in r.scores}
-            spent = {f"spent/{key}": value for key, value in asdict(record.spent).items()}
-            summary = {**scores, **spent, "status": record.status, "parameters": record.parameters}
-            logger.experiment.summary.update(summary)
+        logger.summarize(summary, record.spent.steps)
     close(loggers, exit_code=0 if record.status == "finished" else 1)
+
+
+def close(loggers: Sequence[RunLogger], exit_code: int = 1) -> None:
+    """Close the mirrors: the next run in this process would be merged into W&B's (wandb#1314)."""
+    for logger in loggers:
+        logger.close(exit_code)
 
 
 def _summary_key(score: Score) -> str:
@@ -179,8 +111,118 @@ def _summary_key(score: Score) -> str:
     return f"{score.task}/{score.metric}{labels}"
 
 
-def close(loggers: list[Logger], exit_code: int = 1) -> None:
-    """Close W&B's run: the next run in this process would be merged into it (wandb#1314)."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish(exit_code=exit_code)
+def _check_project(key: str, project: str) -> None:
+    if not PROJECT.fullmatch(project):
+        raise ConfigError(f"{key}.project={project!r}: use at most 128 letters, digits, '_', '.', '-'")
+
+
+class Wandb(RunLogger):
+    """Weights & Biases, offline or online."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """The project, and whether its server is used."""
+
+        project: str = MISSING
+        mode: str = MISSING  # offline | online
+
+    package = "wandb"
+    options: Options
+
+    @override
+    def check(self, key: str) -> None:
+        super().check(key)
+        _check_project(key, self.options.project)
+        if self.options.mode not in ("offline", "online"):
+            raise ConfigError(f"{key}.mode={self.options.mode!r}: choose one of offline, online")
+
+    @override
+    def make(self) -> Any:
+        from pytorch_lightning.loggers import WandbLogger
+        from pytorch_lightning.utilities import rank_zero_only
+
+        rank_zero_only(_silence_wandb)()
+        spec = self.spec
+        axes = [spec.strategy, spec.model, spec.budget or "no budget", *spec.corpus.values()]
+        tags = [*axes, *filter(None, [spec.variant]), f"seed={spec.seed}"]
+        return WandbLogger(
+            project=self.options.project,
+            group=spec.study,
+            name=spec.label,
+            id=spec.run_id,
+            tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in tags)),
+            config=spec.science,
+            save_dir=str(spec.folder),
+            mode=self.options.mode,
+            resume="allow",
+            reinit="finish_previous",
+        )
+
+    @override
+    def summarize(self, summary: Mapping[str, Any], step: int) -> None:
+        self.lightning.experiment.summary.update(summary)
+
+    @override
+    def close(self, exit_code: int) -> None:
+        self.lightning.experiment.finish(exit_code=exit_code)
+
+
+def _silence_wandb() -> None:
+    """Silence W&B before Lightning's first call, whose defaults cause warnings."""
+    import wandb  # takes 0.8 s, so only where it is used
+
+    wandb.setup(wandb.Settings(silent=True))
+
+
+class TensorBoard(RunLogger):
+    """Lightning's TensorBoard logger; event files in the run's folder."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """No option."""
+
+    package = "tensorboard"
+
+    @override
+    def make(self) -> Any:
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(str(self.spec.folder), name="tensorboard", version="")
+
+
+class Csv(RunLogger):
+    """Lightning's CSV logger; each start of a run has a table, since Lightning deletes an earlier one."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """No option."""
+
+    @override
+    def make(self) -> Any:
+        from pytorch_lightning.loggers import CSVLogger
+
+        return CSVLogger(str(self.spec.folder), name="csv")
+
+
+class Trackio(RunLogger):
+    """Trackio, a tracker with the interface of W&B that keeps its data on this machine."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """The project under which `trackio show` lists the runs."""
+
+        project: str = MISSING
+
+    package = "trackio"
+    options: Options
+
+    @override
+    def check(self, key: str) -> None:
+        super().check(key)
+        _check_project(key, self.options.project)
+
+    @override
+    def make(self) -> Any:
+        from bench.training.trackio_logger import TrackioLogger
+
+        return TrackioLogger(self.options.project, self.spec)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import AdvancedProfiler, Profiler, SimpleProfiler
 from torch import Tensor
 
 from bench.config.build import build, find_class
@@ -28,7 +29,8 @@ from bench.training import checkpoint
 from bench.training.callbacks import Progress, TrainingLoss, Validation, trunk_of
 from bench.training.distributed import Agreement, WholeWeights, lost_ranks_named, strategy_of
 from bench.training.energy import EnergyMeter
-from bench.training.loggers import METRICS_FILE, StatusFile
+from bench.training.loggers import RunLogger
+from bench.training.metric_file import METRICS_FILE, MetricFile, StatusFile
 from bench.training.step import computed_as, precision_plugins
 from bench.training.stopping import Stop
 from bench.training.trunk import ENTERED
@@ -43,7 +45,7 @@ class Job:
 
     spec: RunSpec
     folder: Path
-    loggers: list[Logger]
+    loggers: list[RunLogger]
     status: StatusFile
     stop: Stop
     energy: EnergyMeter
@@ -151,13 +153,17 @@ def pretrain(
     measured = held_out_batches(config, objective, validation, cost)
     held_out = Validation(measured, config.trainer.n_validations, cost)
     kept = checkpoint.Checkpoints(checkpoints, config.trainer.checkpoint_every_s)
-    callbacks = [TrainingLoss(config.logger.log_every_n_steps), held_out, kept, progress, gathered]
+    callbacks = [TrainingLoss(config.trainer.log_every_n_steps), held_out, kept, progress, gathered]
     trunk = None if attempt else trunk_of(job.spec, objective, steps, cost)
     if trunk is not None:
         callbacks.append(trunk)
         start = start or trunk.enter(cost)
-    callbacks.append(Agreement(_input(job.spec, data, start)))
-    trainer = make_trainer(config, steps, callbacks, job.loggers, has_idle_weights=objective.has_idle_weights)
+    callbacks += [Agreement(_input(job.spec, data, start)), *make_observers(config)]
+    mirrors = [MetricFile(job.folder), *(logger.lightning for logger in job.loggers)]
+    profiler = profiler_of(config.trainer.profiler, job.folder)
+    trainer = make_trainer(
+        *(config, steps, callbacks, mirrors), has_idle_weights=objective.has_idle_weights, profiler=profiler
+    )
     with lost_ranks_named(config.trainer), computed_as(objective, config.trainer):
         trainer.fit(objective, batches, ckpt_path=start, weights_only=True)
     unique: dict[str, Any] = data.unique(config.budget, objective.modality)
@@ -215,8 +221,30 @@ def held_out_batches(config: Config, objective: Objective, rows: Rows, cost: Ste
     ]
 
 
+def make_observers(config: Config) -> list[Callback]:
+    """Return the callbacks that the config adds; see `bench.training.observers`.
+
+    Raises:
+        ConfigError: a class or an option is unknown; names the key.
+    """
+    return [build(node, Callback, f"callbacks.{name}") for name, node in config.callbacks.items()]
+
+
+def profiler_of(name: str | None, folder: Path) -> Profiler | None:
+    """Return Lightning's profiler of that name, which writes fit-profile.txt into the run's folder."""
+    if name is None:
+        return None
+    return {"simple": SimpleProfiler, "advanced": AdvancedProfiler}[name](folder, "profile")
+
+
 def make_trainer(
-    config: Config, steps: int, callbacks: list[Callback], loggers: list[Logger], *, has_idle_weights: bool
+    config: Config,
+    steps: int,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+    *,
+    has_idle_weights: bool,
+    profiler: Profiler | None = None,
 ) -> Trainer:
     """Return Lightning's trainer for one rank of a run."""
     settings = config.trainer
@@ -231,6 +259,8 @@ def make_trainer(
         gradient_clip_val=config.optim.clip_norm,
         deterministic=True if settings.accelerator == "cpu" else "warn",
         logger=loggers,
+        log_every_n_steps=settings.log_every_n_steps,
+        profiler=profiler,
         callbacks=callbacks,
         plugins=[checkpoint.InPlace(), *precision],
         enable_progress_bar=False,

@@ -123,8 +123,6 @@ CONTRADICTIONS = {
     "model.d_ff=1000000000": "lower them",
     "paths.data=''": "paths.data is empty",
     "paths.experiments='  '": "paths.experiments is empty",
-    "logger.wandb_project='a/b'": "logger.wandb_project='a/b'",
-    "logger.wandb_project=''": "logger.wandb_project=''",
     "seed=${oc.env:HOME}": "seed",
 }
 
@@ -133,6 +131,11 @@ CONTRADICTIONS = {
 def test_what_no_machine_or_run_could_do_is_refused_before_it_tries(word: str, cli: Bench):
     words = [word] if word != "trainer.devices=200" else [word, "trainer.accelerator=cpu"]
     assert CONTRADICTIONS[word] in cli.refused("train", *words)
+
+
+@pytest.mark.parametrize("word", ["project='a/b'", "project=''", "mode='loud'"])
+def test_a_loggers_options_are_checked_before_anything_starts(word: str, cli: Bench):
+    assert f"logger.wandb.{word}" in cli.refused("train", "logger=wandb", f"logger.wandb.{word}")
 
 
 def test_more_gpus_than_there_are_are_refused_before_anything_is_trained(cli: Bench):

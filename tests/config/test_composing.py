@@ -55,7 +55,7 @@ def test_each_run_of_a_sweep_is_what_hydra_composes_of_its_line():
         ("++strategy.mask_rate=0.2", "study=other"),
         ("strategy.mask_rate=0.3", "strategy={mask_rate: 0.2}"),
         ("strategy.mask_rate=0.3", "++strategy.mask_rate=0.2", "seed=3", "strategy=mlm"),
-        ("strategy=mixture", "strategy.shares={clm: 0.1}", "hydra.verbose=true"),
+        ("strategy=mixture", "strategy.shares={clm: 0.1}", "+task.library_probe.note=x"),
     ],
 )
 def test_a_run_is_what_hydra_composes_of_its_line(words: tuple[str, ...]):
@@ -123,7 +123,7 @@ def test_a_mistake_is_one_line_that_names_it(override: str, parts: list[str]):
         ("trainer.precision=16-mixed", "trainer.precision=16-mixed needs trainer.accelerator=gpu"),
         ("trainer.devices=0", "trainer.devices"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches"),
-        ("logger.wandb_mode=loud", "logger.wandb_mode"),
+        ("trainer.profiler=pytorch", "trainer.profiler"),
         ("strategy.modality=sound", "strategy.modality"),
     ],
 )

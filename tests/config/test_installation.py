@@ -23,6 +23,7 @@ from bench.config.installation import CHECKOUT, EXTRAS, check_installed
 from bench.data.corpora.nltk import corpus_reader
 from bench.errors import ConfigError
 from bench.models import api_client
+from bench.sweep.search import search
 from bench.sweep.sweep import launch
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ def run(*words: str) -> None:
 
 # Each optional package: what needs it, and the setting that the message names.
 NEEDS: dict[str, tuple[Callable[[], object], str]] = {
-    "wandb": (lambda: run("logger=wandb"), "logger.wandb=true"),
+    "wandb": (lambda: run("logger=wandb"), "logger.wandb"),
     "codecarbon": (lambda: run("energy.metered=true"), "energy.metered=true"),
     "ray": (lambda: run("launcher=ray"), "launcher=ray"),
     "submitit": (lambda: run("launcher=slurm"), "launcher=slurm"),
@@ -51,6 +52,12 @@ NEEDS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: make_task("dialogue_fitted", corpus="chatterbot").check("task.x"),
         "task.x.corpus=chatterbot",
     ),
+    "optuna": (
+        lambda: list(search(["sweeper=optuna", "optim.lr_peak=interval(0.001,0.01)"])),
+        "sweeper=optuna",
+    ),
+    "tensorboard": (lambda: run("logger=tensorboard"), "logger.tensorboard"),
+    "trackio": (lambda: run("logger=trackio"), "logger.trackio"),
     "openai": (api_client._openai, "strategy=endpoint"),
 }
 

@@ -14,7 +14,7 @@ from harness import BENCH, Place
 from bench.cli import main
 from bench.training import checkpoint
 from bench.training.callbacks import validation_steps
-from bench.training.loggers import curve, read_metrics
+from bench.training.metric_file import curve, read_metrics
 
 GROUPS = "corpus/text=text_files", "corpus.text.split_by=document"
 Run = tuple[int, str, str]
@@ -83,7 +83,7 @@ REFUSED = {
     "tokenizer.vocab_size=10": ("tokenizer.vocab_size=10", "at least"),
     "launcher.workers=-3": ("launcher.workers=-3", "0 or more"),
     "trainer.checkpoint_every_s=0": ("trainer.checkpoint_every_s=0", "above 0"),
-    "logger.log_every_n_steps=0": ("logger.log_every_n_steps=0", "1 or more"),
+    "trainer.log_every_n_steps=0": ("trainer.log_every_n_steps=0", "1 or more"),
 }
 
 

@@ -53,7 +53,9 @@ def test_each_run_of_a_worker_becomes_a_silent_offline_run_of_its_own(
 ):
     for name in KEYS:
         monkeypatch.setenv(name, KEY)
-    words = place.sweep("strategy=clm,clip", "study=first", "logger=wandb", "launcher.workers=1", ONE_THREAD)
+    words = place.sweep(
+        "strategy=clm,clip", "study=first", "logger=[wandb,csv]", "launcher.workers=1", ONE_THREAD
+    )
     done = place.bench(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "wandb" not in done.stdout + done.stderr

@@ -41,7 +41,7 @@ def tiny(corpus: Path, data: Path) -> list[str]:
         *("budget.tokens=8000", "budget.unique_bytes=20000", "budget.unique_pairs=64"),
         *("optim.tokens_per_step=1024", "task=[retrieval_fitted,retrieval_zero_shot,bits_per_byte_exact]"),
         *("task.retrieval_fitted.steps=2", "task.bits_per_byte_exact.windows=8"),
-        "logger.log_every_n_steps=1",
+        "trainer.log_every_n_steps=1",
     ]
 
 
