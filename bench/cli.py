@@ -24,7 +24,6 @@ from bench.sweep import status
 from bench.sweep.search import is_search, search
 from bench.sweep.sweep import check, launch, planned
 
-PACKAGE = "pretraining-bench"
 ROOTS = {  # the root config of each command that takes Hydra's overrides
     **dict.fromkeys(("train", "evaluate", "audit"), "config"),
     **dict.fromkeys(("report", "verify", "status"), "report"),

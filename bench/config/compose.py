@@ -1,5 +1,6 @@
 """Compose the runs of a command line: Hydra composes, sweeps are expanded, runs get ids. No torch here."""
 
+import ctypes
 import itertools
 import json
 import math
@@ -135,7 +136,7 @@ def compose_runs(overrides: Sequence[str], *, multirun: bool = False) -> list[Ru
 def refuse_several_studies(specs: Sequence[RunSpec]) -> None:
     """Raise ConfigError if runs belong to more than one study, for commands that take one."""
     if len(studies := list(dict.fromkeys(spec.study for spec in specs))) > 1:
-        raise ConfigError(f"this command takes one study, not {', '.join(studies)}; name one experiment")
+        raise ConfigError(f"only one study is taken, not {', '.join(studies)}; name one experiment")
 
 
 def _lines(given: Sequence[Override]) -> Iterator[list[Override]]:
@@ -320,16 +321,22 @@ def _complete(settings: DictConfig) -> dict[str, Any]:
 
 
 def _written_out(trainer: Mapping[str, Any]) -> dict[str, str]:
-    """Return precision and accelerator by their one name; `auto` is a GPU if torch finds one here."""
+    """Return precision and accelerator by their one name; `auto` is a GPU if CUDA finds one here."""
     accelerator = {"cuda": "gpu"}.get(trainer["accelerator"], trainer["accelerator"])
     if accelerator == "auto":
-        import torch  # late: the command line does not import it
-
-        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+        accelerator = "gpu" if _has_gpu() else "cpu"
     return {
         "accelerator": accelerator,
         "precision": PRECISIONS.get(trainer["precision"], trainer["precision"]),
     }
+
+
+def _has_gpu() -> bool:
+    """Return whether the CUDA driver finds a device, without the seconds that torch takes."""
+    try:
+        return ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
+    except OSError:
+        return False
 
 
 def _check_shape(config: Mapping[str, Any]) -> None:

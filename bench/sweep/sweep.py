@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.analysis.claims import Sweep, plan, read_claims
 from bench.config.build import build
 from bench.config.checks import validate
-from bench.config.compose import compose_evaluations, compose_runs
+from bench.config.compose import compose_evaluations, compose_runs, refuse_several_studies
 from bench.config.installation import check_installed
 from bench.config.run_spec import RunSpec
 from bench.config.schema import Config
@@ -36,8 +36,9 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
         queued or running if the run continues without this process.
 
     Raises:
-        BenchError: a config or corpus is invalid; no run was started.
+        BenchError: a config or corpus is invalid, or the runs are of several studies; no run was started.
     """
+    refuse_several_studies(specs)
     launcher = check(specs)
     statuses = _prepare(specs)
     statuses |= {spec.run_id: status for spec in specs if (status := locks.ended(spec))}

@@ -83,10 +83,11 @@ def test_more_tasks_are_evaluated_of_a_run_with_a_strategy_of_ones_own(mine: Pat
 
 
 def test_the_folder_is_searched_inside_its_command_only(mine: Path):
+    before = search_path()
     with searching([str(mine)]):
         assert "own" in choices("strategy")
         assert one("strategy=own").strategy == "own"
-    assert search_path() == (CONF,)
+    assert search_path() == before
     with pytest.raises(ConfigError, match="strategy=own: no such choice"):
         one("strategy=own")
 

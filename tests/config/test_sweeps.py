@@ -89,4 +89,4 @@ def test_all_studies_are_checked_before_the_first_starts_and_each_is_launched_by
 
 def test_a_command_for_one_study_refuses_two(capsys: pytest.CaptureFixture[str]):
     assert main(["audit", "experiment=quickstart,aa", *SMALL, "seed=0"]) == 2
-    assert "takes one study, not quickstart, aa" in capsys.readouterr().err
+    assert "only one study is taken, not quickstart, aa" in capsys.readouterr().err
