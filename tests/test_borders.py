@@ -125,7 +125,7 @@ def test_the_command_line_answers_without_torch():
 
 @pytest.mark.parametrize("module", members("objectives"))
 def test_objectives_do_not_know_each_other(module: str):
-    shared = ("base", "corruption", "contrastive", "likelihood", "sampling", "optim")
+    shared = ("base", "corruption", "contrastive", "likelihood", "sampling", "optim", "options")
     known = {name for name in imports(module, deep=True) if name.startswith("bench.objectives.")}
     assert {name.removeprefix("bench.objectives.") for name in known} <= set(shared)
 

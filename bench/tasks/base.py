@@ -1,7 +1,7 @@
 """The contract of a task: a downstream evaluation of a pretrained model, with a metric and a chance level."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,6 @@ from torch import Tensor
 from bench.data.corpora.nltk import corpus_reader
 from bench.data.pairs import PairData
 from bench.data.shards import TextData
-from bench.errors import ConfigError
 from bench.errors import InapplicableError as InapplicableError
 from bench.objectives.base import Objective
 from bench.tasks.meter import Meter
@@ -155,16 +154,3 @@ class Task(ABC):
     def ceiling(self, setting: Setting) -> Outcome | None:
         """Return the outcome of a model that knows every answer; None where no such model can exist."""
         return None
-
-
-def require_at_least(options: Any, least: int, *keys: str) -> None:
-    """Raise ConfigError if one of these options is below `least`."""
-    for key in keys:
-        if getattr(options, key) < least:
-            raise ConfigError(f"task.*.{key}={getattr(options, key)}: choose {least} or more")
-
-
-def require_choice(options: Any, key: str, choices: Sequence[str]) -> None:
-    """Raise ConfigError if an option is not one of `choices`."""
-    if getattr(options, key) not in choices:
-        raise ConfigError(f"task.*.{key}={getattr(options, key)!r}: choose one of {', '.join(choices)}")

@@ -91,7 +91,9 @@ class Evaluation:
                 done = replace(blank, status="inapplicable", reason=str(reason))
             except Exception as error:
                 (self.spec.folder / "error.log").write_text(traceback.format_exc())
-                done = replace(blank, status="failed", reason=in_one_line(error))
+                done = replace(
+                    blank, status="failed", reason=in_one_line(error).replace("task.*", f"task.{name}")
+                )
         cost = EvaluationCost(time.perf_counter() - started, meter.flops, energy())
         items = {f"{name}/{key}": values for key, values in outcome.items.items()}
         return replace(done, cost=cost), items if done.status == "finished" else {}
