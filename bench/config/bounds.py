@@ -28,6 +28,7 @@ Positive = Annotated[float, Gt(0), AllowInfNan(False)]
 NonNegative = Annotated[float, Ge(0), AllowInfNan(False)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
+Temperature = Annotated[float, Interval(gt=0, le=1000)]
 PositiveShare = Annotated[float, Interval(gt=0, le=1)]
 Rate = Annotated[float, Interval(gt=0, le=10)]  # a peak learning rate of AdamW; larger ones only diverge
 # Upper bounds are far above any use: a larger number is a typing error, and would fill the memory or run on.

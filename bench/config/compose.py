@@ -228,7 +228,7 @@ def _check_shape(config: Mapping[str, Any]) -> None:
     for key, node in parts.items():
         if not isinstance(node, dict):
             group = "task" if key.startswith("task.") else key.replace(".", "/")
-            raise ConfigError(f"{key}={as_yaml(node)} must be a mapping of options; choose one by {group}=NAME")
+            raise OptionError(key, node, f"must be a mapping of options; choose one by {group}=NAME")
     if not isinstance(config["strategy"].get("modality"), str):
         raise ConfigError("strategy.modality is missing; choose text, pairs or none, as its class says")
     if odd := [name for name in config["task"] if not name.isidentifier()]:

@@ -12,6 +12,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue
 
+from bench.config.bounds import as_yaml
 from bench.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -38,8 +39,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         if (CONF / group).is_dir() and value is None:
             raise ConfigError(unknown_choice(group, "null"))
         for choice in value if isinstance(value, list) else [value]:
-            if (CONF / group).is_dir() and isinstance(choice, str) and not STEM.fullmatch(choice):
-                raise ConfigError(unknown_choice(group, choice))  # a path would lead to other files
+            if not (CONF / group).is_dir() or (isinstance(choice, str) and STEM.fullmatch(choice)):
+                continue  # a path would lead to other files
+            if isinstance(value, list) or isinstance(choice, str):
+                raise ConfigError(unknown_choice(group, as_yaml(choice).strip("'")))
     return parsed
 
 

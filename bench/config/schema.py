@@ -13,7 +13,6 @@ from omegaconf import MISSING, OmegaConf
 
 from bench.config.bounds import (
     Count,
-    NonNegative,
     Positive,
     Rate,
     Share,
@@ -104,10 +103,10 @@ class Optim:
     warmup_tokens: Amount | None = None  # instead of the share: WSD runs of different compute start alike
     cooldown_share: Share = MISSING  # of all steps, wsd only
     final_lr_share: Share = MISSING  # of the peak, reached after the last step
-    weight_decay: NonNegative = MISSING
+    weight_decay: Annotated[float, Interval(ge=0, le=1000)] = MISSING
     beta1: ShareBelowOne = MISSING
     beta2: ShareBelowOne = MISSING
-    clip_norm: Positive = MISSING
+    clip_norm: Annotated[float, Interval(gt=0, le=10**6)] = MISSING
     tokens_per_step: Count = MISSING  # in one optimizer step, over all ranks
     retries_on_divergence: Annotated[int, Interval(ge=0, le=100)] = (
         0  # each restarts at half the peak rate; configs of old runs lack it

@@ -16,9 +16,9 @@ from bench.config.bounds import (
     Checked,
     NonNegative,
     OptionError,
-    Positive,
     PositiveShare,
     ShareBelowOne,
+    Temperature,
     Text,
     choice,
 )
@@ -29,6 +29,7 @@ from bench.models.api_client import Served
 
 POOLINGS = ("mean", "last", "first")
 ROOM = "bench.objectives"
+Scale = Annotated[float, Interval(gt=0, le=10**4)]
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class ReplacedTokenDetectionOptions(TextOptions):
 
     mask_rate: PositiveShare = MISSING  # share of tokens that the generator fills
     generator_share: PositiveShare = MISSING  # its widths as a share of the discriminator's
-    discriminator_weight: Positive = MISSING  # lambda of the paper
+    discriminator_weight: Scale = MISSING  # lambda of the paper
 
 
 @dataclass(frozen=True)
@@ -154,16 +155,17 @@ class DenoisingOptions(TextOptions):
 class ClipOptions(PairOptions):
     """The learned temperature."""
 
-    initial_temperature: Positive = MISSING
-    min_temperature: Positive = MISSING  # learned values are clipped here
+    initial_temperature: Temperature = MISSING
+    min_temperature: Temperature = MISSING  # learned values are clipped here
 
 
 @dataclass(frozen=True)
 class SigLipOptions(PairOptions):
     """Scale and bias of the logits; both are learned, the scale through its logarithm."""
 
-    initial_scale: Positive = MISSING  # the paper's t = exp(t'), an inverse temperature
-    initial_bias: float = MISSING  # the paper's b: how rare a matching pair is among all pairs
+    initial_scale: Scale = MISSING  # the paper's t = exp(t'), an inverse temperature
+    # The paper's b: how rare a matching pair is among all pairs.
+    initial_bias: Annotated[float, Interval(ge=-(10**4), le=10**4)] = MISSING
 
 
 @dataclass(frozen=True)

@@ -21,18 +21,17 @@ def check_sweep(specs: Sequence[RunSpec]) -> Launcher:
     Raises:
         BenchError: A setting cannot work, or a corpus is not there; names the key as it is typed.
     """
-    for spec in specs:
-        validate(spec.typed())
+    configs = [spec.typed() for spec in specs]
     seen: dict[str, Any] = {}  # runs of a sweep share most parts
-    for spec in specs:
-        config = spec.typed()
+    for config in configs:
+        validate(config)
         for key, options in _parts(config, seen):
             if isinstance(options, Checked):
                 _check_run(options, config, key)
     launcher = build(specs[0].config["launcher"], Launcher, "launcher")  # type: ignore[type-abstract]
     launcher.check(specs)
-    for spec in specs:
-        _find_corpora(spec.typed(), seen)
+    for config in configs:
+        _find_corpora(config, seen)
     return launcher
 
 

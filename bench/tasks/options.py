@@ -18,12 +18,11 @@ from bench.config.bounds import (
     Checked,
     Count,
     Names,
-    NonNegative,
-    Positive,
     PositiveShare,
     Rate,
     Repeats,
     Steps,
+    Temperature,
     Text,
     choice,
     must,
@@ -98,7 +97,7 @@ class ContrastiveFit(TaskOptions):
     lr_at_64: Annotated[float, Interval(ge=0, le=10)] = (
         MISSING  # peak rate at width 64; for others in inverse proportion
     )
-    temperature: Positive = MISSING
+    temperature: Temperature = MISSING
 
     @property
     def fits(self) -> bool:
@@ -307,7 +306,7 @@ class GenerationOptions(TaskOptions):
     prompts: AtLeastTwo = MISSING  # at most; one per document, spread evenly over the test split
     prompt_tokens: Count = MISSING
     new_tokens: Count = MISSING  # at most
-    temperature: NonNegative = MISSING  # 0: greedy
+    temperature: Annotated[float, Interval(ge=0, le=1000)] = MISSING  # 0: greedy
     top_p: PositiveShare = MISSING  # probability of the nucleus; 1: all tokens
     batch_size: BatchSize = MISSING  # prompts
     ngram_order: Annotated[int, Interval(ge=1, le=MAX_ORDER)] = MISSING  # bytes

@@ -9,6 +9,7 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -148,6 +149,7 @@ class PairCorpus(Corpus):
         """
 
 
+@cache
 def package_folder(name: str) -> Path | None:
     """Return the folder of an installed package, without importing it; None if there is none."""
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
