@@ -19,6 +19,7 @@ from bench.errors import BenchError, ConfigError, printable
 from bench.records import AuditCheck
 from bench.sweep import status
 from bench.sweep.sweep import launch, planned
+from bench.sweep.validate import check_settings
 
 EPILOG = """\
 examples:
@@ -162,6 +163,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _audit(arguments: argparse.Namespace) -> int:
     specs = compose_runs(arguments.overrides, multirun=True)
+    check_settings(specs)
     from bench.tasks.audit import audit  # torch, for this command only
 
     def say(check: AuditCheck) -> None:

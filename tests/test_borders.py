@@ -86,7 +86,7 @@ LIGHT = [
 ] + [
     f"bench.{name}"
     for name in (
-        *("data.prepare", "data.pairs", "data.shards", "models.flops"),
+        *("objectives.options", "tasks.options", "data.prepare", "data.pairs", "data.shards", "models.flops"),
         *("models.api_client", "training.trunk", "training.stopping", "training.memory", "speed.estimates"),
     )
 ]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.analysis.claims import Sweep, plan, read_claims
+from bench.config.build import build
 from bench.config.run_spec import RunSpec
 from bench.data.prepare import prepare
 from bench.data.pretrained_files import CheckpointError
@@ -16,8 +17,9 @@ from bench.errors import ConfigError
 from bench.models import flops
 from bench.records import write_atomically
 from bench.sweep import locks
+from bench.sweep.launchers.base import Launcher
 from bench.sweep.progress import Display
-from bench.sweep.validate import check_sweep
+from bench.sweep.validate import check_settings
 from bench.sweep.worker import record_failure
 from bench.training import trunk
 
@@ -32,7 +34,9 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     Raises:
         BenchError: a config or corpus is invalid; no run was started.
     """
-    launcher = check_sweep(specs)
+    check_settings(specs)
+    launcher = build(specs[0].config["launcher"], Launcher, "launcher")
+    launcher.check(specs)
     for spec in specs:
         _refuse_nodes(spec)
     statuses = _prepare(specs)

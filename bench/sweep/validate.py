@@ -10,13 +10,12 @@ from bench.config.checks import validate
 from bench.config.run_spec import RunSpec
 from bench.config.schema import Config
 from bench.data.corpora.base import Corpus, PairCorpus, TextCorpus
-from bench.sweep.launchers.base import Launcher
 
 CORPORA: dict[str, type[Corpus]] = {"text": TextCorpus, "pairs": PairCorpus}
 
 
-def check_sweep(specs: Sequence[RunSpec]) -> Launcher:
-    """Check every setting of every run, and return the launcher.
+def check_settings(specs: Sequence[RunSpec]) -> None:
+    """Check every setting of every run, except those of the launcher, and look for the corpora.
 
     Raises:
         BenchError: A setting cannot work, or a corpus is not there; names the key as it is typed.
@@ -28,11 +27,8 @@ def check_sweep(specs: Sequence[RunSpec]) -> Launcher:
         for key, options in _parts(config, seen):
             if isinstance(options, Checked):
                 _check_run(options, config, key)
-    launcher = build(specs[0].config["launcher"], Launcher, "launcher")  # type: ignore[type-abstract]
-    launcher.check(specs)
     for config in configs:
         _find_corpora(config, seen)
-    return launcher
 
 
 def _check_run(options: Checked, config: Config, key: str) -> None:

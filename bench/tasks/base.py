@@ -87,8 +87,8 @@ class Outcome:
 class Task(ABC):
     """Base class of all tasks. A new task is one subclass in one file, and one YAML file in conf/task.
 
-    `Options` declares the keys of the YAML file; they have no defaults in Python, and `__post_init__` raises
-    `ConfigError` for values that make no sense. `evaluate` receives a pretrained model and a `Setting`, and
+    `Options` declares the keys of the YAML file; they have no defaults in Python, and the types of the fields
+    state their bounds (`bench.config.bounds`). `evaluate` receives a pretrained model and a `Setting`, and
     returns an `Outcome`. What it must respect:
 
     - Protocol. A frozen probe fits a classifier to the model's features (`bench.tasks.probe`), fine-tuning
