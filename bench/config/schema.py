@@ -51,9 +51,8 @@ class Model:
     n_layers: Size = MISSING
     n_heads: Size = MISSING
     d_ff: Size = MISSING  # width of the gated feed-forward layer
-    patch_size: Annotated[int, Interval(ge=1, le=512)] = (
-        MISSING  # pixels per side, for the vision tower, which has the same blocks
-    )
+    # Pixels per side, for the vision tower, which has the same blocks.
+    patch_size: Annotated[int, Interval(ge=1, le=512)] = MISSING
 
 
 @dataclass
@@ -108,9 +107,8 @@ class Optim:
     beta2: ShareBelowOne = MISSING
     clip_norm: Annotated[float, Interval(gt=0, le=10**6)] = MISSING
     tokens_per_step: Count = MISSING  # in one optimizer step, over all ranks
-    retries_on_divergence: Annotated[int, Interval(ge=0, le=100)] = (
-        0  # each restarts at half the peak rate; configs of old runs lack it
-    )
+    # Each restarts at half the peak rate; configs of old runs lack it.
+    retries_on_divergence: Annotated[int, Interval(ge=0, le=100)] = 0
 
 
 @dataclass
@@ -119,12 +117,10 @@ class Trainer:
 
     accelerator: Annotated[str, choice("cpu", "gpu")] = MISSING
     devices: Processes = MISSING  # ranks on each node
-    nodes: Annotated[int, Interval(ge=1, le=10_000)] = (
-        MISSING  # with more than one, start torchrun on each, see conf/trainer/ddp.yaml
-    )
-    sharding: Annotated[str, choice("none", "full")] = (
-        MISSING  # none: each rank has all weights (DDP) | full: a slice of each tensor (FSDP)
-    )
+    # With more than one, start torchrun on each, see conf/trainer/ddp.yaml.
+    nodes: Annotated[int, Interval(ge=1, le=10_000)] = MISSING
+    # none: each rank has all weights (DDP) | full: a slice of each tensor (FSDP).
+    sharding: Annotated[str, choice("none", "full")] = MISSING
     timeout_s: Seconds = MISSING  # a rank that does not answer for this time fails the run
     precision: Annotated[str, choice("32-true", "64-true", "16-mixed", "bf16-mixed")] = MISSING
     recompute: bool = False  # recompute activations in backward: less memory, a third more time
@@ -179,9 +175,8 @@ class Config:
     budget: Budget = field(default_factory=Budget)
     corpus: Corpus = field(default_factory=Corpus)
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
-    sequence_length: Annotated[int, Interval(ge=8, le=MAX_SEQUENCE_TOKENS)] = (
-        MISSING  # tokens of a text sequence, in pretraining and in tasks
-    )
+    # Tokens of a text sequence, in pretraining and in tasks.
+    sequence_length: Annotated[int, Interval(ge=8, le=MAX_SEQUENCE_TOKENS)] = MISSING
     caption_length: Annotated[int, Interval(ge=2, le=MAX_CAPTION_TOKENS)] = MISSING  # tokens of a caption
     task: dict[str, Any] = field(default_factory=dict)
     optim: Optim = field(default_factory=Optim)

@@ -43,15 +43,13 @@ class Access:
     """How to reach a server and what it may cost, in any one currency. No answer depends on it."""
 
     key_variable: Text | None = MISSING  # environment variable that holds the key; null: no key
-    price_per_million_prompt_tokens: NonNegative | None = (
-        MISSING  # null: free, for a server on this machine only
-    )
+    # null: free, for a server on this machine only.
+    price_per_million_prompt_tokens: NonNegative | None = MISSING
     price_per_million_completion_tokens: NonNegative | None = MISSING
     max_cost: NonNegative = MISSING  # of one run; a request that could exceed it is not sent
     timeout_s: Annotated[float, Interval(ge=1e-3, le=10**7)] = MISSING  # of one attempt
-    max_retries: Annotated[int, Interval(ge=0, le=1000)] = (
-        MISSING  # after a failed connection, a timeout, HTTP 408, 409, 429 or 5xx
-    )
+    # After a failed connection, a timeout, HTTP 408, 409, 429 or 5xx.
+    max_retries: Annotated[int, Interval(ge=0, le=1000)] = MISSING
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Return the price of these tokens."""

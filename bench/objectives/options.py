@@ -103,9 +103,8 @@ class CausalLMOptions(TextOptions):
     """
 
     dropout: ShareBelowOne = MISSING  # share of each block's output set to zero in training
-    input_mask_rate: ShareBelowOne = (
-        MISSING  # probability that an input token is replaced by [MASK] in training
-    )
+    # Probability that an input token is replaced by [MASK] in training.
+    input_mask_rate: ShareBelowOne = MISSING
 
 
 @dataclass(frozen=True)
@@ -138,9 +137,8 @@ class Denoiser:
     """One way to corrupt a text (UL2, table 1)."""
 
     rate: Annotated[float, Interval(gt=0, lt=1)] = MISSING  # share of tokens corrupted
-    mean_span: Annotated[float, Ge(1)] | None = (
-        MISSING  # tokens; null: one span at the end, UL2's sequential denoiser
-    )
+    # Tokens; null: one span at the end, UL2's sequential denoiser.
+    mean_span: Annotated[float, Ge(1)] | None = MISSING
     mode: Text | None = MISSING  # paradigm token before the text; null: none, as in T5
 
 

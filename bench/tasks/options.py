@@ -94,9 +94,8 @@ class ContrastiveFit(TaskOptions):
 
     steps: Annotated[int, Interval(ge=0, le=10**7)] = MISSING
     batch_size: BatchSize = MISSING
-    lr_at_64: Annotated[float, Interval(ge=0, le=10)] = (
-        MISSING  # peak rate at width 64; for others in inverse proportion
-    )
+    # Peak rate at width 64; for others in inverse proportion.
+    lr_at_64: Annotated[float, Interval(ge=0, le=10)] = MISSING
     temperature: Temperature = MISSING
 
     @property
@@ -191,9 +190,8 @@ class QuestionAnsweringOptions(LabelledOptions):
 
     max_question_tokens: Count = MISSING  # and never more than half of a window
     max_answer_tokens: Count = MISSING
-    step_share: PositiveShare = (
-        MISSING  # from one window to the next, as a share of the context tokens that fit
-    )
+    # From one window to the next, as a share of the context tokens that fit.
+    step_share: PositiveShare = MISSING
 
 
 @dataclass(frozen=True)
@@ -273,9 +271,8 @@ class DialogueLikelihoodOptions(LikelihoodOptions, DialogueOptions):
 class MinimalPairsOptions(LikelihoodOptions):
     """The pairs."""
 
-    path: Text | None = (
-        MISSING  # JSONL file in BLiMP's format, or a folder of them; null: made from the text corpus
-    )
+    # JSONL file in BLiMP's format, or a folder of them; null: made from the text corpus.
+    path: Text | None = MISSING
     pairs_per_uid: Count = MISSING  # at most, per phenomenon; spread evenly over its pairs
 
     @override

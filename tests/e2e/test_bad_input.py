@@ -173,7 +173,7 @@ MISTAKES = {
     "model.patch_size=7,8": "model.patch_size=7: it does not divide corpus.pairs.image_size=32",
     "task.bits_per_byte_exact.kind=sure": "task.bits_per_byte_exact.kind='sure': choose one of exact",
     "energy.metered=7": "energy.metered=7: use true or false",
-    "task=[[a]]": "task=[a]: no such choice; choose one of",
+    "task=[[a]]": "task=['a']: no such choice; choose one of",
     "study=${hydra:runtime.cwd}": "study",
     "corpus.pairs.image_size=true": "corpus.pairs.image_size=true: expected int, such as 32",
 }

@@ -44,9 +44,8 @@ class Ray(Launcher):
         """The cluster and the resources of each task; conf/launcher/ray.yaml explains null."""
 
         address: Text | None = MISSING
-        cpus_per_run: Annotated[int, Interval(ge=1, le=10**4)] = (
-            MISSING  # also the number of threads of a run
-        )
+        # Also the number of threads of a run.
+        cpus_per_run: Annotated[int, Interval(ge=1, le=10**4)] = MISSING
         gpus_per_run: Annotated[float, Interval(ge=0, le=10**4)] | None = MISSING
 
     options: Options
