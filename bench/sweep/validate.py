@@ -1,6 +1,7 @@
 """Check all settings of a sweep before data are prepared. No torch, except for classes of the user's own."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from bench.config.run_spec import RunSpec
 from bench.config.schema import Config
 from bench.data.corpora.base import Corpus, PairCorpus, TextCorpus
 
+ROOMS = {"strategy": "bench.objectives", "task": "bench.tasks"}
 CORPORA: dict[str, type[Corpus]] = {"text": TextCorpus, "pairs": PairCorpus}
 
 
@@ -54,10 +56,13 @@ def _options_class(key: str, node: Mapping[str, Any]) -> type[Any]:
     part, _, kind = key.partition(".")
     if part == "corpus":
         return find_class(node, CORPORA[kind], key).Options  # type: ignore[attr-defined]
-    room = {"strategy": "bench.objectives", "task": "bench.tasks"}[part]
+    room, target = ROOMS[part], str(node.get("_target_", ""))
     if listed := listed_options(node, room):
         return listed
-    find_class(node, object, key)  # refuses a module that may not be imported, before torch is
+    if target.startswith("bench.") and not target.startswith(f"{room}."):
+        raise OptionError("_target_", target, f"choose a class of {room}", key)
+    if target.rpartition(".")[0] not in sys.modules:
+        find_class(node, object, key)  # refuses a module that may not be imported, before torch is
     from bench.objectives.base import Objective
     from bench.tasks.base import Task
 

@@ -1,4 +1,4 @@
-"""Label budgets: the options and scores that all tasks with labelled training items share.
+"""Label budgets: what all tasks with labelled training items share, besides their options.
 
 A task is measured with several numbers of labels; each smaller set is a prefix of the larger ones.
 """
