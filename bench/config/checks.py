@@ -30,8 +30,6 @@ def validate(config: Config) -> None:
         raise OptionError("strategy.modality", modality, f"choose one of {', '.join(MODALITIES)}")
     _validate_model(config.model)
     _validate_budget(config.budget)
-    if modality != "none":
-        _validate_first_step(config)
     _validate_optim(config.optim, config.budget)
     _validate_trainer(config.trainer)
     _require(
@@ -70,8 +68,10 @@ def _validate_budget(budget: Budget) -> None:
     )
 
 
-def _validate_first_step(config: Config) -> None:
-    """Refuse a budget that is smaller than any strategy's first step, which would exceed it."""
+def check_first_step(config: Config) -> None:
+    """Raise OptionError if the compute budget is below one optimizer step, whatever the strategy."""
+    if config.strategy["modality"] == "none":
+        return
     per_step = config.optim.tokens_per_step
     rows = max(1, per_step // config.sequence_length)  # each of which has a target at least
     least = {"tokens": per_step, "predicted_tokens": rows, "flops": per_step * max(1, config.model.d_model)}

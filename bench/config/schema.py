@@ -39,7 +39,7 @@ Validations = Annotated[int, Interval(ge=1, le=MAX_VALIDATIONS)]
 Size = Annotated[int, Interval(ge=0, le=2**20)]  # of a model; 0: read from its checkpoint
 Amount = Annotated[int, Interval(ge=1, le=10**18)]  # of data or compute
 Seed = Annotated[int, Interval(ge=0, le=LARGEST)]
-Seconds = Annotated[Positive, Le(10**7)]
+Seconds = Annotated[Positive, Le(10**9)]
 
 
 @dataclass

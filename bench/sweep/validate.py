@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.config.bounds import Checked, OptionError
 from bench.config.build import build, find_class, find_options, listed_options
-from bench.config.checks import validate
+from bench.config.checks import check_first_step, validate
 from bench.config.run_spec import RunSpec
 from bench.config.schema import Config
 from bench.data.corpora.base import Corpus, PairCorpus, TextCorpus
@@ -26,6 +26,7 @@ def check_settings(specs: Sequence[RunSpec]) -> None:
     seen: dict[str, Any] = {}  # runs of a sweep share most parts
     for config in configs:
         validate(config)
+        check_first_step(config)
         for key, options in _parts(config, seen):
             if isinstance(options, Checked):
                 _check_run(options, config, key)
