@@ -73,6 +73,19 @@ def listed_options(node: Mapping[str, Any] | DictConfig, room: str) -> type[Any]
     return getattr(importlib.import_module(f"{room}.options"), f"{name}Options", None)
 
 
+def refuse_target(node: Mapping[str, Any] | DictConfig, room: str, key: str) -> None:
+    """Refuse a class that a part of the config cannot have, as far as that is known without torch.
+
+    Raises:
+        ConfigError: the class lies in another room of this package, or its module may not be imported.
+    """
+    target = str(node.get("_target_", ""))
+    if target.startswith(f"{PACKAGE}.") and not target.startswith(f"{room}."):
+        raise OptionError("_target_", target, f"choose a class of {room}", key)
+    if target.rpartition(".")[0] not in sys.modules:
+        find_class(node, object, key)
+
+
 def find_options(cls: type[Any], node: Mapping[str, Any] | DictConfig, key: str) -> Any:
     """Return the node's options as a checked instance of the dataclass `cls`.
 

@@ -1,12 +1,11 @@
 """Check all settings of a sweep before data are prepared. No torch, except for classes of the user's own."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.config.bounds import Checked, OptionError
-from bench.config.build import build, find_class, find_options, listed_options
+from bench.config.build import build, find_class, find_options, listed_options, refuse_target
 from bench.config.checks import check_first_step, validate
 from bench.config.run_spec import RunSpec
 from bench.config.schema import Config
@@ -57,13 +56,10 @@ def _options_class(key: str, node: Mapping[str, Any]) -> type[Any]:
     part, _, kind = key.partition(".")
     if part == "corpus":
         return find_class(node, CORPORA[kind], key).Options  # type: ignore[attr-defined]
-    room, target = ROOMS[part], str(node.get("_target_", ""))
+    room = ROOMS[part]
     if listed := listed_options(node, room):
         return listed
-    if target.startswith("bench.") and not target.startswith(f"{room}."):
-        raise OptionError("_target_", target, f"choose a class of {room}", key)
-    if target.rpartition(".")[0] not in sys.modules:
-        find_class(node, object, key)  # refuses a module that may not be imported, before torch is
+    refuse_target(node, room, key)
     from bench.objectives.base import Objective
     from bench.tasks.base import Task
 
