@@ -23,6 +23,7 @@ from bench.records import AuditCheck
 from bench.sweep import status
 from bench.sweep.search import is_search, search
 from bench.sweep.sweep import check, launch, planned
+from bench.sweep.validate import check_settings
 
 ROOTS = {  # the root config of each command that takes Hydra's overrides
     **dict.fromkeys(("train", "evaluate", "audit"), "config"),
@@ -285,6 +286,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _audit(arguments: argparse.Namespace) -> int:
     specs = compose_runs(arguments.overrides, multirun=True)
     refuse_several_studies(specs)
+    check_settings(specs)
     from bench.tasks.audit import audit  # torch, for this command only
 
     def say(check: AuditCheck) -> None:

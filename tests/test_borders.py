@@ -88,7 +88,7 @@ LIGHT = [
 ] + [
     f"bench.{name}"
     for name in (
-        *("data.prepare", "data.pairs", "data.shards", "models.flops"),
+        *("objectives.options", "tasks.options", "data.prepare", "data.pairs", "data.shards", "models.flops"),
         *(
             "models.api_client",
             "training.trunk",
@@ -144,7 +144,7 @@ def test_optional_packages_are_imported_only_where_they_are_used():
 
 @pytest.mark.parametrize("module", members("objectives"))
 def test_objectives_do_not_know_each_other(module: str):
-    shared = ("base", "corruption", "contrastive", "likelihood", "sampling", "optim")
+    shared = ("base", "corruption", "contrastive", "likelihood", "sampling", "optim", "options")
     known = {name for name in imports(module, deep=True) if name.startswith("bench.objectives.")}
     assert {name.removeprefix("bench.objectives.") for name in known} <= set(shared)
 

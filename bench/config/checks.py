@@ -7,50 +7,14 @@ reads it from the environment.
 import math
 import re
 from collections.abc import Iterator, Mapping
-from operator import attrgetter
 
-from bench.config.schema import COMPUTE, MOST_PROCESSES, Budget, Config, Model, Optim, Trainer, given_compute
+from bench.config.bounds import OptionError, check
+from bench.config.schema import COMPUTE, Budget, Config, Model, Optim, Trainer, given_compute
 from bench.errors import ConfigError
 from bench.records import LARGEST, is_text
 
-MAX_CAPTION_TOKENS = 4096  # all captions of a corpus are held in memory at this length
-MAX_VALIDATIONS = 1000  # per run, and batches of each, which are held in memory
-
-CHOICES = {
-    "strategy.modality": ("text", "pairs", "none"),
-    "optim.schedule": ("cosine", "wsd"),
-    "trainer.accelerator": ("cpu", "gpu"),
-    "trainer.precision": ("32-true", "64-true", "16-mixed", "bf16-mixed"),
-    "trainer.sharding": ("none", "full"),
-    "trainer.profiler": (None, "simple", "advanced"),
-}
-RANGES: dict[str, tuple[int, float]] = {  # smallest and largest value
-    "sequence_length": (8, math.inf),
-    "caption_length": (2, MAX_CAPTION_TOKENS),
-    "seed": (0, math.inf),
-    "optim.warmup_share": (0, 1),
-    "optim.cooldown_share": (0, 1),
-    "optim.final_lr_share": (0, 1),
-    "optim.weight_decay": (0, math.inf),
-    "optim.retries_on_divergence": (0, math.inf),
-    "trainer.nodes": (1, math.inf),
-    "trainer.devices": (1, MOST_PROCESSES),
-    "trainer.accumulate_grad_batches": (1, MOST_PROCESSES),
-    "trainer.loader_workers": (0, MOST_PROCESSES),
-    "trainer.n_validations": (1, MAX_VALIDATIONS),
-    "trainer.validation_batches": (1, MAX_VALIDATIONS),
-    "trainer.log_every_n_steps": (1, math.inf),
-}
-BELOW_ONE = ("optim.beta1", "optim.beta2")
-POSITIVE = (
-    *("optim.lr_peak", "optim.lr_width", "optim.clip_norm", "optim.tokens_per_step"),
-    *("trainer.timeout_s", "trainer.checkpoint_every_s"),
-)
-POSITIVE_OR_NULL = (
-    *("budget.unique_bytes", "budget.unique_pairs", *(f"budget.{key}" for key in COMPUTE)),
-    "optim.warmup_tokens",
-)
 SECRET = re.compile(r"(api_?key|token|password|passwd|secret|credentials?)(\[\d+\])?$", re.IGNORECASE)
+MODALITIES = ("text", "pairs", "none")
 USER_OR_QUERY = re.compile(r"://([^/]*@|.*[?#])")  # in an address
 
 
@@ -60,8 +24,11 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: a setting cannot work; names the key and what to change.
     """
+    check(config)
+    modality = config.strategy.get("modality")
+    if modality not in MODALITIES:
+        raise OptionError("strategy.modality", modality, f"choose one of {', '.join(MODALITIES)}")
     _validate_model(config.model)
-    _validate_values(config)
     _validate_budget(config.budget)
     _validate_optim(config.optim, config.budget)
     _validate_trainer(config.trainer)
@@ -69,31 +36,12 @@ def validate(config: Config) -> None:
         config.trainer.n_ranks == 1 or not config.optim.retries_on_divergence,
         "optim.retries_on_divergence needs trainer.devices=1; set only one of the two",
     )
-    _validate_texts(config)
     refuse_secrets("strategy", config.strategy)
     refuse_secrets("task", config.task)
     refuse_secrets("corpus", vars(config.corpus))
     refuse_secrets("model.name", config.model.name)
     refuse_secrets("logger", config.logger)
     refuse_secrets("callbacks", config.callbacks)
-
-
-def _validate_values(config: Config) -> None:
-    """Check each setting that has a list of choices or a range."""
-    values = {key: attrgetter(key)(config) for key in (*CHOICES, *RANGES) if key != "strategy.modality"}
-    values["strategy.modality"] = config.strategy.get("modality")
-    for key, choices in CHOICES.items():
-        names = ", ".join("null" if choice is None else choice for choice in choices)
-        _require(values[key] in choices, f"{key}={values[key]!r}: choose one of {names}")
-    for key, (low, high) in RANGES.items():
-        _require(values[key] >= low, f"{key}={values[key]}: use {low} or more")
-        _require(values[key] <= high, f"{key}={values[key]}: use {high} or less")
-    for key in BELOW_ONE:
-        value = attrgetter(key)(config)
-        _require(0 <= value < 1, f"{key}={value}: use 0 or more, below 1")
-    for key in (*POSITIVE, *POSITIVE_OR_NULL):
-        value, null = attrgetter(key)(config), ", or null" if key in POSITIVE_OR_NULL else ""
-        _require((value is None and bool(null)) or value > 0, f"{key}={value}: use a number above 0{null}")
 
 
 def _validate_model(model: Model) -> None:
@@ -120,6 +68,20 @@ def _validate_budget(budget: Budget) -> None:
         len(given) == 1,
         f"set exactly one of budget.{', budget.'.join(COMPUTE)} and the others to null; now {given}",
     )
+
+
+def check_first_step(config: Config) -> None:
+    """Raise OptionError if the compute budget is below one optimizer step, whatever the strategy."""
+    if config.strategy["modality"] == "none":
+        return
+    per_step = config.optim.tokens_per_step
+    rows = max(1, per_step // config.sequence_length)  # each of which has a target at least
+    least = {"tokens": per_step, "predicted_tokens": rows, "flops": per_step * max(1, config.model.d_model)}
+    (key,) = given_compute(config.budget)
+    value = getattr(config.budget, key)
+    if value < least[key]:
+        reason = f"less than one step of optim.tokens_per_step={per_step}"
+        raise OptionError(f"budget.{key}", value, f"{reason}; use {least[key]} or more")
 
 
 def _validate_optim(optim: Optim, budget: Budget) -> None:
@@ -153,18 +115,6 @@ def _validate_trainer(trainer: Trainer) -> None:
         _require(parts == 1, f"trainer.accumulate_grad_batches={parts}: {reason}")
         only_gpu = "trainer.precision=16-mixed needs trainer.accelerator=gpu; use bf16-mixed"
         _require(trainer.accelerator == "gpu", only_gpu)
-
-
-def _validate_texts(config: Config) -> None:
-    """Check names, codes and folders."""
-    country = config.energy.country
-    _require(
-        re.fullmatch("[A-Z]{3}", country) is not None,
-        f"energy.country={country!r}: give a country's three letters (ISO 3166-1 alpha-3), such as USA",
-    )
-    for key in ("data", "experiments", "reports"):
-        path = getattr(config.paths, key)
-        _require(bool(path.strip()), f"paths.{key} is empty; give a folder, such as {key}")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -209,8 +159,7 @@ def refuse_secrets(key: str, node: object) -> None:
 
     Raises:
         ConfigError: an address has more than host and path, a `*_variable` is not a variable's name, or a
-        text
-            has a name such as `api_key`.
+            text has a name such as `api_key`.
     """
     for place, text in _leaves(node, key):
         if not isinstance(text, str):

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.config import schema
+from bench.config.bounds import OptionError, as_yaml
 from bench.config.checks import check_values, validate
 from bench.config.identity import (
     NOT_SCIENCE,
@@ -354,7 +355,7 @@ def _check_shape(config: Mapping[str, Any]) -> None:
         if not isinstance(node, dict):
             first = key.partition(".")[0]
             group = first if first in ("task", "logger", "callbacks") else key.replace(".", "/")
-            raise ConfigError(f"{key}={node!r} must be a mapping of options; choose one by {group}=NAME")
+            raise OptionError(key, node, f"must be a mapping of options; choose one by {group}=NAME")
     if not isinstance(config["strategy"].get("modality"), str):
         raise ConfigError("strategy.modality is missing; choose text, pairs or none, as its class says")
     if odd := [name for name in config["task"] if not name.isidentifier()]:
@@ -467,9 +468,9 @@ def _plain(settings: DictConfig, *, complete: bool) -> dict[str, Any]:
 
 
 def check_types(composed: DictConfig, unchanged: DictConfig, overrides: Sequence[Override]) -> None:
-    """Refuse an override of a pluggable part whose type differs from the value in the YAML.
+    """Refuse an override whose type differs from the value in the YAML: of a pluggable part, or of a flag.
 
-    `Options` dataclasses check again where the part is built; this check needs no torch.
+    OmegaConf takes any number for a flag of the schema. Other settings of the schema are checked by it.
 
     Raises:
         ConfigError: Names the key, the value and the type in the YAML.
@@ -481,7 +482,12 @@ def check_types(composed: DictConfig, unchanged: DictConfig, overrides: Sequence
         was, now = OmegaConf.select(unchanged, key), OmegaConf.select(composed, key)
         if was is not None and now is not None and not _fits(now, was):
             wanted = type(was).__name__.replace("ListConfig", "list").replace("DictConfig", "mapping")
-            raise ConfigError(f"{key}={now!r}: expected {wanted}, such as {was!r}")
+            raise OptionError(key, now, f"expected {wanted}, such as {as_yaml(was)}")
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        is_flag = isinstance(OmegaConf.select(unchanged, key), bool) or key in schema.FLAGS
+        if is_flag and not isinstance(value, bool | str):
+            raise OptionError(key, value, "use true or false")
 
 
 def _fits(now: Any, was: Any) -> bool:

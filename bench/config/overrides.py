@@ -12,6 +12,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue
 
+from bench.config.bounds import as_yaml
 from bench.config.search_path import choices, is_group
 from bench.errors import ConfigError
 
@@ -113,8 +114,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         if is_group(group) and isinstance(value, list) and group not in SEVERAL:
             raise ConfigError(f"{group} takes one choice; to compare several, sweep: -m {group}=a,b")
         for choice in value if isinstance(value, list) else [value]:
-            if is_group(group) and isinstance(choice, str) and not STEM.fullmatch(choice):
-                raise ConfigError(unknown_choice(group, choice))  # a path would lead to other files
+            if not is_group(group) or (isinstance(choice, str) and STEM.fullmatch(choice)):
+                continue  # a path would lead to other files
+            if isinstance(value, list) or isinstance(choice, str):
+                raise ConfigError(unknown_choice(group, as_yaml(choice).strip("'")))
     return parsed
 
 

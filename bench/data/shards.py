@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from bench.config import schema
+from bench.config.bounds import check
 from bench.data.cache import Manifest, cache_folder, prepare, show_progress
 from bench.data.corpora.base import Corpus, Document, Split, TextCorpus, split_of
 from bench.data.planting import Planted, Planting, place
-from bench.data.tokenizer import EOS, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, load_tokenizer, train_tokenizer
+from bench.data.tokenizer import EOS, load_tokenizer, train_tokenizer
 from bench.errors import ConfigError, DataError
 
 FORMAT = 1  # increase it when the meaning of the prepared files changes
@@ -156,13 +157,7 @@ def prepare_text(
         DataError: the corpus is empty or unreadable, or a split of it is empty.
         ConfigError: a tokenizer setting is out of range.
     """
-    if not MIN_VOCAB_SIZE <= tokenizer.vocab_size <= MAX_VOCAB_SIZE:
-        raise ConfigError(
-            f"tokenizer.vocab_size={tokenizer.vocab_size} must be at least {MIN_VOCAB_SIZE} and at most "
-            f"{MAX_VOCAB_SIZE}"
-        )
-    if tokenizer.train_bytes < 1:
-        raise ConfigError(f"tokenizer.train_bytes={tokenizer.train_bytes} must be at least 1")
+    check(tokenizer, "tokenizer")
     settings: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "train_bytes": tokenizer.train_bytes}
     if given is not None:
         settings = {"given_sha256": sha256(given.encode()).hexdigest()}

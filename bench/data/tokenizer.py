@@ -5,10 +5,11 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from bench.config.schema import MAX_VOCAB_SIZE as MAX_VOCAB_SIZE
+from bench.config.schema import MIN_VOCAB_SIZE as MIN_VOCAB_SIZE
+
 SPECIAL_TOKENS = ["[PAD]", "[EOS]", "[MASK]", "[BOS]"]
 PAD, EOS, MASK, BOS = range(len(SPECIAL_TOKENS))
-MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)  # every byte has a token, so there is no unknown token
-MAX_VOCAB_SIZE = 2**20  # the trainer allocates memory for all of them
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -14,11 +14,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
+from annotated_types import Interval
 from omegaconf import MISSING
 
+from bench.config.bounds import Checked, NonNegative, OptionError, Text
 from bench.config.checks import refuse_secrets
 from bench.config.installation import check_installed
 from bench.errors import ConfigError, DataError
@@ -41,19 +43,14 @@ MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 class Access:
     """How to reach a server and what it may cost, in any one currency. No answer depends on it."""
 
-    key_variable: str | None = MISSING  # environment variable that holds the key; null: no key
-    price_per_million_prompt_tokens: float | None = MISSING  # null: free, for a server on this machine only
-    price_per_million_completion_tokens: float | None = MISSING
-    max_cost: float = MISSING  # of one run; a request that could exceed it is not sent
-    timeout_s: float = MISSING  # of one attempt
-    max_retries: int = MISSING  # after a failed connection, a timeout, HTTP 408, 409, 429 or 5xx
-
-    def __post_init__(self) -> None:
-        lows = {"max_cost": 0, "timeout_s": 1e-3, "max_retries": 0} | dict.fromkeys(PRICES, 0)
-        for name, low in lows.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ConfigError(f"strategy.access.{name}={value}: use {low} or more")
+    key_variable: Text | None = MISSING  # environment variable that holds the key; null: no key
+    # null: free, for a server on this machine only.
+    price_per_million_prompt_tokens: NonNegative | None = MISSING
+    price_per_million_completion_tokens: NonNegative | None = MISSING
+    max_cost: NonNegative = MISSING  # of one run; a request that could exceed it is not sent
+    timeout_s: Annotated[float, Interval(ge=1e-3, le=10**7)] = MISSING  # of one attempt
+    # After a failed connection, a timeout, HTTP 408, 409, 429 or 5xx.
+    max_retries: Annotated[int, Interval(ge=0, le=1000)] = MISSING
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Return the price of these tokens."""
@@ -62,22 +59,28 @@ class Access:
 
 
 @dataclass(frozen=True)
-class Served:
+class Served(Checked):
     """A model and the server that provides it."""
 
-    base_url: str = MISSING  # without /completions
-    model: str = MISSING  # the server's name of the model
+    usual_key: ClassVar[str] = "strategy"
+
+    base_url: Text = MISSING  # without /completions
+    model: Text = MISSING  # the server's name of the model
     access: Access = MISSING
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_secrets("strategy", asdict(self))
         url = urlsplit(self.base_url)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ConfigError(f"strategy.base_url={self.base_url!r}: use an address such as https://HOST/v1")
+        is_address = url.scheme in ("http", "https") and bool(url.hostname)
+        self.require(is_address, "base_url", "use an address such as https://HOST/v1")
         unpriced = [name for name in PRICES if getattr(self.access, name) is None]
         if unpriced and url.hostname not in THIS_MACHINE:
-            raise ConfigError(
-                f"strategy.access.{unpriced[0]}: set the price of {url.hostname}; 0 if it is free"
+            raise OptionError(
+                unpriced[0],
+                None,
+                f"set the price of {url.hostname}; 0 if it is free",
+                f"{self.usual_key}.access",
             )
 
 

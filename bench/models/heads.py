@@ -11,8 +11,6 @@ from typing_extensions import override
 from bench.models import cross_entropy
 from bench.models.transformer import initialise, layer_norm
 
-POOLINGS = ("mean", "last", "first")
-
 
 class Head(nn.Module):
     """Predict tokens: hidden states (..., D) -> logits (..., V)."""

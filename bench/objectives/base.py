@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
-from omegaconf import MISSING
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from typing_extensions import override
@@ -18,9 +17,10 @@ from bench.data.batches import Batch
 from bench.data.tokenizer import PAD
 from bench.errors import ConfigError, DivergedError, InapplicableError
 from bench.models.flops import StepCost, blocks_flops, head_flops, rows_per_step
-from bench.models.heads import POOLINGS, Head, PredictionHead, pool
+from bench.models.heads import Head, PredictionHead, pool
 from bench.models.transformer import Transformer
 from bench.objectives import optim
+from bench.objectives.options import ObjectiveOptions as ObjectiveOptions
 from bench.objectives.sampling import Sampling, by_length
 
 Modality = Literal["text", "pairs", "none"]
@@ -77,26 +77,6 @@ class Shapes:
     def of(config: Config, *, vocab_size: int, image_size: int) -> "Shapes":
         """Return the sizes of a run; its data determine the vocabulary and the image size."""
         return Shapes(config.model, vocab_size, config.sequence_length, config.caption_length, image_size)
-
-
-@dataclass(frozen=True)
-class ObjectiveOptions:
-    """Options that every strategy has."""
-
-    modality: str = MISSING  # text | pairs | none: the training data
-    attention: str = MISSING  # causal | bidirectional: attention when features are computed
-    pooling: str = MISSING  # mean | last | first: from hidden states to one feature vector
-
-    def __post_init__(self) -> None:
-        if self.attention not in ("causal", "bidirectional"):
-            raise ConfigError(f"strategy.attention={self.attention!r}: choose causal or bidirectional")
-        check_pooling(self.pooling)
-
-
-def check_pooling(pooling: str) -> None:
-    """Raise ConfigError for an unknown pooling."""
-    if pooling not in POOLINGS:
-        raise ConfigError(f"strategy.pooling={pooling!r}: choose one of {', '.join(POOLINGS)}")
 
 
 class Objective(LightningModule):

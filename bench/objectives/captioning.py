@@ -18,6 +18,7 @@ from bench.models.flops import StepCost, blocks_flops, head_flops, patch_flops, 
 from bench.models.transformer import flat_indices, initialise
 from bench.models.vision import VisionTower, n_patches, to_float
 from bench.objectives.base import Core, Loss, Modality, ObjectiveOptions, Shapes, TextObjective
+from bench.objectives.options import PairOptions
 
 NEVER_WRITTEN = [PAD, MASK, BOS]  # never a target in training, so their logits are arbitrary
 
@@ -26,7 +27,7 @@ class Captioning(TextObjective):
     """One causal stack reads the projected patches of the vision tower, then the caption."""
 
     modality: ClassVar[Modality] = "pairs"
-    Options = ObjectiveOptions
+    Options = PairOptions
 
     def __init__(
         self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim, core: Core | None = None

@@ -1,17 +1,15 @@
 """Contrastive image-text pretraining (CLIP, arXiv:2103.00020): ViT and text backbone, InfoNCE."""
 
 import math
-from dataclasses import dataclass
 
 import torch
-from omegaconf import MISSING
 from torch import nn
 
 from bench.config.schema import Optim
 from bench.data.batches import Batch
-from bench.errors import ConfigError
-from bench.objectives.base import Loss, ObjectiveOptions, Shapes
+from bench.objectives.base import Loss, Shapes
 from bench.objectives.contrastive import TwoTowers, info_nce
+from bench.objectives.options import ClipOptions
 
 
 class Clip(TwoTowers):
@@ -19,22 +17,10 @@ class Clip(TwoTowers):
 
     n_directions = 2
 
-    @dataclass(frozen=True)
-    class Options(ObjectiveOptions):
-        """The learned temperature."""
+    Options = ClipOptions
+    options: ClipOptions
 
-        initial_temperature: float = MISSING
-        min_temperature: float = MISSING  # learned values are clipped here
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            for key in ("initial_temperature", "min_temperature"):
-                if getattr(self, key) <= 0:
-                    raise ConfigError(f"strategy.{key}={getattr(self, key)}: use a number above 0")
-
-    options: Options
-
-    def __init__(self, options: Options, *, shapes: Shapes, optimizer: Optim) -> None:
+    def __init__(self, options: ClipOptions, *, shapes: Shapes, optimizer: Optim) -> None:
         super().__init__(options, shapes=shapes, optimizer=optimizer)
         self.log_scale = nn.Parameter(torch.tensor([-math.log(options.initial_temperature)]))
 

@@ -1,19 +1,17 @@
 """Causal language modelling (GPT, Radford et al. 2018): predict every token from those on its left."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import MISSING
 from torch import Tensor
 from typing_extensions import override
 
 from bench.data.batches import Batch
 from bench.data.tokenizer import MASK
-from bench.errors import ConfigError
 from bench.models.flops import StepCost
-from bench.objectives.base import Likelihood, Loss, ObjectiveOptions, TextObjective
+from bench.objectives.base import Likelihood, Loss, TextObjective
 from bench.objectives.likelihood import causal_nll
+from bench.objectives.options import CausalLMOptions
 from bench.objectives.sampling import Sampling, write_causally
 
 
@@ -23,23 +21,8 @@ class CausalLM(TextObjective):
     likelihoods = frozenset[Likelihood]({"exact"})
     writes = "left to right"
 
-    @dataclass(frozen=True)
-    class Options(ObjectiveOptions):
-        """Noise against overfitting on repeated data (Gao et al. 2025, arXiv:2510.04071); 0: none.
-
-        With noise, CLM is a fair competitor of masked diffusion (Prabhudesai et al. 2025, arXiv:2507.15857).
-        """
-
-        dropout: float = MISSING  # share of each block's output set to zero in training
-        input_mask_rate: float = MISSING  # probability of an input token to be replaced by [MASK] in training
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            for key in ("dropout", "input_mask_rate"):
-                if not 0 <= getattr(self, key) < 1:
-                    raise ConfigError(f"strategy.{key}={getattr(self, key)}: choose a share in [0, 1)")
-
-    options: Options
+    Options = CausalLMOptions
+    options: CausalLMOptions
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
         """Return the rows, since the target is the shifted input, with noise if the options ask for it.

@@ -4,12 +4,9 @@ The objective of a step is drawn from the step's own generator (`Mixture`) or de
 run (`Phases`), so it is the same on all ranks. All rows of a step share it, so that each loss keeps its mean.
 """
 
-import math
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from omegaconf import MISSING
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -18,38 +15,20 @@ from bench.config.schema import Optim
 from bench.data.batches import Batch
 from bench.errors import ConfigError
 from bench.models.flops import StepCost
-from bench.objectives.base import Core, Likelihood, Loss, Objective, ObjectiveOptions, Shapes, TextObjective
+from bench.objectives.base import Core, Likelihood, Loss, Objective, Shapes, TextObjective
+from bench.objectives.options import MixtureOptions, PhasesOptions
 from bench.objectives.sampling import Sampling
 
 PART = "part"  # batch key: the index of the step's objective, the same in every row
 
 
-@dataclass(frozen=True)
-class CombinedOptions(ObjectiveOptions):
-    """The parts and their shares of the steps, hence of the tokens read."""
-
-    parts: dict[str, Any] = MISSING  # name -> options of a text strategy, from `defaults: - clm@parts.clm`
-    shares: dict[str, float] = MISSING  # name -> share of the steps
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if set(self.parts) != set(self.shares):
-            raise ConfigError(
-                f"strategy.shares names {', '.join(self.shares)}, strategy.parts names "
-                f"{', '.join(self.parts)}; give every part one share"
-            )
-        total = sum(self.shares.values())
-        if not math.isclose(total, 1, abs_tol=1e-6) or not all(share > 0 for share in self.shares.values()):
-            raise ConfigError(f"strategy.shares sum to {total:g}; use shares above 0 that sum to 1")
-
-
 class Combined(TextObjective):
     """Text objectives that train one backbone and one prediction head; subclasses choose among them."""
 
-    options: CombinedOptions
+    options: MixtureOptions
 
     def __init__(
-        self, options: CombinedOptions, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
+        self, options: MixtureOptions, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
     ) -> None:
         super().__init__(options, shapes=shapes, optimizer=optimizer, core=core)
         shared = Core(self.backbone, self.head)
@@ -74,7 +53,7 @@ class Combined(TextObjective):
                 raise ConfigError(f"{_key(name)} trains on {part.modality}; combine text strategies only")
             if issubclass(part, Combined):
                 raise ConfigError(f"{_key(name)} has parts of its own; name them here instead")
-            needs.append(part.n_extra_tokens(find_options(part, node, _key(name)), shapes))
+            needs.append(part.n_extra_tokens(find_options(part.Options, node, _key(name)), shapes))
         return max(needs)  # parts share their sentinels
 
     def part(self, name: str) -> Objective:
@@ -126,7 +105,7 @@ class Combined(TextObjective):
 class Mixture(Combined):
     """Train one of the objectives in each step, drawn with the shares as probabilities."""
 
-    Options = CombinedOptions
+    Options = MixtureOptions
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
         """Draw the objective, then apply its corruption."""
@@ -141,21 +120,8 @@ class Phases(Combined):
     Optimizer state, learning-rate schedule and data order continue through all phases.
     """
 
-    @dataclass(frozen=True)
-    class Options(CombinedOptions):
-        """The order of the phases."""
-
-        order: list[str] = MISSING
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if sorted(self.order) != sorted(self.shares):
-                raise ConfigError(
-                    f"strategy.order={self.order}: name every part of strategy.shares once "
-                    f"({', '.join(self.shares)})"
-                )
-
-    options: Options
+    Options = PhasesOptions
+    options: PhasesOptions
 
     @property
     def trunk_share(self) -> float:  # type: ignore[override]

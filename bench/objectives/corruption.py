@@ -9,16 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.data.tokenizer import SPECIAL_TOKENS
-from bench.errors import ConfigError
 from bench.models.cross_entropy import IGNORED
 
 N_SPECIAL = len(SPECIAL_TOKENS)  # special tokens have the first ids
-
-
-def check_mask_rate(mask_rate: float) -> None:
-    """Raise ConfigError unless the rate is a share above 0."""
-    if not 0 < mask_rate <= 1:
-        raise ConfigError(f"strategy.mask_rate={mask_rate}: choose a share in (0, 1]")
 
 
 def choose_tokens(tokens: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -6,59 +6,32 @@ sentinel of the paper's figure 2 never occurs. The decoder starts with BOS, wher
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from omegaconf import MISSING
 from torch import Tensor
 from typing_extensions import override
 
 from bench.config.schema import Optim
 from bench.data.batches import Batch
 from bench.data.tokenizer import BOS, EOS
-from bench.errors import ConfigError
 from bench.models.decoder import Decoder
 from bench.models.flops import StepCost, blocks_flops, decoder_flops, head_flops, rows_per_step
-from bench.objectives.base import Core, Loss, ObjectiveOptions, Shapes, StockClass, TextObjective
+from bench.objectives.base import Core, Loss, Shapes, StockClass, TextObjective
 from bench.objectives.corruption import noise_mask, span_counts, split_at_spans
+from bench.objectives.options import Denoiser, DenoisingOptions
 from bench.objectives.sampling import Sampling, left_to_right, writable
-
-
-@dataclass(frozen=True)
-class Denoiser:
-    """One way to corrupt a text (UL2, table 1)."""
-
-    rate: float = MISSING  # share of tokens corrupted
-    mean_span: float | None = MISSING  # tokens; null: one span at the end, UL2's sequential denoiser
-    mode: str | None = MISSING  # paradigm token before the text; null: none, as in T5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise ConfigError(f"strategy.denoisers: rate={self.rate}: choose a share in (0, 1)")
-        if self.mean_span is not None and not self.mean_span >= 1:
-            raise ConfigError(f"strategy.denoisers: mean_span={self.mean_span}: use 1 or more, or null")
 
 
 class Denoising(TextObjective):
     """An encoder-decoder; each step draws one denoiser for all its rows, which therefore have one shape."""
 
-    @dataclass(frozen=True)
-    class Options(ObjectiveOptions):
-        """The denoisers, each with the same share of the steps."""
-
-        denoisers: list[Denoiser] = MISSING
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if not self.denoisers:
-                raise ConfigError("strategy.denoisers is empty; name one or more")
-
-    options: Options
+    Options = DenoisingOptions
+    options: DenoisingOptions
     writes = "span by span"
 
     def __init__(
-        self, options: Options, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
+        self, options: DenoisingOptions, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
     ) -> None:
         super().__init__(options, shapes=shapes, optimizer=optimizer, core=core)
         self.decoder = Decoder(shapes.model)
@@ -67,7 +40,7 @@ class Denoising(TextObjective):
 
     @classmethod
     @override
-    def n_extra_tokens(cls, options: Options, shapes: Shapes) -> int:
+    def n_extra_tokens(cls, options: DenoisingOptions, shapes: Shapes) -> int:
         return _n_sentinels(options, shapes) + len(_modes(options))
 
     @property
@@ -160,10 +133,10 @@ class Denoising(TextObjective):
         return stacks + head_flops(model, vocab_size, written)
 
 
-def _n_sentinels(options: Denoising.Options, shapes: Shapes) -> int:
+def _n_sentinels(options: DenoisingOptions, shapes: Shapes) -> int:
     length = shapes.sequence_length
     return max(span_counts(length, d.rate, d.mean_span)[1] for d in options.denoisers)
 
 
-def _modes(options: Denoising.Options) -> list[str]:
+def _modes(options: DenoisingOptions) -> list[str]:
     return sorted({d.mode for d in options.denoisers if d.mode is not None})

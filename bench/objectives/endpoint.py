@@ -1,7 +1,7 @@
 """A model behind an OpenAI-compatible API, as an external reference: nothing is trained here."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,8 +10,9 @@ from typing_extensions import override
 
 from bench.config.schema import Optim
 from bench.errors import InapplicableError
-from bench.models.api_client import PRICES, Endpoint, Served
-from bench.objectives.base import Attention, Core, Modality, Objective, ObjectiveOptions, Shapes, TextNLL
+from bench.models.api_client import PRICES, Endpoint
+from bench.objectives.base import Attention, Core, Modality, Objective, Shapes, TextNLL
+from bench.objectives.options import EndpointReferenceOptions
 
 
 class EndpointReference(Objective):
@@ -20,17 +21,10 @@ class EndpointReference(Objective):
     modality: ClassVar[Modality] = "none"
     has_weights = False
 
-    @dataclass(frozen=True)
-    class Options(ObjectiveOptions, Served):
-        """The server, the model, and the costs."""
+    Options = EndpointReferenceOptions
+    options: EndpointReferenceOptions
 
-        def __post_init__(self) -> None:
-            ObjectiveOptions.__post_init__(self)
-            Served.__post_init__(self)
-
-    options: Options
-
-    def __init__(self, options: Options, *, shapes: Shapes, optimizer: Optim) -> None:
+    def __init__(self, options: EndpointReferenceOptions, *, shapes: Shapes, optimizer: Optim) -> None:
         nothing = Core(nn.Module(), nn.Identity())  # type: ignore[arg-type]
         super().__init__(options, shapes=shapes, optimizer=optimizer, core=nothing)
         self.endpoint: Endpoint | None = None  # created when the folder of its answers is known

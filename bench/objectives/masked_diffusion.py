@@ -15,8 +15,9 @@ from bench.data.batches import Batch
 from bench.data.tokenizer import MASK
 from bench.models.cross_entropy import IGNORED
 from bench.models.flops import StepCost
-from bench.objectives.base import Likelihood, Loss, ObjectiveOptions, TextObjective
+from bench.objectives.base import Likelihood, Loss, TextObjective
 from bench.objectives.likelihood import attended, scored_tokens
+from bench.objectives.options import TextOptions
 from bench.objectives.sampling import Sampling, masked_logits, unmask
 
 
@@ -25,7 +26,7 @@ class MaskedDiffusion(TextObjective):
 
     likelihoods = frozenset[Likelihood]({"bound"})
     writes = "reverse diffusion"
-    Options = ObjectiveOptions
+    Options = TextOptions
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
         """Mask l tokens of each row; over the rows of a step, l is spread evenly on 1..T.

@@ -1,22 +1,20 @@
 """Masked language modelling (BERT, arXiv:1810.04805, sec. 3.1): predict masked tokens from both sides."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import MISSING
 from torch import Tensor
 from typing_extensions import override
 
 from bench.data.batches import Batch
 from bench.data.tokenizer import MASK
-from bench.errors import ConfigError
 from bench.models.cross_entropy import IGNORED
 from bench.models.flops import StepCost
 from bench.models.transformer import flat_indices
-from bench.objectives.base import Likelihood, Loss, ObjectiveOptions, TextObjective
-from bench.objectives.corruption import N_SPECIAL, check_mask_rate, choose_tokens
+from bench.objectives.base import Likelihood, Loss, TextObjective
+from bench.objectives.corruption import N_SPECIAL, choose_tokens
 from bench.objectives.likelihood import pseudo_nll
+from bench.objectives.options import MaskedLMOptions
 from bench.objectives.sampling import Sampling, mask_predict, masked_logits
 
 KEEP_SHARE, RANDOM_SHARE = 0.1, 0.1  # BERT's 80/10/10
@@ -28,20 +26,8 @@ class MaskedLM(TextObjective):
     likelihoods = frozenset[Likelihood]({"pseudo"})
     writes = "mask-predict"
 
-    @dataclass(frozen=True)
-    class Options(ObjectiveOptions):
-        """Which tokens are predicted and what the model sees in their place."""
-
-        mask_rate: float = MISSING  # share of tokens predicted
-        scheme: str = MISSING  # bert: 80 % [MASK], 10 % random, 10 % unchanged; mask: all [MASK]
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_mask_rate(self.mask_rate)
-            if self.scheme not in ("bert", "mask"):
-                raise ConfigError(f"strategy.scheme={self.scheme!r}: choose bert or mask")
-
-    options: Options
+    Options = MaskedLMOptions
+    options: MaskedLMOptions
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
         """Choose tokens and mask them.

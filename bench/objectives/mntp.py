@@ -4,11 +4,9 @@ A masked token is predicted from the state on its left, with bidirectional atten
 the shift that of CLM, so that one head serves both.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import MISSING
 from torch import Tensor
 from typing_extensions import override
 
@@ -16,9 +14,9 @@ from bench.data.batches import Batch
 from bench.data.tokenizer import MASK
 from bench.models.flops import StepCost
 from bench.models.transformer import flat_indices
-from bench.objectives.base import Likelihood, Loss, ObjectiveOptions, TextObjective
-from bench.objectives.corruption import check_mask_rate
+from bench.objectives.base import Likelihood, Loss, TextObjective
 from bench.objectives.likelihood import pseudo_nll
+from bench.objectives.options import MaskedNextTokenOptions
 from bench.objectives.sampling import Sampling, mask_predict, masked_logits
 
 
@@ -29,17 +27,8 @@ class MaskedNextToken(TextObjective):
     likelihoods = frozenset[Likelihood]({"pseudo"})
     writes = "mask-predict"
 
-    @dataclass(frozen=True)
-    class Options(ObjectiveOptions):
-        """The share of masked tokens."""
-
-        mask_rate: float = MISSING  # share of tokens predicted; all of them are shown as [MASK]
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_mask_rate(self.mask_rate)
-
-    options: Options
+    Options = MaskedNextTokenOptions
+    options: MaskedNextTokenOptions
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
         """Choose tokens and mask them.

@@ -8,8 +8,9 @@ from typing_extensions import override
 
 from bench.data.batches import Batch
 from bench.models.flops import StepCost
-from bench.objectives.base import Likelihood, Loss, ObjectiveOptions, StockClass, TextObjective
+from bench.objectives.base import Likelihood, Loss, StockClass, TextObjective
 from bench.objectives.likelihood import next_token_nll, scored_tokens
+from bench.objectives.options import TextOptions
 from bench.objectives.sampling import Sampling, left_to_right, writable
 
 
@@ -18,7 +19,7 @@ class PrefixLM(TextObjective):
 
     likelihoods = frozenset[Likelihood]({"exact"})
     writes = "left to right"
-    Options = ObjectiveOptions
+    Options = TextOptions
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:
         """Draw the length of each prefix uniformly from 1..T-1.

@@ -1,7 +1,6 @@
 """An external reference: a checkpoint that was trained elsewhere, evaluated as it is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -20,9 +19,9 @@ from bench.objectives.base import (
     Objective,
     ObjectiveOptions,
     Shapes,
-    check_pooling,
 )
 from bench.objectives.likelihood import causal_nll
+from bench.objectives.options import ReferenceOptions
 from bench.objectives.sampling import Sampling, write_causally
 
 
@@ -32,14 +31,7 @@ class Reference(Objective):
     modality: ClassVar[Modality] = "none"
     measures_checkpoint = True
 
-    @dataclass(frozen=True)
-    class Options(ObjectiveOptions):
-        """The pooling of hidden states; attention is the checkpoint's own."""
-
-        def __post_init__(self) -> None:
-            if self.attention != "own":
-                raise ConfigError(f"strategy.attention={self.attention!r}: a checkpoint has its own; use own")
-            check_pooling(self.pooling)
+    Options = ReferenceOptions
 
     def __init__(
         self, options: ObjectiveOptions, *, shapes: Shapes, optimizer: Optim, core: Core | None = None

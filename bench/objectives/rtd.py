@@ -4,12 +4,10 @@ A generator fills masked tokens; the discriminator, which is the backbone, class
 passes through the sampled tokens. Both share the embedding, as in the paper's sec. 3.2.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from omegaconf import MISSING
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -20,8 +18,9 @@ from bench.errors import ConfigError
 from bench.models.cross_entropy import IGNORED
 from bench.models.flops import StepCost, blocks_flops, generator_flops, label_flops, rows_per_step
 from bench.models.transformer import Blocks, flat_indices, initialise, layer_norm
-from bench.objectives.base import Core, Loss, Modality, Objective, ObjectiveOptions, Shapes, StockClass
-from bench.objectives.corruption import check_mask_rate, choose_tokens
+from bench.objectives.base import Core, Loss, Modality, Objective, Shapes, StockClass
+from bench.objectives.corruption import choose_tokens
+from bench.objectives.options import ReplacedTokenDetectionOptions
 from bench.objectives.sampling import draw
 
 
@@ -68,30 +67,16 @@ class ReplacedTokenDetection(Objective):
 
     modality: ClassVar[Modality] = "text"
 
-    @dataclass(frozen=True)
-    class Options(ObjectiveOptions):
-        """The masked share, the generator's size and the weight of the discriminator's loss."""
-
-        mask_rate: float = MISSING  # share of tokens that the generator fills
-        generator_share: float = MISSING  # its widths as a share of the discriminator's
-        discriminator_weight: float = MISSING  # lambda of the paper
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            check_mask_rate(self.mask_rate)
-            if not 0 < self.generator_share <= 1:
-                raise ConfigError(
-                    f"strategy.generator_share={self.generator_share}: choose a share in (0, 1]"
-                )
-            if not self.discriminator_weight > 0:
-                raise ConfigError(
-                    f"strategy.discriminator_weight={self.discriminator_weight}: use a number above 0"
-                )
-
-    options: Options
+    Options = ReplacedTokenDetectionOptions
+    options: ReplacedTokenDetectionOptions
 
     def __init__(
-        self, options: Options, *, shapes: Shapes, optimizer: Optim, core: Core | None = None
+        self,
+        options: ReplacedTokenDetectionOptions,
+        *,
+        shapes: Shapes,
+        optimizer: Optim,
+        core: Core | None = None,
     ) -> None:
         super().__init__(options, shapes=shapes, optimizer=optimizer, core=core)
         if not isinstance(self.backbone.embedding, nn.Embedding):

@@ -2,11 +2,12 @@
 
 from typing import ClassVar
 
-from bench.objectives.base import Modality, Objective, ObjectiveOptions
+from bench.objectives.base import Modality, Objective
+from bench.objectives.options import ScratchOptions
 
 
 class Scratch(Objective):
     """An untrained backbone."""
 
     modality: ClassVar[Modality] = "none"
-    Options = ObjectiveOptions
+    Options = ScratchOptions

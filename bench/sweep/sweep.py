@@ -10,7 +10,6 @@ from pathlib import Path
 
 from bench.analysis.claims import Sweep, plan, read_claims
 from bench.config.build import build
-from bench.config.checks import validate
 from bench.config.compose import compose_evaluations, compose_runs, refuse_several_studies
 from bench.config.installation import check_installed
 from bench.config.run_spec import RunSpec
@@ -23,6 +22,7 @@ from bench.records import write_atomically
 from bench.sweep import locks
 from bench.sweep.launchers.base import Launcher
 from bench.sweep.progress import Display
+from bench.sweep.validate import check_settings
 from bench.sweep.worker import record_failure
 from bench.training import trunk
 from bench.training.loggers import check_loggers
@@ -92,13 +92,13 @@ def check(specs: Sequence[RunSpec]) -> Launcher:
     Raises:
         ConfigError: a setting is invalid or something is not installed.
     """
-    for spec in specs:
-        validate(spec.typed())
-        _check_packages(spec.typed())
-        _refuse_nodes(spec)
+    check_settings(specs)
     check_loggers(specs)
     launcher = build(specs[0].config["launcher"], Launcher, "launcher")
     launcher.check(specs)
+    for spec in specs:
+        _check_packages(spec.typed())
+        _refuse_nodes(spec)
     return launcher
 
 

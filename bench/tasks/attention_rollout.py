@@ -9,17 +9,16 @@ Shapes: T tokens, H heads.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from omegaconf import MISSING
 from torch import Tensor
 from typing_extensions import override
 
-from bench.errors import ConfigError, InapplicableError
+from bench.errors import InapplicableError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.options import AttentionRolloutOptions
 from bench.tasks.probe import encode
 
 BEFORE, END = "[before the text]", "[end]"  # BEFORE: a checkpoint's own first token, such as [CLS]
@@ -40,17 +39,8 @@ class Attentive(Protocol):
 class AttentionRollout(Task):
     """Describe one text under the strategy's own attention."""
 
-    @dataclass(frozen=True)
-    class Options:
-        """The text."""
-
-        text: str = MISSING  # tokens beyond sequence_length are left out and counted
-
-        def __post_init__(self) -> None:
-            if not self.text.strip():
-                raise ConfigError("task.*.text is empty; give a text")
-
-    options: Options
+    Options = AttentionRolloutOptions
+    options: AttentionRolloutOptions
 
     @override
     @torch.no_grad()

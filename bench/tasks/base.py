@@ -1,7 +1,7 @@
 """The contract of a task: a downstream evaluation of a pretrained model, with a metric and a chance level."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,6 @@ from bench.config.installation import check_installed
 from bench.data.corpora.nltk import corpus_reader
 from bench.data.pairs import PairData
 from bench.data.shards import TextData
-from bench.errors import ConfigError
 from bench.errors import InapplicableError as InapplicableError
 from bench.objectives.base import Objective
 from bench.tasks.meter import Meter
@@ -89,8 +88,8 @@ class Outcome:
 class Task(ABC):
     """Base class of all tasks. A new task is one subclass in one file, and one YAML file in conf/task.
 
-    `Options` declares the keys of the YAML file; they have no defaults in Python, and `__post_init__` raises
-    `ConfigError` for values that make no sense. `evaluate` receives a pretrained model and a `Setting`, and
+    `Options` declares the keys of the YAML file; they have no defaults in Python, and the types of the fields
+    state their bounds (`bench.config.bounds`). `evaluate` receives a pretrained model and a `Setting`, and
     returns an `Outcome`. What it must respect:
 
     - Protocol. A frozen probe fits a classifier to the model's features (`bench.tasks.probe`), fine-tuning
@@ -160,16 +159,3 @@ class Task(ABC):
     def ceiling(self, setting: Setting) -> Outcome | None:
         """Return the outcome of a model that knows every answer; None where no such model can exist."""
         return None
-
-
-def require_at_least(options: Any, least: int, *keys: str) -> None:
-    """Raise ConfigError if one of these options is below `least`."""
-    for key in keys:
-        if getattr(options, key) < least:
-            raise ConfigError(f"task.*.{key}={getattr(options, key)}: choose {least} or more")
-
-
-def require_choice(options: Any, key: str, choices: Sequence[str]) -> None:
-    """Raise ConfigError if an option is not one of `choices`."""
-    if getattr(options, key) not in choices:
-        raise ConfigError(f"task.*.{key}={getattr(options, key)!r}: choose one of {', '.join(choices)}")

@@ -17,7 +17,6 @@ from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import MISSING
 from scipy.special import gammaln
 from typing_extensions import override
 
@@ -25,15 +24,14 @@ from bench.data.corpora.canaries import spell
 from bench.data.planting import Planted
 from bench.errors import DataError, InapplicableError
 from bench.objectives.base import Objective
-from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least
+from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.likelihood import (
     DECIMALS,
     Continuation,
-    KindOptions,
-    LikelihoodOptions,
     continuation_nll,
     require_kind,
 )
+from bench.tasks.options import CanariesOptions, LikelihoodOptions
 
 SEED = 0  # of the drawn secrets, which are the same for every strategy and every run
 DRAWN = 128  # secrets drawn for each that is ranked, at most, since many have another number of tokens
@@ -51,17 +49,8 @@ class Candidates:
 class Canaries(Task):
     """Measure the exposure of the canaries of `bench.data.corpora.canaries`, and of its controls."""
 
-    @dataclass(frozen=True)
-    class Options(KindOptions):
-        """The number of candidates."""
-
-        candidates: int = MISSING  # ranked secrets, the planted one included
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            require_at_least(self, 2, "candidates")
-
-    options: Options
+    Options = CanariesOptions
+    options: CanariesOptions
 
     @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:

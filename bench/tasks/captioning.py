@@ -22,7 +22,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import MISSING
 from torch import Tensor
 from typing_extensions import override
 
@@ -33,8 +32,8 @@ from bench.errors import DataError, InapplicableError
 from bench.models.flops import blocks_flops, head_flops, vision_flops
 from bench.models.vision import n_patches
 from bench.objectives.base import Objective
-from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least, require_choice
-from bench.tasks.finetune import ContrastiveFit
+from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.options import CaptioningOptions
 from bench.tasks.probe import in_batches
 from bench.tasks.retrieval import similarities, space
 
@@ -61,22 +60,8 @@ class Described:
 class Captioning(Task):
     """One caption for each test image."""
 
-    @dataclass(frozen=True)
-    class Options(ContrastiveFit):
-        """The protocol and the number of items; for `fitted`, the fit of the vision tower."""
-
-        protocol: str = MISSING  # generate | retrieve | fitted
-        test_images: int = MISSING  # at most
-        train_captions: int = MISSING  # to retrieve from, at most: the most frequent ones
-
-        def __post_init__(self) -> None:
-            require_choice(self, "protocol", ("generate", "retrieve", "fitted"))
-            require_at_least(self, 2, "test_images")
-            require_at_least(self, 1, "train_captions")
-            if self.protocol == "fitted":
-                self.check_fit()
-
-    options: Options
+    Options = CaptioningOptions
+    options: CaptioningOptions
     packages = ("sacrebleu",)
 
     @override

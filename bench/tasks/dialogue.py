@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from omegaconf import MISSING
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from typing_extensions import override
@@ -34,9 +33,10 @@ from bench.data.tokenizer import EOS
 from bench.errors import DataError
 from bench.objectives.base import Objective
 from bench.objectives.contrastive import info_nce
-from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least, require_choice
-from bench.tasks.finetune import ContrastiveFit
-from bench.tasks.likelihood import Continuation, LikelihoodOptions, continuation_nll, normalised
+from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.finetune import minimise
+from bench.tasks.likelihood import Continuation, continuation_nll, normalised
+from bench.tasks.options import DialogueFittedOptions, DialogueLikelihoodOptions, DialogueOptions
 from bench.tasks.probe import hits, padded, text_features
 
 TURN_END = "\n"  # between turns, for every strategy
@@ -152,21 +152,6 @@ CORPORA: dict[str, Callable[[], Iterator[list[str]]]] = {"overheard": _overheard
 
 
 @dataclass(frozen=True)
-class DialogueOptions:
-    """The conversations and the candidates."""
-
-    corpus: str = MISSING  # overheard (NLTK's webtext) | chatterbot (a package)
-    context_turns: int = MISSING  # at most
-    n_candidates: int = MISSING  # the right response included
-    test_items: int = MISSING  # at most; spread evenly over the test conversations
-
-    def __post_init__(self) -> None:
-        require_choice(self, "corpus", tuple(CORPORA))
-        require_at_least(self, 1, "context_turns", "test_items")
-        require_at_least(self, 2, "n_candidates")
-
-
-@dataclass(frozen=True)
 class Selection:
     """Test items with their candidates, the right one first, and the number of unused exchanges by reason."""
 
@@ -235,18 +220,8 @@ class Dialogue(Task):
 class DialogueFitted(Dialogue):
     """Score responses by a bilinear form of both texts' features, fitted by InfoNCE."""
 
-    @dataclass(frozen=True)
-    class Options(ContrastiveFit, DialogueOptions):
-        """The fit, the same for every strategy."""
-
-        train_items: int = MISSING  # at most, drawn by the run's seed
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            require_at_least(self, 1, "train_items")
-            self.check_fit()
-
-    options: Options
+    Options = DialogueFittedOptions
+    options: DialogueFittedOptions
 
     @override
     def scores(self, model: Objective, selection: Selection, setting: Setting) -> Tensor:
@@ -290,7 +265,8 @@ class DialogueFitted(Dialogue):
             index = index.to(device)
             return info_nce(form(contexts[index]), responses[index], scale) / len(index)
 
-        self.options.minimise(
+        minimise(
+            self.options,
             loss,
             list(form.parameters()),
             n_items=len(contexts),
@@ -322,19 +298,8 @@ class Bilinear(nn.Module):
 class DialogueLikelihood(Dialogue):
     """Choose the likeliest response, or the one whose likelihood the context increases most."""
 
-    @dataclass(frozen=True)
-    class Options(LikelihoodOptions, DialogueOptions):
-        """How likelihoods are compared."""
-
-        # Subtract the log-likelihood of the response alone, so that responses which are common anywhere are
-        # not preferred (Holtzman et al. 2021, arXiv:2104.08315).
-        pmi: bool = MISSING
-
-        def __post_init__(self) -> None:
-            LikelihoodOptions.__post_init__(self)
-            DialogueOptions.__post_init__(self)
-
-    options: Options
+    Options = DialogueLikelihoodOptions
+    options: DialogueLikelihoodOptions
 
     @override
     def scores(self, model: Objective, selection: Selection, setting: Setting) -> Tensor:

@@ -21,16 +21,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from omegaconf import MISSING
 from typing_extensions import override
 
 from bench.data.corpora.base import Document, Split, split_of
 from bench.data.corpora.docstrings import Docstrings
 from bench.data.shards import SPLITS, load_documents
-from bench.errors import ConfigError
 from bench.tasks.answers import Question, normalised
 from bench.tasks.base import Setting
-from bench.tasks.question_answering import QuestionAnswering, QuestionAnsweringOptions
+from bench.tasks.options import DocstringQuestionsOptions
+from bench.tasks.question_answering import QuestionAnswering
 
 NUMPYDOC = re.compile(r"^Parameters\n-{3,}[ ]*\n", re.MULTILINE)
 NUMPYDOC_ENTRY = re.compile(r"^(?P<name>\w+) ?: (?P<type>\S.*)\n(?P<text>(?:[ \t]+\S.*\n?)*)", re.MULTILINE)
@@ -61,24 +60,8 @@ class Parameter:
 class DocstringQuestions(QuestionAnswering):
     """Parameter -> its type or its meaning."""
 
-    @dataclass(frozen=True)
-    class Options(QuestionAnsweringOptions):
-        """The packages, and the lengths of contexts and answers."""
-
-        packages: list[str] = MISSING  # import names
-        min_chars: int = MISSING  # of a docstring
-        context_words: int = MISSING
-        max_answer_words: int = MISSING
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if not 1 <= self.max_answer_words <= self.context_words // 4:
-                raise ConfigError(
-                    f"task.*.max_answer_words={self.max_answer_words}: choose 1 to a quarter of "
-                    f"context_words={self.context_words}"
-                )
-
-    options: Options
+    Options = DocstringQuestionsOptions
+    options: DocstringQuestionsOptions
 
     @override
     def questions(self, split: Split, setting: Setting) -> list[Question]:

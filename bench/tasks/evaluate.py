@@ -88,11 +88,12 @@ class Evaluation:
                 done = self._scored(blank, outcome)
             except InterruptedRunError:
                 raise
-            except InapplicableError as reason:
-                done = replace(blank, status="inapplicable", reason=str(reason))
+            except InapplicableError as error:
+                done = replace(blank, status="inapplicable", reason=str(error))
             except Exception as error:
                 (self.spec.folder / "error.log").write_text(traceback.format_exc())
-                done = replace(blank, status="failed", reason=in_one_line(error))
+                reason = in_one_line(error).replace("task.*", f"task.{name}")
+                done = replace(blank, status="failed", reason=reason)
         cost = EvaluationCost(time.perf_counter() - started, meter.flops, energy())
         items = {f"{name}/{key}": values for key, values in outcome.items.items()}
         return replace(done, cost=cost), items if done.status == "finished" else {}

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from omegaconf import MISSING
 from torch import Tensor, nn
 
-from bench.errors import ConfigError
 from bench.objectives.base import Objective
-from bench.tasks.base import Setting, require_at_least
+from bench.tasks.base import Setting
+from bench.tasks.options import ContrastiveFit, Tuning
 
 WEIGHT_DECAY = 0.01
 WARMUP_SHARE = 0.1  # of all steps
@@ -71,25 +70,6 @@ def descend(
         torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         optimizer.step()
         yield step + 1
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """Options of fine-tuning, for every strategy including `scratch`. A task's Options may inherit them."""
-
-    steps: int = MISSING  # at most
-    batch_size: int = MISSING
-    lr_grid: list[float] = MISSING  # peak rates at width 64; chosen by the mean validation score over fits
-    n_fits: int = MISSING  # fine-tunings of one checkpoint, each with its own order of items
-    n_validations: int = MISSING  # per fit; the best state is kept
-    patience: int = MISSING  # a fit stops after so many validations without improvement
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "steps", "batch_size", "n_fits", "n_validations", "patience")
-        if not self.lr_grid or not all(0 < lr < math.inf for lr in self.lr_grid):
-            raise ConfigError(f"task.*.lr_grid={list(self.lr_grid)}: choose one or more rates above 0")
-        if self.n_validations > self.steps:
-            raise ConfigError(f"task.*.n_validations={self.n_validations}: choose at most steps={self.steps}")
 
 
 @dataclass(frozen=True)
@@ -225,44 +205,25 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
     return {name: values.clone() for name, values in module.state_dict().items()}
 
 
-@dataclass(frozen=True)
-class ContrastiveFit:
-    """Options of a fit by InfoNCE (fitted retrieval and dialogue), equal for every strategy.
-
-    Tasks with several protocols inherit them and check them only where something is fitted.
-    """
-
-    steps: int = MISSING
-    batch_size: int = MISSING
-    lr_at_64: float = MISSING  # peak rate at width 64; scaled to other widths in inverse proportion
-    temperature: float = MISSING
-
-    def check_fit(self) -> None:
-        """Raise ConfigError if an option is not above 0, or the rate is negative."""
-        for key in ("steps", "batch_size", "temperature"):
-            if not getattr(self, key) > 0:
-                raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose a number above 0")
-        require_at_least(self, 0, "lr_at_64")
-
-    def minimise(
-        self,
-        loss: Callable[[Tensor], Tensor],
-        parameters: list[nn.Parameter],
-        *,
-        n_items: int,
-        d_model: int,
-        generator: torch.Generator,
-        keep_going: Callable[[], None],
-    ) -> None:
-        """Minimise a loss in place by all steps of `bench.tasks.finetune.descend`."""
-        for _ in descend(
-            loss,
-            parameters,
-            n_items=n_items,
-            steps=self.steps,
-            batch_size=self.batch_size,
-            lr_peak=scaled(self.lr_at_64, d_model),
-            generator=generator,
-            keep_going=keep_going,
-        ):
-            pass
+def minimise(
+    fit: ContrastiveFit,
+    loss: Callable[[Tensor], Tensor],
+    parameters: list[nn.Parameter],
+    *,
+    n_items: int,
+    d_model: int,
+    generator: torch.Generator,
+    keep_going: Callable[[], None],
+) -> None:
+    """Minimise a loss in place by all steps of `bench.tasks.finetune.descend`."""
+    for _ in descend(
+        loss,
+        parameters,
+        n_items=n_items,
+        steps=fit.steps,
+        batch_size=fit.batch_size,
+        lr_peak=scaled(fit.lr_at_64, d_model),
+        generator=generator,
+        keep_going=keep_going,
+    ):
+        pass

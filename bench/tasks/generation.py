@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import MISSING
 from torch import Tensor
 from typing_extensions import override
 
 from bench.data.tokenizer import EOS
-from bench.errors import ConfigError, DataError
+from bench.errors import DataError
 from bench.objectives.base import Objective
 from bench.objectives.sampling import Sampling, unigram_texts
-from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least
+from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.options import GenerationOptions
 from bench.tasks.text_metrics import (
-    MAX_ORDER,
     ByteNGrams,
     distinct,
     fit_byte_ngrams,
@@ -52,30 +51,8 @@ class Continuations:
 class Generation(Task):
     """Continue the first tokens of held-out documents."""
 
-    @dataclass(frozen=True)
-    class Options:
-        """The prompts, the sampling of tokens, and the n-gram model."""
-
-        prompts: int = MISSING  # at most; one per document, spread evenly over the test split
-        prompt_tokens: int = MISSING
-        new_tokens: int = MISSING  # at most
-        temperature: float = MISSING  # 0: greedy
-        top_p: float = MISSING  # probability of the nucleus; 1: all tokens
-        batch_size: int = MISSING  # prompts
-        ngram_order: int = MISSING  # bytes
-        ngram_bytes: int = MISSING  # of training text for the n-gram model, at most
-        samples: int = MISSING  # texts shown in the report
-
-        def __post_init__(self) -> None:
-            require_at_least(self, 2, "prompts")
-            require_at_least(self, 1, "prompt_tokens", "new_tokens", "batch_size", "ngram_bytes")
-            require_at_least(self, 0, "samples", "temperature")
-            if not 0 < self.top_p <= 1:
-                raise ConfigError(f"task.*.top_p={self.top_p}: choose a share in (0, 1]")
-            if not 1 <= self.ngram_order <= MAX_ORDER:
-                raise ConfigError(f"task.*.ngram_order={self.ngram_order}: choose 1 to {MAX_ORDER} bytes")
-
-    options: Options
+    Options = GenerationOptions
+    options: GenerationOptions
     packages = ("sacrebleu",)
 
     @override
@@ -106,11 +83,7 @@ class Generation(Task):
         """Return the beginnings of documents (N, P) and their continuations (N, n_new)."""
         options = self.options
         length = options.prompt_tokens + options.new_tokens
-        if length > setting.sequence_length:
-            raise ConfigError(
-                f"task.*.prompt_tokens={options.prompt_tokens} and new_tokens={options.new_tokens} exceed "
-                f"sequence_length={setting.sequence_length}; lower them"
-            )
+        options.check_length(setting.sequence_length)
         test = setting.text.test()
         starts = test.offsets[:-1][np.diff(test.offsets) > length]  # the EOS is not counted
         if len(starts) < 2:

@@ -17,14 +17,13 @@ Shapes: N images, S pixels per side, C classes, P prompts of a class, L tokens o
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from omegaconf import MISSING
 from torch import Tensor
 from typing_extensions import override
 
@@ -33,8 +32,8 @@ from bench.data.corpora import openmoji
 from bench.data.pairs import PairArray
 from bench.errors import ConfigError, DataError, InapplicableError
 from bench.objectives.base import Objective
-from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least, require_choice
-from bench.tasks.finetune import ContrastiveFit
+from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.options import ImageClassificationOptions
 from bench.tasks.probe import encode, hits, probe
 from bench.tasks.retrieval import JointSpace, similarities, space, through_tower
 
@@ -71,26 +70,8 @@ class Labelled:
 class ImageClassification(Task):
     """Classify test images among the classes that have enough of them."""
 
-    @dataclass(frozen=True)
-    class Options(ContrastiveFit):
-        """The label, the prompts and the number of items; for `fitted`, the fit of the vision tower."""
-
-        protocol: str = MISSING  # zero_shot | fitted | probe
-        label: str = MISSING  # emoji_group, or one of corpus.pairs.label_columns
-        templates: list[str] = field(default_factory=lambda: MISSING)  # of prompts; {} stands for the class
-        train_per_class: int = MISSING  # at most, for the probe
-        test_images: int = MISSING  # at most
-        min_test_per_class: int = MISSING  # a class with fewer is left out
-
-        def __post_init__(self) -> None:
-            require_choice(self, "protocol", ("zero_shot", "fitted", "probe"))
-            if not self.templates or any(text.count("{}") != 1 for text in self.templates):
-                raise ConfigError(f"task.*.templates={list(self.templates)}: write {{}} once in each")
-            require_at_least(self, 1, "train_per_class", "test_images", "min_test_per_class")
-            if self.protocol == "fitted":
-                self.check_fit()
-
-    options: Options
+    Options = ImageClassificationOptions
+    options: ImageClassificationOptions
 
     @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:

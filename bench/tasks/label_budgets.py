@@ -1,46 +1,14 @@
-"""Label budgets: the options and scores that all tasks with labelled training items share.
+"""Label budgets: what all tasks with labelled training items share, besides their options.
 
 A task is measured with several numbers of labels; each smaller set is a prefix of the larger ones.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import MISSING
 
-from bench.errors import ConfigError
-from bench.tasks.base import Measured, require_at_least, require_choice
-from bench.tasks.finetune import Tuning
-from bench.tasks.probe import as_attention
-
-
-@dataclass(frozen=True)
-class LabelledOptions(Tuning):
-    """Options of a task with label budgets; those of `Tuning` matter for protocol finetune only."""
-
-    protocols: ClassVar[tuple[str, ...]] = ("probe", "finetune")
-
-    protocol: str = MISSING  # probe | finetune, and what the task family adds
-    attention: str = MISSING  # own (the strategy's) | causal | bidirectional
-    label_budgets: list[int | None] = MISSING  # labelled training items; null: max_labels, or all available
-    max_labels: int = MISSING
-    validation_items: int = MISSING  # at most, and never more than there are labels
-    test_items: int = MISSING  # at most
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice(self, "protocol", self.protocols)
-        as_attention(self.attention)
-        require_at_least(self, 1, "max_labels", "validation_items", "test_items")
-        budgets = self.label_budgets
-        if not budgets or not all(n is None or 1 <= n <= self.max_labels for n in budgets):
-            raise ConfigError(
-                f"task.*.label_budgets={list(budgets)}: choose numbers of labelled items from 1 to "
-                f"max_labels={self.max_labels}, or null"
-            )
+from bench.tasks.base import Measured
 
 
 def n_labels(budgets: Sequence[int | None], n_items: int) -> tuple[list[int], int]:

@@ -2,18 +2,17 @@
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from omegaconf import MISSING
 from typing_extensions import override
 
 from bench.data.corpora.base import Split, split_of
 from bench.data.corpora.docstrings import Docstrings
 from bench.data.shards import SPLITS, load_documents
 from bench.tasks.base import Setting
-from bench.tasks.text_classification import ClassificationOptions, TextClassification
+from bench.tasks.options import LibraryOptions
+from bench.tasks.text_classification import TextClassification
 
 # The names of a library reveal its label: import names and usual aliases are replaced by one word.
 ALIASES = ("np", "pd", "nx", "plt", "mpl", "sp", "sns", "scikit-learn", "scikits", "pyplot", "torch")
@@ -23,14 +22,8 @@ MASKED = "library"
 class Library(TextClassification):
     """Docstring -> library."""
 
-    @dataclass(frozen=True)
-    class Options(ClassificationOptions):
-        """The libraries, which are the classes, and the shortest docstring."""
-
-        packages: list[str] = MISSING
-        min_chars: int = MISSING
-
-    options: Options
+    Options = LibraryOptions
+    options: LibraryOptions
 
     @override
     def examples(self, split: Split, setting: Setting) -> dict[str, list[str]]:

@@ -17,7 +17,6 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import MISSING
 from tokenizers import Tokenizer
 from torch import Tensor
 from typing_extensions import override
@@ -27,38 +26,14 @@ from bench.data.tokenizer import EOS
 from bench.errors import DataError, InapplicableError
 from bench.models.flops import head_flops
 from bench.objectives.base import Likelihood, Objective, TextNLL
-from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least, require_choice
+from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.options import BitsPerByteOptions, LikelihoodOptions
 from bench.tasks.probe import padded
 
 SEED = 0  # of a bound's random draws, which are the same for every strategy and every run
 NAMES = {"exact": "an exact likelihood", "bound": "a bound", "pseudo": "a pseudo-likelihood"}
 NORMALISATIONS = ("none", "tokens", "bytes")
 DECIMALS = 5  # of log-likelihoods in nats: differences below the precision of float32 are ties
-
-
-@dataclass(frozen=True)
-class KindOptions:
-    """The kind of likelihood."""
-
-    kind: str = MISSING  # exact | bound | pseudo
-    samples: int = MISSING  # random draws per text, for a bound
-
-    def __post_init__(self) -> None:
-        require_choice(self, "kind", tuple(NAMES))
-        require_at_least(self, 1, "samples")
-
-
-@dataclass(frozen=True)
-class LikelihoodOptions(KindOptions):
-    """Options of every task that compares continuations by their likelihood."""
-
-    length_normalisation: str = MISSING  # none | tokens | bytes: divisor of the log-likelihood
-    batch_size: int = MISSING  # texts
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice(self, "length_normalisation", NORMALISATIONS)
-        require_at_least(self, 1, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -165,18 +140,8 @@ def prediction_flops(model: Objective, lengths: Sequence[int], kind: Likelihood,
 class BitsPerByte(Task):
     """Bits per byte of the text corpus' test split, which do not depend on the tokenizer."""
 
-    @dataclass(frozen=True)
-    class Options(KindOptions):
-        """The amount of text."""
-
-        windows: int = MISSING  # at most; spread evenly over the split
-        batch_size: int = MISSING  # windows
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            require_at_least(self, 1, "windows", "batch_size")
-
-    options: Options
+    Options = BitsPerByteOptions
+    options: BitsPerByteOptions
 
     @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:

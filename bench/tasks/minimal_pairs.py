@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import MISSING
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 from typing_extensions import override
 
@@ -24,14 +23,14 @@ from bench.data.shards import TextData
 from bench.data.tokenizer import EOS
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
-from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least
+from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.likelihood import (
     Continuation,
-    LikelihoodOptions,
     continuation_nll,
     normalised,
     whole_text,
 )
+from bench.tasks.options import MinimalPairsOptions
 
 MOST_TOKENS = 2_000_000  # read from the test split, of which a large corpus has more than enough
 N_SAMPLES = 5  # pairs with the largest and with the smallest margin, each
@@ -174,20 +173,8 @@ def corrupted(good: Iterable[str]) -> Iterator[Pair]:
 class MinimalPairs(Task):
     """Measure the accuracy over all pairs, then by phenomenon."""
 
-    @dataclass(frozen=True)
-    class Options(LikelihoodOptions):
-        """The pairs."""
-
-        path: str | None = (
-            MISSING  # JSONL file in BLiMP's format, or a folder of them; null: made from the text corpus
-        )
-        pairs_per_uid: int = MISSING  # at most, per phenomenon; spread evenly over its pairs
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            require_at_least(self, 1, "pairs_per_uid")
-
-    options: Options
+    Options = MinimalPairsOptions
+    options: MinimalPairsOptions
 
     @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:

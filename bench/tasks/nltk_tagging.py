@@ -3,18 +3,16 @@
 import html
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from omegaconf import MISSING
 from typing_extensions import override
 
 from bench.data.corpora.base import Split, split_of
 from bench.data.corpora.nltk import corpus_reader
 from bench.errors import DataError
-from bench.tasks.base import require_choice
+from bench.tasks.options import Conll2002Options
 from bench.tasks.tag_scores import TagScore, WordAccuracy
-from bench.tasks.tagging import Sentence, Tagging, TaggingOptions
+from bench.tasks.tagging import Sentence, Tagging
 
 # CoNLL: one word per line with its BIO tag in the last column, and an empty line after each sentence.
 
@@ -48,17 +46,8 @@ class Conll2002(Tagging):
     Tjong Kim Sang 2002 (arXiv:cs/0209010). The file `testb` is the test split.
     """
 
-    @dataclass(frozen=True)
-    class Options(TaggingOptions):
-        """The language."""
-
-        language: str = MISSING  # es | nl
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            require_choice(self, "language", tuple(FILES_2002))
-
-    options: Options
+    Options = Conll2002Options
+    options: Conll2002Options
     nltk_corpora = ("conll2002",)
 
     @override

@@ -5,7 +5,7 @@ Shapes: N items, T tokens, D features, C classes or candidates.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,8 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from bench.data.tokenizer import EOS, PAD
-from bench.errors import ConfigError
-from bench.models.heads import POOLINGS, pool
+from bench.models.heads import pool
 from bench.objectives.base import Attention, Objective
 
 if TYPE_CHECKING:
@@ -59,17 +58,8 @@ class FeatureCache:
 
 
 def as_attention(name: str) -> Attention:
-    """Validate a task's option `attention`: own (the strategy's), causal or bidirectional."""
-    for known in get_args(Attention):
-        if name == known:
-            return known  # type: ignore[no-any-return]
-    raise ConfigError(f"task.*.attention={name!r}: choose one of {', '.join(get_args(Attention))}")
-
-
-def check_pooling(name: str) -> None:
-    """Validate a task's option `pooling`: own (the strategy's), mean, last or first."""
-    if name not in ("own", *POOLINGS):
-        raise ConfigError(f"task.*.pooling={name!r}: choose one of own, {', '.join(POOLINGS)}")
+    """Return a task's option `attention`, whose bounds are checked with the options."""
+    return cast(Attention, name)
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> Tensor:

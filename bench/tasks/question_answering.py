@@ -21,12 +21,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import MISSING
 from torch import Tensor, nn
 from typing_extensions import override
 
 from bench.data.corpora.base import Split
-from bench.errors import ConfigError, DataError
+from bench.errors import DataError
 from bench.objectives.base import Attention, Objective
 from bench.tasks.answer_spans import (
     TIE_NATS,
@@ -39,9 +38,10 @@ from bench.tasks.answer_spans import (
     states_at,
 )
 from bench.tasks.answers import Golds, Question
-from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least
+from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.finetune import fine_tune
-from bench.tasks.label_budgets import LabelledOptions, failed_fits, fit_spread, n_labels
+from bench.tasks.label_budgets import failed_fits, fit_spread, n_labels
+from bench.tasks.options import QuestionAnsweringOptions
 from bench.tasks.probe import as_attention
 
 N_SAMPLES = 5
@@ -154,24 +154,6 @@ class QuestionSet:
             {"context": q.context, "question": q.question, "right answer": " | ".join(q.answers), "answer": a}
             for q, a in rows
         ]
-
-
-@dataclass(frozen=True)
-class QuestionAnsweringOptions(LabelledOptions):
-    """Options of every extractive question answering; labelled items are questions.
-
-    With `attention: causal` the state of an answer's first token has not seen the rest of the answer.
-    """
-
-    max_question_tokens: int = MISSING  # and never more than half of a window
-    max_answer_tokens: int = MISSING
-    step_share: float = MISSING  # from one window to the next, as a share of the context tokens that fit
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least(self, 1, "max_question_tokens", "max_answer_tokens")
-        if not 0 < self.step_share <= 1:
-            raise ConfigError(f"task.*.step_share={self.step_share}: choose more than 0 and at most 1")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from omegaconf import MISSING
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -23,8 +22,9 @@ from bench.models.transformer import initialise
 from bench.models.vision import VisionTower, to_float
 from bench.objectives.base import Objective
 from bench.objectives.contrastive import info_nce
-from bench.tasks.base import Measured, Outcome, Setting, Task, require_choice
-from bench.tasks.finetune import ContrastiveFit
+from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.finetune import minimise
+from bench.tasks.options import ContrastiveFit, RetrievalOptions
 from bench.tasks.probe import hits, in_batches, text_features
 
 RECALLS = (1, 5, 10)
@@ -115,7 +115,8 @@ def fit_vision(
         rows = info_nce(image_side(images[index].to(device)), text_side(texts[index.to(device)]), scale)
         return rows / len(index)
 
-    fit.minimise(
+    minimise(
+        fit,
         loss,
         [*image_side.parameters(), *text_side.parameters()],
         n_items=len(images),
@@ -153,18 +154,8 @@ def through_tower(
 class Retrieval(Task):
     """Rank every test caption for every test image, and the reverse."""
 
-    @dataclass(frozen=True)
-    class Options(ContrastiveFit):
-        """The protocol and, for `fitted`, the fit of the vision tower."""
-
-        protocol: str = MISSING  # fitted | zero_shot
-
-        def __post_init__(self) -> None:
-            require_choice(self, "protocol", ("fitted", "zero_shot"))
-            if self.protocol == "fitted":
-                self.check_fit()
-
-    options: Options
+    Options = RetrievalOptions
+    options: RetrievalOptions
 
     @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:

@@ -10,41 +10,26 @@ Rajpurkar et al. 2016 (arXiv:1606.05250) and 2018 (arXiv:1806.03822):
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 from typing_extensions import override
 
 from bench.data.corpora.base import Split, split_of
-from bench.errors import ConfigError, DataError
+from bench.errors import DataError
 from bench.tasks.answers import Question
 from bench.tasks.base import Setting
-from bench.tasks.question_answering import QuestionAnswering, QuestionAnsweringOptions
+from bench.tasks.options import SquadOptions
+from bench.tasks.question_answering import QuestionAnswering
 
 
 class Squad(QuestionAnswering):
     """Questions of a training and a test file; a tenth of the training paragraphs is for validation."""
 
-    @dataclass(frozen=True)
-    class Options(QuestionAnsweringOptions):
-        """The paths of the files."""
-
-        train_path: str | None = MISSING
-        test_path: str | None = MISSING
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            for key in ("train_path", "test_path"):
-                if not getattr(self, key):
-                    raise ConfigError(
-                        f"task.*.{key} is not set; give the path of a file in SQuAD's JSON format"
-                    )
-
-    options: Options
+    Options = SquadOptions
+    options: SquadOptions
 
     @override
     def questions(self, split: Split, setting: Setting) -> list[Question]:

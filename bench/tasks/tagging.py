@@ -18,16 +18,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from omegaconf import MISSING
 from torch import Tensor, nn
 from typing_extensions import override
 
 from bench.data.corpora.base import Split
-from bench.errors import ConfigError, DataError
+from bench.errors import DataError
 from bench.objectives.base import Objective
-from bench.tasks.base import Measured, Outcome, Setting, Task, require_choice
+from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.finetune import fine_tune
-from bench.tasks.label_budgets import LabelledOptions, failed_fits, fit_spread, n_labels
+from bench.tasks.label_budgets import failed_fits, fit_spread, n_labels
+from bench.tasks.options import TaggingOptions
 from bench.tasks.probe import as_attention, beats_tag_frequencies, probe, require_numbers
 from bench.tasks.tag_scores import Counts, SpanF1, TagScore
 from bench.tasks.word_states import WordWindows, all_words, read_words, windows
@@ -111,22 +111,6 @@ def _unusable(train: EncodedSentences, test: EncodedSentences, labelled: Labelle
         f"training word without a token@{labelled.n}": n_words - len(labelled.words),
         f"test word with a label unseen in training@{labelled.n}": unseen,
     }
-
-
-@dataclass(frozen=True)
-class TaggingOptions(LabelledOptions):
-    """Options of every tagging; labelled items are sentences."""
-
-    held_out_share: float = MISSING  # of training words, see `beats_tag_frequencies`; 0: no such check
-    word_state: str = MISSING  # first | mean: of the word's tokens
-    context_share: float = MISSING  # of a further window of a long sentence: re-read as left context
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("held_out_share", "context_share"):
-            if not 0 <= getattr(self, key) <= 0.5:
-                raise ConfigError(f"task.*.{key}={getattr(self, key)}: choose from 0 to 0.5")
-        require_choice(self, "word_state", ("first", "mean"))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from omegaconf import MISSING
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -26,10 +25,10 @@ from bench.errors import DataError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.finetune import Tuned, fine_tune
-from bench.tasks.label_budgets import LabelledOptions, failed_fits, fit_spread
+from bench.tasks.label_budgets import failed_fits, fit_spread
+from bench.tasks.options import ClassificationOptions
 from bench.tasks.probe import (
     as_attention,
-    check_pooling,
     encode,
     hits,
     layer_features,
@@ -128,23 +127,6 @@ class BudgetData:
             len(self.test.labels),
             n_labels=self.n_labels,
         )
-
-
-@dataclass(frozen=True)
-class ClassificationOptions(LabelledOptions):
-    """Options of every text classification.
-
-    A label budget leaves out texts that would unbalance the classes. Validation items come from the training
-    split.
-    """
-
-    protocols = ("probe", "finetune", "layers")
-
-    pooling: str = MISSING  # own | mean | last | first: from hidden states to one feature vector
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_pooling(self.pooling)
 
 
 class TextClassification(Task):

@@ -60,7 +60,6 @@ def ngrams(text: Words, n: int) -> list[tuple[str, ...]]:
     return list(zip(*(text[i:] for i in range(n)), strict=False))
 
 
-MAX_ORDER = 8
 N_BYTES = 256
 END = b"\0"
 UNESTIMATED_DISCOUNT = 0.5  # if no n-gram occurs exactly once

@@ -1,6 +1,7 @@
 """Every setting with every kind of wrong value: refused by its key in one line, and nothing runs."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +31,41 @@ POISONS = [
 ]
 POISONS += ["{a: {b: [1, ${c}]}}", "'a\0b'", "a,b", "choice(a,b)", "range(3)", "glob(*)"]
 NUMBER = ["nan", "inf", "-inf", "1e999", "word", "''", "[]", "[1]", "'1 2'", "0x"]
-COUNT = ["-1", "1.5", "true"]
-FLAG = ["word", "''", "2.5", "[]"]
-LIST = ["word", "3", "''", "true"]
-TEXT = ["[]", "[x]"]
+COUNT = ["-1", "1.5", "true", "[[a]]"]
+FLAG = ["word", "''", "2.5", "[]", "7", "-1"]
+LIST = ["word", "3", "''", "true", "[[a]]"]
+TEXT = ["[]", "[x]", "''", "${hydra:runtime.cwd}/x"]
+NEGATIVE_OR_HUGE = ["-1.0", "1e30"]
+UNBOUNDED = ("strategy.initial_bias",)
+
+# Together they have every kind of option.
+CHOICES = (
+    ("strategy=mlm",),
+    ("strategy=rtd", "corpus/text=docstrings_canaries", "task=[canaries_exact]"),
+    ("strategy=clip", "corpus/text=nltk", "task=[image_captioning_fitted,dialogue_fitted,generation_greedy]"),
+    ("strategy=ul2", "sequence_length=128", "task=[ner_conll2002_es,docstring_qa_probe,image_probe]"),
+    ("strategy=clm_then_mlm", "optim=wsd_trunk", "task=[minimal_pairs_exact,bits_per_byte_exact]"),
+)
 
 
 @pytest.fixture(scope="module")
-def leaves() -> dict[str, Any]:
-    """Every setting of a run with its usual value."""
-    (spec,) = compose_runs(["strategy=mlm"], multirun=False)
-    found: dict[str, Any] = {}
+def leaves() -> dict[tuple[str, ...], dict[str, Any]]:
+    """Every setting of some choices, with its usual value; each stands with the first that have it."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    seen: set[str] = set()
 
-    def walk(node: dict[str, Any], prefix: str) -> None:
+    def walk(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in node.items():
             if isinstance(value, dict):
-                walk(value, f"{prefix}{key}.")
+                yield from walk(value, f"{prefix}{key}.")
             elif key != "_target_":
-                found[f"{prefix}{key}"] = value
+                yield f"{prefix}{key}", value
 
-    walk(spec.config, "")
-    assert len(found) > 80
+    for words in CHOICES:
+        (spec,) = compose_runs(words, multirun=False)
+        found[words] = {key: value for key, value in walk(spec.config, "") if key not in seen}
+        seen |= found[words].keys()
+    assert len(seen) > 150
     return found
 
 
@@ -59,43 +74,53 @@ def poisons(key: str, usual: Any) -> list[str]:
     if isinstance(usual, bool):
         return [*POISONS, *FLAG]
     if isinstance(usual, float):
-        return [*POISONS, *NUMBER]
+        return [*POISONS, *NUMBER, *([] if key in UNBOUNDED else NEGATIVE_OR_HUGE)]
     if isinstance(usual, int):
-        is_part = key.split(".")[0] in ("strategy", "task", "corpus")
-        return [*POISONS, *NUMBER, HUGE, f"-{HUGE}", *([] if is_part else COUNT)]
+        return [*POISONS, *NUMBER, HUGE, f"-{HUGE}", *COUNT]
     return [*POISONS, *(LIST if isinstance(usual, list) else TEXT if isinstance(usual, str) else [])]
 
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Bench:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench.sweep.sweep, "prepare", lambda spec: None)
-    return Bench(monkeypatch, capsys)
+    found = Bench(monkeypatch, capsys)
+    monkeypatch.setattr(bench.sweep.sweep, "prepare", lambda spec: found.started.append("data"))
+    return found
 
 
 @pytest.mark.slow
-def test_every_kind_of_wrong_value_is_refused_by_its_key(cli: Bench, leaves: dict[str, Any]):
+@pytest.mark.parametrize("n", [100, pytest.param(LEAST["settings"], marks=pytest.mark.product)])
+def test_every_kind_of_wrong_value_is_refused_by_its_key(
+    n: int, cli: Bench, leaves: dict[tuple[str, ...], dict[str, Any]]
+):
+    """Exit code 2 and one line with the key, within five seconds; no record, and no data are prepared."""
     distinct = set()
 
-    @many(LEAST["settings"] + 10)
-    @given(st.sampled_from(sorted(leaves)), st.data())
-    def law(key: str, data: st.DataObject) -> None:
-        value = data.draw(st.sampled_from(poisons(key, leaves[key])))
+    @many(n + 10)
+    @given(st.sampled_from([(words, key) for words in CHOICES for key in leaves[words]]), st.data())
+    def law(place: tuple[tuple[str, ...], str], data: st.DataObject) -> None:
+        words, key = place
+        value = data.draw(st.sampled_from(poisons(key, leaves[words][key])))
         distinct.add((key, value))
-        line = cli.refused("train", f"{key}={value}")
+        line = cli.refused("train", *words, f"{key}={value}")
         assert key.split(".")[-1] in line
         assert os.environ["HOME"] not in line
 
     law()
-    assert len(distinct) >= LEAST["settings"]
+    assert len(distinct) >= n
+    assert not list(Path().iterdir())
 
 
 @pytest.mark.slow
-def test_a_key_that_there_is_not_is_refused_wherever_it_stands(cli: Bench, leaves: dict[str, Any]):
+def test_a_key_that_there_is_not_is_refused_wherever_it_stands(
+    cli: Bench, leaves: dict[tuple[str, ...], dict[str, Any]]
+):
+    words = CHOICES[0]
+
     @many(15)
-    @given(st.sampled_from(sorted(leaves)), st.sampled_from("abcxyz_"))
+    @given(st.sampled_from(sorted(leaves[words])), st.sampled_from("abcxyz_"))
     def law(key: str, letter: str) -> None:
-        line = cli.refused("train", f"{key}{letter}=1")
+        line = cli.refused("train", *words, f"{key}{letter}=1")
         assert f"{key}{letter}".rpartition(".")[2] in line
 
     law()
@@ -118,11 +143,11 @@ CONTRADICTIONS = {
     "trainer.loader_workers=-1": "trainer.loader_workers=-1: use 0 or more",
     "launcher.threads_per_worker=1000000": "launcher.threads_per_worker",
     "optim.weight_decay=-0.1": "optim.weight_decay=-0.1: use 0 or more",
-    "optim.beta2=1.0": "optim.beta2=1.0: use 0 or more, below 1",
-    "model.n_layers=1000000000": "lower them",
-    "model.d_ff=1000000000": "lower them",
-    "paths.data=''": "paths.data is empty",
-    "paths.experiments='  '": "paths.experiments is empty",
+    "optim.beta2=1.0": "optim.beta2=1.0: use a number below 1",
+    "model.n_layers=1000000": "lower them",
+    "model.d_ff=1000000000": "use 1048576 or less",
+    "paths.data=''": "paths.data='': give a text",
+    "paths.experiments='  '": "paths.experiments='  ': give a text",
     "seed=${oc.env:HOME}": "seed",
 }
 

@@ -25,12 +25,12 @@ from toy_models import (
     strategy_node,
 )
 
-from bench.config.build import build, find_class
+from bench.config.build import build, find_class, listed_options
 from bench.errors import ConfigError, InapplicableError
 from bench.models import flops
-from bench.models.heads import POOLINGS
 from bench.objectives import optim
 from bench.objectives.base import Objective
+from bench.objectives.options import POOLINGS
 from bench.training import checkpoint
 
 STRATEGIES = stems("strategy")
@@ -48,6 +48,8 @@ every_trained = pytest.mark.parametrize("stem", TRAINED)
 def test_the_yaml_sets_every_option_and_no_other(stem: str):
     node = strategy_node(stem)
     options = find_class(node, Objective, "strategy").Options  # type: ignore[type-abstract]
+    is_ours = node["_target_"].startswith("bench.")
+    assert listed_options(node, "bench.objectives") is (options if is_ours else None)  # checked without torch
     assert set(node) - {"_target_"} == {field.name for field in fields(options)}
     for key in set(node) - {"_target_"}:
         with pytest.raises(ConfigError, match=key):

@@ -22,7 +22,7 @@ from torch.testing import assert_close
 from toy_data import ToyPairs, prepare
 from toy_models import SHAPES, make_strategy, paths_of, stems
 
-from bench.config.build import build, find_class
+from bench.config.build import build, find_class, listed_options
 from bench.config.plugins import plugins
 from bench.data.corpora.base import Pair, split_of
 from bench.data.pairs import prepare_pairs
@@ -115,6 +115,7 @@ def test_the_yaml_names_the_task_and_sets_every_option(name: str):
     node = NODES[name]
     assert name in stems("task")
     options = find_class(node, Task, name).Options  # type: ignore[type-abstract]
+    assert listed_options(node, "bench.tasks") is options  # checked without torch
     assert set(node) - {"_target_"} == {field.name for field in fields(options)}
     with pytest.raises(ConfigError, match="nonsense"):
         make_task(name, nonsense=1)

@@ -73,7 +73,7 @@ def test_any_bytes_are_texts_or_one_line(tmp_path_factory: pytest.TempPathFactor
 
 PLACES = {
     "corpus.text.path=nowhere": "no such file",
-    "corpus.text.path=''": "corpus.text.path is empty",
+    "corpus.text.path=''": "corpus.text.path='': give a text",
     "corpus.text.path=null": "corpus.text.path",
     "corpus.text.path=loop.txt": "no such file",
     "corpus.text.path=pipe.txt": "no such file",

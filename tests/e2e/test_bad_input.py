@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bad_inputs import SOON_S
 from harness import BENCH, Place
 
 from bench.cli import main
@@ -80,7 +81,7 @@ REFUSED = {
     "budget.unique_bytes=9000000000": ("budget.unique_bytes=9000000000", "lower it"),
     "corpus.text.path=/nowhere": ("corpus.text.path=/nowhere", "correct the path"),
     "corpus/text=hf_text": ("corpus.text.path", "there is no such key"),
-    "tokenizer.vocab_size=10": ("tokenizer.vocab_size=10", "at least"),
+    "tokenizer.vocab_size=10": ("tokenizer.vocab_size=10", "260 or more"),
     "launcher.workers=-3": ("launcher.workers=-3", "0 or more"),
     "trainer.checkpoint_every_s=0": ("trainer.checkpoint_every_s=0", "above 0"),
     "trainer.log_every_n_steps=0": ("trainer.log_every_n_steps=0", "1 or more"),
@@ -140,27 +141,57 @@ def test_flags_stand_anywhere(console: Console):
         assert out.count("seed: ") == 2
 
 
-def test_config_errors_never_import_torch(settings: list[str]):
+@pytest.mark.parametrize(
+    "words",
+    [["model.n_heads=5"], ["strategy=mlm", "strategy.mask_rate=0"], ["task.retrieval_fitted.steps=0"]],
+)
+def test_config_errors_never_import_torch_and_leave_no_file(
+    words: list[str], settings: list[str], tmp_path: Path
+):
+    """One line within five seconds of computing, exit code 2, no record and no prepared data."""
     probe = (
         "import sys; from bench.cli import main; code = main(sys.argv[1:]); assert 'torch' not in sys.modules"
     )
+    before = os.times().children_user
     done = subprocess.run(
-        [sys.executable, "-c", f"{probe}; sys.exit(code)", "train", *settings, "model.n_heads=5"],
+        [sys.executable, "-c", f"{probe}; sys.exit(code)", "train", *settings, *words, "paths.data=data"],
         capture_output=True,
         text=True,
         timeout=20,
+        cwd=tmp_path,
     )
+    assert os.times().children_user - before < SOON_S
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert words[-1].split("=")[0] in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
-def test_what_only_a_worker_can_know_fails_the_runs_with_their_reasons(place: Place):
-    words = ["strategy.mask_rate=1.5,0.3", "optim.tokens_per_step=16,1000000,1024"]
+MISTAKES = {
+    "strategy.mask_rate=1.5,0.3": "strategy.mask_rate=1.5: use 1 or less",
+    "optim.tokens_per_step=16,1024": "optim.tokens_per_step=16: a step holds no row of sequence_length=32",
+    "budget.tokens=1,8000": "budget.tokens=1: less than one step of optim.tokens_per_step=1024",
+    "model.patch_size=7,8": "model.patch_size=7: it does not divide corpus.pairs.image_size=32",
+    "task.bits_per_byte_exact.kind=sure": "task.bits_per_byte_exact.kind='sure': choose one of exact",
+    "energy.metered=7": "energy.metered=7: use true or false",
+    "task=[[a]]": "task=['a']: no such choice; choose one of",
+    "study=${hydra:runtime.cwd}": "study",
+    "corpus.pairs.image_size=true": "corpus.pairs.image_size=true: expected int, such as 32",
+}
+
+
+@pytest.mark.parametrize("word", MISTAKES)
+def test_a_mistake_in_one_run_refuses_the_sweep_before_data_are_prepared(word: str, console: Console):
+    done = console("train", "-m", *console.settings, "strategy=mlm", word, "paths.data=prepared")
+    assert MISTAKES[word] in complaint(done)
+    assert not Path("prepared").exists()
+
+
+def test_what_only_the_data_can_show_fails_the_run_with_its_reason(place: Place):
+    words = ["optim.tokens_per_step=20480,1024", "budget.tokens=20480", "budget.unique_bytes=5000"]
     done = place.bench_here(*place.sweep("strategy=mlm", *words, "launcher.workers=1"))
     assert done.returncode == 1
-    assert "5 failed, 1 finished of 6 runs" in done.stdout
-    assert "strategy.mask_rate=1.5: choose a share in (0, 1]" in done.stdout
-    assert "optim.tokens_per_step=16 holds no row of 32 tokens; raise it" in done.stdout
-    assert "one step takes 31250; raise budget.unique_bytes" in done.stdout
+    assert "1 failed, 1 finished of 2 runs" in done.stdout
+    assert "one step takes 640; raise budget.unique_bytes" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -10,8 +10,6 @@ from harness import HERE, Place
 
 from bench.records import items_path, read_evaluations
 
-PROBE = "library_probe"
-
 
 @pytest.fixture
 def done(study: Place, place: Place) -> Place:
@@ -64,16 +62,20 @@ def test_an_evaluation_states_its_costs_and_keeps_outcomes_by_item(done: Place):
 
 def test_a_task_that_fails_costs_no_other_and_is_done_again(done: Place, tmp_path: Path):
     pairs = tmp_path / "data"
-    words = ["task=[library_probe,bits_per_byte_exact]", "task.library_probe.packages=[no_such_package]"]
+    (tmp_path / "no_pairs.jsonl").write_text("{")
+    words = [
+        "task=[minimal_pairs_exact,bits_per_byte_exact]",
+        f"task.minimal_pairs_exact.path={tmp_path / 'no_pairs.jsonl'}",
+    ]
     ended = evaluate(done, *words, "task.bits_per_byte_exact.windows=4")
     assert ended.returncode == 1
     assert "Traceback" not in ended.stdout + ended.stderr
-    assert "no_such_package" in ended.stdout  # the closing table says why
+    assert "no_pairs.jsonl" in ended.stdout  # the closing table says why
     results = done.results("first")
-    assert results["clm"][PROBE].status == "failed"
+    assert results["clm"]["minimal_pairs_exact"].status == "failed"
     assert results["clm"]["bits_per_byte_exact"].config["windows"] == 4
     status = done.bench_here("status", "study=first")
-    assert "no_such_package" in "".join(status.stdout.split())
+    assert "no_pairs.jsonl" in "".join(status.stdout.split())
     assert not pairs.exists()
 
 

@@ -106,5 +106,5 @@ def test_a_checkpoint_that_was_not_trained_is_not_copied(
 
 def test_a_reference_without_a_checkpoint_says_what_to_choose(place: Place):
     done = place.bench_here("train", *place.settings, "strategy=reference")
-    assert done.returncode == 1
-    assert "choose model=hf model.name=PATH" in done.stdout
+    assert done.returncode == 2
+    assert "choose model=hf model.name=PATH" in done.stderr

@@ -19,7 +19,7 @@ from bench.errors import BenchError
 
 SOON_S = 5.0  # of computing, however busy the machine is
 PATIENCE_S = 60.0  # of waiting
-LEAST = {"settings": 100, "text": 20, "images": 20, "tokenizers": 20, "records": 120}  # distinct bad inputs
+LEAST = {"settings": 200, "text": 20, "images": 20, "tokenizers": 20, "records": 120}  # distinct bad inputs
 MARK = "touched"  # a file that a trap leaves where it was sprung
 
 

@@ -222,9 +222,9 @@ def test_tokens_are_positions_read_and_written_and_those_written_are_supervised(
 @pytest.mark.parametrize(
     ("denoisers", "message"),
     [
-        ([], r"strategy\.denoisers is empty"),
-        ([{"mode": None, "rate": 1.0, "mean_span": 3}], r"strategy\.denoisers: rate=1\.0"),
-        ([{"mode": None, "rate": 0.15, "mean_span": 0.5}], r"strategy\.denoisers: mean_span=0\.5"),
+        ([], r"strategy\.denoisers=\[\]: give at least one"),
+        ([{"mode": None, "rate": 1.0, "mean_span": 3}], r"strategy\.denoisers\[0\]\.rate=1\.0"),
+        ([{"mode": None, "rate": 0.15, "mean_span": 0.5}], r"strategy\.denoisers\[0\]\.mean_span=0\.5"),
         ([{"rate": 0.15, "mean_span": 3}], r"strategy\.denoisers\[0\]\.mode"),
         ([{"mode": None, "rate": 0.15, "mean_span": 3, "extra": 1}], r"'extra' not in 'Denoiser'"),
     ],

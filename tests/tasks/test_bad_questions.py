@@ -81,7 +81,7 @@ def test_a_file_must_be_given_and_be_there(tmp_path: Path, setting: Setting, key
     there = str(write(tmp_path / "there.json", paragraphs("train", 20)))
     with pytest.raises(ConfigError) as unset:
         make_task("squad_probe", **{other: there})
-    assert_one_line(unset.value, f"task.*.{key} is not set")
+    assert_one_line(unset.value, f"task.squad_probe.{key}=null: give the path")
     task = make_task("squad_probe", **{other: there, key: "/no/such.json"})
     with pytest.raises(DataError) as missing:
         task.evaluate(model(Spelling, 300), setting)
@@ -104,7 +104,7 @@ def test_a_file_must_be_given_and_be_there(tmp_path: Path, setting: Setting, key
 def test_an_option_that_cannot_work_is_named(changes: dict[str, Any]):
     with pytest.raises(BenchError) as caught:
         make_task("docstring_qa_probe", **changes)
-    assert_one_line(caught.value, f"task.*.{next(iter(changes))}")
+    assert_one_line(caught.value, f"task.docstring_qa_probe.{next(iter(changes))}")
 
 
 def test_a_file_without_questions_is_too_small(tmp_path: Path, setting: Setting):

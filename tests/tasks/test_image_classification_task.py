@@ -142,7 +142,7 @@ def test_a_prompt_longer_than_a_caption_is_counted(setting: Setting) -> None:
     [
         ("zero_shot_images", {"protocol": "one_shot"}, ["zero_shot, fitted, probe"]),
         ("zero_shot_images", {"templates": ["a thing"]}, ["templates", "{} once"]),
-        ("zero_shot_images", {"templates": []}, ["templates", "{} once"]),
+        ("zero_shot_images", {"templates": []}, ["templates=[]", "give at least one"]),
         ("image_probe", {"train_per_class": 0}, ["train_per_class=0", "1 or more"]),
     ],
 )

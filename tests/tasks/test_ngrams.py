@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.tasks.text_metrics import END, MAX_ORDER, N_BYTES, ByteNGrams, Level, fit_byte_ngrams, perplexity
+from bench.tasks.options import MAX_ORDER
+from bench.tasks.text_metrics import END, N_BYTES, ByteNGrams, Level, fit_byte_ngrams, perplexity
 
 TEXTS = ["abracadabra", "abra cad", "cadabra abra"]
 DISCOUNT = 0.3

@@ -9,18 +9,23 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
+from omegaconf import MISSING
+from typing_extensions import override
 
+from bench.config.bounds import Checked, OptionError
+from bench.config.schema import Config
 from bench.data.planting import Planting
-from bench.errors import ConfigError
 
 Split = Literal["train", "validation", "test"]
 HELD_OUT_SHARE = 0.1  # of the groups, for validation and for test each
-MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 8, 512
+ImageSize = Annotated[int, Interval(ge=8, le=512)]  # pixels per side
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,28 @@ def split_of(group: str) -> Split:
     if share < HELD_OUT_SHARE:
         return "test"
     return "validation" if share < 2 * HELD_OUT_SHARE else "train"
+
+
+@dataclass(frozen=True)
+class TextCorpusOptions(Checked):
+    """Base of the options of text corpora."""
+
+    usual_key: ClassVar[str] = "corpus.text"
+
+
+@dataclass(frozen=True)
+class PairCorpusOptions(Checked):
+    """Base of the options of pair corpora."""
+
+    usual_key: ClassVar[str] = "corpus.pairs"
+
+    image_size: ImageSize = MISSING
+
+    @override
+    def check_run(self, config: Config) -> None:
+        if self.image_size % config.model.patch_size:
+            advice = f"it does not divide corpus.pairs.image_size={self.image_size}; choose a divisor"
+            raise OptionError("model.patch_size", config.model.patch_size, advice)
 
 
 class Corpus(ABC):
@@ -154,6 +181,7 @@ class PairCorpus(Corpus):
         """
 
 
+@cache
 def package_folder(name: str) -> Path | None:
     """Return the folder of an installed package, without importing it; None if there is none."""
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
@@ -163,11 +191,3 @@ def package_folder(name: str) -> Path | None:
 def without_surrogates(text: str) -> str:
     """Replace lone surrogates, which escapes can produce and UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def check_image_size(size: int) -> None:
-    """Raise a ConfigError if `corpus.pairs.image_size` is out of range."""
-    if not MIN_IMAGE_SIZE <= size <= MAX_IMAGE_SIZE:
-        raise ConfigError(
-            f"corpus.pairs.image_size={size} must be between {MIN_IMAGE_SIZE} and {MAX_IMAGE_SIZE}"
-        )

@@ -8,13 +8,15 @@ like any document, it is read in two parts where a row ends inside it.
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Interval
 from omegaconf import MISSING
 
+from bench.config.schema import Amount, Seed
+from bench.data.corpora.base import TextCorpusOptions
 from bench.data.corpora.docstrings import Docstrings, DocstringsOptions
 from bench.data.planting import Planted, Planting
-from bench.errors import ConfigError
 
 CONSONANTS, VOWELS = "bdfgjklmnprstvz", "aeiou"
 SYLLABLES = 3
@@ -22,27 +24,21 @@ MAX_DIGITS = 12  # a number of this many digits is drawn as one 64-bit integer
 
 
 @dataclass(frozen=True)
-class CanaryOptions:
+class CanaryOptions(TextCorpusOptions):
     """How many canaries there are, how often each is planted, and how long its secret is."""
 
-    counts: list[int] = field(default_factory=lambda: MISSING)  # copies; 0: controls, never planted
-    per_count: int = MISSING  # canaries of each count
-    digits: int = MISSING  # of a secret: 10 ** digits are possible
-    within_bytes: int = MISSING  # of training text that hold all copies: the study's smallest data budget
-    canary_seed: int = MISSING
+    # Copies; 0: controls, never planted.
+    counts: list[Annotated[int, Interval(ge=0, le=10**6)]] = field(default_factory=lambda: MISSING)
+    per_count: Annotated[int, Interval(ge=1, le=10**4)] = MISSING  # canaries of each count
+    digits: Annotated[int, Interval(ge=1, le=MAX_DIGITS)] = MISSING  # of a secret: 10 ** digits are possible
+    within_bytes: Amount = MISSING  # of training text that hold all copies: the study's smallest data budget
+    canary_seed: Seed = MISSING
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         counts = self.counts
-        if 0 not in counts or len(set(counts)) != len(counts) or min(counts) < 0 or max(counts) < 1:
-            raise ConfigError(
-                f"corpus.text.counts={counts}: give distinct numbers of copies, including 0 for the controls"
-            )
-        if self.per_count < 1:
-            raise ConfigError(f"corpus.text.per_count={self.per_count} must be at least 1")
-        if not 1 <= self.digits <= MAX_DIGITS:
-            raise ConfigError(f"corpus.text.digits={self.digits} must be between 1 and {MAX_DIGITS}")
-        if self.within_bytes < 1:
-            raise ConfigError(f"corpus.text.within_bytes={self.within_bytes} must be at least 1")
+        is_usable = 0 in counts and len(set(counts)) == len(counts) > 1
+        self.require(is_usable, "counts", "give distinct numbers of copies, including 0 for the controls")
 
 
 def spell(number: int, digits: int) -> str:
@@ -80,10 +76,6 @@ def _names(rng: random.Random) -> Iterator[str]:
 @dataclass(frozen=True)
 class CanaryDocstringsOptions(DocstringsOptions, CanaryOptions):
     """Options of the docstrings and of the canaries."""
-
-    def __post_init__(self) -> None:
-        DocstringsOptions.__post_init__(self)
-        CanaryOptions.__post_init__(self)
 
 
 class CanaryDocstrings(Docstrings):

@@ -11,7 +11,7 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from multiprocessing import get_context, parent_process
@@ -20,8 +20,17 @@ from typing import Any, ClassVar, NamedTuple
 
 from omegaconf import MISSING
 from pebble import ProcessExpired, ProcessPool
+from typing_extensions import override
 
-from bench.data.corpora.base import Document, TextCorpus, package_folder, without_surrogates
+from bench.config.bounds import Checked, Count, Names
+from bench.config.schema import Config
+from bench.data.corpora.base import (
+    Document,
+    TextCorpus,
+    TextCorpusOptions,
+    package_folder,
+    without_surrogates,
+)
 from bench.errors import ConfigError, DataError
 
 # Tests have few docstrings; vendored copies are another library's text under the wrong label.
@@ -41,17 +50,22 @@ class File(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DocstringsOptions:
+class DocstringsOptions(TextCorpusOptions):
     """Which packages are read, and the shortest docstring."""
 
-    packages: list[str] = field(default_factory=lambda: MISSING)  # import names
-    min_chars: int = MISSING
+    packages: Names = field(default_factory=lambda: MISSING)  # import names
+    min_chars: Count = MISSING
 
-    def __post_init__(self) -> None:
-        if not self.packages:
-            raise ConfigError("corpus.text.packages is empty; name at least one installed package")
-        if self.min_chars < 1:
-            raise ConfigError(f"corpus.text.min_chars={self.min_chars} must be at least 1")
+    @override
+    def check_run(self, config: Config) -> None:
+        require_installed(self, self.packages)
+
+
+def require_installed(options: Checked, packages: Sequence[str]) -> None:
+    """Raise OptionError if one of the packages, an option of that name, is not installed."""
+    for name in packages:
+        advice = f"{name!r} is not an installed package; run `pip install {name}` or remove it from the list"
+        options.require(package_folder(name) is not None, "packages", advice)
 
 
 class Docstrings(TextCorpus):

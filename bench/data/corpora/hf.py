@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
+from bench.config.bounds import Checked, Names, Text
 from bench.config.installation import check_installed
 from bench.data.corpora.base import Corpus, without_surrogates
 from bench.errors import ConfigError, DataError
@@ -21,17 +22,17 @@ PICKLED = ("pandas",)  # readers of `datasets` that unpickle, in some versions
 
 
 @dataclass(frozen=True)
-class HfOptions:
+class HfOptions(Checked):
     """Which data set is read, its labels, and what is kept within one split."""
 
-    name: str = MISSING  # on the hub, or the reader of `data_files`: parquet, json, csv
-    config: str | None = MISSING
-    revision: str | None = MISSING
-    data_files: list[str] | None = field(default_factory=lambda: MISSING)
-    split: str = MISSING
+    name: Text = MISSING  # on the hub, or the reader of `data_files`: parquet, json, csv
+    config: Text | None = MISSING
+    revision: Text | None = MISSING
+    data_files: Names | None = field(default_factory=lambda: MISSING)
+    split: Text = MISSING
     streaming: bool = MISSING
-    label_columns: list[str] = field(default_factory=lambda: MISSING)
-    group_column: str | None = MISSING
+    label_columns: list[Text] = field(default_factory=lambda: MISSING)
+    group_column: Text | None = MISSING
 
 
 class HfCorpus(Corpus):

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from omegaconf import MISSING
 from PIL import Image, ImageOps
 
-from bench.data.corpora.base import Pair, PairCorpus, Skipped, check_image_size
+from bench.config.bounds import Text
+from bench.data.corpora.base import Pair, PairCorpus, PairCorpusOptions, Skipped
 from bench.data.corpora.hf import HfCorpus, HfOptions, Row
 
 NO_CAPTION = "row without a caption"
@@ -20,15 +21,11 @@ UNDECODED = "image that does not decode"
 
 
 @dataclass(frozen=True)
-class HfImageTextOptions(HfOptions):
+class HfImageTextOptions(PairCorpusOptions, HfOptions):
     """Which data set and which of its columns are read, and the size of the images."""
 
-    image_column: str = MISSING
-    caption_column: str = MISSING
-    image_size: int = MISSING
-
-    def __post_init__(self) -> None:
-        check_image_size(self.image_size)
+    image_column: Text = MISSING
+    caption_column: Text = MISSING
 
 
 class HfImageText(HfCorpus, PairCorpus):

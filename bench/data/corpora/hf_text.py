@@ -6,15 +6,16 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from bench.data.corpora.base import Document, TextCorpus
+from bench.config.bounds import Text
+from bench.data.corpora.base import Document, TextCorpus, TextCorpusOptions
 from bench.data.corpora.hf import HfCorpus, HfOptions
 
 
 @dataclass(frozen=True)
-class HfTextOptions(HfOptions):
+class HfTextOptions(TextCorpusOptions, HfOptions):
     """Which data set and which of its columns are read."""
 
-    text_column: str = MISSING
+    text_column: Text = MISSING
 
 
 class HfText(HfCorpus, TextCorpus):

@@ -14,8 +14,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from bench.config.bounds import Count, Names
 from bench.config.installation import check_installed
-from bench.data.corpora.base import Document, TextCorpus
+from bench.data.corpora.base import Document, TextCorpus, TextCorpusOptions
 from bench.errors import ConfigError, DataError
 
 TAG = re.compile(r"/[^/\s]+(?=\s|$)")  # Brown: The/at Fulton/np-tl
@@ -24,21 +25,17 @@ SPACED = re.compile(r"\s+([,.;:?!])(?=\s|$)")
 
 
 @dataclass(frozen=True)
-class NltkOptions:
+class NltkOptions(TextCorpusOptions):
     """Which corpora are read, and how long a document may be."""
 
-    names: list[str] = field(default_factory=lambda: MISSING)  # as for `python -m nltk.downloader`
-    min_chars: int = MISSING
-    max_chars: int = MISSING
-    blocks_per_group: int = MISSING
+    names: Names = field(default_factory=lambda: MISSING)  # as for `python -m nltk.downloader`
+    min_chars: Count = MISSING
+    max_chars: Count = MISSING
+    blocks_per_group: Count = MISSING
 
     def __post_init__(self) -> None:
-        if not self.names:
-            raise ConfigError("corpus.text.names is empty; name at least one NLTK corpus")
-        if not 1 <= self.min_chars <= self.max_chars:
-            raise ConfigError("corpus.text.min_chars must be between 1 and corpus.text.max_chars")
-        if self.blocks_per_group < 1:
-            raise ConfigError(f"corpus.text.blocks_per_group={self.blocks_per_group} must be at least 1")
+        super().__post_init__()
+        self.require(self.min_chars <= self.max_chars, "min_chars", f"use at most max_chars={self.max_chars}")
 
 
 class Nltk(TextCorpus):

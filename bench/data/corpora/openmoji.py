@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import MISSING
 
-from bench.data.corpora.base import Pair, PairCorpus, check_image_size, package_folder
+from bench.data.corpora.base import Pair, PairCorpus, PairCorpusOptions, package_folder
 from bench.errors import DataError
 
 FULLY_QUALIFIED = 2  # emoji.STATUS: the form of a sequence that is meant for display
@@ -30,15 +30,11 @@ PEOPLE = {
 
 
 @dataclass(frozen=True)
-class OpenmojiOptions:
+class OpenmojiOptions(PairCorpusOptions):
     """Size of the pictures, and which variants are included."""
 
-    image_size: int = MISSING
     flags: bool = MISSING
     skin_tones: bool = MISSING
-
-    def __post_init__(self) -> None:
-        check_image_size(self.image_size)
 
 
 class Openmoji(PairCorpus):

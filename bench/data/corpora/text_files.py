@@ -4,40 +4,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import MISSING
 
-from bench.data.corpora.base import Document, TextCorpus
+from bench.config.bounds import Text, choice, must
+from bench.data.corpora.base import Document, TextCorpus, TextCorpusOptions
 from bench.errors import ConfigError, DataError
 
-UNITS = ("file", "line", "paragraph")
-SPLIT_BY = ("file", "document")
 MAGIC = "*?["
 BOM = "\ufeff"
 
 
+def _is_relative(pattern: str) -> bool:
+    path = Path(pattern)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
 @dataclass(frozen=True)
-class TextFilesOptions:
+class TextFilesOptions(TextCorpusOptions):
     """Where the files are, what a document is, and what is kept within one split."""
 
-    path: str = MISSING
-    pattern: str = MISSING
-    document: str = MISSING
-    split_by: str = MISSING
-
-    def __post_init__(self) -> None:
-        if not self.path:
-            raise ConfigError("corpus.text.path is empty; give a folder, a file or a glob")
-        parts = Path(self.pattern).parts
-        if not parts or Path(self.pattern).is_absolute() or ".." in parts:
-            raise ConfigError(
-                f"corpus.text.pattern={self.pattern!r} must match files of the folder, such as '**/*.txt'"
-            )
-        if self.document not in UNITS:
-            raise ConfigError(f"corpus.text.document={self.document!r} must be one of {', '.join(UNITS)}")
-        if self.split_by not in SPLIT_BY:
-            raise ConfigError(f"corpus.text.split_by={self.split_by!r} must be one of {', '.join(SPLIT_BY)}")
+    path: Text = MISSING
+    pattern: Annotated[str, must(_is_relative, "match files of the folder, such as '**/*.txt'")] = MISSING
+    document: Annotated[str, choice("file", "line", "paragraph")] = MISSING
+    split_by: Annotated[str, choice("file", "document")] = MISSING
 
 
 class TextFiles(TextCorpus):

@@ -6,8 +6,10 @@ A new launcher is one file here and one YAML file in conf/launcher/. This module
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from bench.config.bounds import Checked
 from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError
 from bench.sweep.progress import Display
@@ -15,6 +17,13 @@ from bench.sweep.progress import Display
 POLL_S = 0.25
 GRACE_S = 60.0  # time for runs to save their state and stop
 QUEUED, RUNNING = "queued", "running"  # statuses of unfinished runs
+
+
+@dataclass(frozen=True)
+class LauncherOptions(Checked):
+    """Base of the options of launchers."""
+
+    usual_key: ClassVar[str] = "launcher"
 
 
 class Launcher(ABC):
@@ -64,14 +73,6 @@ class Launcher(ABC):
             The status, by id, of the runs of `todo` that were started; `QUEUED` or `RUNNING` if a run
             continues without this process.
         """
-
-
-def check_minimum(options: Any, **minima: int) -> None:
-    """Raise ConfigError for the first named option that is not null and below its minimum."""
-    for name, minimum in minima.items():
-        value = getattr(options, name)
-        if value is not None and value < minimum:
-            raise ConfigError(f"launcher.{name}={value}: use {minimum} or more")
 
 
 def check_cpus_for_ranks(specs: Sequence[RunSpec], name: str, cpus: int) -> None:

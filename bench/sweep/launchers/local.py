@@ -11,18 +11,20 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any
+from typing import Annotated, Any
 
 import psutil
+from annotated_types import Interval
 from omegaconf import MISSING
 from pebble import ProcessExpired, ProcessPool
 from typing_extensions import override
 
+from bench.config.bounds import choice
 from bench.config.run_spec import RunSpec
-from bench.config.schema import MOST_PROCESSES, Model
-from bench.errors import ConfigError, in_one_line
+from bench.config.schema import MOST_PROCESSES, Model, Processes
+from bench.errors import in_one_line
 from bench.models.flops import text_parameters
-from bench.sweep.launchers.base import GRACE_S, POLL_S, QUEUED, RUNNING, Launcher, check_minimum, watch
+from bench.sweep.launchers.base import GRACE_S, POLL_S, QUEUED, RUNNING, Launcher, LauncherOptions, watch
 from bench.sweep.progress import Display
 from bench.sweep.throughput import fastest
 from bench.sweep.worker import ask_to_stop, record_failure, run_one
@@ -37,26 +39,19 @@ class Local(Launcher):
     """Launcher with a pool of worker processes."""
 
     @dataclass(frozen=True)
-    class Options:
+    class Options(LauncherOptions):
         """How the runs share the machine."""
 
-        workers: int | None = MISSING  # null: one per core, fewer if memory or a GPU is short
-        threads_per_worker: int | None = MISSING  # null: the cores divided by the workers
-        workers_by: str = "cores"  # how workers=null is chosen: by cores, or by measured throughput
-
-        def __post_init__(self) -> None:
-            if self.workers_by not in ("cores", "throughput"):
-                raise ConfigError(f"launcher.workers_by={self.workers_by!r}: choose cores or throughput")
+        # null: one per core, fewer if memory or a GPU is short
+        workers: Annotated[int, Interval(ge=0, le=MOST_PROCESSES)] | None = MISSING
+        threads_per_worker: Processes | None = MISSING  # null: the cores divided by the workers
+        # How workers=null is chosen: by cores, or by measured throughput.
+        workers_by: Annotated[str, choice("cores", "throughput")] = "cores"
 
     options: Options
 
     @override
     def check(self, specs: Sequence[RunSpec]) -> None:
-        check_minimum(self.options, workers=0, threads_per_worker=1)
-        for name in ("workers", "threads_per_worker"):
-            value = getattr(self.options, name)
-            if value is not None and value > MOST_PROCESSES:
-                raise ConfigError(f"launcher.{name}={value}: use {MOST_PROCESSES} or less")
         for spec in specs:
             check_machine(spec.typed())
 

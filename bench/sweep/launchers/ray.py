@@ -10,11 +10,13 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Interval
 from omegaconf import MISSING
 from typing_extensions import override
 
+from bench.config.bounds import Text
 from bench.config.installation import check_installed
 from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError, in_one_line
@@ -23,8 +25,8 @@ from bench.sweep.launchers.base import (
     QUEUED,
     RUNNING,
     Launcher,
+    LauncherOptions,
     check_cpus_for_ranks,
-    check_minimum,
     watch,
 )
 from bench.sweep.progress import Display, read_status
@@ -38,18 +40,18 @@ class Ray(Launcher):
     """Launcher with one Ray task per run."""
 
     @dataclass(frozen=True)
-    class Options:
+    class Options(LauncherOptions):
         """The cluster and the resources of each task; conf/launcher/ray.yaml explains null."""
 
-        address: str | None = MISSING
-        cpus_per_run: int = MISSING  # also the number of threads of a run
-        gpus_per_run: float | None = MISSING
+        address: Text | None = MISSING
+        # Also the number of threads of a run.
+        cpus_per_run: Annotated[int, Interval(ge=1, le=10**4)] = MISSING
+        gpus_per_run: Annotated[float, Interval(ge=0, le=10**4)] | None = MISSING
 
     options: Options
 
     @override
     def check(self, specs: Sequence[RunSpec]) -> None:
-        check_minimum(self.options, cpus_per_run=1, gpus_per_run=0)
         check_cpus_for_ranks(specs, "cpus_per_run", self.options.cpus_per_run)
         check_installed("ray", "launcher=ray")
 

@@ -15,11 +15,13 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Interval
 from omegaconf import MISSING
 from typing_extensions import override
 
+from bench.config.bounds import Count, NonNegative, Text
 from bench.config.installation import check_installed
 from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError
@@ -28,8 +30,8 @@ from bench.sweep.launchers.base import (
     QUEUED,
     RUNNING,
     Launcher,
+    LauncherOptions,
     check_cpus_for_ranks,
-    check_minimum,
     watch,
 )
 from bench.sweep.progress import Display
@@ -113,20 +115,20 @@ class Slurm(Launcher):
     """Launcher with one Slurm job per run."""
 
     @dataclass(frozen=True)
-    class Options:
+    class Options(LauncherOptions):
         """The resources of every job; conf/launcher/slurm.yaml explains null."""
 
-        partition: str | None = MISSING
-        account: str | None = MISSING
-        qos: str | None = MISSING
-        timeout_min: int = MISSING  # of one attempt
-        max_timeouts: int = MISSING  # attempts that may end by timeout
-        signal_delay_s: int = MISSING  # how long before the time limit a job is signalled
-        cpus_per_task: int = MISSING  # also the number of threads of a run
-        gpus_per_node: int | None = MISSING
-        mem_gb: float | None = MISSING
-        array_parallelism: int = MISSING  # jobs of an array that run at the same time
-        array_size: int = MISSING
+        partition: Text | None = MISSING
+        account: Text | None = MISSING
+        qos: Text | None = MISSING
+        timeout_min: Count = MISSING  # of one attempt
+        max_timeouts: Annotated[int, Interval(ge=0, le=10**6)] = MISSING  # attempts that may end by timeout
+        signal_delay_s: Count = MISSING  # how long before the time limit a job is signalled
+        cpus_per_task: Count = MISSING  # also the number of threads of a run
+        gpus_per_node: Annotated[int, Interval(ge=0, le=10**4)] | None = MISSING
+        mem_gb: NonNegative | None = MISSING
+        array_parallelism: Count = MISSING  # jobs of an array that run at the same time
+        array_size: Count = MISSING
         additional_parameters: dict[str, Any] = MISSING  # further options of sbatch
         wait: bool = MISSING  # until all runs have ended
 
@@ -134,8 +136,6 @@ class Slurm(Launcher):
 
     @override
     def check(self, specs: Sequence[RunSpec]) -> None:
-        check_minimum(self.options, timeout_min=1, max_timeouts=0, signal_delay_s=1, cpus_per_task=1)
-        check_minimum(self.options, gpus_per_node=0, mem_gb=0, array_parallelism=1, array_size=1)
         check_cpus_for_ranks(specs, "cpus_per_task", self.options.cpus_per_task)
         delay_s, limit_min = self.options.signal_delay_s, self.options.timeout_min
         if delay_s >= limit_min * 60:

@@ -7,14 +7,15 @@ import torch.nn.functional as F
 
 from bench.data.batches import Batch
 from bench.models.flops import StepCost, blocks_flops, head_flops, rows_per_step
-from bench.objectives.base import Loss, ObjectiveOptions, TextObjective
+from bench.objectives.base import Loss, TextObjective
+from bench.objectives.options import TextOptions
 
 
 class ReversedLM(TextObjective):
     """Train a causal model on the text read backwards."""
 
     @dataclass(frozen=True)
-    class Options(ObjectiveOptions):
+    class Options(TextOptions):
         """Declare no option beyond those of all strategies."""
 
     def corrupt(self, rows: Batch, generator: torch.Generator) -> Batch:

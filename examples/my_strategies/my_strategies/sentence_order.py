@@ -11,19 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import MISSING
 
+from bench.config.bounds import Count
 from bench.data.tokenizer import EOS
 from bench.errors import DataError
 from bench.objectives.base import Objective
-from bench.tasks.base import Measured, Outcome, Setting, Task, require_at_least
+from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.likelihood import (
     DECIMALS,
     Continuation,
-    LikelihoodOptions,
     continuation_nll,
     normalised,
     whole_text,
 )
 from bench.tasks.minimal_pairs import sentences
+from bench.tasks.options import LikelihoodOptions
 
 MOST_TOKENS = 2**20  # of the test split that are searched for sentences
 
@@ -35,11 +36,7 @@ class SentenceOrder(Task):
     class Options(LikelihoodOptions):
         """The number of test items, and how likelihoods are computed."""
 
-        test_items: int = MISSING  # at most
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            require_at_least(self, 1, "test_items")
+        test_items: Count = MISSING  # at most
 
     options: Options
 

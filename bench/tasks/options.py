@@ -1,0 +1,369 @@
+"""The options of every task with their bounds, so that settings are checked without torch.
+
+The options of a class are named after it: `bench.tasks.library.Library` has `LibraryOptions`. A class whose
+options are not listed here is imported when its settings are checked, which takes seconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from annotated_types import Interval, MinLen
+from omegaconf import MISSING
+from typing_extensions import override
+
+from bench.config.bounds import (
+    BatchSize,
+    Checked,
+    Count,
+    Names,
+    PositiveShare,
+    Rate,
+    Repeats,
+    Steps,
+    Temperature,
+    Text,
+    choice,
+    must,
+)
+from bench.config.schema import Config
+from bench.data.corpora.docstrings import require_installed
+
+KINDS = ("exact", "bound", "pseudo")  # of likelihoods
+MAX_ORDER = 8  # bytes of an n-gram
+DIALOGUES = ("overheard", "chatterbot")
+LANGUAGES = ("es", "nl")  # of CoNLL-2002
+
+Attention = Annotated[str, choice("own", "causal", "bidirectional")]  # own: the strategy's
+Budgets = Annotated[list[Count | None], MinLen(1)]
+HalfShare = Annotated[float, Interval(ge=0, le=0.5)]
+AtLeastTwo = Annotated[int, Interval(ge=2, le=10**9)]
+
+
+@dataclass(frozen=True)
+class TaskOptions(Checked):
+    """Base of the options of tasks."""
+
+    usual_key: ClassVar[str] = "task.*"
+
+
+# Protocols
+
+
+@dataclass(frozen=True)
+class Tuning(TaskOptions):
+    """Options of fine-tuning, for every strategy including `scratch`. A task's Options may inherit them."""
+
+    steps: Steps = MISSING  # at most
+    batch_size: BatchSize = MISSING
+    # Peak rates at width 64; one is chosen by the mean validation score over fits.
+    lr_grid: Annotated[list[Rate], MinLen(1)] = MISSING
+    n_fits: Repeats = MISSING  # fine-tunings of one checkpoint, each with its own order of items
+    n_validations: Repeats = MISSING  # per fit; the best state is kept
+    patience: Repeats = MISSING  # a fit stops after so many validations without improvement
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.n_validations <= self.steps, "n_validations", f"use at most steps={self.steps}")
+
+
+@dataclass(frozen=True)
+class LabelledOptions(Tuning):
+    """Options of a task with label budgets; those of `Tuning` matter for protocol finetune only."""
+
+    protocol: Annotated[str, choice("probe", "finetune")] = MISSING
+    attention: Attention = MISSING
+    label_budgets: Budgets = MISSING  # labelled training items; null: max_labels, or all available
+    max_labels: Count = MISSING
+    validation_items: Count = MISSING  # at most, and never more than there are labels
+    test_items: Count = MISSING  # at most
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        advice = f"use numbers of labelled items from 1 to max_labels={self.max_labels}, or null"
+        self.require(all((n or 0) <= self.max_labels for n in self.label_budgets), "label_budgets", advice)
+
+
+@dataclass(frozen=True)
+class ContrastiveFit(TaskOptions):
+    """Options of a fit by InfoNCE (fitted retrieval and dialogue), equal for every strategy.
+
+    Tasks with several protocols inherit them, and fit only if `fits`.
+    """
+
+    steps: Annotated[int, Interval(ge=0, le=10**7)] = MISSING
+    batch_size: BatchSize = MISSING
+    # Peak rate at width 64; for others in inverse proportion.
+    lr_at_64: Annotated[float, Interval(ge=0, le=10)] = MISSING
+    temperature: Temperature = MISSING
+
+    @property
+    def fits(self) -> bool:
+        """Whether something is fitted."""
+        return getattr(self, "protocol", "fitted") == "fitted"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.steps > 0 or not self.fits, "steps", "use 1 or more")
+
+
+@dataclass(frozen=True)
+class KindOptions(TaskOptions):
+    """The kind of likelihood."""
+
+    kind: Annotated[str, choice(*KINDS)] = MISSING
+    samples: Repeats = MISSING  # random draws per text, for a bound
+
+
+@dataclass(frozen=True)
+class LikelihoodOptions(KindOptions):
+    """Options of every task that compares continuations by their likelihood."""
+
+    # The divisor of the log-likelihood.
+    length_normalisation: Annotated[str, choice("none", "tokens", "bytes")] = MISSING
+    batch_size: BatchSize = MISSING  # texts
+
+
+# Text classification
+
+
+@dataclass(frozen=True)
+class ClassificationOptions(LabelledOptions):
+    """Options of every text classification.
+
+    A label budget leaves out texts that would unbalance the classes. Validation items come from the training
+    split.
+    """
+
+    protocol: Annotated[str, choice("probe", "finetune", "layers")] = MISSING
+    # From hidden states to one feature vector; own: the strategy's.
+    pooling: Annotated[str, choice("own", "mean", "last", "first")] = MISSING
+
+
+@dataclass(frozen=True)
+class LibraryOptions(ClassificationOptions):
+    """The libraries, which are the classes, and the shortest docstring."""
+
+    packages: Names = MISSING
+    min_chars: Count = MISSING
+
+    @override
+    def check_run(self, config: Config) -> None:
+        require_installed(self, self.packages)
+
+
+MovieReviewsOptions = SentencePolarityOptions = QuestionClassesOptions = ClassificationOptions
+
+
+# Tagging
+
+
+@dataclass(frozen=True)
+class TaggingOptions(LabelledOptions):
+    """Options of every tagging; labelled items are sentences."""
+
+    held_out_share: HalfShare = MISSING  # of training words, see `beats_tag_frequencies`; 0: no such check
+    word_state: Annotated[str, choice("first", "mean")] = MISSING  # of the word's tokens
+    context_share: HalfShare = MISSING  # of a further window of a long sentence: re-read as left context
+
+
+@dataclass(frozen=True)
+class Conll2002Options(TaggingOptions):
+    """The language."""
+
+    language: Annotated[str, choice(*LANGUAGES)] = MISSING
+
+
+IeerOptions = Conll2000Options = TreebankOptions = TaggingOptions
+
+
+# Question answering
+
+
+@dataclass(frozen=True)
+class QuestionAnsweringOptions(LabelledOptions):
+    """Options of every extractive question answering; labelled items are questions.
+
+    With `attention: causal` the state of an answer's first token has not seen the rest of the answer.
+    """
+
+    max_question_tokens: Count = MISSING  # and never more than half of a window
+    max_answer_tokens: Count = MISSING
+    # From one window to the next, as a share of the context tokens that fit.
+    step_share: PositiveShare = MISSING
+
+
+@dataclass(frozen=True)
+class DocstringQuestionsOptions(QuestionAnsweringOptions):
+    """The packages, and the lengths of contexts and answers."""
+
+    packages: Names = MISSING  # import names
+    min_chars: Count = MISSING  # of a docstring
+    context_words: Count = MISSING
+    max_answer_words: Count = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        advice = f"use 1 to a quarter of context_words={self.context_words}"
+        self.require(self.max_answer_words <= self.context_words // 4, "max_answer_words", advice)
+
+    @override
+    def check_run(self, config: Config) -> None:
+        require_installed(self, self.packages)
+
+
+@dataclass(frozen=True)
+class SquadOptions(QuestionAnsweringOptions):
+    """The paths of the files."""
+
+    train_path: Text | None = MISSING
+    test_path: Text | None = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("train_path", "test_path"):
+            is_set = getattr(self, key) is not None
+            self.require(is_set, key, "give the path of a file in SQuAD's JSON format")
+
+    @override
+    def check_run(self, config: Config) -> None:
+        for key in ("train_path", "test_path"):
+            self.require(
+                Path(getattr(self, key)).expanduser().is_file(), key, "it is not a file; correct the path"
+            )
+
+
+# Dialogue
+
+
+@dataclass(frozen=True)
+class DialogueOptions(TaskOptions):
+    """The conversations and the candidates."""
+
+    # overheard: NLTK's webtext; chatterbot: a package
+    corpus: Annotated[str, choice(*DIALOGUES)] = MISSING
+    context_turns: Count = MISSING  # at most
+    n_candidates: AtLeastTwo = MISSING  # the right response included
+    test_items: Count = MISSING  # at most; spread evenly over the test conversations
+
+
+@dataclass(frozen=True)
+class DialogueFittedOptions(ContrastiveFit, DialogueOptions):
+    """The fit, the same for every strategy."""
+
+    train_items: Count = MISSING  # at most, drawn by the run's seed
+
+
+@dataclass(frozen=True)
+class DialogueLikelihoodOptions(LikelihoodOptions, DialogueOptions):
+    """How likelihoods are compared."""
+
+    # Subtract the log-likelihood of the response alone, so that responses which are common anywhere are
+    # not preferred (Holtzman et al. 2021, arXiv:2104.08315).
+    pmi: bool = MISSING
+
+
+# Likelihoods and texts
+
+
+@dataclass(frozen=True)
+class MinimalPairsOptions(LikelihoodOptions):
+    """The pairs."""
+
+    # JSONL file in BLiMP's format, or a folder of them; null: made from the text corpus.
+    path: Text | None = MISSING
+    pairs_per_uid: Count = MISSING  # at most, per phenomenon; spread evenly over its pairs
+
+    @override
+    def check_run(self, config: Config) -> None:
+        is_there = self.path is None or Path(self.path).expanduser().exists()
+        self.require(is_there, "path", "there is no such file or folder; correct the path")
+
+
+@dataclass(frozen=True)
+class BitsPerByteOptions(KindOptions):
+    """The amount of text."""
+
+    windows: Count = MISSING  # at most; spread evenly over the split
+    batch_size: BatchSize = MISSING  # windows
+
+
+@dataclass(frozen=True)
+class CanariesOptions(KindOptions):
+    """The number of candidates."""
+
+    candidates: Annotated[int, Interval(ge=2, le=10**6)] = MISSING  # ranked secrets, the planted one included
+
+
+@dataclass(frozen=True)
+class GenerationOptions(TaskOptions):
+    """The prompts, the sampling of tokens, and the n-gram model."""
+
+    prompts: AtLeastTwo = MISSING  # at most; one per document, spread evenly over the test split
+    prompt_tokens: Count = MISSING
+    new_tokens: Count = MISSING  # at most
+    temperature: Annotated[float, Interval(ge=0, le=1000)] = MISSING  # 0: greedy
+    top_p: PositiveShare = MISSING  # probability of the nucleus; 1: all tokens
+    batch_size: BatchSize = MISSING  # prompts
+    ngram_order: Annotated[int, Interval(ge=1, le=MAX_ORDER)] = MISSING  # bytes
+    ngram_bytes: Count = MISSING  # of training text for the n-gram model, at most
+    samples: Annotated[int, Interval(ge=0, le=10**4)] = MISSING  # texts shown in the report
+
+    @override
+    def check_run(self, config: Config) -> None:
+        self.check_length(config.sequence_length)
+
+    def check_length(self, sequence_length: int) -> None:
+        """Raise OptionError if prompts with their continuations are longer than a sequence."""
+        advice = (
+            f"with new_tokens={self.new_tokens} the texts exceed sequence_length={sequence_length}; lower one"
+        )
+        self.require(self.prompt_tokens + self.new_tokens <= sequence_length, "prompt_tokens", advice)
+
+
+@dataclass(frozen=True)
+class AttentionRolloutOptions(TaskOptions):
+    """The text."""
+
+    text: Text = MISSING  # tokens beyond sequence_length are left out and counted
+
+
+# Images
+
+
+@dataclass(frozen=True)
+class CaptioningOptions(ContrastiveFit):
+    """The protocol and the number of items; for `fitted`, the fit of the vision tower."""
+
+    protocol: Annotated[str, choice("generate", "retrieve", "fitted")] = MISSING
+    test_images: AtLeastTwo = MISSING  # at most
+    train_captions: Count = MISSING  # to retrieve from, at most: the most frequent ones
+
+
+@dataclass(frozen=True)
+class ImageClassificationOptions(ContrastiveFit):
+    """The label, the prompts and the number of items; for `fitted`, the fit of the vision tower."""
+
+    protocol: Annotated[str, choice("zero_shot", "fitted", "probe")] = MISSING
+    label: Text = MISSING  # emoji_group, or one of corpus.pairs.label_columns
+    # Of prompts; {} stands for the class.
+    templates: Annotated[
+        list[Annotated[str, must(lambda text: text.count("{}") == 1, "write {} once in each")]], MinLen(1)
+    ] = field(default_factory=lambda: MISSING)
+    train_per_class: Count = MISSING  # at most, for the probe
+    test_images: Count = MISSING  # at most
+    min_test_per_class: Count = MISSING  # a class with fewer is left out
+
+    @override
+    def check_run(self, config: Config) -> None:
+        columns: Sequence[str] | None = config.corpus.pairs.get("label_columns")
+        advice = f"choose one of corpus.pairs.label_columns={list(columns or [])}"
+        self.require(columns is None or self.label in columns, "label", advice)
+
+
+@dataclass(frozen=True)
+class RetrievalOptions(ContrastiveFit):
+    """The protocol and, for `fitted`, the fit of the vision tower."""
+
+    protocol: Annotated[str, choice("fitted", "zero_shot")] = MISSING
