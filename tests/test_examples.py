@@ -32,7 +32,7 @@ def example(base: type, **names: Any) -> type:
 
 
 def made(cls: Any, **options: Any) -> Any:
-    return cls(find_options(cls, options, "x"))
+    return cls(find_options(cls.Options, options, "x"))
 
 
 def test_a_corpus_of_lines(tmp_path: Path):
