@@ -14,7 +14,6 @@ from omegaconf import MISSING, OmegaConf
 from bench.config.bounds import (
     Count,
     Positive,
-    Rate,
     Share,
     ShareBelowOne,
     Text,
@@ -95,7 +94,7 @@ class Tokenizer:
 class Optim:
     """AdamW, warmup and schedule; the same for all strategies of a study."""
 
-    lr_peak: Rate = MISSING  # at width `lr_width`; bench.objectives.optim scales it to other widths
+    lr_peak: Positive = MISSING  # at width `lr_width`; bench.objectives.optim scales it to other widths
     lr_width: Annotated[int, Interval(ge=1, le=2**20)] = MISSING
     schedule: Annotated[str, choice("cosine", "wsd")] = MISSING
     warmup_share: Share = MISSING  # of all steps
@@ -105,7 +104,7 @@ class Optim:
     weight_decay: Annotated[float, Interval(ge=0, le=1000)] = MISSING
     beta1: ShareBelowOne = MISSING
     beta2: ShareBelowOne = MISSING
-    clip_norm: Annotated[float, Interval(gt=0, le=10**6)] = MISSING
+    clip_norm: Positive = MISSING  # a huge one does not clip
     tokens_per_step: Count = MISSING  # in one optimizer step, over all ranks
     # Each restarts at half the peak rate; configs of old runs lack it.
     retries_on_divergence: Annotated[int, Interval(ge=0, le=100)] = 0
