@@ -191,8 +191,8 @@ def _note(asked: Claims, judged: list[Judged]) -> str:
     return (
         f"The claims were written on {asked.written}, before the runs. Effect: the difference paired by "
         "seed, in the unit of the metric, positive where the left condition is better. Brackets: its t "
-        f"interval at {100 * judged[0].level:.2f} %, so that the intervals of all {n} claims hold together with "
-        f"{100 * LEVEL:.0f} % (Bonferroni; claims that were not run count, too). It covers new seeds, and "
+        f"interval at {100 * judged[0].level:.2f} %, so that the intervals of all {n} claims hold together "
+        f"with {100 * LEVEL:.0f} % (Bonferroni; claims that were not run count, too). It covers new seeds, and "
         "new items where the outcomes of single items are recorded. The verdict is the place of the interval "
         "against 0 and the smallest effect of interest, as docs/claims.md defines it. A variance ratio is "
         "tested by Brown and Forsythe, a crossover by one-sided t tests at both ends of the claimed range; "
