@@ -183,7 +183,7 @@ def plan(asked: Claims, sweep: Sweep) -> list[str]:
 
 
 def flip_note(n_claims: int, n_seeds: int) -> str:
-    """Return whether an exact sign-flip test over so many seeds can pass Holm's first step."""
+    """Return whether an exact sign-flip test over so many seeds can reach the level of one of the claims."""
     from bench.analysis.format import p_value  # pandas and scipy, which `bench train` needs for claims only
     from bench.analysis.inference import sign_flip_floor, sign_flip_seeds
 
@@ -191,6 +191,6 @@ def flip_note(n_claims: int, n_seeds: int) -> str:
     floor = p_value(sign_flip_floor(n_seeds), equals="= ")
     can = "can" if n_seeds >= needed else "cannot"
     return (
-        f"An exact sign-flip test over {n_seeds} seeds has p {floor} at least: it {can} pass Holm's first "
-        f"step of {n_claims} claims, which takes {needed} seeds."
+        f"An exact sign-flip test over {n_seeds} seeds has p {floor} at least: it {can} reach the "
+        f"level of one of {n_claims} claims, which takes {needed} seeds."
     )

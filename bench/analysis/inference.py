@@ -192,7 +192,7 @@ def sign_flip_floor(n: int) -> float:
 
 
 def sign_flip_seeds(n_claims: int, alpha: float = 1 - LEVEL) -> int:
-    """Return how many seeds let the smallest of n p values pass Holm's first step.
+    """Return how many seeds let a sign-flip test reach the level of one of n claims (Bonferroni).
 
     >>> sign_flip_seeds(8)
     9

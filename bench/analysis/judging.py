@@ -1,10 +1,13 @@
 """Claims and tables -> verdicts: each claim is tested with the runs of its study.
 
-The p values are Holm-corrected over all claims of the study, those without numbers included. Whether a
-superiority claim is "equivalent" is a second family of tests with its own correction.
+All claims of a study are one family of tests, those without numbers included. Each claim has one interval, at
+the level of Bonferroni's correction over the family, so that all intervals hold together; the verdict is the
+place of that interval against the smallest effect of interest. Intervals at the levels of Holm's steps would
+be narrower, but they do not hold together where a verdict depends on more than one bound.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -25,6 +28,7 @@ from bench.analysis.claims import (
 from bench.analysis.format import cell_label
 from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
 from bench.analysis.inference import (
+    Array,
     Crossover,
     Decided,
     Estimate,
@@ -34,13 +38,11 @@ from bench.analysis.inference import (
     equivalence,
     matrix,
     outcomes,
-    resampled,
     seeds_alone,
-    sign_flip_floor,
     superiority,
     variance_ratio,
 )
-from bench.analysis.stats import LEVEL, holm, pool_series, sign_flip_p
+from bench.analysis.stats import LEVEL, pool_series, sign_flip_p
 
 Pair = tuple[Cell, Cell]  # left and right
 
@@ -148,7 +150,16 @@ def require_complete(tables: Tables, claim: Claim, measure: Measure, pairs: Sequ
             raise LackingError(f"{where} has no score of {measure.task}")
 
 
-Verdict = Literal["supported", "contradicted", "equivalent", "underpowered", "not run"]
+Verdict = Literal[
+    "supported",
+    "supported in direction only",
+    "too small to matter",
+    "not as large as claimed",
+    "opposite direction",
+    "contradicted",
+    "undecided",
+    "not run",
+]
 T = TypeVar("T")
 
 
@@ -174,48 +185,92 @@ class Judged:
     claim: Claim
     evidence: Evidence
     verdict: Verdict
-    p_holm: float | None
-    n_claims: int  # of the study, for which p is corrected
+    p_adjusted: float | None  # times the number of claims, at most 1
+    level: float  # of the claim's interval, so that the intervals of all claims hold together
 
 
 def judge(tables: Tables, claims: Claims) -> list[Judged]:
-    """Return a verdict on each claim, in the order of the file."""
-    found = {name: examine(tables, claim) for name, claim in claims.claims.items()}
-    corrected = dict(
-        zip(found, holm([e.decided.p if e.decided else 1.0 for e in found.values()]), strict=True)
-    )
-    equal = _equal(claims, found)
+    """Return a verdict on each claim, in the order of the file.
+
+    All claims of a study are one family, those without numbers included: each is judged by its interval at
+    the level of Bonferroni, so the intervals of all claims hold together with at least 95 % probability.
+    """
+    n = len(claims.claims)
+    alpha = (1 - LEVEL) / n
+    found = {name: (claim, examine(tables, claim)) for name, claim in claims.claims.items()}
     return [
         Judged(
             name,
-            claims.claims[name],
+            claim,
             evidence,
-            _verdict(evidence, corrected[name], equal.get(name, 1.0)),
-            corrected[name] if evidence.decided else None,
-            len(found),
+            _verdict(claim, evidence, alpha),
+            min(1.0, n * evidence.decided.p) if evidence.decided else None,
+            1 - alpha,
         )
-        for name, evidence in found.items()
+        for name, (claim, evidence) in found.items()
     ]
 
 
-def _equal(claims: Claims, found: Mapping[str, Evidence]) -> dict[str, float]:
-    """Return the corrected p values of equivalence for the claims of superiority."""
-    names = [name for name, claim in claims.claims.items() if claim.test == SUPERIORITY]
-    p_values = []
-    for name in names:
-        estimate, margin = found[name].estimate, claims.claims[name].smallest_effect
-        p_values.append(equivalence(estimate, margin).p_for if estimate and margin else 1.0)
-    return dict(zip(names, holm(p_values), strict=True))
-
-
-def _verdict(evidence: Evidence, p_holm: float, p_equal: float) -> Verdict:
+def _verdict(claim: Claim, evidence: Evidence, alpha: float) -> Verdict:
     if evidence.why_not or evidence.decided is None:
         return "not run"
-    if p_equal <= 1 - LEVEL:
-        return "equivalent"
-    if p_holm > 1 - LEVEL:
-        return "underpowered"
-    return "supported" if evidence.decided.p_for <= evidence.decided.p_against else "contradicted"
+    if evidence.estimate is not None:
+        effect = claim.smallest_effect or 0.0
+        return _BY_TEST[claim.test](Place(evidence.estimate, effect, alpha / 2))
+    if evidence.decided.p_for <= alpha:
+        return "supported"
+    return "contradicted" if evidence.decided.p_against <= alpha else "undecided"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the interval of an effect lies against -D, 0 and +D, where D is the smallest effect of interest.
+
+    The interval excludes a bound exactly if the one-sided test at the bound rejects at half the interval's
+    error rate, here `tail`.
+    """
+
+    estimate: Estimate
+    smallest_effect: float
+    tail: float
+
+    def above(self, times: int) -> bool:
+        """Return whether the whole interval lies above `times` D."""
+        return self.estimate.p_above(times * self.smallest_effect) <= self.tail
+
+    def below(self, times: int) -> bool:
+        """Return whether the whole interval lies below `times` D."""
+        return self.estimate.p_below(times * self.smallest_effect) <= self.tail
+
+
+def superiority_verdict(at: Place) -> Verdict:
+    """Return the region in which the interval lies."""
+    if at.above(1):
+        return "supported"
+    if at.above(-1) and at.below(1):
+        return "too small to matter"
+    if at.above(0):
+        return "supported in direction only"
+    if at.below(0):
+        return "opposite direction"
+    return "not as large as claimed" if at.below(1) else "undecided"
+
+
+def _no_worse(at: Place) -> Verdict:
+    return "supported" if at.above(-1) else "contradicted" if at.below(-1) else "undecided"
+
+
+def _equivalent(at: Place) -> Verdict:
+    if at.above(-1) and at.below(1):
+        return "supported"
+    return "contradicted" if at.above(1) or at.below(-1) else "undecided"
+
+
+_BY_TEST: Mapping[str, Callable[[Place], Verdict]] = {
+    SUPERIORITY: superiority_verdict,
+    NON_INFERIORITY: _no_worse,
+    EQUIVALENCE: _equivalent,
+}
 
 
 def examine(tables: Tables, claim: Claim) -> Evidence:
@@ -236,7 +291,8 @@ def _tested(tables: Tables, claim: Claim, found: Evidence, measure: Measure, sig
         return _crossing(tables, claim, found, measure, sign)
     if claim.test == VARIANCE_RATIO:
         return _spread(tables, claim, found, measure)
-    estimate, gaps = _estimate(tables, claim, measure, found.pairs, sign)
+    gains = _gains(tables, claim, measure, found.pairs, sign)
+    estimate, gaps = gains.estimate, gains.by_seed
     margin = claim.smallest_effect or 0.0
     if claim.test == EQUIVALENCE:
         return replace(found, estimate=estimate, decided=equivalence(estimate, margin))
@@ -245,10 +301,25 @@ def _tested(tables: Tables, claim: Claim, found: Evidence, measure: Measure, sig
     return replace(found, estimate=estimate, decided=superiority(estimate, bound), p_flip=flipped)
 
 
-def _estimate(
-    tables: Tables, claim: Claim, measure: Measure, pairs: Sequence[Pair], sign: int
-) -> tuple[Estimate, pd.Series]:
-    """Return the mean difference with its error, over seeds and known items, and the differences by seed."""
+@dataclass(frozen=True)
+class Gains:
+    """Differences above 0 if `left` is better: by seed, and by seed and item (S, I) where items are known."""
+
+    by_seed: pd.Series
+    items: Array | None
+
+    @property
+    def estimate(self) -> Estimate:
+        """Estimate their mean, over new seeds and new items where items are known."""
+        return seeds_alone(self.by_seed) if self.items is None else crossed(self.items)
+
+
+def _gains(tables: Tables, claim: Claim, measure: Measure, pairs: Sequence[Pair], sign: int) -> Gains:
+    """Return the differences on a measure, averaged over the pairs of cells.
+
+    Raises:
+        LackingError: fewer than two seeds are shared.
+    """
     gaps = pool_series([_gaps(tables, claim, measure, pair, sign) for pair in pairs])
     if len(gaps) < 2:
         raise LackingError(
@@ -262,11 +333,11 @@ def _estimate(
         )
         found = matrix(*sides)
         if found is None or found[0] != tuple(gaps.index):
-            return seeds_alone(gaps), gaps
+            return Gains(gaps, None)
         matrices.append(sign * found[1])
     if len({values.shape for values in matrices}) != 1:
-        return seeds_alone(gaps), gaps
-    return crossed(np.mean(matrices, axis=0)), gaps
+        return Gains(gaps, None)
+    return Gains(gaps, np.mean(matrices, axis=0))
 
 
 def _gaps(tables: Tables, claim: Claim, measure: Measure, pair: Pair, sign: int) -> pd.Series:
@@ -305,31 +376,52 @@ def _spread(tables: Tables, claim: Claim, found: Evidence, measure: Measure) -> 
 
 
 def _crossing(tables: Tables, claim: Claim, found: Evidence, measure: Measure, sign: int) -> Evidence:
-    """Return the crossover with its p values.
+    """Return the crossover, and the p values of "within the claimed range" and of "outside it".
 
-    They are the shares of resamples whose crossover lies outside and inside the claimed range.
+    The crossover lies within the range if `left` leads at its lower end and trails at its upper end; both
+    one-sided tests have to reject (intersection-union test, Berger 1982), so p is the larger of the two.
     """
-    gains = _gains(tables, claim, found.pairs, measure, sign)
-    drawn = resampled(gains)
-    if drawn is None or len(drawn[1]) < 2:
+    points = _points(tables, claim, measure, found.pairs)
+    gains = {x: _gains(tables, claim, *points[x], sign) for x in sorted(points)}
+    crossing = crossover(pd.DataFrame({x: own.by_seed for x, own in gains.items()}))
+    if crossing is None:
         raise LackingError(f"no two points of {claim.axis} with two seeds in common")
-    low, high = claim.between or (0.0, 0.0)
-    inside = float(((drawn[2] >= low) & (drawn[2] <= high)).mean())
-    least = sign_flip_floor(len(drawn[1]))  # few seeds may agree by chance, which a bootstrap cannot show
-    decided = Decided(max(least, 1 - inside), max(least, inside))
-    return replace(found, crossing=crossover(gains), decided=decided)
+    low, high = (_interpolated(gains, x).estimate for x in claim.between or (0.0, 0.0))
+    inside = max(low.p_above(0.0), high.p_below(0.0))
+    outside = min(1.0, 2 * min(low.p_below(0.0), high.p_above(0.0)))
+    return replace(found, crossing=crossing, decided=Decided(inside, outside))
 
 
-def _gains(tables: Tables, claim: Claim, pairs: Sequence[Pair], measure: Measure, sign: int) -> pd.DataFrame:
-    """Return differences, above 0 if left is better: a row per seed, a column per label or token count."""
+def _points(
+    tables: Tables, claim: Claim, measure: Measure, pairs: Sequence[Pair]
+) -> dict[int, tuple[Measure, list[Pair]]]:
+    """Return the measure and the pairs of cells at each label count or number of tokens."""
     if claim.axis == "labels":
-        same = [m for m in tables.measures if m[:2] == measure[:2] and m.n_labels is not None]
-        at = {m.n_labels: [_gaps(tables, claim, m, pair, sign) for pair in pairs] for m in same if m.n_labels}
-    else:
-        at = {}
-        for pair in pairs:
-            at.setdefault(_tokens(tables, pair), []).append(_gaps(tables, claim, measure, pair, sign))
-    return pd.DataFrame({x: pool_series(gaps) for x, gaps in at.items()})
+        same = [m for m in tables.measures if m[:2] == measure[:2]]
+        return {m.n_labels: (m, list(pairs)) for m in same if m.n_labels}
+    found: dict[int, tuple[Measure, list[Pair]]] = {}
+    for pair in pairs:
+        found.setdefault(_tokens(tables, pair), (measure, []))[1].append(pair)
+    return found
+
+
+def _interpolated(gains: Mapping[int, Gains], at: float) -> Gains:
+    """Return the gains at a point, linear in the logarithm of the axis between the measured points.
+
+    A point outside of what was measured stands for the nearest measured one.
+    """
+    xs = sorted(gains)
+    at = min(max(at, xs[0]), xs[-1])
+    right = next(i for i, x in enumerate(xs) if x >= at)
+    one, other = gains[xs[max(right - 1, 0)]], gains[xs[right]]
+    width = math.log(xs[right] / xs[max(right - 1, 0)])
+    share = math.log(at / xs[right - 1]) / width if width else 1.0
+    by_seed = ((1 - share) * one.by_seed + share * other.by_seed).dropna()
+    if len(by_seed) < 2:
+        raise LackingError(f"{len(by_seed)} seeds in common at the ends of the range: a test takes two")
+    if one.items is None or other.items is None or one.items.shape != other.items.shape:
+        return Gains(by_seed, None)
+    return Gains(by_seed, (1 - share) * one.items + share * other.items)
 
 
 def _tokens(tables: Tables, pair: Pair) -> int:

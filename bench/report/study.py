@@ -147,7 +147,8 @@ class Study:
     def claims(self) -> pd.DataFrame:
         """Return one row per claim of the study's claims.yaml; empty where it has none.
 
-        `effect`, `low` and `high` in the metric's unit, `p` and `p_holm`, `n_seeds`, `n_items`, `verdict`.
+        `effect`, `low` and `high` (the interval at `level`) in the metric's unit, `p` and `p_adjusted`,
+        `n_seeds`, `n_items`, `verdict`.
 
         Raises:
             ConfigError: the file is malformed.

@@ -9,7 +9,8 @@ from toy_runs import ToyRun, make_run, tables_of, toy_runs
 
 from bench.analysis.claims import Claims, Side, Sweep, plan, read_claims
 from bench.analysis.format import plain
-from bench.analysis.judging import Judged, judge
+from bench.analysis.inference import Estimate
+from bench.analysis.judging import Judged, Place, judge, superiority_verdict
 from bench.errors import ConfigError
 from bench.records import Score
 from bench.report.tables.claims import claims
@@ -80,11 +81,11 @@ def test_a_side_takes_the_shared_wishes_where_it_has_none() -> None:
 def test_a_clear_lead_is_supported_and_its_mirror_contradicted(tmp_path: Path) -> None:
     assert verdict(tmp_path).verdict == "supported"
     sides = {"left": GOOD["right"], "right": GOOD["left"]}
-    assert verdict(tmp_path, **sides).verdict == "contradicted"
+    assert verdict(tmp_path, **sides).verdict == "opposite direction"
 
 
 def test_a_lead_smaller_than_the_smallest_effect_is_equivalent(tmp_path: Path) -> None:
-    assert verdict(tmp_path, smallest_effect=0.5).verdict == "equivalent"
+    assert verdict(tmp_path, smallest_effect=0.5).verdict == "too small to matter"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_what_the_study_lacks_is_not_run_with_the_reason(
 def test_a_lost_run_is_never_support(tmp_path: Path) -> None:
     tables = tables_of([*toy_runs(), make_run("clm", 3, None)])
     found = judge(tables, write(tmp_path))[0]
-    assert (found.verdict, found.p_holm) == ("not run", None)
+    assert (found.verdict, found.p_adjusted) == ("not run", None)
     assert "1 of 4 runs" in found.evidence.why_not
 
 
@@ -161,7 +162,7 @@ def test_no_worse_by_the_margin_and_equal_within_it(tmp_path: Path) -> None:
         asked = {"test": test, "right": {"strategy": "mlm"}}
         assert judge(tables, write(tmp_path, **asked))[0].verdict == "supported"
         strict = asked | {"smallest_effect": 0.0005}
-        assert judge(tables, write(tmp_path, **strict))[0].verdict == "underpowered"
+        assert judge(tables, write(tmp_path, **strict))[0].verdict == "undecided"
 
 
 def curves(n_seeds: int) -> list[ToyRun]:
@@ -190,7 +191,7 @@ def test_a_crossover_is_held_against_the_range_that_is_claimed(tmp_path: Path) -
 def test_few_seeds_that_agree_decide_no_crossover(tmp_path: Path) -> None:
     asked = {"test": "crossover", "axis": "labels", "between": [20, 50], "smallest_effect": None}
     found = judge(tables_of(curves(3)), write(tmp_path, **asked))[0]
-    assert (found.verdict, found.p_holm) == ("underpowered", 0.25)  # as a sign test of three
+    assert (found.verdict, found.p_adjusted) == ("undecided", 0.125)  # as a one-sided sign test of three
 
 
 def test_a_metric_that_only_describes_takes_a_direction(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_a_metric_that_only_describes_takes_a_direction(tmp_path: Path) -> None:
     tables, asked = tables_of(runs), {"metric": "length", "smallest_effect": 0.3}
     assert "only describes" in judge(tables, write(tmp_path, **asked))[0].evidence.why_not
     assert judge(tables, write(tmp_path, better="higher", **asked))[0].verdict == "supported"
-    assert judge(tables, write(tmp_path, better="lower", **asked))[0].verdict == "contradicted"
+    assert judge(tables, write(tmp_path, better="lower", **asked))[0].verdict == "opposite direction"
 
 
 def test_what_is_open_says_what_it_takes(tmp_path: Path) -> None:
@@ -213,16 +214,47 @@ def test_what_is_open_says_what_it_takes(tmp_path: Path) -> None:
     view = claims(tables, tmp_path)
     assert view is not None
     row = dict(zip(view.header, map(plain, view.rows[0]), strict=True))
-    assert row["verdict"] == "? underpowered"
+    assert row["verdict"] == "? undecided"
     assert "an effect of 0.001 needs" in row["power"]
-    assert "cannot pass" in view.note  # two seeds by a sign-flip test
+    assert "cannot reach" in view.note  # two seeds by a sign-flip test
 
 
 def test_the_plan_names_what_the_sweep_lacks_and_the_seeds_it_takes(tmp_path: Path) -> None:
     asked = write(tmp_path)
     whole = Sweep(strategies={"clm", "scratch"}, budgets={"1kb", None}, tasks={"probe"}, seeds=range(6))
     assert len(plan(asked, whole)) == 1
-    assert "it can pass" in plan(asked, whole)[0]
+    assert "it can reach" in plan(asked, whole)[0]
     [first, second] = plan(asked, whole._replace(strategies={"clm"}, tasks=set(), seeds=range(3)))
-    assert "it cannot pass" in first
+    assert "it cannot reach" in first
     assert second == "claim first: strategy scratch, task probe not in this sweep"
+
+
+ESTIMATES = [  # of 100 seeds with a standard error of 0.01, whose 95 % interval is ±0.02 around the mean
+    (0.06, "supported"),
+    (0.04, "supported in direction only"),
+    (0.0, "too small to matter"),
+    (0.005, "too small to matter"),
+    (-0.005, "too small to matter"),
+    (-0.015, "not as large as claimed"),
+    (-0.04, "opposite direction"),
+]
+
+
+@pytest.mark.parametrize(("mean", "verdict"), ESTIMATES)
+def test_a_verdict_is_the_place_of_the_interval(mean: float, verdict: str) -> None:
+    place = Place(Estimate(mean, 0.1, 0.0, 99, 100), 0.03, 0.025)
+    assert superiority_verdict(place) == verdict
+
+
+def test_an_interval_that_holds_the_effect_and_nought_decides_nothing() -> None:
+    place = Place(Estimate(0.015, 0.1, 0.0, 99, 100), 0.03, 0.025)
+    assert superiority_verdict(place) == "undecided"
+
+
+def test_the_interval_that_is_printed_is_the_one_that_decides(tmp_path: Path) -> None:
+    for effect in (0.05, 0.085, 0.0851, 0.134, 0.2):
+        found = verdict(tmp_path, smallest_effect=effect)
+        assert found.evidence.estimate is not None
+        low, high = found.evidence.estimate.bounds(found.level)
+        where = "supported" if low > effect else "too small to matter" if high < effect else None
+        assert found.verdict == (where or "supported in direction only")

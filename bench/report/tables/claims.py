@@ -35,8 +35,16 @@ from bench.analysis.inference import (
 from bench.analysis.judging import Judged, judge
 from bench.analysis.stats import LEVEL
 
-ALPHA = 1 - LEVEL
-_MARKS = {"supported": "✓", "contradicted": "✗", "equivalent": "=", "underpowered": "?", "not run": "–"}
+_MARKS = {
+    "supported": "✓",
+    "supported in direction only": "✓",
+    "too small to matter": "=",
+    "not as large as claimed": "✗",
+    "opposite direction": "✗",
+    "contradicted": "✗",
+    "undecided": "?",
+    "not run": "–",
+}
 
 
 def claims(tables: Tables, study: Path) -> View | None:
@@ -54,7 +62,7 @@ def claims(tables: Tables, study: Path) -> View | None:
         "verdict",
         "effect",
         "smallest effect of interest",
-        "p (Holm)",
+        "p (adjusted)",
         "n",
         "left − right",
         "task: metric",
@@ -77,7 +85,7 @@ def _row(tables: Tables, one: Judged) -> list[Entry]:
         f"{_MARKS[one.verdict]} {one.verdict}",
         _effect(one),
         _threshold(one),
-        EMPTY if one.p_holm is None else p_value(one.p_holm),
+        EMPTY if one.p_adjusted is None else p_value(one.p_adjusted),
         _n(one),
         _contrast(tables, one),
         [measure_link(tables, measure)] if measure else f"{one.claim.task}: {one.claim.metric}",
@@ -109,7 +117,7 @@ def _cells(tables: Tables, cells: Iterable[Cell]) -> list[Link]:
 def _effect(one: Judged) -> str:
     evidence = one.evidence
     if evidence.estimate is not None:
-        low, high = (number(bound, signed=True) for bound in evidence.estimate.bounds())
+        low, high = (number(bound, signed=True) for bound in evidence.estimate.bounds(one.level))
         return f"{number(evidence.estimate.mean, signed=True)} [{low}, {high}]"
     if evidence.ratio is not None:
         ratio = evidence.ratio
@@ -151,9 +159,9 @@ def _detail(one: Judged) -> str:
     """Return why a claim was not run, or the power of the study if the claim is undecided."""
     if one.evidence.why_not:
         return one.evidence.why_not
-    if one.verdict != "underpowered":
+    if one.verdict != "undecided":
         return EMPTY
-    alpha, effect = ALPHA / one.n_claims, one.claim.smallest_effect or 0.0
+    alpha, effect = 1 - one.level, one.claim.smallest_effect or 0.0
     if one.evidence.estimate is not None:
         return _power(one.evidence.estimate, effect, alpha, is_equal=one.claim.test == EQUIVALENCE)
     if one.evidence.ratio is not None:
@@ -182,19 +190,15 @@ def _note(asked: Claims, judged: list[Judged]) -> str:
     flips = f" {flip_note(n, max(seeds))}" if seeds else ""
     return (
         f"The claims were written on {asked.written}, before the runs. Effect: the difference paired by "
-        f"seed, in the unit of the metric, positive where the left condition is better, with its "
-        f"{100 * LEVEL:.0f} % t interval. Where the outcomes of single items are recorded, seeds and items "
-        "are crossed random factors, and the interval covers new seeds and new items; otherwise it covers "
-        f"new seeds on these items. Supported or contradicted: the test of the claim at {100 * ALPHA:.0f} % "
-        f"after Holm's correction for {n} claims, including those that were not run. Superiority and "
-        "non-inferiority use a t test, equivalence two one-sided t tests, a variance ratio the "
-        "Brown-Forsythe test with the bootstrap interval of the ratio, and a crossover the share of "
-        "bootstraps over seeds, at least the smallest p of the sign-flip test. Equivalent: a superiority "
-        "claim whose difference is shown to be smaller than the smallest effect of interest, by two "
-        f"one-sided tests corrected among themselves. Underpowered: the test is significant in neither "
-        "direction. Power: what a test at the "
-        f"first step of the correction detects with {100 * POWER:.0f} % power, if the variance found here "
-        f"is the true one. p (flip): exact sign-flip test over seeds, uncorrected.{flips}"
+        "seed, in the unit of the metric, positive where the left condition is better. Brackets: its t "
+        f"interval at {100 * judged[0].level:.2f} %, so that the intervals of all {n} claims hold together "
+        f"with {100 * LEVEL:.0f} % (Bonferroni; claims that were not run count, too). It covers new seeds, and "
+        "new items where the outcomes of single items are recorded. The verdict is the place of the interval "
+        "against 0 and the smallest effect of interest, as docs/claims.md defines it. A variance ratio is "
+        "tested by Brown and Forsythe, a crossover by one-sided t tests at both ends of the claimed range; "
+        "their brackets are 95 % bootstrap intervals over seeds. p (adjusted): the p value of the test times "
+        f"the number of claims. Power: what the test detects with {100 * POWER:.0f} % power, if the variance "
+        f"found here is the true one. p (flip): exact sign-flip test over seeds, uncorrected.{flips}"
     )
 
 
@@ -214,7 +218,7 @@ def _record(tables: Tables, one: Judged) -> dict[str, Any]:
     estimate, ratio, crossing = one.evidence.estimate, one.evidence.ratio, one.evidence.crossing
     spread: tuple[float | None, float | None, float | None, int | None] = (None, None, None, None)
     if estimate is not None:
-        spread = (estimate.mean, *estimate.bounds(), estimate.n_seeds)
+        spread = (estimate.mean, *estimate.bounds(one.level), estimate.n_seeds)
     elif ratio is not None:
         spread = (ratio.ratio, ratio.low, ratio.high, ratio.n)
     elif crossing is not None:
@@ -233,7 +237,8 @@ def _record(tables: Tables, one: Judged) -> dict[str, Any]:
         "n_items": estimate.n_items if estimate else None,
         "smallest_effect": one.claim.smallest_effect,
         "p": decided.p if decided else None,
-        "p_holm": one.p_holm,
+        "p_adjusted": one.p_adjusted,
+        "level": one.level,
         "p_sign_flip": one.evidence.p_flip,
         "verdict": one.verdict,
         "detail": _detail(one),
