@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from bench.errors import BenchError, printable
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     "strategy=clm",
     "tokenizer.vocab_size=300",
