@@ -29,8 +29,8 @@ def fill(model: Path, text: str, k: int) -> list[list[Candidate]]:
         k: candidates per mask.
 
     Raises:
-        ConfigError: the folder holds no masked language model with its tokenizer, or the text no mask or bytes
-            that are not UTF-8.
+        ConfigError: the folder holds no masked language model with its tokenizer, or the text no mask or
+            bytes that are not UTF-8.
     """
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise ConfigError(f"text={printable(text)}: not UTF-8 text; type it in a UTF-8 terminal")

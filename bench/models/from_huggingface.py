@@ -120,8 +120,8 @@ def _read(checkpoint: Checkpoint, auto: str, pretrained: bool) -> "PreTrainedMod
         problem = f"its weights cannot be read as {checkpoint.architecture} ({first_line(error)})"
         raise CheckpointError(checkpoint.name, f"{problem}; choose another checkpoint") from error
     whole = _without_pooler(whole)
-    if problem := misfit(whole, report):
-        raise CheckpointError(checkpoint.name, f"{problem}; its config.json describes another model")
+    if misfitting := misfit(whole, report):
+        raise CheckpointError(checkpoint.name, f"{misfitting}; its config.json describes another model")
     return whole
 
 

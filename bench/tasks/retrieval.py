@@ -1,9 +1,10 @@
 """Image-text retrieval among held-out pairs, and the joint space of images and texts that it needs.
 
-Recall at 1, 5 and 10 in both directions (CLIP, arXiv:2103.00020), among distinct images and distinct captions:
-any caption of an image is right for it, and any image of a caption. Protocol `zero_shot` uses the strategy's
-own two towers. Protocol `fitted` is open to every strategy: its text features are frozen, and a new vision
-tower is fitted to them on the training pairs. Captioning and image classification use the same spaces.
+Recall at 1, 5 and 10 in both directions (CLIP, arXiv:2103.00020), among distinct images and distinct
+captions: any caption of an image is right for it, and any image of a caption. Protocol `zero_shot` uses the
+strategy's own two towers. Protocol `fitted` is open to every strategy: its text features are frozen, and a
+new vision tower is fitted to them on the training pairs. Captioning and image classification use the same
+spaces.
 Shapes: N items, S pixels per side, L tokens per caption, D width.
 """
 
@@ -228,8 +229,8 @@ def recalls(similarity: Tensor, belong: Tensor) -> Outcome:
     share = (belong / belong.sum(dim=0)).double().numpy() * len(belong) / belong.shape[1]  # (I, C)
     items["recall_at_5"] = (items[by_image] + share @ items[by_caption]) / 2
     chance["recall_at_5"] = (chance[by_image] + chance[by_caption]) / 2
-    scores = [Measured(name, float(items[name].mean()), chance[name], len(items[name])) for name in items]
-    return Outcome([scores[-1], *scores[:-1]], items)
+    measured = [Measured(name, float(items[name].mean()), chance[name], len(items[name])) for name in items]
+    return Outcome([measured[-1], *measured[:-1]], items)
 
 
 def any_hit(scores: Tensor, belong: Tensor, k: int) -> NDArray[np.float64]:

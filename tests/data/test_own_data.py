@@ -10,7 +10,7 @@ import pytest
 from corpus_builders import assert_one_line, pair_corpus, text_corpus, texts_of
 from PIL import Image
 
-from bench.data.corpora.base import Pair, Skipped
+from bench.data.corpora.base import Document, Pair, Skipped
 from bench.errors import ConfigError, DataError
 
 # Text files
@@ -135,7 +135,10 @@ def test_json_rows_are_documents(tmp_path: Path, hf_options: dict[str, Any]) -> 
         "hf_text", name="json", data_files=[str(path)], text_column="body", label_columns=["kind"],
         group_column="author", **hf_options,
     )  # fmt: skip
-    assert [(d.text, d.group, d.labels) for d in corpus.documents()] == [("first", "a", {"kind": "1"})]
+    assert list(corpus.documents()) == [
+        Document("first", "a", {"kind": "1"}),
+        Skipped("row without a text", "row 1"),
+    ]
     assert corpus.labelled
     with pytest.raises(ConfigError) as caught:
         texts_of(text_corpus("hf_text", name="json", data_files=[str(path)], **hf_options))
