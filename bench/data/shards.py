@@ -398,6 +398,7 @@ def check_splits(sizes: dict[Split, int], corpus: Corpus, key: str, skipped: Ski
         raise DataError(
             f"{key}: the split {' and '.join(empty)} is empty, because whole groups are held out, equal "
             f"items are kept once, and there are too few; {corpus.how_to_add_groups(key)}"
+            + (f" (skipped {skipped.described()})" if skipped.counts else "")
         )
 
 
