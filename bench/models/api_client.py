@@ -23,6 +23,7 @@ from omegaconf import MISSING
 from bench.config.bounds import Checked, NonNegative, OptionError, Text
 from bench.config.checks import refuse_secrets
 from bench.config.installation import check_installed
+from bench.data.json_text import JsonError, parse_json
 from bench.errors import ConfigError, DataError
 from bench.records import write_atomically
 
@@ -185,9 +186,9 @@ class Endpoint:
         except _openai().APIError as error:
             raise self._explained(error) from None  # its traceback may quote the key
         try:
-            answer = json.loads(content)
-        except ValueError:
-            raise DataError(f"{self._server}: the answer is not JSON; use an OpenAI-compatible API") from None
+            answer = parse_json(content)
+        except JsonError as error:
+            raise DataError(f"{self._server}: the answer is {error}; use an OpenAI-compatible API") from None
         known = ("choices", "usage")
         return {key: answer[key] for key in known if key in answer} if isinstance(answer, dict) else {}
 
@@ -254,7 +255,7 @@ def token_counts(answer: Answer) -> tuple[int, int]:
     """Return the billed tokens of the prompt and of the completion."""
     usage = answer["usage"]
     counts = usage["prompt_tokens"], usage.get("completion_tokens") or 0
-    if not all(isinstance(count, int) and count >= 0 for count in counts):
+    if not all(type(count) is int and count >= 0 for count in counts):
         raise DataError(f"token counts must be whole numbers of 0 or more, got {counts}")
     return counts
 
@@ -278,8 +279,8 @@ def scored(answer: Answer, prompt: str, text: str) -> Scored:
         )
     if values[0] is not None or not all(_is_log_probability(value) for value in values[1:n_tokens]):
         raise DataError("log-probabilities must be null for the first token, then finite and at most 0")
-    if offsets != sorted(offsets) or offsets[0] != 0:
-        raise DataError("text offsets must begin at 0 and must not decrease")
+    if offsets != sorted(offsets) or offsets[0] != 0 or not all(type(at) is int for at in offsets):
+        raise DataError("text offsets must be whole numbers that begin at 0 and do not decrease")
     spans = _spans(tokens[:n_tokens], whole)
     first = next((i for i, (_, end) in enumerate(spans) if i and end > len(prompt)), None)
     if first is None:
@@ -318,7 +319,7 @@ def _aligned(tokens: list[str], text: str) -> list[tuple[int, int]] | None:
 
 
 def _is_log_probability(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value <= 0
+    return type(value) in (int, float) and math.isfinite(value) and value <= 0  # type: ignore[arg-type,operator]
 
 
 def _digest(content: object) -> str:
