@@ -111,6 +111,7 @@ def test_a_wrong_word_is_refused_by_name(
 
 
 def fail(record: RunRecord) -> None:
+    record_path(record).unlink()
     write_record(replace(record, status="failed", reason="out of luck"), record_path(record).parent)
 
 

@@ -15,6 +15,8 @@ import psutil
 import pytest
 
 from bench.config import supervision
+from bench.errors import ConfigError
+from bench.sweep import locks
 
 pytestmark = pytest.mark.faults
 
@@ -69,3 +71,11 @@ def test_the_folder_of_a_killed_export_is_removed_by_the_next_one(tmp_path: Path
         subprocess.run([sys.executable, "-c", code, tmp_path / "export", str(int(number))], check=False)
         left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["export"]
+
+
+def test_a_file_system_without_locks_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    locks.check(tmp_path)
+    monkeypatch.setattr(locks, "_SECOND", "")  # a second process that gets the lock as well
+    with pytest.raises(ConfigError, match="has no locks"):
+        locks.check(tmp_path)
+    assert list(tmp_path.iterdir()) == []

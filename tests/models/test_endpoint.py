@@ -149,3 +149,14 @@ def test_without_its_package_an_endpoint_says_what_to_install(
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ConfigError, match=r"pip install .*\[endpoint\]"):
         Endpoint(HERE, tmp_path).log_likelihood("four")
+
+
+def test_what_a_run_has_spent_counts_in_its_next_process(tmp_path: Path):
+    served = changed(price_per_million_prompt_tokens=1.0, max_cost=1e-5)
+    first = Endpoint(served, tmp_path, tmp_path / "endpoint.json")
+    first._count({"usage": {"prompt_tokens": 9, "completion_tokens": 1}})
+    again = Endpoint(served, tmp_path, tmp_path / "endpoint.json")
+    assert again.usage == first.usage
+    assert again.usage.cost == pytest.approx(9e-6)
+    with pytest.raises(ConfigError, match=r"max_cost=1e-05: 9e-06 is spent"):
+        again.log_likelihood("the cat")
