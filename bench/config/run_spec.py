@@ -23,6 +23,7 @@ from bench.records import (
     TaskResult,
     checked,
     evaluation_id,
+    holds_settings,
     read_evaluations,
     read_json,
     read_record,
@@ -90,7 +91,9 @@ class RunSpec:
         """Return the tasks, with their settings, that have no result in these settings."""
         done = {name: r.config for name, r in self.results().items() if r.status != "failed"}
         tasks = self.config["task"].items()
-        return {name: node for name, node in tasks if done.get(name) != without_targets(node)}
+        return {
+            name: node for name, node in tasks if name not in done or not holds_settings(done[name], node)
+        }
 
     def results(self) -> dict[str, TaskResult]:
         """Return the results of the run's tasks so far."""
