@@ -265,8 +265,18 @@ class RunRecord:
 
 
 def write_record(record: RunRecord, folder: Path) -> Path:
-    """Write `<folder>/<run_id>.json` whole or not at all."""
-    return _write(record, folder / f"{record.run_id}.json")
+    """Write `<folder>/<run_id>.json` whole or not at all; a finished record is only replaced by another."""
+    path = folder / f"{record.run_id}.json"
+    if record.status != "finished" and _is_finished(path):
+        return path
+    return _write(record, path)
+
+
+def _is_finished(path: Path) -> bool:
+    try:
+        return path.exists() and read_record(path).status == "finished"
+    except DataError:
+        return False
 
 
 def read_record(path: Path) -> RunRecord:
@@ -405,9 +415,15 @@ def results_of(evaluations: Iterable[EvaluationRecord]) -> dict[str, TaskResult]
     """Return the latest result of each task; a failed one never replaces one that did not fail."""
     found: dict[str, TaskResult] = {}
     for result in (result for evaluation in evaluations for result in evaluation.results):
-        if result.status != "failed" or result.task not in found:
+        if result.status != "failed" or result.task not in found or found[result.task].status == "failed":
             found[result.task] = result
     return found
+
+
+def failures_of(evaluations: Iterable[EvaluationRecord]) -> list[str]:
+    """Return `task: reason` of each task whose latest evaluation failed, whatever an earlier one found."""
+    latest = {result.task: result for evaluation in evaluations for result in evaluation.results}
+    return [f"{task}: {result.reason}" for task, result in latest.items() if result.status == "failed"]
 
 
 def _check_evaluation(record: EvaluationRecord) -> None:

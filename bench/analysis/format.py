@@ -3,6 +3,7 @@
 A view is a table of texts and links, which is made once and written as HTML, Markdown and LaTeX.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -197,6 +198,7 @@ def markdown_table(view: View) -> str:
 def latex_escape(text: str) -> str:
     """Return a text that LaTeX prints as it is; each character that cannot be printed becomes `?`."""
     if not text.replace("\N{NO-BREAK SPACE}", " ").isprintable():
+        text = re.sub(r"[^\S\N{NO-BREAK SPACE}]", " ", text)  # line breaks and separators of every kind
         text = "".join(c if c.isprintable() or c.isspace() else "?" for c in text)
     return text.translate(_LATEX_SIGNS)
 

@@ -232,7 +232,8 @@ def explain(error: Exception) -> str:
     """Return in one line what an error of Hydra or OmegaConf means and what to change."""
     cause = error.__cause__ if error.__cause__ is not None else error
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: write key=value, in quotes if it has spaces or brackets"
+        quoted = "with any other characters than letters of ASCII, digits and -_./:+%@ in quotes"
+        return f"cannot read {error.override!r}: write key=value, {quoted}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} has no value; add {error.full_key}=VALUE"
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:

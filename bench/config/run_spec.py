@@ -23,6 +23,7 @@ from bench.records import (
     TaskResult,
     checked,
     evaluation_id,
+    failures_of,
     holds_settings,
     read_evaluations,
     read_json,
@@ -109,7 +110,7 @@ class RunSpec:
     def why_lost(self) -> str:
         """Return why the run or one of its tasks has no numbers; "" if nothing has failed."""
         record = self.recorded()
-        failed = [f"{r.task}: {r.reason}" for r in self.results().values() if r.status == "failed"]
+        failed = failures_of(read_evaluations(self.evaluations, self.run_id)[0].get(self.run_id, []))
         return (record.reason if record else None) or "; ".join(failed)
 
     def can_be_evaluated(self) -> bool:

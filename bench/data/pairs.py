@@ -5,10 +5,8 @@ of this order, and equal pairs are kept once.
 """
 
 import json
-import logging
 from array import array
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,11 +19,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from bench.data.cache import Manifest, cache_folder, prepare, show_progress
-from bench.data.corpora.base import Pair, PairCorpus, Skipped, Split, split_of
+from bench.data.corpora.base import Pair, PairCorpus, SkippedItems, Split, split_of
 from bench.data.shards import (
     BATCH_DOCUMENTS,
     NARROW_VOCAB_SIZE,
     SPLITS,
+    account,
     check_splits,
     content_hash,
     corpus_key,
@@ -34,8 +33,7 @@ from bench.data.shards import (
 from bench.data.tokenizer import EOS, PAD, load_tokenizer
 from bench.errors import ConfigError, DataError
 
-log = logging.getLogger(__name__)
-MAX_NAMED_PLACES = 5  # of skipped items, in the log and with every result
+KEY = "corpus.pairs"  # in the config
 
 
 @dataclass(frozen=True)
@@ -156,34 +154,24 @@ def prepare_pairs(corpus: PairCorpus, tokenizer_path: Path, caption_length: int,
 
     def build(partial: Path) -> Manifest:
         tokenizer = load_tokenizer(tokenizer_path)
-        items, skipped = show_progress(corpus.pairs(), "reading pairs"), list[Skipped]()
-        written = _write(items, tokenizer, settings, partial, skipped)
-        provenance = corpus.provenance()
-        if skipped:
-            written["skipped"] = Counter(item.reason for item in skipped)
-            provenance = provenance | {"skipped": _described(skipped)}
-            log.warning("corpus.pairs: skipped %s", provenance["skipped"])
-        return written | settings | {"provenance": provenance}
+        skipped = SkippedItems()
+        items = skipped.separated(show_progress(corpus.pairs(), "reading pairs"))
+        written = _write(
+            items, tokenizer, settings, partial, lambda sizes: check_splits(sizes, corpus, KEY, skipped)
+        )
+        return written | settings | account(corpus, skipped, KEY)
 
     return PairData(folder, prepare(folder, build))
 
 
-def _described(skipped: list[Skipped]) -> str:
-    parts = []
-    for reason, n in Counter(item.reason for item in skipped).items():
-        places = [item.place for item in skipped if item.reason == reason][:MAX_NAMED_PLACES]
-        parts.append(f"{reason}: {n} ({', '.join(places)}{', ...' if n > MAX_NAMED_PLACES else ''})")
-    return "; ".join(parts)
-
-
 def _write(
-    items: Iterable[Pair | Skipped],
+    items: Iterable[Pair],
     tokenizer: Tokenizer,
     settings: dict[str, Any],
     folder: Path,
-    skipped: list[Skipped],
+    check: Callable[[dict[Split, int]], None],
 ) -> Manifest:
-    """Write the pairs into `folder`, and add the items that are not pairs to `skipped`."""
+    """Write the pairs into `folder`, after a check of the splits' sizes."""
     hashes = {split: array("Q") for split in SPLITS}
     rows: dict[Split, list[str]] = {split: [] for split in SPLITS}
     seen: set[int] = set()
@@ -191,9 +179,6 @@ def _write(
     with ExitStack() as stack:
         streams = {split: stack.enter_context(unordered(folder, split).open("wb")) for split in SPLITS}
         for pair in items:
-            if isinstance(pair, Skipped):
-                skipped.append(pair)
-                continue
             n += 1
             _check(pair, settings["image_size"])
             hashed = content_hash(pair.image.tobytes() + pair.caption.encode())
@@ -206,11 +191,7 @@ def _write(
             hashes[split].append(hashed)
             rows[split].append(row)
             streams[split].write(pair.image.tobytes())
-    if skipped and not n:
-        raise DataError(
-            f"corpus.pairs: every row was skipped: {_described(skipped)}; check the columns' names"
-        )
-    check_splits({split: len(hashes[split]) for split in SPLITS}, "corpus.pairs")
+    check({split: len(hashes[split]) for split in SPLITS})
     for split in SPLITS:
         order = np.argsort(np.array(hashes[split], np.uint64))
         _shuffle_images(folder, split, order, settings["image_size"])

@@ -11,6 +11,7 @@ them. Only a hash, a size and a split per document stay in memory.
 
 import heapq
 import json
+import logging
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -28,11 +29,22 @@ from tokenizers import Tokenizer
 from bench.config import schema
 from bench.config.bounds import check
 from bench.data.cache import Manifest, cache_folder, prepare, show_progress
-from bench.data.corpora.base import Corpus, Document, Split, TextCorpus, split_of
-from bench.data.planting import Planted, Planting, place
+from bench.data.corpora.base import (
+    CUT,
+    MAX_TEXT_CHARS,
+    Corpus,
+    Document,
+    Skipped,
+    SkippedItems,
+    Split,
+    TextCorpus,
+    split_of,
+)
+from bench.data.planting import Planted, place
 from bench.data.tokenizer import EOS, load_tokenizer, train_tokenizer
 from bench.errors import ConfigError, DataError
 
+log = logging.getLogger(__name__)
 FORMAT = 1  # increase it when the meaning of the prepared files changes
 SPLITS: tuple[Split, ...] = get_args(Split)
 SHARD_TOKENS = 2**27
@@ -165,10 +177,11 @@ def prepare_text(
     folder = cache_folder(data_dir, f"{type(corpus).__name__.lower()}-tokens", key)
 
     def build(partial: Path) -> Manifest:
+        skipped = SkippedItems()
         written = write_shards(
-            lambda: load_documents(corpus, data_dir), tokenizer, partial, given, corpus.planting()
+            corpus, lambda: _items(corpus, data_dir), tokenizer, partial, given=given, skipped=skipped
         )
-        return written | {"settings": settings, "provenance": corpus.provenance()}
+        return written | {"settings": settings} | account(corpus, skipped, "corpus.text")
 
     return TextData(folder, prepare(folder, build))
 
@@ -178,8 +191,21 @@ def load_documents(corpus: TextCorpus, data_dir: Path, split: Split | None = Non
 
     A labelled corpus is parsed only once, and its equal texts are kept once.
     """
-    documents = _cached_documents(corpus, data_dir) if corpus.labelled else corpus.documents()
+    documents = SkippedItems().separated(_items(corpus, data_dir))
     return (item for item in documents if split is None or split_of(item.group) == split)
+
+
+def _items(corpus: TextCorpus, data_dir: Path) -> Iterator[Document | Skipped]:
+    return _cached_documents(corpus, data_dir) if corpus.labelled else corpus.documents()
+
+
+def account(corpus: Corpus, skipped: SkippedItems, key: str) -> Manifest:
+    """Return provenance and skipped items of a corpus, for its manifest; warn if there are any."""
+    provenance = corpus.provenance()
+    if not skipped.counts:
+        return {"provenance": provenance}
+    log.warning("%s: skipped %s", key, skipped.described())
+    return {"provenance": provenance | {"skipped": skipped.described()}, "skipped": dict(skipped.counts)}
 
 
 def corpus_key(corpus: Corpus) -> dict[str, Any]:
@@ -188,11 +214,14 @@ def corpus_key(corpus: Corpus) -> dict[str, Any]:
     return {"class": name, "fingerprint": corpus.fingerprint(), "format": FORMAT}
 
 
-def _cached_documents(corpus: TextCorpus, data_dir: Path) -> Iterator[Document]:
+def _cached_documents(corpus: TextCorpus, data_dir: Path) -> Iterator[Document | Skipped]:
     def build(partial: Path) -> Manifest:
         seen: set[int] = set()
         with (partial / "documents.jsonl").open("w", encoding="utf-8") as file:
             for item in show_progress(corpus.documents(), "reading documents"):
+                if isinstance(item, Skipped):
+                    file.write(json.dumps([item.reason, item.place], ensure_ascii=False) + "\n")
+                    continue
                 hashed = content_hash(item.text.encode())
                 if hashed not in seen:
                     seen.add(hashed)
@@ -203,8 +232,8 @@ def _cached_documents(corpus: TextCorpus, data_dir: Path) -> Iterator[Document]:
     prepare(folder, build)
     with (folder / "documents.jsonl").open(encoding="utf-8", newline="\n") as file:
         for line in file:
-            text, group, labels = json.loads(line)
-            yield Document(text=text, group=group, labels=labels)
+            row = json.loads(line)
+            yield Skipped(*row) if len(row) == 2 else Document(*row)
 
 
 @dataclass(frozen=True)
@@ -236,13 +265,17 @@ class Scan:
 
 
 def write_shards(
-    documents: Callable[[], Iterator[Document]],
+    corpus: TextCorpus,
+    items: Callable[[], Iterable[Document | Skipped]],
     settings: schema.Tokenizer,
     folder: Path,
-    given: str | None = None,
-    planting: Planting | None = None,
+    *,
+    given: str | None,
+    skipped: SkippedItems,
 ) -> Manifest:
     """Write tokenizer, shards, offsets and sizes into `folder`; return their counts and hashes.
+
+    What cannot be used is counted in `skipped`.
 
     Planted texts add training tokens and change nothing else: the splits, the order of the other documents
     and the tokenizer are those of the corpus without them.
@@ -250,8 +283,10 @@ def write_shards(
     Raises:
         DataError: there are no documents, a split is empty, or documents change between the two passes.
     """
-    scan = scan_documents(show_progress(documents(), "reading documents"), settings.train_bytes)
-    check_splits({split: len(scan.kept(split)) for split in SPLITS}, "corpus.text")
+    planting = corpus.planting()
+    documents = skipped.separated(_cut(show_progress(items(), "reading documents")))
+    scan = scan_documents(documents, settings.train_bytes)
+    check_splits({split: len(scan.kept(split)) for split in SPLITS}, corpus, "corpus.text", skipped)
     path = folder / "tokenizer.json"
     if given is None:
         train_tokenizer(scan.sample, settings.vocab_size).save(str(path))
@@ -262,7 +297,8 @@ def write_shards(
     dtype = np.dtype(np.uint16 if vocab_size < NARROW_VOCAB_SIZE else np.uint32)
     planted = [] if planting is None else planting.texts
     whole = scan.followed_by(planted)
-    stream = chain(documents(), (Document(item.text, group="") for item in planted))
+    again = SkippedItems().separated(_cut(items()))
+    stream = chain(again, (Document(item.text, group="") for item in planted))
     counts = _encode(show_progress(stream, "tokenizing"), whole, tokenizer, folder, dtype)
     manifest: Manifest = {
         "content_sha256": scan.content_sha256,
@@ -283,6 +319,17 @@ def write_shards(
         return manifest
     text = scan.content_sha256 + json.dumps(asdict(planting), sort_keys=True)
     return manifest | {"planted": asdict(planting), "content_sha256": sha256(text.encode()).hexdigest()}
+
+
+def _cut(items: Iterable[Document | Skipped]) -> Iterator[Document | Skipped]:
+    """Cut very long documents into several of the same group, and count them."""
+    for item in items:
+        if isinstance(item, Skipped) or len(item.text) <= 2 * MAX_TEXT_CHARS:
+            yield item
+            continue
+        yield Skipped(CUT, item.group)
+        for start in range(0, len(item.text), MAX_TEXT_CHARS):
+            yield replace(item, text=item.text[start : start + MAX_TEXT_CHARS])
 
 
 def scan_documents(documents: Iterable[Document], sample_bytes: int) -> Scan:
@@ -335,15 +382,18 @@ def content_hash(data: bytes) -> int:
     return int.from_bytes(sha256(data).digest()[:8], "big")
 
 
-def check_splits(sizes: dict[Split, int], key: str) -> None:
+def check_splits(sizes: dict[Split, int], corpus: Corpus, key: str, skipped: SkippedItems) -> None:
     """Raise a DataError if a split of the corpus is empty."""
     empty = [split for split, size in sizes.items() if size == 0]
     if not any(sizes.values()):
+        if skipped.counts:
+            raise DataError(f"{key}: every row was skipped: {skipped.described()}; check the columns' names")
         raise DataError(f"{key}: the corpus has no documents; check its options")
     if empty:
         raise DataError(
-            f"{key}: the split {' and '.join(empty)} is empty, because whole groups (files) are held out and "
-            f"there are too few; add some, or set {key}.split_by=document where the corpus has that option"
+            f"{key}: the split {' and '.join(empty)} is empty, because whole groups are held out, equal "
+            f"items are kept once, and there are too few; {corpus.how_to_add_groups(key)}"
+            + (f" (skipped {skipped.described()})" if skipped.counts else "")
         )
 
 

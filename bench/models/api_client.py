@@ -23,6 +23,7 @@ from omegaconf import MISSING
 from bench.config.bounds import Checked, NonNegative, OptionError, Text
 from bench.config.checks import refuse_secrets
 from bench.config.installation import check_installed
+from bench.data.json_text import JsonError, parse_json
 from bench.errors import ConfigError, DataError
 from bench.records import write_atomically
 
@@ -47,8 +48,8 @@ class Access:
     # null: free, for a server on this machine only.
     price_per_million_prompt_tokens: NonNegative | None = MISSING
     price_per_million_completion_tokens: NonNegative | None = MISSING
-    max_cost: NonNegative = MISSING  # of one run; a request that could exceed it is not sent
-    timeout_s: Annotated[float, Interval(ge=1e-3, le=10**7)] = MISSING  # of one attempt
+    max_cost: NonNegative = MISSING  # of a run, over all its processes; what could exceed it is not sent
+    timeout_s: Annotated[float, Interval(ge=1e-3, le=10**7)] = MISSING  # of one attempt, to the last byte
     # After a failed connection, a timeout, HTTP 408, 409, 429 or 5xx.
     max_retries: Annotated[int, Interval(ge=0, le=1000)] = MISSING
 
@@ -99,13 +100,14 @@ class Scored:
 
 @dataclass
 class Usage:
-    """Requests, tokens and cost of a run so far; cached answers cost nothing."""
+    """Requests, tokens and cost of a run over its whole life, in however many processes."""
 
     requests: int = 0
     from_cache: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
+    cost_of_cached: float = 0.0  # paid earlier, by this run or another, for the answers in `from_cache`
 
 
 class Endpoint:
@@ -115,10 +117,11 @@ class Endpoint:
     only in the header of a request.
     """
 
-    def __init__(self, served: Served, folder: Path) -> None:
+    def __init__(self, served: Served, folder: Path, ledger: Path | None = None) -> None:
         self.served = served
         self.folder = folder
-        self.usage = Usage()
+        self.ledger = ledger  # the run's file of its usage; None: the usage of this process alone
+        self.usage = Usage() if ledger is None else _read_usage(ledger)
 
     def log_likelihood(self, text: str, *, prompt: str = "") -> Scored:
         """Score `text` after `prompt`; without a prompt, after the text's own first token.
@@ -141,14 +144,16 @@ class Endpoint:
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored["sha256"] == _digest(stored["answer"]):
                 result = parse(stored["answer"])
+                paid = stored.get("cost", self.served.access.cost(*token_counts(stored["answer"])))
                 self.usage.from_cache += 1
+                self.usage.cost_of_cached += paid
                 return result
         except (OSError, DataError, *MALFORMED):
             pass  # absent or damaged: request it again
         self._check_cost(request)
         answer = self._send(request)
         try:
-            self._count(answer)
+            cost = self._count(answer)
             result = parse(answer)
         except MALFORMED as error:
             raise DataError(
@@ -158,7 +163,9 @@ class Endpoint:
         except DataError as error:
             raise DataError(f"{self._server}: {error}") from None
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(asked | {"answer": answer, "sha256": _digest(answer)}))
+        write_atomically(
+            path, json.dumps(asked | {"answer": answer, "sha256": _digest(answer), "cost": cost})
+        )
         return result
 
     def _check_cost(self, request: dict[str, Any]) -> None:
@@ -171,12 +178,17 @@ class Endpoint:
                 f"may cost {cost:.6g}; raise it, the answers so far are kept"
             )
 
-    def _count(self, answer: Answer) -> None:
+    def _count(self, answer: Answer) -> float:
+        """Add an answer to the run's usage, before anything else is done with it; return its cost."""
         prompt_tokens, completion_tokens = token_counts(answer)
         self.usage.requests += 1
         self.usage.prompt_tokens += prompt_tokens
         self.usage.completion_tokens += completion_tokens
-        self.usage.cost += self.served.access.cost(prompt_tokens, completion_tokens)
+        cost = self.served.access.cost(prompt_tokens, completion_tokens)
+        self.usage.cost += cost
+        if self.ledger is not None:
+            write_atomically(self.ledger, json.dumps(asdict(self.usage)))
+        return cost
 
     def _send(self, request: dict[str, Any]) -> Answer:
         create = self._client.completions.with_raw_response.create
@@ -185,15 +197,19 @@ class Endpoint:
         except _openai().APIError as error:
             raise self._explained(error) from None  # its traceback may quote the key
         try:
-            answer = json.loads(content)
-        except ValueError:
-            raise DataError(f"{self._server}: the answer is not JSON; use an OpenAI-compatible API") from None
+            answer = parse_json(content)
+        except JsonError as error:
+            raise DataError(f"{self._server}: the answer is {error}; use an OpenAI-compatible API") from None
         known = ("choices", "usage")
         return {key: answer[key] for key in known if key in answer} if isinstance(answer, dict) else {}
 
     @cached_property
     def _client(self) -> "OpenAI":
-        return _openai().OpenAI(
+        openai = _openai()
+        from bench.models.bounded_client import BoundedClient  # httpx comes with openai
+
+        return openai.OpenAI(
+            http_client=BoundedClient(self.served.access.timeout_s),
             api_key=self._key,
             base_url=self.served.base_url,
             timeout=self.served.access.timeout_s,
@@ -224,6 +240,10 @@ class Endpoint:
             problem = (
                 f"no answer within strategy.access.timeout_s={access.timeout_s:g} in {tries} tries; raise it"
             )
+        elif type(error.__cause__).__name__ == "AnswerTooLargeError":
+            problem = "sends more than 64 MB as one answer; use an OpenAI-compatible API"
+        elif status is not None and 300 <= status < 400:
+            problem = f"redirects (HTTP {status}), and no prompt is sent on; correct the address"
         elif status is None:
             problem = f"cannot be reached in {tries} tries; start the server or correct the address"
         elif status in (401, 403):
@@ -254,7 +274,7 @@ def token_counts(answer: Answer) -> tuple[int, int]:
     """Return the billed tokens of the prompt and of the completion."""
     usage = answer["usage"]
     counts = usage["prompt_tokens"], usage.get("completion_tokens") or 0
-    if not all(isinstance(count, int) and count >= 0 for count in counts):
+    if not all(type(count) is int and count >= 0 for count in counts):
         raise DataError(f"token counts must be whole numbers of 0 or more, got {counts}")
     return counts
 
@@ -278,8 +298,8 @@ def scored(answer: Answer, prompt: str, text: str) -> Scored:
         )
     if values[0] is not None or not all(_is_log_probability(value) for value in values[1:n_tokens]):
         raise DataError("log-probabilities must be null for the first token, then finite and at most 0")
-    if offsets != sorted(offsets) or offsets[0] != 0:
-        raise DataError("text offsets must begin at 0 and must not decrease")
+    if offsets != sorted(offsets) or offsets[0] != 0 or not all(type(at) is int for at in offsets):
+        raise DataError("text offsets must be whole numbers that begin at 0 and do not decrease")
     spans = _spans(tokens[:n_tokens], whole)
     first = next((i for i, (_, end) in enumerate(spans) if i and end > len(prompt)), None)
     if first is None:
@@ -318,7 +338,22 @@ def _aligned(tokens: list[str], text: str) -> list[tuple[int, int]] | None:
 
 
 def _is_log_probability(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value <= 0
+    return type(value) in (int, float) and math.isfinite(value) and value <= 0  # type: ignore[arg-type,operator]
+
+
+def _read_usage(ledger: Path) -> Usage:
+    """Return the usage of a run so far; raise ConfigError if its file is damaged."""
+    try:
+        usage = Usage(**json.loads(ledger.read_text(encoding="utf-8")))
+        if not (math.isfinite(usage.cost) and usage.cost >= 0):
+            raise ValueError("cost")
+    except FileNotFoundError:
+        return Usage()
+    except MALFORMED:
+        raise ConfigError(
+            f"{ledger}: damaged, so what this run has spent is not known; delete it to count from 0"
+        ) from None
+    return usage
 
 
 def _digest(content: object) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from bench.data.pretrained_files import first_line
-from bench.errors import ConfigError
-from bench.models.from_huggingface import quiet_transformers
+from bench.errors import ConfigError, printable
+from bench.models.from_huggingface import misfit, quiet_transformers
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,11 @@ def fill(model: Path, text: str, k: int) -> list[list[Candidate]]:
         k: candidates per mask.
 
     Raises:
-        ConfigError: the folder holds no masked language model with its tokenizer, or the text no mask.
+        ConfigError: the folder holds no masked language model with its tokenizer, or the text no mask or
+            bytes that are not UTF-8.
     """
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise ConfigError(f"text={printable(text)}: not UTF-8 text; type it in a UTF-8 terminal")
     quiet_transformers()
     tokenizer, masked_lm = _open(model)
     tokens = tokenizer(text.replace("[MASK]", tokenizer.mask_token), return_tensors="pt")
@@ -72,6 +75,8 @@ def _open(folder: Path) -> tuple[Any, Any]:
         raise ConfigError(f"model={folder} is no masked language model in safetensors: {reason}") from error
     if report["missing_keys"]:
         raise ConfigError(f"model={folder} has no masked-LM head; use a checkpoint pretrained to fill masks")
+    if problem := misfit(model, report):
+        raise ConfigError(f"model={folder}: {problem}; its config.json describes another model")
     if tokenizer.mask_token is None:
         raise ConfigError(f"model={folder}: its tokenizer has no mask token; use a BERT-style checkpoint")
     return tokenizer, model.eval()

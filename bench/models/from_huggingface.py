@@ -5,7 +5,7 @@ one line that names `model.name`. Transformers is imported late because the impo
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +120,8 @@ def _read(checkpoint: Checkpoint, auto: str, pretrained: bool) -> "PreTrainedMod
         problem = f"its weights cannot be read as {checkpoint.architecture} ({first_line(error)})"
         raise CheckpointError(checkpoint.name, f"{problem}; choose another checkpoint") from error
     whole = _without_pooler(whole)
-    _check_weights(checkpoint, whole, set(report["missing_keys"]), set(report["unexpected_keys"]))
+    if misfitting := misfit(whole, report):
+        raise CheckpointError(checkpoint.name, f"{misfitting}; its config.json describes another model")
     return whole
 
 
@@ -131,30 +132,25 @@ def _without_pooler(whole: "PreTrainedModel") -> "PreTrainedModel":
     return whole
 
 
-def _check_weights(
-    checkpoint: Checkpoint, whole: "PreTrainedModel", missing: set[str], unexpected: set[str]
-) -> None:
-    """Refuse missing weights and unused layers; unused heads are accepted."""
+def misfit(whole: "PreTrainedModel", report: dict[str, Any]) -> str | None:
+    """Return which weight of a checkpoint is missing or left over; None if all fit.
+
+    A head that is not used may be there or not, and so may the decoder of which only the encoder is used.
+
+    Args:
+        whole: the loaded model.
+        report: its loading info, as `from_pretrained(output_loading_info=True)` returns it.
+    """
     used = whole.get_encoder() if whole.config.is_encoder_decoder else whole
     ids = {id(weight) for weight in used.parameters()}
     names = {name for name, w in whole.named_parameters(remove_duplicate=False) if id(w) in ids}
-    lost = sorted(names & missing)
-    own = {name.rpartition(".")[0] for name in names}
-    layers = {part for name in own for part in _numbered(name)}
-    lists = {layer.rpartition(".")[0] for layer in layers}
-    bare = (name.removeprefix(f"{whole.base_model_prefix}.") for name in unexpected)
-    left = sorted(
-        n for n in bare for part in _numbered(n) if part not in layers and part.rpartition(".")[0] in lists
-    )
-    if lost or left:
-        problem = f"weights of {lost[0]} are missing" if lost else f"weights of {left[0]} are left over"
-        raise CheckpointError(checkpoint.name, f"{problem}; its config.json describes another model")
-
-
-def _numbered(name: str) -> list[str]:
-    """Return the numbered prefixes of a name: `encoder.layer.4.attn` -> [`encoder.layer.4`]."""
-    parts = name.split(".")
-    return [".".join(parts[: i + 1]) for i, part in enumerate(parts) if part.isdigit()]
+    parts = {name for name, _ in whole.base_model.named_children()}
+    bare = (name.removeprefix(f"{whole.base_model_prefix}.") for name in report["unexpected_keys"])
+    for name in sorted(names & set(report["missing_keys"])):
+        return f"weights of {name} are missing"
+    for name in sorted(name for name in bare if name.partition(".")[0] in parts):
+        return f"weights of {name} are left over"
+    return None
 
 
 def _backbone(body: "PreTrainedModel", checkpoint: Checkpoint) -> HuggingFaceBackbone:

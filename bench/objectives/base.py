@@ -119,6 +119,7 @@ class Objective(LightningModule):
     has_idle_weights = False  # some steps train only a part of the weights
     couples_rows = False  # the loss compares the rows of a step with each other
     has_weights = True  # False: a server holds them; it implements `text_nll` and has no features
+    run_folder: Path | None = None  # for what a strategy keeps beside its run; set before its tasks
     measures_checkpoint = False  # evaluates a Hugging Face checkpoint as it is, without training
     mask_shift: int = 0  # a masked token is predicted this many tokens to its left
     writes: str | None = None  # how it continues a text; None: it does not
@@ -266,13 +267,16 @@ class Objective(LightningModule):
         return (self.options.attention if attention == "own" else attention) == "causal"
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean loss over the targets of all ranks, scaled so that DDP's mean gradient is exact."""
+        """Return the mean loss over the targets of all ranks, scaled so that DDP's mean gradient is exact.
+
+        A step whose rows have no target at all has the loss 0 and no gradient.
+        """
         loss = self.loss(batch)
         mean, counts, world = mean_over_ranks(loss)
         if not math.isfinite(value := float(mean)):  # converted once: it synchronises with the GPU
             raise DivergedError(*(self.last_finite or (0, None)))
         self.last_finite = (self.global_step, value)
-        return (loss.sum * (world / counts).to(loss.sum)).sum()
+        return (loss.sum * (world / counts.clamp(min=1)).to(loss.sum)).sum()
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule over the trainer's `max_steps`."""
@@ -316,7 +320,8 @@ def mean_over_ranks(loss: Loss) -> tuple[Tensor, Tensor, int]:
     """Average a loss over all ranks, in float64 and without gradient.
 
     Returns:
-        The mean over targets, summed over terms: a scalar; the counts, shaped as the loss; the ranks.
+        The mean over targets, 0 for a term without any, summed over terms: a scalar; the counts, shaped as
+        the loss; the ranks.
     """
     sums = loss.sum.detach().double()
     total = torch.stack([sums, torch.as_tensor(loss.count).to(sums).expand_as(sums)])
@@ -324,4 +329,4 @@ def mean_over_ranks(loss: Loss) -> tuple[Tensor, Tensor, int]:
     if dist.is_available() and dist.is_initialized():
         world = dist.get_world_size()
         dist.all_reduce(total)
-    return (total[0] / total[1]).sum(), total[1], world
+    return (total[0] / total[1].clamp(min=1)).sum(), total[1], world

@@ -76,13 +76,18 @@ class Combined(TextObjective):
         return StepCost.mean(costs, [self.options.shares[name] for name in self.names])
 
     @property
+    def scorers(self) -> list[str]:
+        """The names of the parts by which texts are scored."""
+        return self.names
+
+    @property
     def likelihoods(self) -> frozenset[Likelihood]:  # type: ignore[override]
-        """The kinds that any part supports."""
-        return frozenset().union(*(self.part(name).likelihoods for name in self.names))
+        """The kinds that any of the scoring parts supports."""
+        return frozenset().union(*(self.part(name).likelihoods for name in self.scorers))
 
     def token_nll(self, tokens: Tensor, kind: Likelihood, **how: Any) -> Tensor:
-        """Score tokens by the first part that supports this kind."""
-        able = [self.part(name) for name in self.names if kind in self.part(name).likelihoods]
+        """Score tokens by the first scoring part that supports this kind."""
+        able = [self.part(name) for name in self.scorers if kind in self.part(name).likelihoods]
         return able[0].token_nll(tokens, kind, **how)
 
     @property
@@ -136,10 +141,16 @@ class Phases(Combined):
         """Apply the corruption of the phase at `progress`."""
         return self.corrupt_as(self.phase_at(progress), rows, generator)
 
+    @property
+    @override
+    def scorers(self) -> list[str]:
+        """The last phase alone, since it may leave the predictions of an earlier one worse than chance."""
+        return self.options.order[-1:]
+
     def writer(self) -> Objective | None:
-        """Return the last phase that writes: what earlier phases learned is partly overwritten."""
-        able = [self.part(name) for name in self.options.order if self.part(name).writes]
-        return able[-1] if able else None
+        """Return the last phase if it writes, for the same reason."""
+        last = self.part(self.options.order[-1])
+        return last if last.writes else None
 
     def phase_at(self, progress: float) -> str:
         """Return the name of the objective after this share of the run."""

@@ -29,6 +29,10 @@ class EndpointReference(Objective):
         super().__init__(options, shapes=shapes, optimizer=optimizer, core=nothing)
         self.endpoint: Endpoint | None = None  # created when the folder of its answers is known
 
+    @property
+    def _ledger(self) -> Path | None:
+        return None if self.run_folder is None else self.run_folder / "endpoint.json"
+
     @override
     def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
         raise InapplicableError("an endpoint gives no features")
@@ -40,7 +44,7 @@ class EndpointReference(Objective):
     @override
     def text_nll(self, texts: Sequence[str], data_dir: Path) -> TextNLL:
         if self.endpoint is None:
-            self.endpoint = Endpoint(self.options, data_dir / "endpoint")
+            self.endpoint = Endpoint(self.options, data_dir / "endpoint", self._ledger)
         scores = [self.endpoint.log_likelihood(text) for text in texts]
         return TextNLL(sum(scored.nll for scored in scores), sum(scored.n_bytes for scored in scores))
 

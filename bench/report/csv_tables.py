@@ -13,7 +13,8 @@ from bench.analysis.frames import Cell, Measure, Tables
 from bench.analysis.stats import Interval, Paired
 from bench.report.tables.claims import claim_frame
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# Spreadsheets skip blanks and invisible signs before a formula; some read full-width signs as well.
+_FORMULA = re.compile(r"[\t\r]|[\s\x00-\x1f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*[=+\-@＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _SPENT = slice("parameters", "evaluate_joules_estimated")  # columns of `runs`
 
@@ -46,7 +47,7 @@ def csv_text(table: pd.DataFrame) -> str:
 
 
 def _escaped(value: Any) -> Any:
-    is_formula = isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBER.fullmatch(value)
+    is_formula = isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value)
     return f"'{value}" if is_formula else value
 
 

@@ -11,6 +11,8 @@ from markupsafe import Markup
 
 from bench.analysis.format import Entry, View, html_entry, html_table, markdown_escape, markdown_table
 
+# Controls except tab and line feed, marks of direction (Unicode TR36, sec. 2.11), surrogates.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
@@ -40,12 +42,17 @@ def html(name: str, **shown: Any) -> str:
     """Return a page that contains its style and script; its security policy allows only these two."""
     inline = {kind: (TEMPLATES / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")}
     hashes = {f"{kind}_hash": _sha256(text) for kind, text in inline.items()}
-    return template(name, is_html=True).render(**shown, **inline, **hashes)
+    return visible(template(name, is_html=True).render(**shown, **inline, **hashes))
 
 
 def markdown(name: str, **shown: Any) -> str:
     """Return a page as Markdown."""
-    return template(name, is_html=False).render(**shown)
+    return visible(template(name, is_html=False).render(**shown))
+
+
+def visible(page: str) -> str:
+    """Return a page in which controls and signs that turn the direction of text are written as escapes."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), page)
 
 
 def table_and_note(view: View) -> str:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from bench.config.build import build
 from bench.config.run_spec import RunSpec
+from bench.config.supervision import supervisors
 from bench.data.prepare import Prepared, prepare
 from bench.errors import DivergedError, InterruptedRunError, in_one_line
 from bench.objectives.base import Objective
@@ -23,7 +24,7 @@ from bench.training.energy import EnergyMeter
 from bench.training.metric_file import StatusFile, curve
 from bench.training.pretrain import Job, build_objective, divergences, make_observers, pretrain_until_finite
 from bench.training.step import device_of
-from bench.training.stopping import Stop, supervisors
+from bench.training.stopping import Stop
 from bench.training.trunk import entered
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,7 @@ def _evaluate(job: Job, trained: Trained | None) -> str:
         (job.folder / "error.log").write_text(traceback.format_exc())
         results = evaluation.give_up(in_one_line(error))
     else:
+        model.objective.run_folder = job.folder
         # Lightning leaves the model on the CPU; tasks compute in float32 whatever the training precision.
         model.objective.to(device_of(job.spec.typed().trainer), torch.float32)
         results = evaluation.do(model.objective, model.data)

@@ -3,8 +3,10 @@
 The folder is written under a temporary name and then renamed, so an incomplete export never appears.
 """
 
+import glob
 import json
 import os
+import platform
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -12,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
 from omegaconf import OmegaConf
 
 from bench.analysis.format import amount, markdown_escape
@@ -202,7 +205,12 @@ def _load_weights(objective: Objective, path: Path, fix: str) -> None:
 def _in_one_step(target: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to `target` on success and removed on failure."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    here = f".{target.name}.{platform.node()}"
+    for left in target.parent.glob(f"{glob.escape(here)}.*.partial"):  # of exports that were killed
+        pid = left.suffixes[-2].removeprefix(".")
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    partial = target.with_name(f"{here}.{os.getpid()}.partial")
     partial.mkdir()
     try:
         yield partial

@@ -4,6 +4,10 @@ A run belongs to the process that holds the lock in its folder. The operating sy
 that process ends, on a shared file system too, so no clock is involved.
 """
 
+import errno
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,16 +15,49 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bench.config.run_spec import RunSpec
+from bench.errors import ConfigError
 from bench.records import read_evaluations
 from bench.sweep.progress import Display, read_status
 
 LOCK = "lock"
 POLL_S = 0.5
+_SECOND = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit(1)
+"""  # a process that takes a lock, if it can
 
 
 def lock(folder: Path) -> FileLock:
     """Return the lock to hold while doing the run in `folder`; entering it raises Timeout if it is taken."""
     return FileLock(folder / LOCK, timeout=0)
+
+
+def check(folder: Path) -> None:
+    """Raise ConfigError unless the file system of `folder` gives a lock to one of two processes only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".lock-check-{os.getpid()}"
+    try:
+        with FileLock(path, timeout=0):
+            second = None if os.name == "nt" else [sys.executable, "-I", "-S", "-c", _SECOND, str(path)]
+            is_shared = second is not None and subprocess.run(second, check=False).returncode == 0
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        raise ConfigError(f"paths.experiments={folder.parent}: {_NO_LOCKS}") from None
+    finally:
+        path.unlink(missing_ok=True)
+    if is_shared:
+        raise ConfigError(f"paths.experiments={folder.parent}: {_NO_LOCKS}")
+
+
+_NO_LOCKS = (
+    "this file system has no locks (flock), so two launchers could do the same run; choose a local folder, "
+    "or mount it with locks (NFS 4, or Lustre with the option flock)"
+)
 
 
 def is_held(folder: Path) -> bool:

@@ -1,10 +1,12 @@
 """Show the progress of a sweep on the terminal: one bar for all runs and one for each active run.
 
 It reads the runs' status files, so it also shows runs of other processes. Without a terminal, it prints one
-line per finished run.
+line when a run starts and one when it ends, each with the time since the sweep started.
 """
 
 import json
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,7 @@ class Display:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.n_runs, self.n_done = n_runs, n_done
+        self.n_runs, self.n_done, self._started_s = n_runs, n_done, time.monotonic()
         self.bars: dict[str, TaskID] = {}
         self.whole = self.progress.add_task("all runs", total=n_runs, completed=n_done, rate="", done_here=0)
 
@@ -77,6 +79,10 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
+    def _elapsed(self) -> str:
+        """Return the time since the display was made, such as `0:02:05`."""
+        return str(timedelta(seconds=int(time.monotonic() - self._started_s)))
+
     def say(self, message: str) -> None:
         """Print a line above the bars."""
         self.console.print(printable(message), markup=False, soft_wrap=True)
@@ -88,6 +94,8 @@ class Display:
             return
         if spec.run_id not in self.bars:
             self.bars[spec.run_id] = self.progress.add_task("", total=None, rate="")
+            if not self.console.is_terminal:
+                self.say(f"{self._elapsed()} run started: {spec.label}  {spec.run_id}")
         speed = state["tokens_per_s"]
         self.progress.update(
             self.bars[spec.run_id],
@@ -125,4 +133,5 @@ class Display:
             spent_s = record.spent.pretrain_s + sum(r.cost.seconds or 0.0 for r in spec.results().values())
             detail = spec.why_lost() or f"{spent_s:.1f} s"
             detail = "; ".join(filter(None, [detail, record.retried]))
-        self.say(f"[{self.n_done}/{self.n_runs}] {status:<11} {spec.label}  {spec.run_id}  {detail}")
+        when = "" if self.console.is_terminal else f"{self._elapsed()} "
+        self.say(f"{when}[{self.n_done}/{self.n_runs}] {status:<11} {spec.label}  {spec.run_id}  {detail}")

@@ -21,6 +21,7 @@ from bench.records import (
     STUDY_NAME,
     EvaluationRecord,
     RunRecord,
+    failures_of,
     read_evaluations,
     read_records,
     results_of,
@@ -108,7 +109,7 @@ def _recorded(record: RunRecord, evaluations: Sequence[EvaluationRecord]) -> Run
     """Return the state of a recorded run; it is failed if a task failed, since that task is retried."""
     parts = [record.strategy, record.variant, record.model, record.budget, f"seed={record.seed}"]
     results = results_of(evaluations).values()
-    failed = [f"{result.task}: {result.reason}" for result in results if result.status == "failed"]
+    failed = failures_of(evaluations)
     seconds = record.spent.pretrain_s + sum(result.cost.seconds or 0.0 for result in results)
     detail = record.reason or "; ".join(failed) or f"{seconds:.0f} s, {len(results)} tasks"
     detail = "; ".join(filter(None, [detail, record.retried]))

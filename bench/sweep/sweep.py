@@ -4,6 +4,7 @@ This process never imports torch.
 """
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,9 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     """
     refuse_several_studies(specs)
     launcher = check(specs)
+    locks.check(specs[0].records.parent)
+    if not sys.stderr.isatty():
+        print(f"preparing the data of {len(specs)} runs", file=sys.stderr, flush=True)
     statuses = _prepare(specs)
     statuses |= {spec.run_id: status for spec in specs if (status := locks.ended(spec))}
     todo = [spec for spec in specs if spec.run_id not in statuses]

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 from bench.config.run_spec import RunSpec
+from bench.config.supervision import SAVING_S, end_with
 from bench.errors import ConfigError
-from bench.sweep.execute import execute
 
 
 def main(path: str, supervisors: Sequence[str]) -> int:
@@ -30,8 +32,19 @@ def main(path: str, supervisors: Sequence[str]) -> int:
         )
     if os.environ.get("RANK", "0") != "0" and _is_trained(spec):
         return 0  # only rank 0 evaluates
-    watched = [os.getppid(), *map(int, supervisors)]
+    watched = _watched(supervisors)
+    end_with(watched, grace_s=SAVING_S)
+    from bench.sweep.execute import execute  # imports torch, which takes seconds
+
     return 1 if execute(spec, watched=watched) == "failed" else 0
+
+
+def _watched(supervisors: Sequence[str]) -> list[int]:
+    """Return the ids of torchrun and of the processes above it; end this rank if torchrun is already gone."""
+    torchrun, above = os.getppid(), list(map(int, supervisors))
+    if above and psutil.Process(torchrun).ppid() != above[0]:
+        sys.exit("bench: torchrun has ended")
+    return [torchrun, *above]
 
 
 def _is_trained(spec: RunSpec) -> bool:

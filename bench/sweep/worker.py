@@ -14,11 +14,12 @@ import psutil
 from filelock import Timeout
 
 from bench.config.run_spec import RunSpec
+from bench.config.supervision import supervisors
 from bench.records import write_atomically, write_evaluation, write_record
 from bench.sweep import locks
 from bench.sweep.launchers.base import POLL_S
 from bench.sweep.progress import read_status
-from bench.training.stopping import Stop, supervisors
+from bench.training.stopping import Stop
 
 OMP = "OMP_NUM_THREADS"
 

@@ -9,6 +9,7 @@ Shapes: N pairs.
 """
 
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic_core import SchemaValidator, ValidationError, core_schema
 from typing_extensions import override
 
+from bench.data.json_text import JsonError, parse_json
 from bench.data.shards import TextData
 from bench.data.tokenizer import EOS
 from bench.errors import ConfigError, DataError
@@ -276,15 +278,16 @@ _ROW = SchemaValidator(
 
 
 def _read_file(file: Path) -> Iterator[Pair]:
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 at byte {error.start}; convert it") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    for number, line in enumerate(re.split(b"\r\n|\r|\n", file.read_bytes()), start=1):
+        if not line.removeprefix(BOM_UTF8).strip():
             continue
         try:
-            row = _ROW.validate_json(line)
+            parse_json(line)
+            row = _ROW.validate_json(line.removeprefix(BOM_UTF8))
+        except JsonError as error:
+            raise DataError(
+                f"{file}, line {number}: {error}; give an object with sentence_good and sentence_bad"
+            ) from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             problem = ": ".join([*map(repr, first["loc"]), first["msg"]])

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from typing_extensions import override
 
-from bench.data.corpora.base import Split, split_of
+from bench.data.corpora.base import Split, split_of, universal_lines
 from bench.data.corpora.nltk import corpus_reader
 from bench.errors import DataError
 from bench.tasks.base import Setting
@@ -29,7 +29,7 @@ class QuestionClasses(TextClassification):
         corpus = corpus_reader("qc", "task.qc_*")
         found: dict[str, list[str]] = defaultdict(list)
         for file in [file for file in corpus.fileids() if file == f"{split}.txt"]:
-            for number, line in enumerate(corpus.raw(file).splitlines(), start=1):
+            for number, line in enumerate(universal_lines(corpus.raw(file)), start=1):
                 label, _, question = line.strip().partition(" ")
                 coarse, colon, _ = label.partition(":")
                 if not (coarse and colon and question):

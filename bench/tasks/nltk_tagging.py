@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from bench.data.corpora.base import Split, split_of
+from bench.data.corpora.base import Split, split_of, universal_lines
 from bench.data.corpora.nltk import corpus_reader
 from bench.errors import DataError
 from bench.tasks.options import Conll2002Options
@@ -61,15 +61,15 @@ def read_columns(reader: Any, corpus: str, file: str) -> list[Sentence]:
     """Return the first and last column of a file, by sentence; a DataError names file, line and fix."""
     again = f"run `python -m nltk.downloader --force {corpus}`"
     try:
-        lines = reader.raw(file).splitlines()
+        lines = universal_lines(reader.raw(file))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{corpus}/{file} cannot be read; {again}") from error
     found: list[Sentence] = []
     words: list[str] = []
     tags: list[str] = []
     for number, line in enumerate([*lines, ""], start=1):
-        columns = line.split()
-        if not columns:
+        columns = re.split(r"[ \t]+", line.strip(" \t"))
+        if columns == [""]:
             if words:
                 found.append(Sentence(words, tags))
             words, tags = [], []

@@ -1,21 +1,27 @@
 """Image-text retrieval among held-out pairs, and the joint space of images and texts that it needs.
 
-Recall at 1, 5 and 10 in both directions (CLIP, arXiv:2103.00020). Protocol `zero_shot` uses the strategy's
-own two towers. Protocol `fitted` is open to every strategy: its text features are frozen, and a new vision
-tower is fitted to them on the training pairs. Captioning and image classification use the same spaces.
+Recall at 1, 5 and 10 in both directions (CLIP, arXiv:2103.00020), among distinct images and distinct
+captions: any caption of an image is right for it, and any image of a caption. Protocol `zero_shot` uses the
+strategy's own two towers. Protocol `fitted` is open to every strategy: its text features are frozen, and a
+new vision tower is fitted to them on the training pairs. Captioning and image classification use the same
+spaces.
 Shapes: N items, S pixels per side, L tokens per caption, D width.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
 from bench.data.batches import PairRows
+from bench.data.pairs import PairArray
 from bench.errors import InapplicableError
 from bench.models.flops import vision_flops
 from bench.models.transformer import initialise
@@ -160,26 +166,75 @@ class Retrieval(Task):
     @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
         joint = space(model, self.options, setting)
-        test = PairRows(setting.pairs.test()).all()
-        text_rows, image_rows = joint.texts(test["captions"]), joint.images(test["images"])
-        similarity = image_rows.double() @ text_rows.double().T  # (N, N)
-        return replace(recalls(similarity.cpu()), counts=setting.pairs.skipped)
+        test = partners(setting.pairs.test())
+        text_rows, image_rows = joint.texts(test.captions), joint.images(test.images)
+        similarity = image_rows.double() @ text_rows.double().T  # (I, C)
+        return replace(recalls(similarity.cpu(), test.belong), counts=setting.pairs.skipped)
 
     @override
     def ceiling(self, setting: Setting) -> Outcome:
-        return recalls(torch.eye(len(setting.pairs.test()), dtype=torch.float64))
+        belong = partners(setting.pairs.test()).belong
+        return recalls(belong.double(), belong)
 
 
-def recalls(similarity: Tensor) -> Outcome:
-    """Return the recalls of a square similarity (images x texts) whose diagonal holds the true pairs."""
-    n = len(similarity)
-    partners = torch.arange(n)
-    items = {
-        f"{name}_recall_at_{k}": hits(scores, partners, k)
-        for k in RECALLS
-        for name, scores in (("image_to_text", similarity), ("text_to_image", similarity.T))
-    }
-    items["recall_at_5"] = (items["image_to_text_recall_at_5"] + items["text_to_image_recall_at_5"]) / 2
-    chance = {name: min(1.0, int(name.rpartition("_")[2]) / n) for name in items}
-    scores = [Measured(name, float(items[name].mean()), chance[name], n) for name in items]
-    return Outcome([scores[-1], *scores[:-1]], items)
+@dataclass(frozen=True)
+class Partners:
+    """The distinct images and captions of a split, in the order of their first pairs."""
+
+    images: Tensor  # (I, S, S, 3) uint8
+    captions: Tensor  # (C, L) ids; captions that are equal once they are cut to L tokens are one
+    belong: Tensor  # (I, C) bool: they are a pair
+
+
+def partners(pairs: PairArray) -> Partners:
+    """Return each image and each caption once, and which belong together."""
+    (image_of, images), (caption_of, captions) = _distinct(pairs.images), _distinct(pairs.captions)
+    belong = torch.zeros(len(images), len(captions), dtype=torch.bool)
+    belong[image_of, caption_of] = True
+    rows = PairRows(pairs)
+    return Partners(rows.read(images)["images"], rows.read(captions)["captions"], belong)
+
+
+def _distinct(rows: NDArray[Any]) -> tuple[list[int], NDArray[np.int64]]:
+    """Return the number of each row's content, in order of appearance, and the first row of each content."""
+    numbers: dict[bytes, int] = {}
+    of_row = [numbers.setdefault(row.tobytes(), len(numbers)) for row in rows]
+    return of_row, np.unique(of_row, return_index=True)[1]
+
+
+def recalls(similarity: Tensor, belong: Tensor) -> Outcome:
+    """Return the recalls of similarities (I images, C captions), given which belong together (I, C).
+
+    A query is a hit if any of its partners is among the K best, as on Flickr30k and COCO (Karpathy & Fei-Fei
+    2015, arXiv:1412.2306). The items of `recall_at_5` are images: the mean of an image's own hit and of those
+    of its captions, each of which counts once in all.
+    """
+    sides = {"image_to_text": (similarity, belong), "text_to_image": (similarity.T, belong.T)}
+    items, chance = dict[str, NDArray[np.float64]](), dict[str, float]()
+    for k in RECALLS:
+        for name, (scores, right) in sides.items():
+            items[f"{name}_recall_at_{k}"] = any_hit(scores, right, k)
+            uninformed = any_hit(torch.zeros_like(scores), right, k)
+            chance[f"{name}_recall_at_{k}"] = math.fsum(uninformed) / len(uninformed)
+    by_image, by_caption = (f"{name}_recall_at_5" for name in sides)
+    share = (belong / belong.sum(dim=0)).double().numpy() * len(belong) / belong.shape[1]  # (I, C)
+    items["recall_at_5"] = (items[by_image] + share @ items[by_caption]) / 2
+    chance["recall_at_5"] = (chance[by_image] + chance[by_caption]) / 2
+    measured = [Measured(name, float(items[name].mean()), chance[name], len(items[name])) for name in items]
+    return Outcome([measured[-1], *measured[:-1]], items)
+
+
+def any_hit(scores: Tensor, belong: Tensor, k: int) -> NDArray[np.float64]:
+    """Return whether any right candidate is among the k best of scores (N, C); ties count their expectation.
+
+    belong: (N, C) bool, at least one candidate for each query. With one right candidate this is `hits`.
+    """
+    best, place = scores.masked_fill(~belong, -math.inf).max(dim=1)
+    tied = scores == best[:, None]
+    n_tied, n_right = tied.sum(dim=1), (tied & belong).sum(dim=1)
+    n_free = k - (scores > best[:, None]).sum(dim=1)  # places that the tied candidates fill at random
+    missed = torch.ones(len(scores), dtype=torch.float64)
+    for i in range(k):
+        wrong = (n_tied - n_right - i).clamp(min=0) / (n_tied - i).clamp(min=1).double()
+        missed = torch.where(i < n_free, missed * wrong, missed)
+    return np.where(n_right > 1, 1 - missed, hits(scores, place, k))

@@ -8,7 +8,6 @@ Rajpurkar et al. 2016 (arXiv:1606.05250) and 2018 (arXiv:1806.03822):
 `answer_start` counts characters of the context; version 1.1 has no `is_impossible`; other keys are ignored.
 """
 
-import json
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_sch
 from typing_extensions import override
 
 from bench.data.corpora.base import Split, split_of
+from bench.data.json_text import JsonError, parse_json
 from bench.errors import DataError
 from bench.tasks.answers import Question
 from bench.tasks.base import Setting
@@ -51,11 +51,9 @@ def _read(path: Path, modified_ns: int) -> list[Question]:
 def read_squad(path: Path) -> Iterator[Question]:
     """Yield the questions of a file; a DataError names the line or the place in the JSON."""
     try:
-        content = SQUAD.validate_python(json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text, at byte {error.start}") from error
+        content = SQUAD.validate_python(parse_json(path.read_bytes()))
+    except JsonError as error:
+        raise DataError(f"{path}:{'' if error.line is None else f'{error.line}:'} {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise _malformed(path, first["loc"], first["msg"]) from None

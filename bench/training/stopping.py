@@ -1,21 +1,12 @@
 """An orderly stop: on a signal a run saves after its current step and can be resumed. No torch here."""
 
-import multiprocessing
-import os
 import signal
 from collections.abc import Sequence
 from types import FrameType
 
-import psutil
-
+from bench.config.supervision import is_alive
 from bench.data.signals import SIGNALS
 from bench.errors import InterruptedRunError
-
-
-def supervisors() -> list[int]:
-    """Return the ids of this process and, if it has one, of its launcher: the run stops if either is gone."""
-    parent = multiprocessing.parent_process()
-    return [os.getpid(), *([parent.pid] if parent and parent.pid else [])]
 
 
 class Stop:
@@ -43,16 +34,9 @@ class Stop:
 
     def wanted(self) -> bool:
         """Return whether the run is to stop."""
-        return self.requested or not all(_is_alive(pid) for pid in self._watched)
+        return self.requested or not all(is_alive(pid) for pid in self._watched)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

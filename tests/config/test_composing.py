@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from bench.config.checks import validate
 from bench.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 
 def resolved(overrides: Sequence[str]) -> Any:
     return OmegaConf.to_container(composed_whole(overrides), resolve=True)

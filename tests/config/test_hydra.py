@@ -10,6 +10,8 @@ from bad_inputs import assert_one_line
 from bench.cli import main
 from bench.config.checks import validate
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "hydra.md"
 ROWS = re.findall(r"^\| `bench (.*?)` \| (works|refused)(?:: `(.*)`)?.*\|$", PAGE.read_text(), re.MULTILINE)
 REFUSED = [(words, line) for words, what, line in ROWS if what == "refused"]

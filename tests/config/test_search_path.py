@@ -13,6 +13,8 @@ from bench.config.search_path import choices, search_path, searching
 from bench.errors import ConfigError
 from bench.records import RunRecord, write_record
 
+pytestmark = pytest.mark.slow
+
 
 def write(folder: Path, name: str, text: str) -> Path:
     path = folder / name

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from bench.errors import BenchError, printable
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     "strategy=clm",
     "tokenizer.vocab_size=300",
@@ -37,13 +39,16 @@ TEXTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "no text"),
     "blank": (b" \n\t\n\r\n", "no text"),
     "latin1": ("naïve\n".encode("latin-1") * 9, "not UTF-8 at byte 2"),
-    "utf16": ("some words".encode("utf-16"), "not UTF-8 at byte 0"),
+    "utf16": ("some words".encode("utf-16"), "is empty, because whole groups"),
+    "half of utf16": ("some words".encode("utf-16")[:-1], "not UTF-16 at byte 20"),
+    "utf16 without its mark": ("some words".encode("utf-16-le"), "`iconv -f UTF-16LE -t UTF-8`"),
     "half a pair": (b"ab \xed\xa0\x80", "not UTF-8 at byte 3"),
     "overlong": (b"\xc0\xaf" * 9, "not UTF-8 at byte 0"),
     "NULs": (b"words\n\0\0\0", "NUL at byte 6"),
     "a program": (b"\x7fELF\x02\x01\x01" + bytes(64), "NUL at byte 7"),
-    "gzip": (b"\x1f\x8b\x08" + bytes(9), "not UTF-8 at byte 1"),
-    "one text": (b"hello", "is empty, because whole groups"),
+    "gzip": (b"\x1f\x8b\x08" + b"\1" * 9, "not UTF-8 at byte 1; decompress it (gzip)"),
+    "zip": (b"PK\x03\x04" + bytes(9), "decompress it (zip)"),
+    "one text": (b"hello", "too few; add text or set corpus.text.document=line"),
     "one huge line": (b"word " * 400_000, "is empty, because whole groups"),
 }
 
@@ -115,7 +120,7 @@ ROWS: dict[str, tuple[str, bytes, str]] = {
     "NaN": ("json", b'{"text": NaN}\n', "holds float in row 0"),
     "objects": ("json", b'{"text": {"a": "b"}}\n', "holds dict in row 0"),
     "another column": ("json", b'{"body": "a"}\n', "is not a column of row 0"),
-    "no texts": ("json", b'{"text": ""}\n{"text": null}\n', "no documents"),
+    "no texts": ("json", b'{"text": ""}\n{"text": null}\n', "every row was skipped: row without a text: 2"),
     "one text": ("json", b'{"text": "a"}\n', "is empty, because whole groups"),
     "twice a key": ("json", b'{"text": "a", "text": "b"}\n', "specified twice"),
     "no JSON": ("json", b"\x93NUMPY", "Invalid value"),

@@ -6,11 +6,13 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bad_inputs import LEAST, many, refusal
 from corpus_builders import pair_corpus
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from bench.data.corpora.base import Pair, Skipped
@@ -95,6 +97,29 @@ def test_what_is_no_image_is_skipped_with_its_row_and_all_else_is_read(
     assert all(item.image.shape == (16, 16, 3) for item in items if isinstance(item, Pair))
     assert not list(recwarn)
     assert not list(tmp_path.iterdir())
+
+
+GREY16 = np.array([[0, 257 * 100, 65535]], np.uint16).repeat(3, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "grey"), [("PNG", GREY16), ("TIFF", GREY16), ("TIFF", GREY16.astype(">u2"))]
+)
+def test_sixteen_bit_grey_is_scaled_by_its_range(
+    kind: str, grey: NDArray[np.uint16], monkeypatch: pytest.MonkeyPatch
+):
+    (pair,) = pairs_of(monkeypatch, [encoded(Image.fromarray(grey).resize((48, 48), 0), kind)], ["words"])
+    assert isinstance(pair, Pair)
+    assert pair.image[8, [1, 8, 14]].tolist() == [[0] * 3, [100] * 3, [255] * 3]
+
+
+def test_a_picture_without_a_known_range_is_skipped_by_its_mode(monkeypatch: pytest.MonkeyPatch):
+    pictures = [encoded(Image.new(mode, (9, 7), 3), "TIFF") for mode in ("I", "F", "L")]
+    *items, pair = pairs_of(monkeypatch, pictures, ["words"] * 3)
+    assert [item.reason for item in items if isinstance(item, Skipped)] == [
+        f"image of mode {mode}, whose range of values is not known" for mode in "IF"
+    ]
+    assert isinstance(pair, Pair)
 
 
 @many(60)

@@ -21,6 +21,8 @@ from bench.data.corpora.nltk import blocks, untagged
 from bench.data.corpora.openmoji import TONE, concept
 from bench.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.slow
+
 # Docstrings
 
 

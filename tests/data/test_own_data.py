@@ -10,7 +10,9 @@ import pytest
 from corpus_builders import assert_one_line, pair_corpus, text_corpus, texts_of
 from PIL import Image
 
-from bench.data.corpora.base import Pair, Skipped
+from bench.config.schema import Tokenizer
+from bench.data.corpora.base import CUT, MAX_TEXT_CHARS, Document, Pair, Skipped
+from bench.data.shards import prepare_text
 from bench.errors import ConfigError, DataError
 
 # Text files
@@ -35,6 +37,35 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_a_document_is_a_file_a_line_or_a_paragraph(folder: Path, document: str, expected: list[str]) -> None:
     assert texts_of(text_corpus("text_files", path=str(folder), document=document)) == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_lines_end_at_cr_lf_and_crlf_and_a_byte_order_mark_gives_the_encoding(
+    tmp_path: Path, encoding: str
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("één\rtwo\x85and\xa0a half\r\nthree\u2028and\n\rfour".encode(encoding))
+    found = texts_of(text_corpus("text_files", path=str(path), document="line"))
+    assert found == ["één", "two\x85and\xa0a half", "three\u2028and", "four"]
+    paragraphs = texts_of(text_corpus("text_files", path=str(path), document="paragraph"))
+    assert paragraphs == ["één\ntwo\x85and\xa0a half\nthree\u2028and", "four"]
+
+
+@pytest.mark.parametrize("document", ["file", "line", "paragraph"])
+def test_a_very_long_line_is_cut_counted_and_never_in_memory(tmp_path: Path, document: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"0123456789" * 3_000_000 + b"\n\nshort")  # 30 MB
+    tracemalloc.start()
+    cut, sizes = 0, []
+    for item in text_corpus("text_files", path=str(path), document=document).documents():
+        cut += item == Skipped(CUT, "a.txt")
+        sizes += [len(item.text)] if isinstance(item, Document) else []
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(sizes) - (document == "file") * 2 == 30_000_005
+    assert max(sizes) < 1.1 * MAX_TEXT_CHARS
+    assert cut == 30_000_000 // MAX_TEXT_CHARS
+    assert peak_bytes < 10_000_000
 
 
 def test_a_path_is_a_folder_a_file_or_a_glob(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,11 +166,72 @@ def test_json_rows_are_documents(tmp_path: Path, hf_options: dict[str, Any]) -> 
         "hf_text", name="json", data_files=[str(path)], text_column="body", label_columns=["kind"],
         group_column="author", **hf_options,
     )  # fmt: skip
-    assert [(d.text, d.group, d.labels) for d in corpus.documents()] == [("first", "a", {"kind": "1"})]
+    assert list(corpus.documents()) == [
+        Document("first", "a", {"kind": "1"}),
+        Skipped("row without a text", "row 1"),
+    ]
     assert corpus.labelled
     with pytest.raises(ConfigError) as caught:
         texts_of(text_corpus("hf_text", name="json", data_files=[str(path)], **hf_options))
     assert_one_line(caught.value, "corpus.text.text_column='text'", "body")
+
+
+def test_words_for_null_in_csv_are_words_and_labels_are_as_written(
+    tmp_path: Path, hf_options: dict[str, Any]
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,kind\nnull,1\nNA,\nNone,02\n,3\n7,nan\n")
+    corpus = text_corpus(
+        "hf_text", name="csv", data_files=[str(path)], label_columns=["kind"], **hf_options
+    )  # fmt: skip
+    assert [(i.text, i.labels) if isinstance(i, Document) else i for i in corpus.documents()] == [
+        ("null", {"kind": "1"}),
+        ("NA", {}),
+        ("None", {"kind": "02"}),
+        Skipped("row without a text", "row 3"),
+        ("7", {"kind": "nan"}),
+    ]
+
+
+@pytest.mark.parametrize("corpus", [text_corpus, pair_corpus])
+def test_a_null_label_is_no_label_and_whole_numbers_beside_nulls_stay_whole(
+    corpus: Any, tmp_path: Path, hf_options: dict[str, Any]
+) -> None:
+    import pandas
+
+    rows = {"text": ["a", "b", "c"], "image": [png("red"), png("blue"), png("lime")], "caption": "words"}
+    frame = pandas.DataFrame(
+        rows | {"kind": [1, None, 2], "word": ["x", None, "None"], "half": [0.5, 1, None]}
+    )
+    frame.to_parquet(tmp_path / "rows.parquet")
+    stem = "hf_text" if corpus is text_corpus else "hf_image_text"
+    made = corpus(
+        stem, name="parquet", data_files=[str(tmp_path / "rows.parquet")],
+        label_columns=["kind", "word", "half"], group_column="word", **hf_options,
+    )  # fmt: skip
+    items = list(made.documents() if corpus is text_corpus else made.pairs())
+    assert [item.labels for item in items] == [
+        {"kind": "1", "word": "x", "half": "0.5"}, {"half": "1"}, {"kind": "2", "word": "None"},
+    ]  # fmt: skip
+    assert items[0].group == "x"
+    assert len(items[1].group) == 64  # its own, not that of all nulls
+
+
+def test_texts_that_vanish_are_counted_beside_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": f"text {i}" if i % 2 else None}) + "\n" for i in range(100)))
+    for label_columns in ([], ["text"]):
+        corpus = text_corpus("hf_text", name="json", data_files=[str(path)], label_columns=label_columns)
+        manifest = prepare_text(corpus, Tokenizer(vocab_size=300, train_bytes=999), tmp_path).manifest
+        assert manifest["skipped"] == {"row without a text": 50}
+        assert manifest["provenance"]["skipped"].startswith("row without a text: 50 (row 0, row 2,")
+        assert sum(split["documents"] for split in manifest["splits"].values()) == 50
+    assert caplog.text.count("corpus.text: skipped row without a text: 50") == 2
 
 
 def test_parquet_pictures_are_squared(tmp_path: Path, hf_options: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from toy_data import SETTINGS, ToyText, assert_one_line, prepare, texts_of, toy_
 from bench.data import shards
 from bench.data.corpora.base import Document, Split, split_of
 from bench.data.shards import TextData, TokenArray, prepare_text
-from bench.data.tokenizer import BOS, EOS, MASK, MIN_VOCAB_SIZE, PAD, train_tokenizer
+from bench.data.tokenizer import BOS, EOS, MASK, MIN_VOCAB_SIZE, PAD, _short_words, train_tokenizer
 from bench.errors import ConfigError, DataError
 
 
@@ -121,7 +121,7 @@ def test_a_budget_that_cannot_be_met_says_what_there_is(toy: TextData) -> None:
 def test_an_empty_split_or_corpus_names_the_fix(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepare(tmp_path, [Document(text=str(i), group="one file") for i in range(9)])
-    assert_one_line(caught.value, "corpus.text", "split_by=document")
+    assert_one_line(caught.value, "corpus.text", "the split", "is empty", "give corpus.text more content")
     with pytest.raises(DataError) as caught:
         prepare(tmp_path, [])
     assert_one_line(caught.value, "corpus.text", "no documents")
@@ -175,3 +175,15 @@ def test_the_manifest_tells_content_counts_and_source(toy: TextData) -> None:
     assert {len(manifest[name]) for name in ("content_sha256", "tokenizer_sha256")} == {64}
     assert sum(counts["documents"] for counts in manifest["splits"].values()) == 200
     assert shards.corpus_key(ToyText([]))["class"].endswith("ToyText")
+
+
+def test_a_word_without_end_is_cut_before_a_tokenizer_is_trained_and_others_are_not() -> None:
+    endless = "".join(chr(97 + i * i % 26) for i in range(2_500))
+    assert list(_short_words(f"some words {endless}")) == [
+        f"some words {endless[:1000]}",
+        endless[1000:2000],
+        endless[2000:],
+    ]
+    assert list(_short_words("some words")) == ["some words"]
+    trained = train_tokenizer([f"some words {endless}"], 300)
+    assert trained.decode(trained.encode(endless).ids) == endless

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from bench.config.build import build
-from bench.data.corpora.base import PairCorpus, TextCorpus
+from bench.data.corpora.base import Document, PairCorpus, TextCorpus
 from bench.errors import BenchError
 
 CONF = Path(__file__).parents[2] / "conf" / "corpus"
@@ -31,4 +31,4 @@ def assert_one_line(error: BenchError, *parts: str) -> None:
 
 
 def texts_of(corpus: TextCorpus) -> list[str]:
-    return [document.text for document in corpus.documents()]
+    return [item.text for item in corpus.documents() if isinstance(item, Document)]

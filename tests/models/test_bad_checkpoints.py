@@ -128,3 +128,37 @@ def test_a_record_tells_checkpoints_apart_by_their_weights(folders: dict[str, Pa
     first, other = (open_checkpoint(str(f)).described() for f in (folders["bert"], folder))
     assert first["architecture"] == "BertForMaskedLM"
     assert first["weights_sha256"] == same["weights_sha256"] != other["weights_sha256"]
+
+
+def reshaped(weights: dict[str, Any], name: str) -> None:
+    weights[name] = weights[name].repeat(2, *[1] * (weights[name].ndim - 1))
+
+
+def left_over(weights: dict[str, Any], name: str) -> None:
+    weights[name.replace(".1.", ".2.")] = weights[name].clone()
+
+
+WRONG: dict[str, tuple[Callable[[dict[str, Any], str], Any], str]] = {
+    "missing": (lambda weights, name: weights.pop(name), "are missing"),
+    "left over": (left_over, "are left over"),
+    "of another shape": (reshaped, "its weights cannot be read"),
+}
+WAYS = {"bert": (False, True, None), "modernbert": (True,), "gpt2": (False, True, None)}
+WAYS |= {"modernbert_decoder": (True,), "t5": (False,), "clip": (False, None)}
+
+
+@pytest.mark.parametrize("kind", WAYS)
+def test_a_wrong_weight_is_refused_for_every_architecture_head_and_way_to_load(kind: str, tmp_path: Path):
+    folder = write_checkpoint(kind, tmp_path / kind)
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    for change, part in WRONG.values():
+        path.write_bytes(whole)
+        weights = load_file(path)
+        name = min(
+            name for name in weights if ".1." in name and name.endswith("weight") and "dec" not in name
+        )
+        change(weights, name)
+        save_file(weights, path, metadata={"format": "pt"})
+        for predicts in WAYS[kind]:
+            refused(lambda: opened(folder, predicts=predicts), str(folder), part)  # noqa: B023

@@ -79,3 +79,13 @@ def test_a_folder_that_is_no_masked_language_model_is_refused_by_its_reason(tmp_
         with pytest.raises(ConfigError, match=rf"model={folder}.*{reason}") as refused:
             fill(folder, "the capital is [MASK]", 1)
         assert "\n" not in str(refused.value)
+
+
+def test_bytes_that_are_not_utf_8_and_weights_left_over_are_refused(tmp_path: Path):
+    model = bert(tmp_path)
+    with pytest.raises(ConfigError, match=r"text=caf\\udce9 \[MASK\]: not UTF-8"):
+        fill(model, "caf\udce9 [MASK]", 1)
+    config = (model / "config.json").read_text().replace('"num_hidden_layers": 1', '"num_hidden_layers": 0')
+    (model / "config.json").write_text(config)
+    with pytest.raises(ConfigError, match=r"left over; its config.json describes another model"):
+        fill(model, "the capital is [MASK]", 1)

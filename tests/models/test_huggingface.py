@@ -25,6 +25,8 @@ from bench.objectives.sampling import Sampling
 from bench.objectives.to_huggingface import stock_model, write_tokenizer
 from bench.tasks.probe import encode
 
+pytestmark = pytest.mark.slow
+
 transformers = pytest.importorskip("transformers")
 PLAIN = ["Some words, 42 of them.", "the lazy dog", "Sphinx of black quartz: näher"]
 every_kind = pytest.mark.parametrize("kind", MAKERS)

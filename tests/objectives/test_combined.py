@@ -111,6 +111,14 @@ def test_phases_follow_their_order_and_are_validated_by_the_last():
     assert model.names[int(batch[PART][0])] == "clm"
 
 
+@pytest.mark.parametrize(("order", "kind"), [(["clm", "mlm"], "pseudo"), (["mlm", "clm"], "exact")])
+def test_after_phases_only_the_last_one_scores_texts(order: list[str], kind: str):
+    model = make_strategy("clm_then_mlm", order=order)
+    assert model.likelihoods == {kind}
+    assert model.scorers == order[-1:]
+    assert model.writer() is model.part(order[-1])
+
+
 # What it costs
 
 

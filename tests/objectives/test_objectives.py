@@ -203,6 +203,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_step(
     assert "\n" not in str(caught.value)
 
 
+def test_a_step_without_a_single_target_changes_no_weight_and_ends_no_run(monkeypatch: pytest.MonkeyPatch):
+    model, plain = make_strategy("clm"), type(make_strategy("clm")).loss
+    monkeypatch.setattr(type(model), "loss", lambda self, batch: Loss(plain(self, batch).sum * 0.0, 0))
+    monkeypatch.setattr(type(model), "global_step", 0)
+    loss = model.training_step(text_rows(2), 0)
+    assert float(loss.detach()) == 0
+    loss.backward()
+    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+    assert float(mean_over_ranks(Loss(torch.tensor([6.0, 0.0]), torch.tensor([4, 0])))[0]) == 1.5
+
+
 def test_a_loss_that_never_was_finite_says_so(monkeypatch: pytest.MonkeyPatch):
     model = make_strategy("clm")
     with torch.no_grad():

@@ -32,6 +32,8 @@ from bench.report.readme import blocks
 from bench.sweep import status
 from bench.sweep.locks import lock
 
+pytestmark = pytest.mark.slow
+
 ALWAYS = {"quality_vs_data", "quality_vs_flops", "loss_curves"}  # figures that no task needs to be done for
 
 

@@ -20,6 +20,8 @@ from bench.cli import main
 from bench.records import Score
 from bench.report.tables.two_studies import Side, views
 
+pytestmark = pytest.mark.slow
+
 
 def scored(runs: list[ToyRun], strategy: str, seed: int, value: float) -> list[ToyRun]:
     """The same runs, one with another accuracy."""

@@ -35,6 +35,8 @@ from bench.report.tables.costs import evaluation, samples, visible
 from bench.report.tables.findings import label_budgets, stability
 from bench.report.tables.provenance import warnings
 
+pytestmark = pytest.mark.slow
+
 # Crossover
 
 

@@ -25,6 +25,8 @@ from bench.speed.scale import page, plan, planned, settings_of
 from bench.speed.settings import Facts
 from bench.training.pretrain import build_objective
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Model(d_model=2, n_layers=3, n_heads=1, d_ff=5, patch_size=1)
 COST = StepCost(rows=10, forward_tokens=100, predicted_tokens=50, flops=1e3)

@@ -19,6 +19,8 @@ from bench.speed.peers import STOCK
 from bench.speed.settings import ABLATIONS, BARE, COMPILED, OURS, Facts, Task, plan, settings_of
 from bench.speed.settings import SMALL as SMALL_STEPS
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "models=[64x4]",
     "sizes={64x4: {d_model: 32, n_layers: 2, n_heads: 2, d_ff: 84, rows_per_step: 4}}",

@@ -25,6 +25,8 @@ from bench.records import RunRecord, Score
 from bench.sweep.export import card, load, write
 from bench.tasks.probe import encode
 
+pytestmark = pytest.mark.slow
+
 transformers = pytest.importorskip("transformers")
 
 

@@ -17,6 +17,8 @@ from bench.report.tables.provenance import warnings
 from bench.sweep import search as searching
 from bench.sweep.search import search
 
+pytestmark = pytest.mark.slow
+
 KEYS = ("strategy=clm", "optim.lr_peak=tag(log,interval(1e-4,1e-1))")
 
 

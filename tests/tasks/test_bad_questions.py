@@ -65,6 +65,10 @@ def test_a_malformed_file_is_named_with_the_place(
         (b'{"data": [\n1,\n]}', ":3: not JSON"),
         (b"", ":1: not JSON"),
         (b'{"\xff": 1}', "not UTF-8 text, at byte 2"),
+        (b'{"data": "\\ud800"}', "a text with \\ud800, half of a surrogate pair"),
+        (b"[" * 20_000, "nested too deeply"),
+        (b"[" + b"7" * 5000 + b"]", "not usable JSON"),
+        (b"\xef\xbb\xbf{}", "data: Field required"),  # a byte order mark is no mistake
     ],
 )
 def test_what_is_not_json_is_named_with_the_line(tmp_path: Path, content: bytes, part: str):

@@ -37,6 +37,8 @@ from bench.tasks.dialogue import (
     reciprocal_ranks,
 )
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY, LENGTH = 300, 40
 
 

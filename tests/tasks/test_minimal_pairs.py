@@ -231,7 +231,7 @@ def test_a_folder_is_all_its_files_by_name(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('{"sentence_good": "a"', "Invalid JSON"),
+        ('{"sentence_good": "a"', "not JSON"),
         ('["a", "b"]', "Input should be an object"),
         (json.dumps({"sentence_good": "a"}), "'sentence_bad'"),
         (json.dumps(pair("", "b")), "'sentence_good'"),
@@ -388,3 +388,21 @@ def test_the_example_of_a_task_runs_and_a_tie_is_a_half(setting: Setting):
     outcome = names["Capitals"](options).evaluate(even(), setting)
     assert by_metric(outcome) == {"accuracy_exact": 0.5}
     assert outcome.items["accuracy_exact"].tolist() == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b'{"sentence_good": "A \\ud800.", "sentence_bad": "B."}', r"a text with \\ud800, half"),
+        (b'{"sentence_good": ' + b"[" * 20_000, "nested too deeply"),
+        (b'{"sentence_good": ' + b"7" * 5000 + b"}", "not usable JSON"),
+        (b'{"sentence_good": "\xff"}', "not UTF-8 text, at byte 19"),
+    ],
+)
+def test_json_that_cannot_be_used_is_named_with_its_line(tmp_path: Path, line: bytes, problem: str):
+    good = b'\xef\xbb\xbf{"sentence_good": "They are.", "sentence_bad": "They is."}\n'
+    (tmp_path / "pairs.jsonl").write_bytes(good)
+    assert [pair.good for pair in read_blimp(tmp_path)] == ["They are."]
+    (tmp_path / "pairs.jsonl").write_bytes(good + line)
+    with pytest.raises(DataError, match=rf"pairs.jsonl, line 2: .*{problem}.*; give an object with"):
+        read_blimp(tmp_path)

@@ -70,7 +70,7 @@ def test_a_score_that_is_not_a_number_is_an_error_and_no_hit():
 def test_recalls_by_hand():
     similarity = torch.eye(20)
     similarity[:, 0] += 2  # every image likes text 0 best; every text still finds its image
-    measured = recalls(similarity).scores
+    measured = recalls(similarity, torch.eye(20).bool()).scores
     assert measured[0].metric == "recall_at_5"
     found = {m.metric: m.value for m in measured}
     assert found["image_to_text_recall_at_1"] == pytest.approx(1 / 20)

@@ -78,6 +78,15 @@ def test_columns_become_sentences_and_marks_of_documents_are_no_words(corpora: P
     assert pairs("ner_conll2002_nl", "test") == [[("Jan", "B-PER"), ("loopt", "O")], [("Niño", "B-PER")]]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_in_any_text_and_columns_only_at_spaces_and_tabs(corpora: Path, end: str):
+    text = "10\xa0000 \tN O\nun\x85dos N  B-PER\n \nJan\u2028 N O"
+    write(corpora / "conll2002" / "ned.testb", "")
+    (corpora / "conll2002" / "ned.testb").write_bytes(text.replace("\n", end).encode())
+    expected = [[("10\xa0000", "O"), ("un\x85dos", "B-PER")], [("Jan\u2028", "O")]]
+    assert pairs("ner_conll2002_nl", "test") == expected
+
+
 def test_official_files_are_the_splits(corpora: Path):
     for split in ("train", "testa", "testb"):
         write(corpora / "conll2002" / f"esp.{split}", f"{split} N O\n")

@@ -7,11 +7,12 @@ for all corpora (`bench.data.shards`, `bench.data.pairs`).
 import hashlib
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from annotated_types import Interval
@@ -23,9 +24,13 @@ from bench.config.bounds import Checked, OptionError
 from bench.config.schema import Config
 from bench.data.planting import Planting
 
+T = TypeVar("T")
 Split = Literal["train", "validation", "test"]
 HELD_OUT_SHARE = 0.1  # of the groups, for validation and for test each
 ImageSize = Annotated[int, Interval(ge=8, le=512)]  # pixels per side
+MAX_NAMED_PLACES = 5  # of skipped items
+MAX_TEXT_CHARS = 2**20  # of a document; a longer one is cut into several, so that memory is bounded
+CUT = f"text of more than {MAX_TEXT_CHARS:,} characters, cut into several"
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,41 @@ class Pair:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A source item that cannot be used as a pair: counted by its reason, never silently dropped."""
+    """A source item that cannot be used, or a text that was cut: counted, never silently dropped."""
 
     reason: str  # the same for all items of a kind, such as "image that does not decode"
     place: str  # where a user finds it, such as "row 7"
+
+
+@dataclass
+class SkippedItems:
+    """The skipped items of a source: their number and the first places, by reason."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, item: Skipped) -> None:
+        """Count an item."""
+        self.counts[item.reason] += 1
+        first = self.places.setdefault(item.reason, [])
+        if len(first) < MAX_NAMED_PLACES:
+            first.append(item.place)
+
+    def described(self) -> str:
+        """Return the counts and places as one line, for the log and for every result."""
+        parts = []
+        for reason, n in self.counts.items():
+            more = ", ..." if n > MAX_NAMED_PLACES else ""
+            parts.append(f"{reason}: {n} ({', '.join(self.places[reason])}{more})")
+        return "; ".join(parts)
+
+    def separated(self, items: Iterable[T | "Skipped"]) -> Iterator[T]:
+        """Yield the items that can be used, and count the others."""
+        for item in items:
+            if isinstance(item, Skipped):
+                self.add(item)
+            else:
+                yield item
 
 
 def split_of(group: str) -> Split:
@@ -108,6 +144,10 @@ class Corpus(ABC):
     def provenance(self) -> dict[str, str]:
         """Return the sources with their versions and the licence, as recorded with every result."""
 
+    def how_to_add_groups(self, key: str) -> str:
+        """Return what a user can do if there are too few groups; `key` is that of the corpus."""
+        return f"give {key} more content"
+
 
 class TextCorpus(Corpus):
     """A corpus of documents.
@@ -137,8 +177,10 @@ class TextCorpus(Corpus):
     labelled: bool = False
 
     @abstractmethod
-    def documents(self) -> Iterator[Document]:
-        """Yield all documents in a fixed order, without holding the whole corpus in memory.
+    def documents(self) -> Iterator[Document | Skipped]:
+        """Yield all documents in a fixed order, and the source items that cannot be used as documents.
+
+        The corpus may be larger than memory.
 
         Raises:
             DataError: there is nothing to read, or a file is not UTF-8 text; names the file and the key.
@@ -179,6 +221,16 @@ class PairCorpus(Corpus):
         Raises:
             DataError: there is nothing to read; names the config key.
         """
+
+
+def universal_lines(text: str) -> list[str]:
+    """Split a text at CR, LF and CR LF, and nowhere else: `str.splitlines` splits at U+0085 and others too.
+
+    >>> universal_lines("a\\x85b\\rc\\r\\nd")
+    ['a\\x85b', 'c', 'd']
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
+    return lines.split("\n") if lines else []
 
 
 @cache

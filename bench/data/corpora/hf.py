@@ -59,6 +59,11 @@ class HfCorpus(Corpus):
             "remote": self._remote_files(),
         }
 
+    def how_to_add_groups(self, key: str) -> str:
+        """Return the option that gives more groups, if it is set."""
+        column = self.options.group_column
+        return "add rows" if column is None else f"add rows, or set {key}.group_column=null"
+
     def provenance(self) -> dict[str, str]:
         """Return name, revision, files and split of the data set."""
         from datasets import __version__
@@ -92,6 +97,7 @@ class HfCorpus(Corpus):
         if not sys.stderr.isatty():
             datasets.disable_progress_bars()
         with self._refusals():
+            as_text = _strings(local) if name == "csv" else {}
             return datasets.load_dataset(
                 name,
                 self.options.config,
@@ -99,6 +105,7 @@ class HfCorpus(Corpus):
                 revision=self.options.revision,
                 split=self.options.split,
                 streaming=self.options.streaming,
+                **as_text,
             )
 
     def numbered_rows(self, rows: Any, **columns: str | None) -> Iterator[tuple[int, Row]]:
@@ -132,9 +139,10 @@ class HfCorpus(Corpus):
         return without_surrogates(value or "").strip()
 
     def group_of(self, row: Row, content: bytes) -> str:
-        """Return the group of a row; without a group column, each distinct content is a group."""
+        """Return the group of a row; each distinct content is a group where the column is null or not set."""
         column = self.options.group_column
-        return sha256(content).hexdigest() if column is None else str(row[column])
+        group = None if column is None else label_text(row[column])
+        return sha256(content).hexdigest() if group is None else group
 
     def _remote_files(self) -> list[str]:
         return [name for name in self.options.data_files or [] if "://" in name]
@@ -166,6 +174,47 @@ class HfCorpus(Corpus):
                 f"{key}.name={self.options.name!r} does not load ({problem}); correct {key}.name, .config, "
                 ".split or .data_files, or log in with `hf auth login` if it is gated"
             ) from error
+
+
+def _strings(local: list[str]) -> dict[str, Any]:
+    """Return how CSV files are read as they are written: "NA" and "null" are words, and "1" is not 1.0."""
+    import datasets
+    import pandas
+
+    as_written: dict[str, Any] = {"keep_default_na": False}
+    if local:
+        columns = pandas.read_csv(local[0], nrows=0).columns
+        as_written["features"] = datasets.Features({name: datasets.Value("string") for name in columns})
+    return as_written
+
+
+def class_names(rows: Any, columns: list[str]) -> dict[str, list[str] | None]:
+    """Return the label columns, with the names of their class numbers where the data set has them."""
+    features = rows.features or {}
+    return {column: getattr(features.get(column), "names", None) for column in columns}
+
+
+def labels_of(row: Row, names: dict[str, list[str] | None]) -> dict[str, str]:
+    """Return the labels of a row; a column that is null, or -1 as a class number, gives none."""
+    found = {}
+    for column, classes in names.items():
+        value = row[column]
+        if classes and value == -1:  # unlabelled, by the Hub's convention
+            continue
+        text = classes[value] if classes and value is not None else label_text(value)
+        if text is not None:
+            found[column] = text
+    return found
+
+
+def label_text(value: Any) -> str | None:
+    """Return a label or group as text, None for null, NaN and empty text.
+
+    Whole numbers beside nulls are often stored as floats, so 1.0 is the label 1.
+    """
+    if value is None or value == "" or value != value:
+        return None
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _check_json(path: Path, key: str) -> None:

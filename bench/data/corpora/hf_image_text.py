@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from bench.config.bounds import Text
 from bench.data.corpora.base import Pair, PairCorpus, PairCorpusOptions, Skipped
-from bench.data.corpora.hf import HfCorpus, HfOptions, Row
+from bench.data.corpora.hf import HfCorpus, HfOptions, class_names, labels_of
 
 NO_CAPTION = "row without a caption"
 UNDECODED = "image that does not decode"
@@ -26,6 +26,10 @@ class HfImageTextOptions(PairCorpusOptions, HfOptions):
 
     image_column: Text = MISSING
     caption_column: Text = MISSING
+
+
+class UnknownRangeError(ValueError):
+    """A picture whose mode does not say which values are black and white."""
 
 
 class HfImageText(HfCorpus, PairCorpus):
@@ -53,28 +57,14 @@ class HfImageText(HfCorpus, PairCorpus):
                 continue
             try:
                 pixels = square(row[image], size=self.image_size)
+            except UnknownRangeError as error:
+                yield Skipped(str(error), f"row {number}")
+                continue
             except Exception:  # PIL's decoders raise a dozen kinds of errors for damaged bytes
                 yield Skipped(UNDECODED, f"row {number}")
                 continue
             group = self.group_of(row, pixels.tobytes())
             yield Pair(image=pixels, caption=text, group=group, labels=labels_of(row, names))
-
-
-def class_names(rows: Any, columns: list[str]) -> dict[str, list[str] | None]:
-    """Return the label columns, with the names of their class numbers where the data set has them."""
-    features = rows.features or {}
-    return {column: getattr(features.get(column), "names", None) for column in columns}
-
-
-def labels_of(row: Row, names: dict[str, list[str] | None]) -> dict[str, str]:
-    """Return the labels of a row; a column that is null, or -1 as a class number, gives none."""
-    found = {}
-    for column, classes in names.items():
-        value = row[column]
-        if value is None or (classes and value == -1):  # -1: unlabelled, by the Hub's convention
-            continue
-        found[column] = classes[value] if classes else str(value)
-    return found
 
 
 def undecoded(rows: Any, column: str) -> Any:
@@ -94,6 +84,7 @@ def square(value: Any, *, size: int) -> NDArray[np.uint8]:
         size: pixels per side.
 
     Raises:
+        UnknownRangeError: the pixels are 32-bit integers or floats.
         Exception: this is not an image, or it is damaged, or it has more pixels than PIL allows.
     """
     if isinstance(value, dict):
@@ -109,7 +100,17 @@ def square(value: Any, *, size: int) -> NDArray[np.uint8]:
         with Image.open(source) as opened:
             if opened.format == "EPS":
                 raise ValueError("an EPS picture is a program")
-            image = ImageOps.exif_transpose(opened).convert("RGBA")
+            image = _eight_bits(ImageOps.exif_transpose(opened)).convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     flat = Image.alpha_composite(white, image).convert("RGB")
     return np.asarray(ImageOps.fit(flat, (size, size)), np.uint8)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bits by its range, where PIL would clip it to white; other modes have 8 bits."""
+    if image.mode in ("I", "F"):
+        raise UnknownRangeError(f"image of mode {image.mode}, whose range of values is not known")
+    if not image.mode.startswith("I;16"):
+        return image
+    grey = np.asarray(image).astype(np.float64) / 257  # 65535 / 255
+    return Image.fromarray(grey.round().astype(np.uint8))

@@ -7,8 +7,10 @@ from typing import Any
 from omegaconf import MISSING
 
 from bench.config.bounds import Text
-from bench.data.corpora.base import Document, TextCorpus, TextCorpusOptions
-from bench.data.corpora.hf import HfCorpus, HfOptions
+from bench.data.corpora.base import Document, Skipped, TextCorpus, TextCorpusOptions
+from bench.data.corpora.hf import HfCorpus, HfOptions, class_names, labels_of
+
+NO_TEXT = "row without a text"
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class HfTextOptions(TextCorpusOptions, HfOptions):
 
 
 class HfText(HfCorpus, TextCorpus):
-    """One document per row; rows without text are skipped."""
+    """One document per row; rows without text are skipped and counted."""
 
     Options = HfTextOptions
     options: HfTextOptions
@@ -34,9 +36,13 @@ class HfText(HfCorpus, TextCorpus):
         columns = {"text": self.options.text_column, "labels": list(self.options.label_columns)}
         return super().fingerprint() | columns
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self) -> Iterator[Document | Skipped]:
         """Yield the rows in their order."""
-        for number, row in self.numbered_rows(self.open_rows(), text_column=self.options.text_column):
+        rows = self.open_rows()
+        names = class_names(rows, self.options.label_columns)
+        for number, row in self.numbered_rows(rows, text_column=self.options.text_column):
             if text := self.text_of(row, "text_column", number):
-                labels = {column: str(row[column]) for column in self.options.label_columns}
-                yield Document(text=text, group=self.group_of(row, text.encode()), labels=labels)
+                group = self.group_of(row, text.encode())
+                yield Document(text=text, group=group, labels=labels_of(row, names))
+            else:
+                yield Skipped(NO_TEXT, f"row {number}")

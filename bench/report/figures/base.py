@@ -25,6 +25,7 @@ from matplotlib.figure import Figure as Canvas
 
 from bench.analysis.frames import Measure, Tables
 from bench.config.build import build
+from bench.config.supervision import end_with, supervisors
 from bench.errors import ConfigError, DataError, in_brief
 from bench.report.figures.style import STYLE
 
@@ -181,7 +182,8 @@ def _sorted(work: _Work, others: Iterable[Future[dict[str, Result]]]) -> Found:
 
 
 def _share(work: _Work) -> None:
-    """Store the work in the global list of a worker process."""
+    """Store the work in the global list of a worker process, which ends with the report's process."""
+    end_with(supervisors())
     _shared.append(work)
 
 

@@ -191,14 +191,15 @@ def _note(asked: Claims, judged: list[Judged]) -> str:
     return (
         f"The claims were written on {asked.written}, before the runs. Effect: the difference paired by "
         "seed, in the unit of the metric, positive where the left condition is better. Brackets: its t "
-        f"interval at {100 * judged[0].level:.2f} %, so that the intervals of all {n} claims hold together "
-        f"with {100 * LEVEL:.0f} % (Bonferroni; claims that were not run count, too). It covers new seeds, and "
-        "new items where the outcomes of single items are recorded. The verdict is the place of the interval "
-        "against 0 and the smallest effect of interest, as docs/claims.md defines it. A variance ratio is "
-        "tested by Brown and Forsythe, a crossover by one-sided t tests at both ends of the claimed range; "
-        "their brackets are 95 % bootstrap intervals over seeds. p (adjusted): the p value of the test times "
-        f"the number of claims. Power: what the test detects with {100 * POWER:.0f} % power, if the variance "
-        f"found here is the true one. p (flip): exact sign-flip test over seeds, uncorrected.{flips}"
+        f"interval at {100 * judged[0].level:.2f} %, so that the intervals of all {n} claims hold "
+        f"together with {100 * LEVEL:.0f} % (Bonferroni; claims that were not run count, too). It covers "
+        "new seeds, and new items where the outcomes of single items are recorded. The verdict is the "
+        "place of the interval against 0 and the smallest effect of interest, as docs/claims.md defines "
+        "it. A variance ratio is tested by Brown and Forsythe, a crossover by one-sided t tests at both "
+        "ends of the claimed range; their brackets are 95 % bootstrap intervals over seeds. p "
+        "(adjusted): the p value of the test times the number of claims. Power: what the test detects "
+        f"with {100 * POWER:.0f} % power, if the variance found here is the true one. p (flip): exact "
+        f"sign-flip test over seeds, uncorrected.{flips}"
     )
 
 

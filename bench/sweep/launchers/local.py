@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from typing_extensions import override
 from bench.config.bounds import choice
 from bench.config.run_spec import RunSpec
 from bench.config.schema import MOST_PROCESSES, Model, Processes
+from bench.config.supervision import SAVING_S, end_with
 from bench.errors import in_one_line
 from bench.models.flops import text_parameters
 from bench.sweep.launchers.base import GRACE_S, POLL_S, QUEUED, RUNNING, Launcher, LauncherOptions, watch
@@ -115,7 +117,8 @@ def _run_here(specs: Sequence[RunSpec], threads: int | None, display: Display) -
 
 
 def _run_in_pool(specs: Sequence[RunSpec], workers: int, threads: int, display: Display) -> dict[str, str]:
-    pool = ProcessPool(max_workers=workers, context=get_context("spawn"))
+    watch_us = partial(end_with, [os.getpid()], grace_s=SAVING_S)
+    pool = ProcessPool(max_workers=workers, context=get_context("spawn"), initializer=watch_us)
     jobs = {spec.run_id: (spec.to_json(), threads, spec.version()) for spec in specs}
     futures = {run_id: pool.schedule(run_one, args=job) for run_id, job in jobs.items()}
     try:
