@@ -556,6 +556,26 @@ def without_targets(node: Any) -> Any:
     return [without_targets(value) for value in node] if isinstance(node, list) else node
 
 
+def holds_settings(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Return whether a task was evaluated in its settings of today.
+
+    A recorded key that the settings lack is ignored, because it had no effect: older records list all options
+    of a task's class, even those that its protocol does not use. The option that decides what is used, such
+    as `protocol`, is always among the settings, so that another protocol is another evaluation.
+
+    Args:
+        recorded: The config of a task's result.
+        settings: The settings in which the task would be evaluated now, with or without `_target_`.
+    """
+    now = without_targets(dict(settings))
+    return {key: value for key, value in recorded.items() if key in now} == now
+
+
+def settings_agree(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    """Return whether two recorded settings of a task are the same, whichever of them is the older one."""
+    return holds_settings(left, right) or holds_settings(right, left)
+
+
 def upgraded_config(config: Any) -> Any:
     """Return the config of a run with the keys of today."""
     return _changed(config, "budget", _renamed)

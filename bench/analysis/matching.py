@@ -17,6 +17,7 @@ import scipy
 from bench.analysis.format import flatten
 from bench.analysis.frames import Cell, Measure, Tables
 from bench.analysis.stats import LEVEL, Interval, holm, interval, paired
+from bench.records import settings_agree
 
 Test = Literal["paired", "Welch", "one seed"]
 
@@ -127,7 +128,7 @@ def twins(left: Tables, right: Tables) -> Twins:
     neither group.
     """
     tasks = left.results.merge(right.results, on=["run_id", "task"], suffixes=("_left", "_right"))
-    same = tasks[(tasks["config_left"] == tasks["config_right"]).astype(bool)]
+    same = tasks[list(map(settings_agree, tasks["config_left"], tasks["config_right"]))]
     place = ["run_id", "task", "metric", "n_labels"]
     scores = left.scores.merge(right.scores, on=place, suffixes=("_left", "_right"))
     scores = scores.merge(same[["run_id", "task"]], on=["run_id", "task"])

@@ -8,7 +8,8 @@ A field states its bounds in its type, which OmegaConf ignores and pydantic chec
         scheme: Annotated[str, choice("bert", "mask")] = MISSING
 
 Bounds that involve several fields are written with `Checked.require` in `__post_init__`, and those that
-involve other settings of the run in `Checked.check_run`.
+involve other settings of the run in `Checked.check_run`. An option that only some values of another option
+use is declared as `name: IfUsed[Steps] = None`, and `Checked.require_given` says where it is used.
 """
 
 import re
@@ -36,6 +37,8 @@ Count = Annotated[int, Interval(ge=1, le=10**9)]
 BatchSize = Annotated[int, Interval(ge=1, le=2**16)]
 Steps = Annotated[int, Interval(ge=1, le=10**7)]
 Repeats = Annotated[int, Interval(ge=1, le=1000)]  # of a whole fit or evaluation
+# An option that is given only where it has an effect; messages therefore do not recommend null.
+IfUsed = Annotated[T | None, "see Checked.require_given"]
 
 ADVICE = {
     "greater_than": "use a number above {gt:g}",
@@ -68,7 +71,14 @@ class OptionError(ConfigError):
     def moved(self, usual_key: str, key: str) -> "OptionError":
         """Return the same error with the key that the user has typed in the place of the usual one."""
         within = self.key.removeprefix(usual_key).lstrip(".")
-        return OptionError(self.name, self.value, self.advice, _joined(key, within) if within else key)
+        return type(self)(self.name, self.value, self.advice, _joined(key, within) if within else key)
+
+
+class MissingOptionError(OptionError):
+    """An option that is used but not given."""
+
+    def __str__(self) -> str:
+        return f"{_joined(self.key, self.name)} is missing; {self.advice}"
 
 
 @dataclass(frozen=True)
@@ -85,12 +95,40 @@ class Checked:
         if not condition:
             raise OptionError(name, getattr(self, name), advice, self.usual_key)
 
+    def require_given(self, used: bool, user: str, *names: str) -> None:
+        """Require options where the value of the option `user` uses them, and refuse them elsewhere.
+
+        Raises:
+            MissingOptionError: A used option is None.
+            OptionError: An option is given that has no effect.
+        """
+        value = f"{user}={as_yaml(getattr(self, user))}".replace("'", "")
+        for name in names:
+            if used and getattr(self, name) is None:
+                raise MissingOptionError(name, None, f"{value} uses it", self.usual_key)
+            self.require(used or getattr(self, name) is None, name, f"{value} does not use it; remove it")
+
+    def part(self, cls: type[T]) -> T:
+        """Return those options that the dataclass `cls` has, as an instance of it."""
+        return cls(**{name: getattr(self, name) for name in names_of(cls)})
+
     def check_run(self, config: Any) -> None:
         """Check the options against the other settings of the run, a `bench.config.schema.Config`.
 
         Raises:
             OptionError: They cannot work together.
         """
+
+
+def names_of(cls: Any) -> list[str]:
+    """Return the names of a dataclass' fields."""
+    return [field.name for field in fields(cls)]
+
+
+def given(value: T | None) -> T:
+    """Return the value of an option that is used here, so that `Checked.require_given` found it given."""
+    assert value is not None
+    return value
 
 
 def check(settings: Any, key: str = "") -> None:

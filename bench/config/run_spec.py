@@ -24,6 +24,7 @@ from bench.records import (
     checked,
     evaluation_id,
     failures_of,
+    holds_settings,
     read_evaluations,
     read_json,
     read_record,
@@ -91,7 +92,9 @@ class RunSpec:
         """Return the tasks, with their settings, that have no result in these settings."""
         done = {name: r.config for name, r in self.results().items() if r.status != "failed"}
         tasks = self.config["task"].items()
-        return {name: node for name, node in tasks if done.get(name) != without_targets(node)}
+        return {
+            name: node for name, node in tasks if name not in done or not holds_settings(done[name], node)
+        }
 
     def results(self) -> dict[str, TaskResult]:
         """Return the results of the run's tasks so far."""

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
+from bench.config.bounds import given
 from bench.data.batches import PairRows
 from bench.data.pairs import PairArray
 from bench.data.tokenizer import PAD
@@ -74,7 +75,7 @@ class Captioning(Task):
         test = described(setting.pairs.test(), self.options.test_images)
         if self.options.protocol == "generate":
             return outcome(generated(model, test.images, setting), test, setting)
-        texts, tokens = frequent_captions(setting.pairs.train(), self.options.train_captions)
+        texts, tokens = frequent_captions(setting.pairs.train(), given(self.options.train_captions))
         joint = space(model, self.options, setting)
         likeness = similarities(joint.images(test.images), joint.texts(tokens))  # (N, M)
         nearest = likeness.argmax(dim=1).tolist()  # of tied captions the first, which is the most frequent

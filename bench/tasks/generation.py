@@ -98,7 +98,8 @@ class Generation(Task):
         return tokens[:, : options.prompt_tokens], tokens[:, options.prompt_tokens :]
 
     def _generated(self, model: Objective, prompts: Tensor, setting: Setting) -> Tensor:
-        sampling = Sampling(self.options.temperature, self.options.top_p)
+        top_p = 1.0 if self.options.top_p is None else self.options.top_p
+        sampling = Sampling(self.options.temperature, top_p)
         generator = torch.Generator().manual_seed(setting.seed)
         model.eval()
         parts = []

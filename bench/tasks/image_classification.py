@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
+from bench.config.bounds import given
 from bench.data.batches import PairRows
 from bench.data.corpora import openmoji
 from bench.data.pairs import PairArray
@@ -120,7 +121,7 @@ class ImageClassification(Task):
         """Return the ids (P, L) of each class' prompts, padded to one length, and the number that was cut."""
         parts = openmoji.groups() if self.options.label == EMOJI_GROUP else {}
         texts = [
-            [text.replace("{}", phrase) for phrase in phrases for text in self.options.templates]
+            [text.replace("{}", phrase) for phrase in phrases for text in given(self.options.templates)]
             for phrases in ([name.replace("_", " "), *parts.get(name, [])] for name in names)
         ]
         flat = [text for part in texts for text in part]
@@ -143,10 +144,11 @@ class ImageClassification(Task):
             if labels[i] in members:
                 members[labels[i]].append(i)
         rng = random.Random(setting.seed)  # noqa: S311 - not for cryptography
+        limit = given(self.options.train_per_class)
         drawn = [
             (i, target)
             for target, name in enumerate(names)
-            for i in rng.sample(members[name], min(self.options.train_per_class, len(members[name])))
+            for i in rng.sample(members[name], min(limit, len(members[name])))
         ]
         rng.shuffle(drawn)
         return Labelled(train, [i for i, _ in drawn], [target for _, target in drawn])

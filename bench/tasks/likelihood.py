@@ -98,10 +98,10 @@ def continuation_nll(
         chosen = list(order[start : start + options.batch_size])
         tokens, scored = (part.to(model.device) for part in _batch([texts[i] for i in chosen]))
         found = model.token_nll(
-            tokens, kind, samples=options.samples, generator=generator, scored=scored
+            tokens, kind, samples=options.n_draws, generator=generator, scored=scored
         )  # (B, T - 1)
         nll[chosen] = found.double().sum(dim=1).cpu().numpy()
-    setting.meter.add(prediction_flops(model, [len(text.scored) for text in texts], kind, options.samples))
+    setting.meter.add(prediction_flops(model, [len(text.scored) for text in texts], kind, options.n_draws))
     if not np.isfinite(nll).all():
         raise FloatingPointError("the likelihood is not finite; the model diverged")
     return nll
@@ -181,10 +181,10 @@ class BitsPerByte(Task):
         found = []
         for tokens in windows.split(self.options.batch_size):
             setting.keep_going()
-            nll = model.nll(tokens.to(model.device), kind, self.options.samples, generator)  # (B,)
+            nll = model.nll(tokens.to(model.device), kind, self.options.n_draws, generator)  # (B,)
             found.append(nll.double().cpu())
         lengths = [windows.shape[1] - 1] * len(windows)
-        setting.meter.add(prediction_flops(model, lengths, kind, self.options.samples))
+        setting.meter.add(prediction_flops(model, lengths, kind, self.options.n_draws))
         return torch.cat(found)
 
 

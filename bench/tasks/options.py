@@ -5,7 +5,7 @@ options are not listed here is imported when its settings are checked, which tak
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -17,6 +17,7 @@ from bench.config.bounds import (
     BatchSize,
     Checked,
     Count,
+    IfUsed,
     Names,
     PositiveShare,
     Rate,
@@ -26,6 +27,7 @@ from bench.config.bounds import (
     Text,
     choice,
     must,
+    names_of,
 )
 from bench.config.schema import Config
 from bench.data.corpora.docstrings import require_installed
@@ -38,7 +40,12 @@ LANGUAGES = ("es", "nl")  # of CoNLL-2002
 Attention = Annotated[str, choice("own", "causal", "bidirectional")]  # own: the strategy's
 Budgets = Annotated[list[Count | None], MinLen(1)]
 HalfShare = Annotated[float, Interval(ge=0, le=0.5)]
+FitRate = Annotated[float, Interval(ge=0, le=10)]
+Grid = Annotated[list[Rate], MinLen(1)]
 AtLeastTwo = Annotated[int, Interval(ge=2, le=10**9)]
+# {} stands for the class.
+Template = Annotated[str, must(lambda text: text.count("{}") == 1, "write {} once in each")]
+Templates = Annotated[list[Template], MinLen(1)]
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,12 @@ class TaskOptions(Checked):
 
 @dataclass(frozen=True)
 class Tuning(TaskOptions):
-    """Options of fine-tuning, for every strategy including `scratch`. A task's Options may inherit them."""
+    """Options of fine-tuning, for every strategy including `scratch`."""
 
     steps: Steps = MISSING  # at most
     batch_size: BatchSize = MISSING
     # Peak rates at width 64; one is chosen by the mean validation score over fits.
-    lr_grid: Annotated[list[Rate], MinLen(1)] = MISSING
+    lr_grid: Grid = MISSING
     n_fits: Repeats = MISSING  # fine-tunings of one checkpoint, each with its own order of items
     n_validations: Repeats = MISSING  # per fit; the best state is kept
     patience: Repeats = MISSING  # a fit stops after so many validations without improvement
@@ -69,8 +76,8 @@ class Tuning(TaskOptions):
 
 
 @dataclass(frozen=True)
-class LabelledOptions(Tuning):
-    """Options of a task with label budgets; those of `Tuning` matter for protocol finetune only."""
+class LabelledOptions(TaskOptions):
+    """Options of a task with label budgets; protocol finetune uses those of `Tuning`, too."""
 
     protocol: Annotated[str, choice("probe", "finetune")] = MISSING
     attention: Attention = MISSING
@@ -78,34 +85,56 @@ class LabelledOptions(Tuning):
     max_labels: Count = MISSING
     validation_items: Count = MISSING  # at most, and never more than there are labels
     test_items: Count = MISSING  # at most
+    steps: IfUsed[Steps] = None
+    batch_size: IfUsed[BatchSize] = None
+    lr_grid: IfUsed[Grid] = None
+    n_fits: IfUsed[Repeats] = None
+    n_validations: IfUsed[Repeats] = None
+    patience: IfUsed[Repeats] = None
+
+    @property
+    def tuning(self) -> Tuning:
+        """The options of protocol finetune."""
+        return self.part(Tuning)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        is_tuned = self.protocol == "finetune"
+        self.require_given(is_tuned, "protocol", *names_of(Tuning))
+        if is_tuned:
+            self.part(Tuning)  # checks its bounds
         advice = f"use numbers of labelled items from 1 to max_labels={self.max_labels}, or null"
         self.require(all((n or 0) <= self.max_labels for n in self.label_budgets), "label_budgets", advice)
 
 
 @dataclass(frozen=True)
 class ContrastiveFit(TaskOptions):
-    """Options of a fit by InfoNCE (fitted retrieval and dialogue), equal for every strategy.
+    """Options of a fit by InfoNCE (fitted retrieval and dialogue), equal for every strategy."""
 
-    Tasks with several protocols inherit them, and fit only if `fits`.
-    """
-
-    steps: Annotated[int, Interval(ge=0, le=10**7)] = MISSING
+    steps: Steps = MISSING
     batch_size: BatchSize = MISSING
-    # Peak rate at width 64; for others in inverse proportion.
-    lr_at_64: Annotated[float, Interval(ge=0, le=10)] = MISSING
+    lr_at_64: FitRate = MISSING  # peak rate at width 64; for others in inverse proportion
     temperature: Temperature = MISSING
 
+
+@dataclass(frozen=True)
+class JointSpaceOptions(TaskOptions):
+    """Options of a task on images and texts; protocol fitted uses those of `ContrastiveFit`."""
+
+    protocol: str = MISSING
+    steps: IfUsed[Steps] = None
+    batch_size: IfUsed[BatchSize] = None
+    lr_at_64: IfUsed[FitRate] = None
+    temperature: IfUsed[Temperature] = None
+
     @property
-    def fits(self) -> bool:
-        """Whether something is fitted."""
-        return getattr(self, "protocol", "fitted") == "fitted"
+    def fit(self) -> ContrastiveFit:
+        """The options of protocol fitted."""
+        return self.part(ContrastiveFit)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.steps > 0 or not self.fits, "steps", "use 1 or more")
+        self.require_given(self.protocol == "fitted", "protocol", *names_of(ContrastiveFit))
 
 
 @dataclass(frozen=True)
@@ -113,7 +142,16 @@ class KindOptions(TaskOptions):
     """The kind of likelihood."""
 
     kind: Annotated[str, choice(*KINDS)] = MISSING
-    samples: Repeats = MISSING  # random draws per text, for a bound
+    samples: IfUsed[Repeats] = None  # random draws per text, for a bound
+
+    @property
+    def n_draws(self) -> int:
+        """The number of evaluations per text: `samples` for a bound, 1 for others."""
+        return 1 if self.samples is None else self.samples
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_given(self.kind == "bound", "kind", "samples")
 
 
 @dataclass(frozen=True)
@@ -163,9 +201,14 @@ MovieReviewsOptions = SentencePolarityOptions = QuestionClassesOptions = Classif
 class TaggingOptions(LabelledOptions):
     """Options of every tagging; labelled items are sentences."""
 
-    held_out_share: HalfShare = MISSING  # of training words, see `beats_tag_frequencies`; 0: no such check
+    # Of training words, for protocol probe; see `beats_tag_frequencies`; 0: no such check.
+    held_out_share: IfUsed[HalfShare] = None
     word_state: Annotated[str, choice("first", "mean")] = MISSING  # of the word's tokens
     context_share: HalfShare = MISSING  # of a further window of a long sentence: re-read as left context
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_given(self.protocol == "probe", "protocol", "held_out_share")
 
 
 @dataclass(frozen=True)
@@ -304,11 +347,15 @@ class GenerationOptions(TaskOptions):
     prompt_tokens: Count = MISSING
     new_tokens: Count = MISSING  # at most
     temperature: Annotated[float, Interval(ge=0, le=1000)] = MISSING  # 0: greedy
-    top_p: PositiveShare = MISSING  # probability of the nucleus; 1: all tokens
+    top_p: IfUsed[PositiveShare] = None  # probability of the nucleus; 1: all tokens; not for greedy
     batch_size: BatchSize = MISSING  # prompts
     ngram_order: Annotated[int, Interval(ge=1, le=MAX_ORDER)] = MISSING  # bytes
     ngram_bytes: Count = MISSING  # of training text for the n-gram model, at most
     samples: Annotated[int, Interval(ge=0, le=10**4)] = MISSING  # texts shown in the report
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_given(self.temperature > 0, "temperature", "top_p")
 
     @override
     def check_run(self, config: Config) -> None:
@@ -333,27 +380,34 @@ class AttentionRolloutOptions(TaskOptions):
 
 
 @dataclass(frozen=True)
-class CaptioningOptions(ContrastiveFit):
+class CaptioningOptions(JointSpaceOptions):
     """The protocol and the number of items; for `fitted`, the fit of the vision tower."""
 
     protocol: Annotated[str, choice("generate", "retrieve", "fitted")] = MISSING
     test_images: AtLeastTwo = MISSING  # at most
-    train_captions: Count = MISSING  # to retrieve from, at most: the most frequent ones
+    # To retrieve from, at most: the most frequent ones. Not for protocol generate.
+    train_captions: IfUsed[Count] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_given(self.protocol != "generate", "protocol", "train_captions")
 
 
 @dataclass(frozen=True)
-class ImageClassificationOptions(ContrastiveFit):
+class ImageClassificationOptions(JointSpaceOptions):
     """The label, the prompts and the number of items; for `fitted`, the fit of the vision tower."""
 
     protocol: Annotated[str, choice("zero_shot", "fitted", "probe")] = MISSING
     label: Text = MISSING  # emoji_group, or one of corpus.pairs.label_columns
-    # Of prompts; {} stands for the class.
-    templates: Annotated[
-        list[Annotated[str, must(lambda text: text.count("{}") == 1, "write {} once in each")]], MinLen(1)
-    ] = field(default_factory=lambda: MISSING)
-    train_per_class: Count = MISSING  # at most, for the probe
+    templates: IfUsed[Templates] = None  # of prompts, for all protocols but probe
+    train_per_class: IfUsed[Count] = None  # at most, for protocol probe
     test_images: Count = MISSING  # at most
     min_test_per_class: Count = MISSING  # a class with fewer is left out
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_given(self.protocol != "probe", "protocol", "templates")
+        self.require_given(self.protocol == "probe", "protocol", "train_per_class")
 
     @override
     def check_run(self, config: Config) -> None:
@@ -363,7 +417,7 @@ class ImageClassificationOptions(ContrastiveFit):
 
 
 @dataclass(frozen=True)
-class RetrievalOptions(ContrastiveFit):
+class RetrievalOptions(JointSpaceOptions):
     """The protocol and, for `fitted`, the fit of the vision tower."""
 
     protocol: Annotated[str, choice("fitted", "zero_shot")] = MISSING

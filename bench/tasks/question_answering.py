@@ -238,7 +238,7 @@ class QuestionAnswering(Task):
                 loss=loss,
                 validate=partial(_f1, validation, attention),
                 n_items=train.n_windows(budget),
-                tuning=self.options,
+                tuning=self.options.tuning,
                 setting=setting,
                 floor=float(validation.chance.f1.mean()),
             )

@@ -30,7 +30,7 @@ from bench.objectives.base import Objective
 from bench.objectives.contrastive import info_nce
 from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.finetune import minimise
-from bench.tasks.options import ContrastiveFit, RetrievalOptions
+from bench.tasks.options import ContrastiveFit, JointSpaceOptions, RetrievalOptions
 from bench.tasks.probe import hits, in_batches, text_features
 
 RECALLS = (1, 5, 10)
@@ -58,10 +58,10 @@ class Space:
     texts: Callable[[Tensor], Tensor]  # (N, L) ids, padded on the right -> unit rows (N, D)
 
 
-def space(model: Objective, options: Any, setting: Setting) -> Space:
+def space(model: Objective, options: JointSpaceOptions, setting: Setting) -> Space:
     """Return the strategy's own joint space, or the fitted one if `options.protocol` is `fitted`."""
     if options.protocol == "fitted":
-        return _fitted_space(model, options, setting)
+        return _fitted_space(model, options.fit, setting)
     if not isinstance(model, JointSpace):
         raise InapplicableError("no image tower of its own")
     model.eval()

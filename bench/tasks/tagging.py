@@ -247,7 +247,7 @@ class Tagging(Task):
                 loss=loss,
                 validate=validate,
                 n_items=labelled.n,
-                tuning=self.options,
+                tuning=self.options.tuning,
                 setting=setting,
                 floor=self.score.value(self._constant(validation, labelled)),
             )

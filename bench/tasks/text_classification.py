@@ -242,7 +242,7 @@ class TextClassification(Task):
             loss=loss,
             validate=validate,
             n_items=budget.n_labels,
-            tuning=self.options,
+            tuning=self.options.tuning,
             setting=setting,
             floor=float(budget.validation.labels.bincount().max()) / len(budget.validation.labels),
         )

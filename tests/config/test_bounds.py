@@ -6,7 +6,17 @@ from typing import Annotated, Any
 import pytest
 from annotated_types import MinLen
 
-from bench.config.bounds import Checked, Count, OptionError, PositiveShare, Text, as_yaml, check, choice
+from bench.config.bounds import (
+    Checked,
+    Count,
+    IfUsed,
+    OptionError,
+    PositiveShare,
+    Text,
+    as_yaml,
+    check,
+    choice,
+)
 from bench.config.build import find_options
 from bench.errors import ConfigError
 
@@ -49,6 +59,34 @@ def test_a_value_out_of_bounds_is_named_with_what_to_use(changes: dict[str, Any]
     with pytest.raises(OptionError) as caught:
         Toy(**changes)
     assert str(caught.value) == message
+
+
+@dataclass(frozen=True)
+class Conditional(Checked):
+    usual_key = "task.*"
+
+    protocol: str = "probe"
+    steps: IfUsed[Count] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_given(self.protocol == "finetune", "protocol", "steps")
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"protocol": "finetune"}, "task.mine.steps is missing; protocol=finetune uses it"),
+        ({"steps": 30}, "task.mine.steps=30: protocol=probe does not use it; remove it"),
+        ({"protocol": "finetune", "steps": 0}, "task.mine.steps=0: use 1 or more"),
+    ],
+)
+def test_an_option_is_given_exactly_where_it_is_used(node: dict[str, Any], message: str):
+    with pytest.raises(OptionError) as caught:
+        find_options(Conditional, node, "task.mine")
+    assert str(caught.value) == message
+    assert find_options(Conditional, {"protocol": "finetune", "steps": 3}, "task.mine").steps == 3
+    assert find_options(Conditional, {}, "task.mine").steps is None
 
 
 def test_values_within_bounds_pass():

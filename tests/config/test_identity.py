@@ -17,7 +17,7 @@ from bench.config import identity
 from bench.config.compose import compose_evaluations, read_run
 from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError
-from bench.records import read_record, without_targets, write_record
+from bench.records import holds_settings, read_record, settings_agree, without_targets, write_record
 
 ROOT = CONF.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -148,6 +148,21 @@ def test_more_tasks_for_an_old_run_use_the_classes_of_today(has_folder: bool, tm
     assert spec.run_id == OLD.stem
     assert spec.config["strategy"] == one("strategy=clm").config["strategy"]
     assert list(spec.pending_tasks()) == ["qc_probe"]
+
+
+def test_recorded_keys_of_no_effect_leave_nothing_to_do_and_changed_ones_do():
+    (spec,) = many("experiment=quickstart", "strategy=clm", "model=0.5m", "budget=1mb", "seed=1")
+    recorded, today = spec.results()["library_probe"].config, spec.config["task"]["library_probe"]
+    assert recorded["protocol"] == today["protocol"] == "probe"
+    assert set(recorded) - set(today) == {
+        *("steps", "batch_size", "lr_grid", "n_fits", "n_validations", "patience")
+    }
+    assert spec.pending_tasks() == {}
+    assert not holds_settings(recorded, today | {"test_items": today["test_items"] + 1})
+    assert not holds_settings(recorded, today | {"protocol": "finetune"})
+    assert not holds_settings(recorded, today | {"a_new_option": 1})
+    assert settings_agree(without_targets(today), recorded)
+    assert settings_agree(recorded, without_targets(today))
 
 
 def test_a_mixture_keeps_the_parts_that_only_its_record_names():

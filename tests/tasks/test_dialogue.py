@@ -80,8 +80,9 @@ def fitted(**changes: Any) -> DialogueFitted:
 
 
 def likelihood(**changes: Any) -> DialogueLikelihood:
-    how = {"kind": "exact", "length_normalisation": "none", "samples": 1, "batch_size": 64, "pmi": False}
-    return DialogueLikelihood(DialogueLikelihood.Options(**(SHARED | how | changes)))
+    how = {"kind": "exact", "length_normalisation": "none", "batch_size": 64, "pmi": False}
+    draws = {"samples": 1} if changes.get("kind") == "bound" else {}
+    return DialogueLikelihood(DialogueLikelihood.Options(**(SHARED | how | draws | changes)))
 
 
 class Letters(Scratch):

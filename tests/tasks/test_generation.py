@@ -82,12 +82,13 @@ def task(**changes: object) -> Generation:
         "prompt_tokens": P,
         "new_tokens": N,
         "temperature": 0.0,
-        "top_p": 1.0,
         "batch_size": 5,
         "ngram_order": 4,
         "ngram_bytes": 100_000,
         "samples": 3,
-    } | changes
+    }
+    nucleus = {"top_p": 1.0} if changes.get("temperature") else {}
+    options |= nucleus | changes
     return Generation(Generation.Options(**options))  # type: ignore[arg-type]
 
 

@@ -69,10 +69,11 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
 
 def task(path: Path | None, **changes: Any) -> MinimalPairs:
     options = {
-        **{"kind": "exact", "length_normalisation": "none", "samples": 2, "batch_size": 4},
+        **{"kind": "exact", "length_normalisation": "none", "batch_size": 4},
         **{"path": None if path is None else str(path), "pairs_per_uid": 100},
     }
-    return MinimalPairs(MinimalPairs.Options(**(options | changes)))
+    draws = {"samples": 2} if changes.get("kind") == "bound" else {}
+    return MinimalPairs(MinimalPairs.Options(**(options | draws | changes)))
 
 
 def written(folder: Path, rows: list[Any], name: str = "pairs.jsonl") -> Path:
@@ -383,7 +384,7 @@ def test_the_example_of_a_task_runs_and_a_tie_is_a_half(setting: Setting):
     _, _, example = inspect.getdoc(Task).partition("::\n\n")  # type: ignore[union-attr]
     names = vars(base) | vars(likelihood) | vars(probe) | {"PAIRS": [("a", "b"), ("ab", "bc"), ("x", "yy")]}
     exec(textwrap.dedent(example), names)  # noqa: S102 - our own documentation
-    options = LikelihoodOptions("exact", 1, "tokens", 2)
+    options = LikelihoodOptions("exact", None, "tokens", 2)
     outcome = names["Capitals"](options).evaluate(even(), setting)
     assert by_metric(outcome) == {"accuracy_exact": 0.5}
     assert outcome.items["accuracy_exact"].tolist() == [0.5, 0.5, 0.5]

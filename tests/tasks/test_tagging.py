@@ -157,7 +157,9 @@ def toy_sentences(split: Split, n: int = 150) -> list[Sentence]:
 
 def toy_task(monkeypatch: pytest.MonkeyPatch, stem: str = "ner_ieer", **changes: Any) -> Tagging:
     node = OmegaConf.to_container(OmegaConf.load(CONF / "task" / f"{stem}.yaml"))[stem]  # type: ignore[index,call-overload]
-    quick = {"label_budgets": [100], "test_items": 150, "steps": 4, "lr_grid": [1e-3], "n_validations": 1}
+    quick = {"label_budgets": [100], "test_items": 150}
+    if node["protocol"] == "finetune":
+        quick |= {"steps": 4, "lr_grid": [1e-3], "n_validations": 1}
     task = build(node | quick | changes, Task, f"task.{stem}")  # type: ignore[type-abstract]
     assert isinstance(task, Tagging)
     monkeypatch.setattr(type(task), "sentences", lambda self, split: toy_sentences(split))

@@ -45,6 +45,8 @@ OPTIONS: dict[str, Any] = {
     "max_labels": 200,
     "validation_items": 15,
     "test_items": 90,
+}
+TUNING: dict[str, Any] = {
     "steps": 12,
     "batch_size": 8,
     "lr_grid": [1e-2],
@@ -58,7 +60,8 @@ class Toy(TextClassification):
     """So many texts per split and class, each of which names its class."""
 
     def __init__(self, sizes: Mapping[Split, Mapping[str, int]] = ALL, **changes: Any) -> None:
-        super().__init__(ClassificationOptions(**OPTIONS | changes))
+        tuning = TUNING if changes.get("protocol") == "finetune" else {}
+        super().__init__(ClassificationOptions(**OPTIONS | tuning | changes))
         self.sizes = sizes
 
     def examples(self, split: Split, setting: Setting) -> dict[str, list[str]]:
@@ -204,7 +207,7 @@ def test_too_few_texts_are_one_line_with_key_and_fix(
         {"max_labels": 0},
         {"validation_items": 0},
         {"test_items": 0},
-        {"n_fits": 0},
+        {"n_fits": 0, "protocol": "finetune"},
     ],
 )
 def test_options_out_of_range_name_their_key(changes: dict[str, Any]):

@@ -7,7 +7,7 @@ import pandas as pd
 
 from bench.analysis.format import EMPTY, Entry, Link, View, amount, flatten
 from bench.analysis.frames import Tables
-from bench.records import AuditCheck, AuditRecord
+from bench.records import AuditCheck, AuditRecord, settings_agree
 
 _KEY_SETTINGS = [
     "optim.tokens_per_step",
@@ -231,5 +231,9 @@ def _unaudited(tables: Tables, audit: AuditRecord) -> str:
     """Return a sentence on the tasks that were not audited, or with other settings."""
     last = tables.results.drop_duplicates("task", keep="last")
     configs = zip(last["task"], last["config"], strict=True)
-    other = sorted(task for task, config in configs if audit.tasks.get(task) != config)
+    other = sorted(
+        task
+        for task, config in configs
+        if task not in audit.tasks or not settings_agree(audit.tasks[task], config)
+    )
     return f"Not audited with the settings of this study: {', '.join(other)}." if other else ""
