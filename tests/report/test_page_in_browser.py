@@ -16,6 +16,8 @@ import pytest
 from toy_reports import HOSTILE, write_report
 from toy_runs import make_run, toy_runs, write_study
 
+from bench.report.rendering import visible
+
 CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
 pytestmark = [
     pytest.mark.slow,
