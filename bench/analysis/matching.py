@@ -128,7 +128,8 @@ def twins(left: Tables, right: Tables) -> Twins:
     neither group.
     """
     tasks = left.results.merge(right.results, on=["run_id", "task"], suffixes=("_left", "_right"))
-    same = tasks[list(map(settings_agree, tasks["config_left"], tasks["config_right"]))]
+    agree = map(settings_agree, tasks["config_left"], tasks["config_right"])
+    same = tasks[pd.Series(list(agree), index=tasks.index, dtype=bool)]
     place = ["run_id", "task", "metric", "n_labels"]
     scores = left.scores.merge(right.scores, on=place, suffixes=("_left", "_right"))
     scores = scores.merge(same[["run_id", "task"]], on=["run_id", "task"])
