@@ -43,7 +43,8 @@ def launch(specs: Sequence[RunSpec]) -> dict[str, str]:
     launcher = check(specs)
     locks.check(specs[0].records.parent)
     if not sys.stderr.isatty():
-        print(f"preparing the data of {len(specs)} runs", file=sys.stderr, flush=True)
+        n = len(specs)
+        print(f"preparing the data of {n} run{'s' if n > 1 else ''}", file=sys.stderr, flush=True)
     statuses = _prepare(specs)
     statuses |= {spec.run_id: status for spec in specs if (status := locks.ended(spec))}
     todo = [spec for spec in specs if spec.run_id not in statuses]

@@ -17,6 +17,7 @@ import bench.sweep.launchers.local
 from bench.cli import main
 from bench.errors import BenchError
 
+PHASE = "preparing the data of 1 run\n"  # is printed where no terminal shows progress
 SOON_S = 5.0  # of computing, however busy the machine is
 PATIENCE_S = 60.0  # of waiting
 LEAST = {"settings": 200, "text": 20, "images": 20, "tokenizers": 20, "records": 120}  # distinct bad inputs
@@ -82,6 +83,7 @@ class Bench:
         """The line on stderr by which a command is refused."""
         code, out, err = self.run(*words)
         assert (code, out, self.started) == (2, "", []), (words, code, out, err, self.started)
+        err = err.removeprefix(PHASE)  # what only the data show is found while they are prepared
         assert err.startswith("bench: ")
         assert err.endswith("\n")
         assert_one_line(err[:-1])
