@@ -12,12 +12,12 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from typing_extensions import override
 
-from bench.config.completion import described, script, suggestions
+from bench.config.completion import described, listed, script, suggestions
 from bench.config.compose import compose_config, compose_evaluations, compose_runs, refuse_several_studies
 from bench.config.installation import version
 from bench.config.overrides import SEARCH_PATH, plain_settings, refuse_flag, split_folders
 from bench.config.run_spec import RunSpec
-from bench.config.search_path import searching
+from bench.config.search_path import groups, searching
 from bench.errors import BenchError, ConfigError, printable
 from bench.records import AuditCheck
 from bench.sweep import status
@@ -155,6 +155,10 @@ class _Parser(argparse.ArgumentParser):
         elif name in PLAIN:
             keys = (f"  {key}={'' if value is None else value}" for key, value in PLAIN[name].items())
             self.epilog += "\n" + "\n".join(["settings:", *keys])
+        else:
+            self.epilog += (
+                "\n" + listed(groups()) + "\n`bench COMMAND --help` shows the settings of a command."
+            )
         return super().format_help()
 
 

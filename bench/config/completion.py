@@ -1,7 +1,7 @@
 """What can be typed behind a command: its keys and choices, for `--help` and for a shell's completion."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -64,11 +64,15 @@ def root_settings(root: str) -> tuple[list[str], dict[str, Any]]:
 def described(root: str) -> str:
     """Return the choices and the settings of a root config as text."""
     groups, settings = root_settings(root)
-    lines = ["choices:"] if groups else []
-    for group in groups:
-        lines += _wrapped(f"  {group}=", " | ".join(choices(group)))
+    lines = [listed(groups)] if groups else []
     lines += ["settings:", *(line for word in _words(settings) for line in _wrapped("  ", word))]
     return "\n".join(lines)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the choices of config groups as text."""
+    lines = [line for name in names for line in _wrapped(f"  {name}=", " | ".join(choices(name)))]
+    return "\n".join(["choices:", *lines])
 
 
 def _wrapped(start: str, text: str) -> list[str]:
