@@ -124,7 +124,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 def _refuse_without_effect(override: Override) -> None:
     """Refuse settings of Hydra and Lightning that would be ignored, and name what does the same here."""
     key = override.key_or_group
-    if override.package is not None:
+    if override.package is not None and not override.is_add():  # a part of a mixture may be added
         raise ConfigError(f"{override.input_line}: a choice cannot move to another package; write {key}=NAME")
     if instead := _instead(key):
         raise ConfigError(f"{key} has no effect here: {instead}")
