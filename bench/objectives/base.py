@@ -278,6 +278,14 @@ class Objective(LightningModule):
         self.last_finite = (self.global_step, value)
         return (loss.sum * (world / counts.clamp(min=1)).to(loss.sum)).sum()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the last finite loss, which the record of a divergence names after a resumption, too."""
+        checkpoint["last_finite"] = self.last_finite
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the last finite loss; checkpoints of before have none."""
+        self.last_finite = checkpoint.get("last_finite")
+
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule over the trainer's `max_steps`."""
         fused = self.trainer.precision != optim.FP16  # fp16 scales gradients
