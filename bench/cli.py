@@ -22,7 +22,7 @@ from bench.errors import BenchError, ConfigError, printable
 from bench.records import AuditCheck
 from bench.sweep import status
 from bench.sweep.search import is_search, search
-from bench.sweep.sweep import check, launch, planned
+from bench.sweep.sweep import check, evaluable, launch, planned
 from bench.sweep.validate import check_settings
 
 ROOTS = {  # the root config of each command that takes Hydra's overrides
@@ -276,9 +276,7 @@ def _do(specs: Sequence[RunSpec]) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    specs = compose_evaluations(arguments.overrides)
-    gone = [spec for spec in specs if spec.pending_tasks() and not spec.can_be_evaluated()]
-    specs = [spec for spec in specs if spec not in gone]
+    specs, gone = evaluable(compose_evaluations(arguments.overrides))
     for spec in gone:
         _complain(f"{spec.label}: its weights are gone ({spec.weights})")
     if gone:

@@ -85,10 +85,14 @@ def evaluate(overrides: Sequence[str]) -> dict[str, str]:
     Raises:
         BenchError: a setting is invalid, or the study has no finished run; nothing was evaluated.
     """
-    specs = compose_evaluations(overrides)
-    gone = [spec for spec in specs if spec.pending_tasks() and not spec.can_be_evaluated()]
-    left = [spec for spec in specs if spec not in gone]
+    left, gone = evaluable(compose_evaluations(overrides))
     return (launch(left) if left else {}) | {spec.run_id: "weights are gone" for spec in gone}
+
+
+def evaluable(specs: Sequence[RunSpec]) -> tuple[list[RunSpec], list[RunSpec]]:
+    """Divide runs into those that can be evaluated or are done, and those whose weights are gone."""
+    gone = [spec for spec in specs if spec.pending_tasks() and not spec.can_be_evaluated()]
+    return [spec for spec in specs if spec not in gone], gone
 
 
 def check(specs: Sequence[RunSpec]) -> Launcher:
