@@ -223,7 +223,7 @@ def test_options_out_of_range_name_their_key(changes: dict[str, Any]):
 def budget_of(labels: list[int], test: list[int], n_classes: int) -> BudgetData:
     nothing = torch.zeros(0, 1)
     train, held_out = (LabelledTexts(nothing, torch.tensor(classes)) for classes in (labels, test))
-    return BudgetData(train, held_out, held_out, n_classes)
+    return BudgetData(train, held_out, held_out, n_classes, positive=0)
 
 
 def test_a_class_that_was_not_seen_is_never_chosen():
