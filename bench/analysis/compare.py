@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
+from bench.analysis.frames import BASELINE, TRIVIAL, Cell, Condition, Measure, Tables
 from bench.analysis.stats import (
     LEVEL,
     Floats,
@@ -174,7 +174,7 @@ def _verdict(tables: Tables, row: Pooled, p_holm: float) -> str:
     if row.inapplicable is not None:
         return "not applicable"
     if row.condition.is_external:
-        return "external reference"
+        return row.condition.label if row.condition.strategy == TRIVIAL else "external reference"
     if not tables.measures[row.measure].sign:
         return "descriptive"
     if row.to_scratch is None and row.n_missing == 0:

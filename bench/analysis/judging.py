@@ -27,6 +27,7 @@ from bench.analysis.claims import (
 )
 from bench.analysis.format import cell_label
 from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
+from bench.analysis.gate import why_not
 from bench.analysis.inference import (
     Array,
     Crossover,
@@ -158,6 +159,7 @@ Verdict = Literal[
     "opposite direction",
     "contradicted",
     "undecided",
+    "not informative here",
     "not run",
 ]
 T = TypeVar("T")
@@ -175,6 +177,7 @@ class Evidence:
     decided: Decided | None = None
     p_flip: float | None = None  # exact sign-flip test over seeds, where the claim has a bound to test
     why_not: str = ""  # why there is no evidence
+    gated: str = ""  # why the task is not informative in this study, so that the claim has no verdict
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,8 @@ def judge(tables: Tables, claims: Claims) -> list[Judged]:
 def _verdict(claim: Claim, evidence: Evidence, alpha: float) -> Verdict:
     if evidence.why_not or evidence.decided is None:
         return "not run"
+    if evidence.gated:
+        return "not informative here"
     if evidence.estimate is not None:
         effect = claim.smallest_effect or 0.0
         return _BY_TEST[claim.test](Place(evidence.estimate, effect, alpha / 2))
@@ -278,7 +283,7 @@ def examine(tables: Tables, claim: Claim) -> Evidence:
     found = Evidence()
     try:
         measure = measure_of(tables, claim)
-        found = replace(found, measure=measure)
+        found = replace(found, measure=measure, gated=why_not(tables, measure.task))
         found = replace(found, pairs=pairs_of(tables, claim))
         require_complete(tables, claim, measure, found.pairs)
         return _tested(tables, claim, found, measure, sign_of(tables, claim, measure))

@@ -43,6 +43,7 @@ _MARKS = {
     "opposite direction": "✗",
     "contradicted": "✗",
     "undecided": "?",
+    "not informative here": "–",
     "not run": "–",
 }
 
@@ -157,8 +158,8 @@ def _n(one: Judged) -> str:
 
 def _detail(one: Judged) -> str:
     """Return why a claim was not run, or the power of the study if the claim is undecided."""
-    if one.evidence.why_not:
-        return one.evidence.why_not
+    if one.evidence.why_not or one.evidence.gated:
+        return one.evidence.why_not or one.evidence.gated
     if one.verdict != "undecided":
         return EMPTY
     alpha, effect = 1 - one.level, one.claim.smallest_effect or 0.0
