@@ -106,7 +106,7 @@ def licence_of(text: str, name: str) -> str:
         if found and 0 < len(found[0]) <= SHORT_NAME:
             return found[0] + (", others for some files" if set(found) - {found[0]} else "")
     if common := sorted(set(COMMON.findall(text))):
-        return f"names {', '.join(common)}, see {where}"
+        return f"refers to {', '.join(common)}, see {where}"
     return f"see {where}" if text else "see the copyright file of its source package"
 
 

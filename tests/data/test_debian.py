@@ -110,7 +110,7 @@ def test_a_name_that_apt_would_take_for_an_option_is_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("See /usr/share/common-licenses/GPL-2.", "names GPL-2, see usr/share/doc/x/copyright"),
+        ("See /usr/share/common-licenses/GPL-2.", "refers to GPL-2, see usr/share/doc/x/copyright"),
         ("Do as you like.", "see usr/share/doc/x/copyright"),
         ("", "see the copyright file of its source package"),
     ],
