@@ -23,6 +23,7 @@ EXTRAS = {  # import name of each optional package -> the extra of pyproject.tom
     "sacrebleu": "nlp",
     "seqeval": "nlp",
     "chatterbot_corpus": "nlp",
+    "pytrec_eval": "nlp",
     "codecarbon": "energy",
     "openai": "endpoint",
     "submitit": "slurm",

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,11 +76,15 @@ BEFORE_NOUN = "in|of|for|to|from|with|by|on|at|into|over|as|under|between|throug
 
 @dataclass(frozen=True)
 class Pair:
-    """A grammatical sentence and its ungrammatical twin; `uid` names the phenomenon, if it has a name."""
+    """A grammatical sentence and its ungrammatical twin; `uid` names the paradigm, if it has a name.
+
+    `groups` are wider: BLiMP's field (syntax) and phenomenon (island effects).
+    """
 
     good: str
     bad: str
     uid: str | None
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -240,13 +245,15 @@ class MinimalPairs(Task):
         margin = normalised(nll[1], bad, how) - normalised(nll[0], good, how)  # (N,)
         right = (np.sign(margin.round(5)) + 1) / 2  # a tie is a half
         items = {self._metric(): right}
+        for group in sorted({group for pair in pairs for group in pair.groups}):
+            items[self._metric(group)] = right[[group in pair.groups for pair in pairs]]
         for uid in sorted({pair.uid for pair in pairs if pair.uid is not None}):
             items[self._metric(uid)] = right[[pair.uid == uid for pair in pairs]]
         scores = [Measured(name, float(found.mean()), 0.5, len(found)) for name, found in items.items()]
         return Outcome(scores, items, counts, _samples(pairs, margin))
 
-    def _metric(self, uid: str | None = None) -> str:
-        return f"accuracy_{self.options.kind}" + (f"_{uid}" if uid else "")
+    def _metric(self, group: str | None = None) -> str:
+        return f"accuracy_{self.options.kind}" + (f"_{group}" if group else "")
 
 
 def read_blimp(path: Path) -> list[Pair]:
@@ -272,6 +279,9 @@ _ROW = SchemaValidator(
             "sentence_bad": core_schema.typed_dict_field(_TEXT, required=True),
             "UID": core_schema.typed_dict_field(core_schema.nullable_schema(_TEXT), required=False),
             "field": core_schema.typed_dict_field(core_schema.nullable_schema(_TEXT), required=False),
+            "linguistics_term": core_schema.typed_dict_field(
+                core_schema.nullable_schema(_TEXT), required=False
+            ),
         }
     )
 )
@@ -294,7 +304,14 @@ def _read_file(file: Path) -> Iterator[Pair]:
             raise DataError(
                 f"{file}, line {number}: {problem}; give an object with sentence_good and sentence_bad"
             ) from None
-        yield Pair(row["sentence_good"], row["sentence_bad"], row.get("UID", row.get("field")))
+        yield pair_of(row)
+
+
+def pair_of(row: Mapping[str, Any]) -> Pair:
+    """Return the pair in a row of BLiMP."""
+    wider = (row.get("field"), row.get("linguistics_term")) if row.get("UID") else ()
+    groups = tuple(dict.fromkeys(str(name) for name in wider if name))
+    return Pair(row["sentence_good"], row["sentence_bad"], row.get("UID", row.get("field")), groups)
 
 
 def held_out_sentences(text: TextData) -> list[str]:

@@ -7,9 +7,10 @@ options are not listed here is imported when its settings are checked, which tak
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, ClassVar
 
-from annotated_types import Interval, MinLen
+from annotated_types import Interval, MaxLen, MinLen
 from omegaconf import MISSING
 from typing_extensions import override
 
@@ -32,12 +33,24 @@ from bench.config.bounds import (
 from bench.config.schema import Config
 from bench.data.corpora.docstrings import require_installed
 
+
+def names_columns(template: str) -> bool:
+    """Return whether every field of a format string is the plain name of a column."""
+    try:
+        fields = [(name, spec, how) for _, name, spec, how in Formatter().parse(template) if name is not None]
+    except ValueError:
+        return False
+    return all(name.isidentifier() and not spec and not how for name, spec, how in fields)
+
+
 KINDS = ("exact", "bound", "pseudo")  # of likelihoods
 MAX_ORDER = 8  # bytes of an n-gram
 DIALOGUES = ("overheard", "chatterbot")
 LANGUAGES = ("es", "nl")  # of CoNLL-2002
 
 Attention = Annotated[str, choice("own", "causal", "bidirectional")]  # own: the strategy's
+# From hidden states to one feature vector; own: the strategy's.
+Pooling = Annotated[str, choice("own", "mean", "last", "first")]
 Budgets = Annotated[list[Count | None], MinLen(1)]
 HalfShare = Annotated[float, Interval(ge=0, le=0.5)]
 FitRate = Annotated[float, Interval(ge=0, le=10)]
@@ -46,6 +59,8 @@ AtLeastTwo = Annotated[int, Interval(ge=2, le=10**9)]
 # {} stands for the class.
 Template = Annotated[str, must(lambda text: text.count("{}") == 1, "write {} once in each")]
 Templates = Annotated[list[Template], MinLen(1)]
+# {column} stands for the text of a row's column.
+TemplateOfColumns = Annotated[str, must(names_columns, "write each column once, as {column}")]
 
 
 @dataclass(frozen=True)
@@ -62,17 +77,16 @@ class TaskOptions(Checked):
 class Tuning(TaskOptions):
     """Options of fine-tuning, for every strategy including `scratch`."""
 
-    steps: Steps = MISSING  # at most
+    steps: Steps = MISSING  # of a fit, at most, its cooldown included
     batch_size: BatchSize = MISSING
-    # Peak rates at width 64; one is chosen by the mean validation score over fits.
-    lr_grid: Grid = MISSING
+    lr_grid: Grid = MISSING  # peak rates at width 64; one is chosen by the validation score of the first fit
     n_fits: Repeats = MISSING  # fine-tunings of one checkpoint, each with its own order of items
-    n_validations: Repeats = MISSING  # per fit; the best state is kept
-    patience: Repeats = MISSING  # a fit stops after so many validations without improvement
+    validate_every: Steps = MISSING  # steps; the warm-up lasts as long
+    patience: Repeats = MISSING  # validations without improvement, after which a fit cools down and ends
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.n_validations <= self.steps, "n_validations", f"use at most steps={self.steps}")
+        self.require(self.validate_every <= self.steps, "validate_every", f"use at most steps={self.steps}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,7 @@ class LabelledOptions(TaskOptions):
     batch_size: IfUsed[BatchSize] = None
     lr_grid: IfUsed[Grid] = None
     n_fits: IfUsed[Repeats] = None
-    n_validations: IfUsed[Repeats] = None
+    validate_every: IfUsed[Steps] = None
     patience: IfUsed[Repeats] = None
 
     @property
@@ -163,6 +177,21 @@ class LikelihoodOptions(KindOptions):
     batch_size: BatchSize = MISSING  # texts
 
 
+@dataclass(frozen=True)
+class HubOptions(TaskOptions):
+    """Which data set is read, and which of its splits; see `bench.tasks.hub`."""
+
+    name: Text = MISSING  # on the hub
+    config: Text | None = MISSING
+    revision: Text | None = MISSING
+    path: Text | None = MISSING  # a folder with a file per split, instead of the hub
+
+    @override
+    def check_run(self, config: Config) -> None:
+        is_there = self.path is None or Path(self.path).expanduser().exists()
+        self.require(is_there, "path", "there is no such folder; correct the path")
+
+
 # Text classification
 
 
@@ -175,8 +204,7 @@ class ClassificationOptions(LabelledOptions):
     """
 
     protocol: Annotated[str, choice("probe", "finetune", "layers")] = MISSING
-    # From hidden states to one feature vector; own: the strategy's.
-    pooling: Annotated[str, choice("own", "mean", "last", "first")] = MISSING
+    pooling: Pooling = MISSING
 
 
 @dataclass(frozen=True)
@@ -189,6 +217,19 @@ class LibraryOptions(ClassificationOptions):
     @override
     def check_run(self, config: Config) -> None:
         require_installed(self, self.packages)
+
+
+@dataclass(frozen=True)
+class HubClassificationOptions(HubOptions, ClassificationOptions):
+    """The columns, the names of the classes, and the metrics."""
+
+    train_split: Text = MISSING
+    test_split: Text = MISSING
+    text_columns: Annotated[list[Text], MinLen(1), MaxLen(2)] = MISSING  # two: pairs of texts
+    label_column: Text = MISSING
+    label_names: list[Text] | None = MISSING  # of the class numbers; null: as the data set names them
+    # The headline first; F1 is that of the last class.
+    metrics: Annotated[list[Annotated[str, choice("accuracy", "matthews", "f1")]], MinLen(1)] = MISSING
 
 
 MovieReviewsOptions = SentencePolarityOptions = QuestionClassesOptions = ClassificationOptions
@@ -216,6 +257,19 @@ class Conll2002Options(TaggingOptions):
     """The language."""
 
     language: Annotated[str, choice(*LANGUAGES)] = MISSING
+
+
+@dataclass(frozen=True)
+class HubTaggingOptions(HubOptions, TaggingOptions):
+    """The columns, and what is scored."""
+
+    train_split: Text = MISSING
+    validation_split: Text = MISSING
+    test_split: Text = MISSING
+    words_column: Text = MISSING
+    tags_column: Text = MISSING
+    tag_names: list[Text] | None = MISSING  # of the tag numbers; null: as the data set names them
+    score: Annotated[str, choice("entities", "words")] = MISSING  # F1 of BIO spans, or accuracy of words
 
 
 IeerOptions = Conll2000Options = TreebankOptions = TaggingOptions
@@ -277,6 +331,14 @@ class SquadOptions(QuestionAnsweringOptions):
             )
 
 
+@dataclass(frozen=True)
+class HubQuestionsOptions(HubOptions, QuestionAnsweringOptions):
+    """The splits, which have SQuAD's columns; one split for both is divided by paragraph."""
+
+    train_split: Text = MISSING
+    test_split: Text = MISSING
+
+
 # Dialogue
 
 
@@ -322,6 +384,72 @@ class MinimalPairsOptions(LikelihoodOptions):
     def check_run(self, config: Config) -> None:
         is_there = self.path is None or Path(self.path).expanduser().exists()
         self.require(is_there, "path", "there is no such file or folder; correct the path")
+
+
+@dataclass(frozen=True)
+class BlimpOptions(LikelihoodOptions):
+    """Where the pairs lie: a folder of JSONL files, `$BENCH_DATA/blimp`, or the hub."""
+
+    name: Text = MISSING  # on the hub
+    revision: Text | None = MISSING
+    path: Text | None = MISSING  # a folder with a JSONL file per paradigm, instead of the hub
+    pairs_per_uid: Count = MISSING  # at most, per paradigm; spread evenly over its pairs
+
+    @override
+    def check_run(self, config: Config) -> None:
+        is_there = self.path is None or Path(self.path).expanduser().exists()
+        self.require(is_there, "path", "there is no such folder; correct the path")
+
+
+@dataclass(frozen=True)
+class MultipleChoiceOptions(HubOptions, LikelihoodOptions):
+    """How an item becomes a context and its choices: `{column}` in a template stands for the row's text."""
+
+    split: Text = MISSING
+    context: TemplateOfColumns = MISSING
+    # Templates of the choices; null: column `choices_column` lists them, of which `label_column` tells the
+    # right one by its number, or by its name in `names_column`.
+    choices: list[TemplateOfColumns] | None = MISSING
+    choices_column: Text | None = MISSING
+    names_column: Text | None = MISSING
+    label_column: Text = MISSING
+    first_label: Annotated[int, Interval(ge=0, le=1)] = MISSING  # the number of the first choice
+    test_items: Count = MISSING  # at most; spread evenly over the split
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_one = (self.choices is None) != (self.choices_column is None)
+        self.require(is_one, "choices", "give either templates here, or choices_column")
+
+
+@dataclass(frozen=True)
+class SentenceSimilarityOptions(HubOptions):
+    """The columns, and how a model's features are read."""
+
+    split: Text = MISSING
+    text_columns: Annotated[list[Text], MinLen(2), MaxLen(2)] = MISSING
+    label_column: Text = MISSING
+    attention: Attention = MISSING
+    pooling: Pooling = MISSING
+    test_items: Count = MISSING  # at most; spread evenly over the split
+
+
+@dataclass(frozen=True)
+class TextRetrievalOptions(TaskOptions):
+    """The data set in BEIR's format, and how a model's features are read."""
+
+    name: Text = MISSING  # on the hub, with configs corpus and queries; judgements lie in `<name>-qrels`
+    revision: Text | None = MISSING
+    path: Text | None = MISSING  # a folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv
+    split: Text = MISSING  # of the judgements
+    attention: Attention = MISSING
+    pooling: Pooling = MISSING
+    max_documents: Count = MISSING  # judged ones first, so that a part still holds every right answer
+
+    @override
+    def check_run(self, config: Config) -> None:
+        is_there = self.path is None or Path(self.path).expanduser().is_dir()
+        self.require(is_there, "path", "there is no such folder; correct the path")
 
 
 @dataclass(frozen=True)

@@ -62,11 +62,29 @@ def as_attention(name: str) -> Attention:
     return cast(Attention, name)
 
 
-def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> Tensor:
-    """Encode texts as ids (N, T): cut to `length` with a closing EOS, padded on the right."""
-    cut = [text[: CHARS_PER_TOKEN * length] for text in texts]  # encoding all of a long text would be slow
-    rows = [[*e.ids[: length - 1], EOS] for e in tokenizer.encode_batch(cut, add_special_tokens=False)]
+def encode(texts: Sequence[str | tuple[str, str]], tokenizer: Tokenizer, length: int) -> Tensor:
+    """Encode texts, or pairs of texts, as ids (N, T): cut to `length`, padded on the right.
+
+    Each text is closed by EOS. A pair that is too long loses the end of its longer text.
+    """
+    pairs = [(text, None) if isinstance(text, str) else text for text in texts]
+    first, second = (
+        _ids([text or "" for text in side], tokenizer, length) for side in zip(*pairs, strict=True)
+    )
+    rows = []
+    for (_, other), left, right in zip(pairs, first, second, strict=True):
+        if other is None:
+            rows.append([*left[: length - 1], EOS])
+        else:
+            room = length - 2  # without both EOS
+            n_right = min(len(right), max(room - len(left), room // 2))
+            rows.append([*left[: room - n_right], EOS, *right[:n_right], EOS])
     return padded(rows)
+
+
+def _ids(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> list[list[int]]:
+    cut = [text[: CHARS_PER_TOKEN * length] for text in texts]  # encoding all of a long text would be slow
+    return [found.ids for found in tokenizer.encode_batch(cut, add_special_tokens=False)]
 
 
 def padded(rows: Sequence[Sequence[int]]) -> Tensor:

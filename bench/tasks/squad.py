@@ -8,10 +8,9 @@ Rajpurkar et al. 2016 (arXiv:1606.05250) and 2018 (arXiv:1806.03822):
 `answer_start` counts characters of the context; version 1.1 has no `is_impossible`; other keys are ignored.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_schema
 from typing_extensions import override
@@ -63,7 +62,8 @@ def read_squad(path: Path) -> Iterator[Question]:
                 if asked.get("is_impossible", False) == bool(asked["answers"]):
                     place = ("data", i, "paragraphs", j, "qas", k)
                     raise _malformed(path, place, "Give either answers or is_impossible")
-                yield _question(asked, paragraph["context"])
+                answers = [(answer["text"], answer["answer_start"]) for answer in asked["answers"]]
+                yield question_of(asked["question"], paragraph["context"], answers)
 
 
 def _malformed(path: Path, place: tuple[str | int, ...], problem: str) -> DataError:
@@ -71,11 +71,11 @@ def _malformed(path: Path, place: tuple[str | int, ...], problem: str) -> DataEr
     return DataError(f"{path}: {where or 'the file'}: {problem}; see SQuAD's format")
 
 
-def _question(asked: dict[str, Any], context: str) -> Question:
-    answers = [(answer["text"], answer["answer_start"]) for answer in asked["answers"]]
+def question_of(question: str, context: str, answers: Sequence[tuple[str, int]]) -> Question:
+    """Return a question with its answers, each with the character where it begins in the context."""
     texts = tuple(text for text, _ in answers)
     spans = [(at, at + len(text)) for text, at in answers if at >= 0 and context[at:].startswith(text)]
-    return Question(asked["question"], context, texts, spans[0] if spans else None, group=context)
+    return Question(question, context, texts, spans[0] if spans else None, group=context)
 
 
 def _objects(**schemas: CoreSchema) -> CoreSchema:

@@ -24,6 +24,7 @@ from bench.data.corpora.base import Split
 from bench.errors import DataError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.class_scores import SCORES
 from bench.tasks.finetune import Tuned, fine_tune
 from bench.tasks.label_budgets import failed_fits, fit_spread
 from bench.tasks.options import ClassificationOptions
@@ -37,17 +38,20 @@ from bench.tasks.probe import (
     trimmed,
 )
 
+ACCURACY = "accuracy"
+Text = str | tuple[str, str]  # or a pair of texts
+
 
 @dataclass(frozen=True)
 class Texts:
     """Texts of the training and the test split by class; the classes of both splits, ordered by name."""
 
-    train: list[list[str]]
-    test: list[list[str]]
+    train: list[list[Text]]
+    test: list[list[Text]]
 
     @staticmethod
     def without_tested(
-        train: Mapping[str, list[str]], test: Mapping[str, list[str]]
+        train: Mapping[str, Sequence[Text]], test: Mapping[str, Sequence[Text]]
     ) -> tuple["Texts", Counter[str]]:
         """Leave out training texts that are also test texts; count them and the empty classes."""
         tested = {text for texts in test.values() for text in texts}
@@ -65,7 +69,7 @@ class Texts:
         return kept, Counter(counts)
 
     @property
-    def trainable(self) -> list[list[str]]:
+    def trainable(self) -> list[list[Text]]:
         """The classes that have training texts."""
         return [texts for texts in self.train if texts]
 
@@ -95,6 +99,7 @@ class BudgetData:
     validation: LabelledTexts
     test: LabelledTexts
     n_classes: int
+    positive: int  # the class whose F1 is measured, where a task asks for it
 
     @property
     def n_labels(self) -> int:
@@ -107,10 +112,14 @@ class BudgetData:
         return self.train.labels.unique()
 
     def hits(self, scores: Tensor, items: LabelledTexts) -> NDArray[np.float64]:
-        """Return the hits (M,) of scores (M, S) for the seen classes; other classes are never predicted."""
+        """Return the hits (M,) of scores (M, S) for the seen classes."""
+        return hits(self.of_all_classes(scores), items.labels)
+
+    def of_all_classes(self, scores: Tensor) -> Tensor:
+        """Return scores (M, S) for the seen classes as (M, C); other classes are never predicted."""
         whole = torch.full((len(scores), self.n_classes), -torch.inf, dtype=torch.float64)
         whole[:, self.seen] = scores.double().cpu()
-        return hits(whole, items.labels)
+        return whole
 
     def priors(self) -> Tensor:
         """Return the log share of each seen class (S,): the scores of a constant predictor."""
@@ -119,14 +128,36 @@ class BudgetData:
 
     def measured(self, metric: str, correct: NDArray[np.float64]) -> Measured:
         """Return the mean of hits (M,) or (fits, M) as a metric; chance is the constant predictor's."""
-        constant = self.priors().expand(len(self.test.labels), -1)
-        return Measured(
-            metric,
-            float(correct.mean()),
-            float(self.hits(constant, self.test).mean()),
-            len(self.test.labels),
-            n_labels=self.n_labels,
-        )
+        chance = float(self.hits(self._constant(), self.test).mean())
+        return Measured(metric, float(correct.mean()), chance, len(self.test.labels), n_labels=self.n_labels)
+
+    def value(self, metric: str, scores: Tensor) -> float:
+        """Return a metric of scores (M, S): accuracy, or one of `bench.tasks.class_scores`."""
+        if metric == ACCURACY:
+            return float(self.hits(scores, self.test).mean())
+        return SCORES[metric](self.of_all_classes(scores), self.test.labels, self.positive)
+
+    def outcome(self, metrics: Sequence[str], fits: Sequence[Tensor]) -> Outcome:
+        """Return the metrics of one or more fits' scores (M, S), each averaged over fits, and the hits.
+
+        Chance is the constant predictor's score.
+        """
+        n = len(self.test.labels)
+        scores = [
+            Measured(
+                metric,
+                float(np.mean([self.value(metric, fit) for fit in fits])),
+                self.value(metric, self._constant()),
+                n,
+                n_labels=self.n_labels,
+            )
+            for metric in metrics
+        ]
+        correct = np.stack([self.hits(fit, self.test) for fit in fits])
+        return Outcome(scores, {ACCURACY: correct[0] if len(fits) == 1 else correct})
+
+    def _constant(self) -> Tensor:
+        return self.priors().expand(len(self.test.labels), -1)
 
 
 class TextClassification(Task):
@@ -143,8 +174,17 @@ class TextClassification(Task):
     Options: ClassVar[type[Any]] = ClassificationOptions
     options: ClassificationOptions
 
+    @property
+    def metrics(self) -> Sequence[str]:
+        """What is measured, the headline first: accuracy, or a name of `bench.tasks.class_scores`."""
+        return (ACCURACY,)
+
+    def positive_class(self) -> str | None:
+        """Return the class whose F1 is measured; None if no metric needs one."""
+        return None
+
     @abstractmethod
-    def examples(self, split: Split, setting: Setting) -> Mapping[str, list[str]]:
+    def examples(self, split: Split, setting: Setting) -> Mapping[str, Sequence[Text]]:
         """Return the texts of the training or the test split by class, in a fixed order."""
 
     @override
@@ -158,7 +198,7 @@ class TextClassification(Task):
 
         def oracle(budget: BudgetData) -> Outcome:
             scores = F.one_hot(budget.test.labels, budget.n_classes)[:, budget.seen]
-            return _accuracy(budget, budget.hits(scores, budget.test))
+            return budget.outcome(self.metrics, [scores])
 
         return self._outcome(setting, oracle)
 
@@ -184,8 +224,7 @@ class TextClassification(Task):
             text_features(model, items.all_tokens, *how, cache=setting.cache)[: len(items.labels)]
             for items in (budget.train, budget.test)
         )
-        scores = probe(train, budget.train.labels, test)
-        return _accuracy(budget, budget.hits(scores, budget.test))
+        return budget.outcome(self.metrics, [probe(train, budget.train.labels, test)])
 
     def _layers(self, model: Objective, budget: BudgetData, setting: Setting) -> Outcome:
         """Probe every layer; the headline is the layer with the best validation accuracy, the first of ties.
@@ -210,9 +249,11 @@ class TextClassification(Task):
 
     def _fine_tune(self, model: Objective, budget: BudgetData, setting: Setting) -> Outcome:
         fits = self._fits(model, budget, setting)
-        correct = np.stack([budget.hits(self._scores(fit, budget.test), budget.test) for fit in fits])
-        outcome = _accuracy(budget, correct)
-        spread = fit_spread("accuracy", correct.mean(axis=1), budget.n_labels)
+        found = [self._scores(fit, budget.test) for fit in fits]
+        outcome = budget.outcome(self.metrics, found)
+        headline = self.metrics[0]
+        by_fit = np.array([budget.value(headline, scores) for scores in found])
+        spread = fit_spread(headline, by_fit, budget.n_labels)
         failed = failed_fits([fit.failed for fit in fits], budget.n_labels)
         return replace(outcome, scores=[*outcome.scores, *spread, failed])
 
@@ -245,6 +286,7 @@ class TextClassification(Task):
             tuning=self.options.tuning,
             setting=setting,
             floor=float(budget.validation.labels.bincount().max()) / len(budget.validation.labels),
+            n_labels=budget.n_labels,
         )
 
     @torch.no_grad()
@@ -256,7 +298,9 @@ class TextClassification(Task):
     def _budgets(self, setting: Setting) -> tuple[list[BudgetData], dict[str, int]]:
         """Return the data of each budget, the largest first, and the number of unusable items by reason."""
         options = self.options
-        texts, counts = Texts.without_tested(self.examples("train", setting), self.examples("test", setting))
+        train_texts, test_texts = self.examples("train", setting), self.examples("test", setting)
+        names = sorted({*train_texts, *test_texts})
+        texts, counts = Texts.without_tested(train_texts, test_texts)
         held_out, rest = take(in_rounds(texts.train, setting.seed), options.validation_items)
         if len(texts.trainable) < 2 or not any(texts.test) or not any(rest):
             raise DataError(
@@ -274,14 +318,16 @@ class TextClassification(Task):
         def first(items: LabelledTexts, n: int) -> LabelledTexts:
             return LabelledTexts(items.all_tokens, setting.labels(items.labels[:n]))
 
-        budgets = [BudgetData(first(pool, n), first(validation, n), test, len(texts.train)) for n in lengths]
+        positive = self.positive_class()
+        place = 0 if positive is None else names.index(positive)
+        budgets = [BudgetData(first(pool, n), first(validation, n), test, len(names), place) for n in lengths]
         return budgets, {reason: count for reason, count in counts.items() if count}
 
 
-Rounds = list[list[tuple[str, int]]]  # of (text, class); a round has one text of every class not used up
+Rounds = list[list[tuple[Text, int]]]  # of (text, class); a round has one text of every class not used up
 
 
-def in_rounds(texts: Sequence[list[str]], seed: int) -> Rounds:
+def in_rounds(texts: Sequence[Sequence[Text]], seed: int) -> Rounds:
     """Shuffle texts given by class, and arrange them in rounds of one text per class.
 
     After any round the classes are balanced as far as the data allow.
@@ -298,7 +344,7 @@ def in_rounds(texts: Sequence[list[str]], seed: int) -> Rounds:
     return rounds
 
 
-def take(rounds: Rounds, n: int) -> tuple[list[tuple[str, int]], Rounds]:
+def take(rounds: Rounds, n: int) -> tuple[list[tuple[Text, int]], Rounds]:
     """Take the complete rounds among the first `n` texts; return them and the rest.
 
     If the first round has more than `n` texts, its first `n` are taken. Complete rounds keep the classes of a
@@ -332,10 +378,6 @@ def budget_sizes(rounds: Rounds, budgets: Sequence[int | None], most: int) -> tu
     return sorted(found, reverse=True), sum(n is not None and n > available for n in budgets)
 
 
-def _encoded(part: list[tuple[str, int]], setting: Setting) -> LabelledTexts:
+def _encoded(part: list[tuple[Text, int]], setting: Setting) -> LabelledTexts:
     tokens = encode([text for text, _ in part], setting.tokenizer, setting.sequence_length)
     return LabelledTexts(tokens, torch.tensor([label for _, label in part]))
-
-
-def _accuracy(budget: BudgetData, correct: NDArray[np.float64]) -> Outcome:
-    return Outcome([budget.measured("accuracy", correct)], {"accuracy": correct})

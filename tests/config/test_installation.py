@@ -57,6 +57,7 @@ NEEDS: dict[str, tuple[Callable[[], object], str]] = {
         "sweeper=optuna",
     ),
     "tensorboard": (lambda: run("logger=tensorboard"), "logger.tensorboard"),
+    "pytrec_eval": (lambda: make_task("beir_scifact").check("task.beir_scifact"), "task.beir_scifact"),
     "trackio": (lambda: run("logger=trackio"), "logger.trackio"),
     "openai": (api_client._openai, "strategy=endpoint"),
 }
@@ -103,8 +104,9 @@ def test_a_folder_of_a_packages_name_is_not_the_package(tmp_path: Path, monkeypa
 def test_pyproject_has_an_extra_for_each_optional_package_and_no_other():
     assert set(EXTRA) - FOR_DEVELOPERS == set(EXTRAS.values())
     for package, extra in EXTRAS.items():
-        assert package.replace("_", "-") in {requirement.name for requirement in EXTRA[extra]}
-        assert package.replace("_", "-") not in {requirement.name for requirement in DEFAULT}
+        name = {"pytrec_eval": "pytrec-eval-terrier"}.get(package, package.replace("_", "-"))
+        assert name in {requirement.name for requirement in EXTRA[extra]}
+        assert name not in {requirement.name for requirement in DEFAULT}
     whole = next(requirement for requirement in EXTRA["dev"] if requirement.name == installation.PROJECT)
     assert whole.extras == set(EXTRAS.values()) - {"ray", "trackio"}  # which are large
 

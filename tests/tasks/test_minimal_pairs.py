@@ -218,7 +218,9 @@ def test_a_likelihood_that_is_not_finite_is_no_score(tmp_path: Path, setting: Se
 
 def test_a_line_of_blimp_is_read_by_its_field_names(tmp_path: Path):
     path = written(tmp_path, [BLIMP])
-    assert read_blimp(path) == [Pair(BLIMP["sentence_good"], BLIMP["sentence_bad"], "adjunct_island")]  # type: ignore[arg-type]
+    assert read_blimp(path) == [
+        Pair(BLIMP["sentence_good"], BLIMP["sentence_bad"], "adjunct_island", ("syntax", "island_effects"))  # type: ignore[arg-type]
+    ]
 
 
 def test_a_folder_is_all_its_files_by_name(tmp_path: Path):
