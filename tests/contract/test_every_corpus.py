@@ -46,7 +46,9 @@ def toy_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_archive: ToyA
     Image.new("RGB", (40, 30), "red").save(picture, "png")
     texts = [f"A text, number {i}." for i in range(5)]
     images = [{"bytes": picture.getvalue(), "path": None}] * 5
-    pq.write_table(pa.table({"text": texts, "image": images, "caption": texts}), tmp_path / "rows.parquet")
+    columns = {"text": texts, "image": images, "caption": texts}
+    columns |= {"jpg": images, "txt": texts, "url": texts, "cocoid": list(range(5)), "filename": texts}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
     (tmp_path / "texts").mkdir()
     for i, text in enumerate(texts):
         (tmp_path / "texts" / f"{i}.txt").write_text(text)
@@ -60,7 +62,8 @@ def make(kind: str, stem: str, folder: Path) -> Corpus:
         if "path" in part:
             part["path"] = str(folder / "texts")
         if "data_files" in part:
-            part |= {"name": "parquet", "data_files": [str(folder / "rows.parquet")]}
+            local = {"data_files": [str(folder / "rows.parquet")], "config": None, "split": "train"}
+            part |= {"name": "parquet", **local}
         if part["_target_"].endswith(".DebianDocs"):
             part["packages"] = ["toy-doc", "toy-dict"]
     corpus: Corpus = build(node, BASES[kind], f"corpus.{kind}")
