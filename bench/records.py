@@ -347,6 +347,23 @@ class EvaluationCost:
 
 @checked
 @dataclass(frozen=True)
+class Fit:
+    """One fine-tuning of a checkpoint, at the chosen learning rate or at another one of the grid.
+
+    `stopped` says why it ended: `plateau`, since validation no longer improved; `cap`, at the most steps that
+    were allowed, so that it may not have converged; `diverged`. `curve` holds the completed steps and the
+    validation score of each validation.
+    """
+
+    n_labels: Count | None
+    lr_at_64: float
+    chosen: bool
+    stopped: Literal["plateau", "cap", "diverged"]
+    curve: tuple[tuple[Count, float], ...]
+
+
+@checked
+@dataclass(frozen=True)
 class TaskResult:
     """The result of one task on one run. `reason` says why it has no scores; `counts`: items left out."""
 
@@ -358,6 +375,7 @@ class TaskResult:
     cost: EvaluationCost = field(default_factory=EvaluationCost)
     counts: dict[str, Count] = field(default_factory=dict)
     samples: list[dict[str, str]] = field(default_factory=list)  # texts of a model, which may hold a NUL
+    fits: tuple[Fit, ...] = ()  # of protocol finetune
 
 
 @checked

@@ -346,7 +346,8 @@ def result_frame(records: Iterable[RunRecord], results: Results, number: Mapping
 
     `run_id`, `run_status`, `cell`, `seed` of the run; `task`; `status`: finished, inapplicable or failed,
     with its `reason`; `seconds` and `flops` that the task used; `config`, the task's resolved settings;
-    `counts` of items that did not count, by reason; `samples`, texts to show.
+    `counts` of items that did not count, by reason; `samples`, texts to show; `fits`, the fine-tunings
+    (`bench.records.Fit`).
     """
     rows = [
         {
@@ -355,13 +356,14 @@ def result_frame(records: Iterable[RunRecord], results: Results, number: Mapping
             **{"task": task, "status": result.status, "reason": result.reason},
             **{"seconds": result.cost.seconds, "flops": result.cost.flops},
             **{"config": result.config, "counts": result.counts, "samples": result.samples},
+            "fits": result.fits,
         }
         for record in records
         for task, result in results.get(record.run_id, {}).items()
     ]
     kinds = {"run_id": "str", "task": "str", "status": "str", "reason": "str", "cell": "int64"}
     kinds |= {"run_status": "str", "seed": "int64", "seconds": "float64", "flops": "float64"}
-    return _frame(rows, kinds | dict.fromkeys(("config", "counts", "samples"), "object"))
+    return _frame(rows, kinds | dict.fromkeys(("config", "counts", "samples", "fits"), "object"))
 
 
 def score_frame(

@@ -22,6 +22,7 @@ from bench.report.tables import results as views
 from bench.report.tables.claims import claims
 from bench.report.tables.costs import cost, evaluation, pareto, samples
 from bench.report.tables.findings import across_tasks, label_budgets, learning, stability
+from bench.report.tables.fits import convergence
 from bench.report.tables.provenance import auditing, failures
 from bench.report.tables.scaling import budget_crossings, scaling
 
@@ -108,6 +109,7 @@ def _sections(
                 learning(tables),
                 label_budgets(tables),
                 stability(tables),
+                convergence(tables),
                 scaling(tables),
                 budget_crossings(tables),
             ),

@@ -17,6 +17,7 @@ from bench.data.pairs import PairData
 from bench.data.shards import TextData
 from bench.errors import InapplicableError as InapplicableError
 from bench.objectives.base import Objective
+from bench.records import Fit
 from bench.tasks.meter import Meter
 from bench.tasks.probe import FeatureCache
 
@@ -38,6 +39,7 @@ class Setting:
     keep_going: Callable[[], None]  # called between steps; raises when the run is asked to stop
     meter: Meter = field(default_factory=Meter)
     cache: FeatureCache = field(default_factory=FeatureCache)  # shared by all tasks of one checkpoint
+    fits: list[Fit] = field(default_factory=list)  # every fine-tuning that was made, for the record
     permutes_labels: bool = False  # set by an audit: models trained on permuted labels must score chance
 
     def labels(self, given: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class Evaluation:
                 done = replace(blank, status="failed", reason=reason)
         cost = EvaluationCost(time.perf_counter() - started, meter.flops, energy())
         items = {f"{name}/{key}": values for key, values in outcome.items.items()}
-        return replace(done, cost=cost), items if done.status == "finished" else {}
+        return replace(done, cost=cost, fits=tuple(setting.fits)), items if done.status == "finished" else {}
 
     def _scored(self, blank: TaskResult, outcome: Outcome) -> TaskResult:
         scores = tuple(Score(task=blank.task, **vars(measured)) for measured in outcome.scores)

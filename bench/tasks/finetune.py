@@ -1,34 +1,72 @@
-"""Fine-tuning, equal for every strategy: several fits, a grid of learning rates, early stopping.
+"""Fine-tuning to a plateau, equal for every strategy: a grid of learning rates, several fits, early stopping.
 
-Follows Dodge et al. 2020 (arXiv:2002.06305) and Mosbach et al. 2021 (arXiv:2006.04884): a checkpoint is
-fine-tuned several times, with warm-up and decay, and the share of failed fits is a result of its own.
-Shapes: N items, B of them in a batch.
+A fit keeps its peak rate until the validation score has not improved for some validations, and then cools
+down; the best state is kept. The number of steps is therefore that which a checkpoint needs, and no schedule
+has to be guessed (Hägele et al. 2024, arXiv:2405.18392, for the cooldown). Every rate of the grid is tried
+with one fit; the other fits are made at the best rate. Follows Dodge et al. 2020 (arXiv:2002.06305) and
+Mosbach et al. 2021 (arXiv:2006.04884): a checkpoint is fine-tuned several times, long enough and with
+warm-up, and the share of failed fits is a result of its own. Shapes: N items, B of them in a batch.
 """
 
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bench.objectives.base import Objective
+from bench.records import Fit
 from bench.tasks.base import Setting
 from bench.tasks.options import ContrastiveFit, Tuning
 
 WEIGHT_DECAY = 0.01
-WARMUP_SHARE = 0.1  # of all steps
+WARMUP_SHARE = 0.1  # of all steps, where their number is given
 CLIP_NORM = 1.0
+COOLDOWN_SHARE = 0.2  # of the steps before it
 
 Head = Callable[[], nn.Module]
 TuningLoss = Callable[[Objective, nn.Module, Tensor], Tensor]
 Validate = Callable[[Objective, nn.Module], float]
+Schedule = Callable[[int], float]  # step from 0 -> share of the peak rate
 
 
 def scaled(lr_at_64: float, d_model: int) -> float:
     """Scale a peak rate in inverse proportion to the width, as in pretraining (`bench.objectives.optim`)."""
     return lr_at_64 * 64 / d_model
+
+
+def warm_up_and_decay(steps: int) -> Schedule:
+    """Return linear warm-up, then linear decay to 0 after `steps` steps."""
+    warmup = max(1, int(steps * WARMUP_SHARE))
+    return lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+
+
+@dataclass
+class PlateauSchedule:
+    """Linear warm-up, a constant rate until `cool_down` is called, then linear decay to 0.
+
+    Attributes:
+        warmup: steps of the warm-up.
+        cooldown: first step of the cooldown and its number of steps; None: not yet.
+    """
+
+    warmup: int
+    cooldown: tuple[int, int] | None = None
+
+    def cool_down(self, done: int) -> int:
+        """Begin the cooldown after `done` steps; return the number of all steps."""
+        self.cooldown = done, max(1, round(COOLDOWN_SHARE * done))
+        return sum(self.cooldown)
+
+    def __call__(self, step: int) -> float:
+        """Return the share of the peak rate at a step, from 0."""
+        if self.cooldown is not None:
+            start, length = self.cooldown
+            return max(0.0, 1 - (step - start) / length)
+        return min(1.0, (step + 1) / self.warmup)
 
 
 def descend(
@@ -39,10 +77,11 @@ def descend(
     steps: int,
     batch_size: int,
     lr_peak: float,
+    schedule: Schedule,
     generator: torch.Generator,
     keep_going: Callable[[], None],
 ) -> Iterator[int]:
-    """Minimise a mean loss of items (B,) in place by AdamW, with linear warm-up and decay.
+    """Minimise a mean loss of items (B,) in place by AdamW.
 
     Each item is used once before any is used twice, in an order drawn from `generator`. Yields the number of
     completed steps; the caller may inspect the parameters between steps, and stop early.
@@ -51,7 +90,6 @@ def descend(
         FloatingPointError: the loss is not finite.
     """
     optimizer = torch.optim.AdamW(parameters, lr=lr_peak, weight_decay=WEIGHT_DECAY, fused=True)
-    warmup = max(1, int(steps * WARMUP_SHARE))
     batch = min(batch_size, n_items)
     order = torch.empty(0, dtype=torch.long)
     for step in range(steps):
@@ -59,9 +97,8 @@ def descend(
         if len(order) < batch:
             order = torch.cat([order, torch.randperm(n_items, generator=generator)])
         index, order = order[:batch], order[batch:]
-        share = min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
         for group in optimizer.param_groups:
-            group["lr"] = share * lr_peak
+            group["lr"] = schedule(step) * lr_peak
         optimizer.zero_grad()
         value = loss(index)
         if not math.isfinite(value.item()):
@@ -72,13 +109,83 @@ def descend(
         yield step + 1
 
 
-@dataclass(frozen=True)
+@dataclass
+class Course:
+    """What became of a fit to a plateau.
+
+    Attributes:
+        curve: completed steps and validation score of each validation.
+        highest: the best validation score, at least the floor.
+        stopped: by the plateau, by the cap of steps, or since it diverged.
+    """
+
+    highest: float
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    stopped: Literal["plateau", "cap", "diverged"] = "cap"
+
+    @property
+    def steps(self) -> int:
+        """The number of completed steps."""
+        return self.curve[-1][0] if self.curve else 0
+
+
+def fit_to_plateau(
+    loss: Callable[[Tensor], Tensor],
+    parts: nn.Module,
+    validate: Callable[[], float],
+    *,
+    tuning: Tuning,
+    n_items: int,
+    lr_peak: float,
+    floor: float,
+    generator: torch.Generator,
+    keep_going: Callable[[], None],
+) -> Course:
+    """Train `parts` in place until validation stops improving, and leave them in their best state.
+
+    The rate is constant until `patience` validations in a row brought no improvement, or until the cooldown
+    has to begin to end within `steps`; then it falls to 0. States that do not exceed `floor` are not kept.
+    """
+    schedule = PlateauSchedule(tuning.validate_every)
+    latest = max(1, math.floor(tuning.steps / (1 + COOLDOWN_SHARE)))  # start of the cooldown
+    end, waited, course, kept = tuning.steps, 0, Course(floor), _state(parts)
+    steps = descend(
+        loss,
+        list(parts.parameters()),
+        n_items=n_items,
+        steps=tuning.steps,
+        batch_size=tuning.batch_size,
+        lr_peak=lr_peak,
+        schedule=schedule,
+        generator=generator,
+        keep_going=keep_going,
+    )
+    try:
+        for done in steps:
+            if done % tuning.validate_every == 0 or done in (latest, end):
+                score = validate()
+                course.curve.append((done, score))
+                waited = 0 if score > course.highest else waited + 1
+                if score > course.highest:
+                    course.highest, kept = score, _state(parts)
+            if schedule.cooldown is None and (waited >= tuning.patience or done == latest):
+                course.stopped = "plateau" if waited >= tuning.patience else "cap"
+                end = schedule.cool_down(done)
+            if done == end:
+                break
+    except FloatingPointError:
+        course.stopped = "diverged"
+    parts.load_state_dict(kept)
+    parts.zero_grad()
+    return course
+
+
+@dataclass(frozen=True, eq=False)
 class Tuned:
     """One fine-tuned model in its best state, in evaluation mode.
 
     Attributes:
-        steps: number of completed steps.
-        validation: validation score of the best state.
+        course: validation scores and the end of the fit.
         failed: the fit diverged, or never exceeded the validation score of a constant predictor. In the
             second case the model is in its initial state, and `validation` is the constant predictor's score.
     """
@@ -86,9 +193,18 @@ class Tuned:
     model: Objective
     head: nn.Module
     lr_at_64: float
-    steps: int
-    validation: float
+    course: Course
     failed: bool
+
+    @property
+    def validation(self) -> float:
+        """The validation score of the best state, at least the constant predictor's."""
+        return self.course.highest
+
+    @property
+    def steps(self) -> int:
+        """The number of completed steps."""
+        return self.course.steps
 
 
 def fine_tune(
@@ -101,40 +217,45 @@ def fine_tune(
     tuning: Tuning,
     setting: Setting,
     floor: float,
+    n_labels: int | None = None,
 ) -> list[Tuned]:
     """Train copies of the whole backbone, each with a new head; `model` itself is not changed.
 
-    Every rate of the grid is tried with every fit; a fit has the same order of items at all rates. The rate
-    with the highest mean validation score over fits is chosen, the first of equal ones; a fit that diverged
-    counts as `floor`.
+    Every rate of the grid is tried with the first fit, which has the same order of items at all rates. The
+    rate with the highest validation score is chosen, the first of equal ones, among those at which it did not
+    diverge. The other fits are made at this rate.
 
     Args:
         head: makes a head; torch's global generator is seeded for each fit while it is called.
         loss: mean loss of a model and a head on the training items with indices (B,).
         validate: a model's score on validation items, without gradients; higher is better.
         n_items: the number of training items, N.
+        setting: of the task; every fit is added to its `fits`.
         floor: the validation score of a constant predictor.
+        n_labels: the label budget, for the record.
 
     Returns:
         One result per fit, all at the chosen rate.
 
     Raises:
-        FloatingPointError: every fit at every rate diverged.
+        FloatingPointError: the first fit diverged at every rate.
     """
     trial = _Trial(head, loss, validate, n_items, tuning, setting, floor)
     root = torch.Generator().manual_seed(setting.seed)
-    seeds = torch.randint(2**62, (tuning.n_fits,), generator=root).tolist()
-    best: tuple[float, list[Tuned]] | None = None
-    for lr_at_64 in tuning.lr_grid:
-        fits = [trial.run(model, lr_at_64, seed) for seed in seeds]
-        if all(diverged for _, diverged in fits):
-            continue
-        total = sum(floor if diverged else f.validation for f, diverged in fits)
-        if best is None or total > best[0]:
-            best = total, [fit for fit, _ in fits]
-    if best is None:
-        raise FloatingPointError(f"every fine-tuning diverged; lower task.*.lr_grid={list(tuning.lr_grid)}")
-    return best[1]
+    first, *others = torch.randint(2**62, (tuning.n_fits,), generator=root).tolist()
+    rates = tuning.lr_grid
+    trials = [trial.run(model, rate, first) for rate in rates]
+    sound = [fit for fit in trials if fit.course.stopped != "diverged"]
+    if not sound:
+        raise FloatingPointError(f"every fine-tuning diverged; lower task.*.lr_grid={list(rates)}")
+    best = max(sound, key=lambda fit: fit.validation)
+    fits = [best, *(trial.run(model, best.lr_at_64, seed) for seed in others)]
+    setting.fits.extend(_recorded(fit, fit in fits, n_labels) for fit in [*trials, *fits[1:]])
+    return fits
+
+
+def _recorded(fit: Tuned, is_chosen: bool, n_labels: int | None) -> Fit:
+    return Fit(n_labels, fit.lr_at_64, is_chosen, fit.course.stopped, tuple(fit.course.curve))
 
 
 @dataclass(frozen=True)
@@ -149,45 +270,25 @@ class _Trial:
     setting: Setting
     floor: float
 
-    def run(self, model: Objective, lr_at_64: float, seed: int) -> tuple[Tuned, bool]:
-        """Fit a copy; return it in its best state, and whether it diverged."""
+    def run(self, model: Objective, lr_at_64: float, seed: int) -> Tuned:
+        """Fit a copy; return it in its best state."""
         tuned = copy.deepcopy(model).train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             head = self.head().to(tuned.device).train()
-        parts = nn.ModuleList([tuned.backbone, head])
-        kept, highest, waited, done, diverged = _state(parts), -math.inf, 0, 0, False
-        n, steps = self.tuning.n_validations, self.tuning.steps
-        due = {round(k * steps / n) for k in range(1, n + 1)}
-        try:
-            for done in self._steps(tuned, head, list(parts.parameters()), lr_at_64, seed):
-                if done in due:
-                    score = self._score(tuned, head)
-                    kept = _state(parts) if score > max(highest, self.floor) else kept
-                    highest, waited = max(highest, score), 0 if score > highest else waited + 1
-                    if waited == self.tuning.patience:
-                        break
-        except FloatingPointError:
-            diverged = True
-        parts.load_state_dict(kept)
-        parts.zero_grad()
-        failed = diverged or highest <= self.floor
-        validation = max(highest, self.floor)
-        return Tuned(tuned.eval(), head.eval(), lr_at_64, done, validation, failed), diverged
-
-    def _steps(
-        self, model: Objective, head: nn.Module, parameters: list[nn.Parameter], lr_at_64: float, seed: int
-    ) -> Iterator[int]:
-        return descend(
-            lambda index: self.loss(model, head, index),
-            parameters,
+        course = fit_to_plateau(
+            lambda index: self.loss(tuned, head, index),
+            nn.ModuleList([tuned.backbone, head]),
+            lambda: self._score(tuned, head),
+            tuning=self.tuning,
             n_items=self.n_items,
-            steps=self.tuning.steps,
-            batch_size=self.tuning.batch_size,
             lr_peak=scaled(lr_at_64, model.shapes.model.d_model),
+            floor=self.floor,
             generator=torch.Generator().manual_seed(seed),
             keep_going=self.setting.keep_going,
         )
+        failed = course.stopped == "diverged" or course.highest <= self.floor
+        return Tuned(tuned.eval(), head.eval(), lr_at_64, course, failed)
 
     @torch.no_grad()
     def _score(self, model: Objective, head: nn.Module) -> float:
@@ -223,6 +324,7 @@ def minimise(
         steps=fit.steps,
         batch_size=fit.batch_size,
         lr_peak=scaled(fit.lr_at_64, d_model),
+        schedule=warm_up_and_decay(fit.steps),
         generator=generator,
         keep_going=keep_going,
     ):

@@ -77,17 +77,16 @@ class TaskOptions(Checked):
 class Tuning(TaskOptions):
     """Options of fine-tuning, for every strategy including `scratch`."""
 
-    steps: Steps = MISSING  # at most
+    steps: Steps = MISSING  # of a fit, at most, its cooldown included
     batch_size: BatchSize = MISSING
-    # Peak rates at width 64; one is chosen by the mean validation score over fits.
-    lr_grid: Grid = MISSING
+    lr_grid: Grid = MISSING  # peak rates at width 64; one is chosen by the validation score of the first fit
     n_fits: Repeats = MISSING  # fine-tunings of one checkpoint, each with its own order of items
-    n_validations: Repeats = MISSING  # per fit; the best state is kept
-    patience: Repeats = MISSING  # a fit stops after so many validations without improvement
+    validate_every: Steps = MISSING  # steps; the warm-up lasts as long
+    patience: Repeats = MISSING  # validations without improvement, after which a fit cools down and ends
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.n_validations <= self.steps, "n_validations", f"use at most steps={self.steps}")
+        self.require(self.validate_every <= self.steps, "validate_every", f"use at most steps={self.steps}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class LabelledOptions(TaskOptions):
     batch_size: IfUsed[BatchSize] = None
     lr_grid: IfUsed[Grid] = None
     n_fits: IfUsed[Repeats] = None
-    n_validations: IfUsed[Repeats] = None
+    validate_every: IfUsed[Steps] = None
     patience: IfUsed[Repeats] = None
 
     @property

@@ -241,6 +241,7 @@ class QuestionAnswering(Task):
                 tuning=self.options.tuning,
                 setting=setting,
                 floor=float(validation.chance.f1.mean()),
+                n_labels=budget,
             )
             logits = [frozen_states(fit.model, test.windows, attention, fit.head) for fit in fits]
             yield [test.score(rows) for rows in logits], [fit.failed for fit in fits]

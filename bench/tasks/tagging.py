@@ -250,6 +250,7 @@ class Tagging(Task):
                 tuning=self.options.tuning,
                 setting=setting,
                 floor=self.score.value(self._constant(validation, labelled)),
+                n_labels=labelled.n,
             )
             return [Predictions(classes(fit.model, fit.head, test), fit.failed) for fit in fits]
 

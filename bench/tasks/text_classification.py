@@ -286,6 +286,7 @@ class TextClassification(Task):
             tuning=self.options.tuning,
             setting=setting,
             floor=float(budget.validation.labels.bincount().max()) / len(budget.validation.labels),
+            n_labels=budget.n_labels,
         )
 
     @torch.no_grad()

@@ -22,6 +22,7 @@ from bench.records import (
     Energy,
     EvaluationCost,
     EvaluationRecord,
+    Fit,
     Score,
     TaskResult,
     items_path,
@@ -32,11 +33,14 @@ from bench.report.figures.base import Figure, render
 from bench.report.tables import results as views
 from bench.report.tables.costs import evaluation, samples, visible
 from bench.report.tables.findings import label_budgets, stability
+from bench.report.tables.fits import convergence
 from bench.report.tables.provenance import warnings
 
 pytestmark = pytest.mark.slow
 
 # Crossover
+
+GRID = (0.001, 0.002, 0.004)
 
 
 @pytest.mark.parametrize(
@@ -324,6 +328,30 @@ def test_stability_tells_fits_seeds_and_failures_of_every_strategy():
         ["scratch", shared[0], "0.000", shared[1]],
         ["clm", shared[0], f"{sd:.3f}", shared[1]],
     ]
+
+
+def test_rates_at_the_edge_and_fits_that_reached_the_cap_are_shown():
+    def fits(chosen: float, stopped: str) -> tuple[Fit, ...]:
+        made = partial(Fit, 64, stopped=stopped)  # type: ignore[arg-type]
+        first = [made(rate, rate == chosen, curve=((50, 0.4), (100, rate * 100))) for rate in GRID]
+        return (*first, Fit(64, chosen, True, "plateau", ((50, 0.5), (150, 0.3))))
+
+    def run(strategy: str, seed: int, chosen: float, stopped: str) -> ToyRun:
+        made = make_run(strategy, seed, 0.5)
+        config = {"protocol": "finetune", "lr_grid": list(GRID)}
+        return replace(made, results=(replace(made.results[0], config=config, fits=fits(chosen, stopped)),))
+
+    runs = [run("clm", 0, 0.002, "plateau"), run("clm", 1, 0.002, "plateau"), run("mlm", 0, 0.004, "cap")]
+    view = convergence(tables_of([*runs, make_run("mntp", 0, 0.5)]))
+    assert view is not None
+    task, by_rate = "probe, 64 labels", "0.001: 0.400; 0.002: 0.450; 0.004: 0.400"
+    at_edge = "0.001: 0.400; 0.002: 0.400; 0.004: 0.450"
+    assert texts(view) == [
+        [task, "clm", "0.002 (2)", "0%", "100%", "0%", "0%", "125", by_rate],
+        [task, "mlm", "0.004 (1)", "100%", "50%", "50%", "0%", "125", at_edge],
+    ]
+    assert view.marks == ["", "failure"]
+    assert convergence(tables_of([make_run("clm", 0, 0.5)])) is None
 
 
 def test_a_single_fit_has_failures_and_no_spread():

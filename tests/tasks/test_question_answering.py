@@ -91,7 +91,7 @@ def test_fine_tuning_learns_what_the_probe_does(tmp_path: Path, setting: Setting
     paths = {
         f"{name}_path": str(write(tmp_path / name, part)) for name, part in (("train", train), ("test", test))
     }
-    how = {"steps": 60, "batch_size": 16, "lr_grid": [3e-2], "n_fits": 2, "n_validations": 1}
+    how = {"steps": 60, "batch_size": 16, "lr_grid": [3e-2], "n_fits": 2, "validate_every": 60}
     task = make_task("squad_finetune", **paths, validation_items=10, attention="bidirectional", **how)
     outcome = task.evaluate(model(Scratch), setting)
     found = values(outcome)

@@ -159,7 +159,7 @@ def toy_task(monkeypatch: pytest.MonkeyPatch, stem: str = "ner_ieer", **changes:
     node = OmegaConf.to_container(OmegaConf.load(CONF / "task" / f"{stem}.yaml"))[stem]  # type: ignore[index,call-overload]
     quick = {"label_budgets": [100], "test_items": 150}
     if node["protocol"] == "finetune":
-        quick |= {"steps": 4, "lr_grid": [1e-3], "n_validations": 1}
+        quick |= {"steps": 4, "lr_grid": [1e-3], "validate_every": 1}
     task = build(node | quick | changes, Task, f"task.{stem}")  # type: ignore[type-abstract]
     assert isinstance(task, Tagging)
     monkeypatch.setattr(type(task), "sentences", lambda self, split: toy_sentences(split))
@@ -309,7 +309,7 @@ def test_training_sentences_of_one_tag_teach_that_tag(setting: Setting, monkeypa
 @pytest.mark.slow
 def test_fine_tuning_reports_its_fits(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     model = make_strategy("mlm", shapes=replace(SHAPES, vocab_size=300, sequence_length=LENGTH))
-    task = toy_task(monkeypatch, "ner_ieer_finetune", steps=60, lr_grid=[1e-2], n_fits=3, n_validations=2)
+    task = toy_task(monkeypatch, "ner_ieer_finetune", steps=60, lr_grid=[1e-2], n_fits=3, validate_every=30)
     outcome = task.evaluate(model, setting)
     f1, spread, failed = outcome.scores
     assert (f1.metric, spread.metric, failed.metric) == ("f1", "f1_fit_sd", "failed_fits")

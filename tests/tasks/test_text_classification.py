@@ -22,7 +22,7 @@ from bench.errors import ConfigError, DataError
 from bench.objectives.base import Attention, Objective
 from bench.tasks import text_classification
 from bench.tasks.base import Outcome, Setting
-from bench.tasks.finetune import Tuned
+from bench.tasks.finetune import Course, Tuned
 from bench.tasks.nltk_classification import MovieReviews, QuestionClasses
 from bench.tasks.probe import FeatureCache
 from bench.tasks.text_classification import (
@@ -51,7 +51,7 @@ TUNING: dict[str, Any] = {
     "batch_size": 8,
     "lr_grid": [1e-2],
     "n_fits": 2,
-    "n_validations": 3,
+    "validate_every": 4,
     "patience": 3,
 }
 
@@ -357,7 +357,7 @@ def test_fits_are_averaged_and_their_spread_and_failures_told(
 ):
     """Three fits: one right on all items, one on those of class 0, one on none."""
     task = Toy(protocol="finetune", n_fits=3, label_budgets=[60])
-    fits = [Tuned(model, nn.Identity(), 1e-2, 12, 0.5, failed) for failed in (False, False, True)]
+    fits = [Tuned(model, nn.Identity(), 1e-2, Course(0.5), failed) for failed in (False, False, True)]
     right = [(0, 1, 2), (0, 0, 0), (1, 2, 0)]
 
     def scores(self: Toy, fit: Tuned, items: LabelledTexts) -> Tensor:
@@ -377,7 +377,7 @@ def test_fits_are_averaged_and_their_spread_and_failures_told(
 
 
 def test_one_fit_has_no_spread(setting: Setting, model: Objective):
-    outcome = Toy(protocol="finetune", n_fits=1, label_budgets=[12], steps=3).evaluate(model, setting)
+    outcome = Toy(protocol="finetune", n_fits=1, label_budgets=[12], steps=4).evaluate(model, setting)
     assert [m.metric for m in outcome.scores] == ["accuracy", "failed_fits"]
 
 

@@ -17,12 +17,12 @@ from bench.errors import ConfigError
 from bench.objectives.base import Objective
 from bench.tasks import finetune
 from bench.tasks.base import Setting
-from bench.tasks.finetune import Tuned, Tuning, descend, fine_tune
+from bench.tasks.finetune import PlateauSchedule, Tuned, Tuning, descend, fine_tune
 from bench.tasks.probe import hits, text_features
 
 D = SHAPES.model.d_model
 Row = list[float | None]
-ONE = Tuning(steps=4, batch_size=4, lr_grid=[1e-3], n_fits=1, n_validations=4, patience=4)
+ONE = Tuning(steps=4, batch_size=4, lr_grid=[1e-3], n_fits=1, validate_every=1, patience=4)
 
 
 def bare_setting(seed: int) -> Setting:
@@ -57,7 +57,14 @@ def tuned(model: Objective, seed: int, **changes: Any) -> list[Tuned]:
     def validate(model: Objective, head: nn.Module) -> float:
         return float(hits(head(text_features(model, held)), expected).mean())
 
-    plan = {"steps": 80, "batch_size": 32, "lr_grid": [5e-3], "n_fits": 1, "n_validations": 4, "patience": 4}
+    plan = {
+        "steps": 80,
+        "batch_size": 32,
+        "lr_grid": [5e-3],
+        "n_fits": 1,
+        "validate_every": 20,
+        "patience": 4,
+    }
     return fine_tune(
         model,
         head=zeros,
@@ -85,7 +92,7 @@ def test_fine_tuning_learns_and_leaves_the_model_as_it_was(stem: str):
 
 
 def test_fits_differ_and_repeat_themselves_whatever_the_global_state():
-    model, few = make_strategy("scratch"), {"steps": 8, "n_fits": 2}
+    model, few = make_strategy("scratch"), {"steps": 8, "n_fits": 2, "validate_every": 8}
     first = tuned(model, 0, **few)
     assert not torch.equal(first[0].head.weight, first[1].head.weight)  # type: ignore[arg-type]
     torch.manual_seed(99)
@@ -103,11 +110,11 @@ def test_a_head_is_drawn_by_the_fit_and_of_all_rates_alike(monkeypatch: pytest.M
         drawn.append(linear.weight.detach().clone())
         return linear
 
-    script = Scripted(monkeypatch, {1e-3: [[0.6] * 4, [0.6] * 4], 2e-3: [[0.6] * 4, [0.6] * 4]})
+    script = Scripted(monkeypatch, {1e-3: [[0.6] * 4, [0.6] * 4], 2e-3: [[0.6] * 4]})
     script.fits(head=head)
-    assert torch.equal(drawn[0], drawn[2])
-    assert torch.equal(drawn[1], drawn[3])
-    assert not torch.equal(drawn[0], drawn[1])
+    first, of_another_rate, second_fit = drawn
+    assert torch.equal(first, of_another_rate)
+    assert not torch.equal(first, second_fit)
 
 
 # With validation scores given by hand
@@ -117,13 +124,16 @@ class Scripted:
     """Fine-tunings of `scratch` whose validation scores and divergences are given.
 
     `scores[lr]` holds a row per fit: the score of each validation; None: its loss is not finite from then on.
+    The first fit is made at every rate, the others at the chosen one alone.
     """
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, scores: dict[float, list[list[float | None]]]
     ) -> None:
-        self.rows: Iterator[Row] = iter([row for rows in scores.values() for row in rows])
+        firsts = [rows[0] for rows in scores.values()]
+        self.rows: Iterator[Row] = iter([*firsts, *(row for rows in scores.values() for row in rows[1:])])
         self.states: list[list[dict[str, Tensor]]] = []
+        self.setting = bare_setting(0)
         plain = finetune.descend
 
         def begun(*args: Any, **kwargs: Any) -> Iterator[int]:
@@ -132,7 +142,7 @@ class Scripted:
             return plain(*args, **kwargs)
 
         monkeypatch.setattr(finetune, "descend", begun)
-        self.plan = replace(ONE, lr_grid=list(scores), n_fits=len(next(iter(scores.values()))))
+        self.plan = replace(ONE, lr_grid=list(scores), n_fits=max(map(len, scores.values())))
 
     def loss(self, model: Objective, head: nn.Module, index: Tensor) -> Tensor:
         broken = bool(self.row) and self.row[0] is None
@@ -155,7 +165,7 @@ class Scripted:
             validate=self.validate,
             n_items=8,
             tuning=replace(self.plan, **changes),
-            setting=bare_setting(0),
+            setting=self.setting,
             floor=floor,
         )
 
@@ -168,31 +178,48 @@ def test_the_best_state_is_kept_and_the_first_of_equals(monkeypatch: pytest.Monk
     assert not torch.equal(script.states[0][1]["weight"], script.states[0][3]["weight"])
 
 
-def test_a_fit_stops_after_so_many_validations_without_gain(monkeypatch: pytest.MonkeyPatch):
-    script = Scripted(monkeypatch, {1e-3: [[0.3, 0.4, 0.4, 0.9]]})
-    assert script.fits(patience=1)[0].steps == 3
+def test_a_fit_cools_down_after_so_many_validations_without_gain(monkeypatch: pytest.MonkeyPatch):
+    scores = [0.6, 0.7, 0.7, 0.7, 0.9]  # a gain in the cooldown is kept
+    script = Scripted(monkeypatch, {1e-3: [[*scores, 1.0]]})
+    (fit,) = script.fits(steps=100, patience=2)
+    assert fit.course.curve == list(enumerate(scores, start=1))
+    assert (fit.course.stopped, fit.validation) == ("plateau", 0.9)
 
 
-def test_validations_are_spread_over_the_steps_and_the_last_step_has_one(monkeypatch: pytest.MonkeyPatch):
-    script = Scripted(monkeypatch, {1e-3: [[0.6, 0.7, 0.8]]})
-    (fit,) = script.fits(steps=7, n_validations=3)
-    assert (fit.steps, len(script.states[0]), fit.validation) == (7, 3, 0.8)
+def test_a_fit_that_still_improves_cools_down_within_the_cap_and_says_so(monkeypatch: pytest.MonkeyPatch):
+    script = Scripted(monkeypatch, {1e-3: [[0.5 + i / 100 for i in range(1, 13)]]})
+    (fit,) = script.fits(steps=12, patience=3)
+    assert (fit.course.stopped, fit.steps) == ("cap", 12)
 
 
-def test_the_rate_is_chosen_by_the_mean_over_fits_and_its_fits_alone_come_back(
-    monkeypatch: pytest.MonkeyPatch,
-):
+def test_the_last_state_before_and_after_the_cooldown_are_validated(monkeypatch: pytest.MonkeyPatch):
+    script = Scripted(monkeypatch, {1e-3: [[0.6, 0.7, 0.8, 0.9]]})
+    (fit,) = script.fits(steps=7, validate_every=3)
+    assert [step for step, _ in fit.course.curve] == [3, 5, 6]
+
+
+def test_the_rate_rises_stays_and_falls_to_nothing():
+    schedule = PlateauSchedule(warmup=4)
+    assert [schedule(step) for step in (0, 3, 50)] == [0.25, 1.0, 1.0]
+    assert schedule.cool_down(100) == 120
+    assert [schedule(step) for step in (100, 110, 120)] == [1.0, 0.5, 0.0]
+
+
+def test_the_rate_is_chosen_by_the_first_fit_and_the_others_are_made_at_it(monkeypatch: pytest.MonkeyPatch):
     script = Scripted(
-        monkeypatch,
-        {
-            1e-3: [[0.6] * 4, [1.0] * 4],
-            2e-3: [[0.8] * 4, [0.9] * 4],
-            3e-3: [[0.7] * 4, [1.0] * 4],
-        },
+        monkeypatch, {1e-3: [[0.6] * 4], 2e-3: [[0.8] * 4, [0.9] * 4, [0.7] * 4], 4e-3: [[0.7] * 4]}
     )
     fits = script.fits()
-    assert [fit.lr_at_64 for fit in fits] == [2e-3, 2e-3]
-    assert [fit.validation for fit in fits] == [0.8, 0.9]
+    assert [fit.lr_at_64 for fit in fits] == [2e-3] * 3
+    assert [fit.validation for fit in fits] == [0.8, 0.9, 0.7]
+    tried = [(fit.lr_at_64, fit.chosen, fit.stopped, fit.curve[0]) for fit in script.setting.fits]
+    assert tried == [
+        (1e-3, False, "cap", (1, 0.6)),
+        (2e-3, True, "cap", (1, 0.8)),
+        (4e-3, False, "cap", (1, 0.7)),
+        (2e-3, True, "cap", (1, 0.9)),
+        (2e-3, True, "cap", (1, 0.7)),
+    ]
 
 
 def test_of_equal_rates_the_first_is_chosen(monkeypatch: pytest.MonkeyPatch):
@@ -208,31 +235,27 @@ def test_a_fit_at_the_floor_has_failed_and_is_as_it_started(monkeypatch: pytest.
 
 
 def test_a_diverged_fit_keeps_its_best_state_and_has_failed(monkeypatch: pytest.MonkeyPatch):
-    script = Scripted(monkeypatch, {1e-3: [[0.7, None], [0.6] * 4]})
-    diverged, sound = script.fits()
+    script = Scripted(monkeypatch, {1e-3: [[0.6] * 4, [0.7, None]]})
+    sound, diverged = script.fits()
     assert (diverged.failed, diverged.validation) == (True, 0.7)
-    assert_close(diverged.head.state_dict(), script.states[0][0], rtol=0, atol=0)
+    assert_close(diverged.head.state_dict(), script.states[1][0], rtol=0, atol=0)
     assert (sound.failed, sound.validation) == (False, 0.6)
+    assert [fit.stopped for fit in script.setting.fits] == ["cap", "diverged"]
 
 
-def test_a_diverged_fit_counts_the_floor_when_the_rate_is_chosen(monkeypatch: pytest.MonkeyPatch):
-    script = Scripted(monkeypatch, {1e-2: [[0.9, None], [0.8] * 4], 1e-3: [[0.7] * 4, [0.7] * 4]})
-    assert [fit.lr_at_64 for fit in script.fits(floor=0.5)] == [1e-3, 1e-3]
-
-
-def test_a_rate_at_which_all_diverge_is_left_out(monkeypatch: pytest.MonkeyPatch):
+def test_a_rate_at_which_the_fit_diverges_is_left_out(monkeypatch: pytest.MonkeyPatch):
     script = Scripted(monkeypatch, {1e-2: [[0.9, None]], 1e-3: [[0.4] * 4]})
     (fit,) = script.fits(floor=0.5)
-    assert (fit.lr_at_64, fit.failed) == (1e-3, True)
+    assert (fit.lr_at_64, fit.failed) == (1e-3, True)  # although it scored 0.9 before
 
 
-def test_an_error_and_no_score_where_all_fits_of_all_rates_diverge(monkeypatch: pytest.MonkeyPatch):
+def test_an_error_and_no_score_where_the_fit_diverges_at_all_rates(monkeypatch: pytest.MonkeyPatch):
     script = Scripted(monkeypatch, {1e-2: [[0.9, None]], 1e-3: [[float("nan")]]})
     with pytest.raises(FloatingPointError, match="lr_grid"):
         script.fits()
 
 
-@pytest.mark.parametrize("key", ["steps", "batch_size", "n_fits", "n_validations", "patience"])
+@pytest.mark.parametrize("key", ["steps", "batch_size", "n_fits", "validate_every", "patience"])
 def test_a_count_below_one_names_its_key(key: str):
     with pytest.raises(ConfigError, match=rf"task\.\*\.{key}=0"):
         replace(ONE, **{key: 0})  # type: ignore[arg-type]
@@ -244,9 +267,9 @@ def test_a_grid_without_rates_names_its_key(grid: list[float]):
         replace(ONE, lr_grid=grid)
 
 
-def test_more_validations_than_steps_name_their_key():
-    with pytest.raises(ConfigError, match=r"task\.\*\.n_validations=5"):
-        replace(ONE, n_validations=5)
+def test_a_first_validation_after_the_last_step_names_its_key():
+    with pytest.raises(ConfigError, match=r"task\.\*\.validate_every=5"):
+        replace(ONE, validate_every=5)
 
 
 # Descent
@@ -268,6 +291,7 @@ def test_every_item_is_seen_once_before_any_twice_and_each_seed_has_its_order():
             steps=6,
             batch_size=4,
             lr_peak=1e-3,
+            schedule=lambda step: 1.0,
             generator=generator(seed),
             keep_going=lambda: None,
         ):

@@ -18,7 +18,7 @@ QUICK = {
     "lr_at_64": 1e-3,
     "lr_grid": [1e-3],
     "n_fits": 2,
-    "n_validations": 1,
+    "validate_every": 3,
     "patience": 1,
 }
 
