@@ -3,24 +3,23 @@
 A task is not informative here if its audit failed, or if no pretrained strategy does better than both chance
 and the trivial baseline by more than noise. It is then listed with the reason, and gives no verdict, no rank
 and no advice. Each cell at its condition's largest budget is tested one-sided against both bars, over seeds
-and, where outcomes by item are known, over items; the two tests together are an intersection-union test
-(Berger 1982), and Bonferroni's correction covers the cells. The gate is open where it cannot be tested: with
-one seed, or where a metric has neither bar.
+and, where outcomes by item are known, over items (`bench.analysis.error_model`); both tests together are an
+intersection-union test (Berger 1982), and Bonferroni's correction covers the cells. The gate is open where it
+cannot be tested: with fewer than three seeds, or where a metric has neither bar.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from bench.analysis.compare import is_compared
+from bench.analysis.error_model import Sample, estimate, sample
 from bench.analysis.format import measure_label, number
 from bench.analysis.frames import TRIVIAL, Cell, Measure, Tables
-from bench.analysis.inference import Array, Estimate, crossed, matrix, outcomes, seeds_alone
-from bench.analysis.stats import LEVEL
+from bench.analysis.stats import LEVEL, MIN_SEEDS
 
 RISK = "exposure"  # of planted secrets: chance is its best value, not a bar
 
@@ -34,10 +33,10 @@ class Gate:
 
 
 class _Bars(NamedTuple):
-    """What a strategy must exceed: values by seed, empty where there is no such bar."""
+    """What a strategy must exceed, by seed; empty where there is no such bar."""
 
     chance: pd.Series
-    trivial: pd.Series
+    trivial: Sample
 
 
 @lru_cache(maxsize=2**6)
@@ -71,13 +70,13 @@ def gate(tables: Tables, measure: Measure) -> Gate:
     if measure.metric.startswith(RISK):
         return Gate(True)
     bars = _Bars(_chance(tables, measure), _trivial(tables, measure))
-    if not cells or (bars.chance.empty and bars.trivial.empty):
+    if not cells or (bars.chance.empty and not bars.trivial.seeds):
         return Gate(True)
     tested = {cell: p for cell in cells if (p := _p(tables, measure, cell, bars)) is not None}
     if not tested:
-        return Gate(True, "not tested: fewer than two seeds")
+        return Gate(True, f"not tested: fewer than {MIN_SEEDS} seeds")
     if min(tested.values()) * len(tested) <= 1 - LEVEL:
-        return Gate(True, "" if len(bars.trivial) else "no trivial baseline was recorded (strategy=trivial)")
+        return Gate(True, "" if bars.trivial.seeds else "no trivial baseline was recorded (strategy=trivial)")
     return Gate(False, _reason(tables, measure, list(tested), bars))
 
 
@@ -96,49 +95,39 @@ def _chance(tables: Tables, measure: Measure) -> pd.Series:
     return own.dropna(subset="chance").groupby("seed")["chance"].mean()
 
 
-def _trivial(tables: Tables, measure: Measure) -> pd.Series:
-    """Return the trivial baseline by seed, the mean over models, for which it is the same."""
+def _trivial(tables: Tables, measure: Measure) -> Sample:
+    """Return the trivial baseline; for several models it is the same."""
     cells = [cell for cell in tables.cells_with(measure) if cell.condition.strategy == TRIVIAL]
-    if not cells:
-        return pd.Series(dtype="float64")
-    return pd.concat([tables.seed_values(measure, cell) for cell in cells]).groupby(level=0).mean()
+    return sample(tables, measure, cells[:1])
 
 
 def _p(tables: Tables, measure: Measure, cell: Cell, bars: _Bars) -> float | None:
-    """Return the p value of "better than both bars"; None with fewer than two seeds."""
-    values = tables.seed_values(measure, cell)
-    sign = tables.measures[measure].sign
-    items = outcomes(tables, measure, cell)
-    by_bar = []
-    for bar in (part for part in bars if not part.empty):
-        at = bar.reindex(values.index).fillna(bar.mean())  # a seed without the baseline: its mean
-        gaps = sign * (values - at)
-        if len(gaps) < 2:
-            return None
-        known = None
-        if bar is bars.trivial:
-            known = matrix(items, _trivial_outcomes(tables, measure))
-        elif items:
-            known = matrix(items, {seed: np.full(len(items[seed]), at[seed]) for seed in items})
-        by_bar.append(_estimate(gaps, None if known is None else sign * known[1]).p_above(0.0))
-    return max(by_bar)
+    """Return the p value of "better than both bars"; None with too few seeds."""
+    own, sign = sample(tables, measure, [cell]), float(tables.measures[measure].sign)
+    found = []
+    if not bars.chance.empty:
+        found.append(estimate((_above(own, bars.chance),), (sign,)))
+    if len(bars.trivial.seeds) >= MIN_SEEDS:
+        found.append(estimate((own, bars.trivial), (sign, -sign)))
+    elif len(bars.trivial.seeds):
+        found.append(estimate((_above(own, pd.Series(bars.trivial.scores, bars.trivial.seeds)),), (sign,)))
+    known = [one.p_above(0.0) for one in found if one is not None]
+    return max(known) if len(known) == len(found) else None
 
 
-def _estimate(gaps: pd.Series, items: Array | None) -> Estimate:
-    return seeds_alone(gaps) if items is None else crossed(items)
-
-
-def _trivial_outcomes(tables: Tables, measure: Measure) -> Mapping[int, Array]:
-    cells = [cell for cell in tables.cells_with(measure) if cell.condition.strategy == TRIVIAL]
-    return outcomes(tables, measure, cells[0]) if cells else {}
+def _above(own: Sample, bar: pd.Series) -> Sample:
+    """Return scores minus a known bar by seed; a seed without one has the mean of the others."""
+    at = bar.reindex(list(own.seeds)).fillna(bar.mean()).to_numpy()
+    items = None if own.items is None else own.items - at[:, None]
+    return replace(own, scores=own.scores - at, items=items)
 
 
 def _reason(tables: Tables, measure: Measure, cells: list[Cell], bars: _Bars) -> str:
     sign = tables.measures[measure].sign
     mean: Callable[[Cell], float] = lambda cell: float(tables.seed_values(measure, cell).mean())  # noqa: E731
     best = max(cells, key=lambda cell: sign * mean(cell))
-    named = {"chance": bars.chance, "the trivial baseline": bars.trivial}
-    shown = [f"{name} ({number(float(bar.mean()))})" for name, bar in named.items() if not bar.empty]
+    shown = [] if bars.chance.empty else [f"chance ({number(float(bars.chance.mean()))})"]
+    shown += [f"the trivial baseline ({number(bars.trivial.mean)})"] if bars.trivial.seeds else []
     return (
         f"no strategy is better than {' and '.join(shown)} by more than noise; the best is "
         f"{best.condition.label} with {number(mean(best))} ({measure_label(tables, measure).rstrip()})"

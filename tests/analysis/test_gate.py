@@ -50,7 +50,7 @@ def test_scratch_opens_no_gate():
 def test_what_was_not_tested_is_said():
     assert "one" not in gate(tables(clm=0.6), PROBE).reason
     assert "no trivial baseline was recorded" in gate(tables(clm=0.6), PROBE).reason
-    assert gate(tables(n=1, clm=0.2), PROBE) == Gate(True, "not tested: fewer than two seeds")
+    assert gate(tables(n=1, clm=0.2), PROBE) == Gate(True, "not tested: fewer than 3 seeds")
 
 
 def test_the_gate_opens_by_chance_in_5_percent_of_studies_at_most():
