@@ -2,16 +2,15 @@
 
 The records of both have the strategy `scratch`, since both are the same untrained network. A task that
 fine-tunes trains it on the task itself: that is *scratch*. Every other task keeps it frozen (a probe, fitted
-layers on top, zero-shot): those are *random features*.
+layers on top, zero-shot): those are *random features*, `random_features` in a claim.
 """
 
 from collections.abc import Iterable
 
+from bench.analysis import claims
 from bench.analysis.frames import BASELINE, Cell, Condition, Tables
-from bench.errors import ConfigError
 
 SCRATCH, RANDOM_FEATURES = "scratch", "random features"
-_CLAIMED = {"scratch": SCRATCH, "random_features": RANDOM_FEATURES}  # as a claim writes it
 
 
 def baseline_name(tables: Tables, tasks: Iterable[str] | None = None) -> str:
@@ -35,21 +34,23 @@ def shown_cell(tables: Tables, cell: Cell, tasks: Iterable[str] | None = None) -
 
 def recorded(name: str) -> str:
     """Return the strategy of the records that a claim's or a caller's name stands for."""
-    return BASELINE if name in _CLAIMED else name
+    return BASELINE if name == claims.RANDOM_FEATURES else name
+
+
+def fits_name(tables: Tables, name: str, task: str) -> bool:
+    """Return whether a name is not that of the baseline which the task does not have."""
+    other = claims.RANDOM_FEATURES if task in tables.fine_tuned else claims.SCRATCH
+    return name != other
 
 
 def require_name(tables: Tables, name: str, task: str, where: str) -> None:
-    """Refuse the name of the baseline that a task does not have.
+    """Refuse the name of the baseline that a task does not have, see `claims.require_baseline`.
 
     Raises:
         ConfigError: names the place and the right name.
     """
-    known = {measure.task for measure in tables.measures}
-    if name not in _CLAIMED or task not in known or _CLAIMED[name] == baseline_name(tables, [task]):
-        return
-    right = next(own for own in _CLAIMED if own != name)
-    does = "trains the network itself" if task in tables.fine_tuned else "keeps the network frozen"
-    raise ConfigError(f"{where}={name}: {task} {does}, so its baseline without pretraining is {right}")
+    if task in {measure.task for measure in tables.measures}:
+        claims.require_baseline(name, task, where, is_trained=task in tables.fine_tuned)
 
 
 def baseline_note(tables: Tables) -> str:
