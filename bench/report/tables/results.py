@@ -13,15 +13,16 @@ from bench.analysis.compare import (
     HeadlineRow,
     Place,
     Summary,
+    best_mean,
     between,
     clear_best,
     grid,
     headline_place,
     headline_rows,
     is_compared,
-    leaders,
     place_name,
     places,
+    reversals,
     summaries,
 )
 from bench.analysis.decision import all_decisions, certainty
@@ -115,23 +116,18 @@ def _where(tables: Tables) -> str:
 
 
 def _interactions(tables: Tables) -> str:
-    """Return for which tasks another strategy has the best mean at another model or data budget."""
-    top, found = headline_place(tables), []
+    """Return for which tasks another strategy is clearly better at another model or data budget."""
+    found = []
     for measure in tables.headlines:
-        best = leaders(tables, measure)
-        if top not in best:
-            continue
-        others: dict[Condition, list[Place]] = {}
-        for place, condition in best.items():
-            if condition != best[top]:
-                others.setdefault(condition, []).append(place)
+        others = reversals(tables, measure)
+        names = "; ".join(
+            f"{condition.label} at {', '.join(_place_label(tables, place) for place in own)}"
+            for condition, own in others.items()
+        )
         if others:
-            names = "; ".join(
-                f"{condition.label} at {', '.join(_place_label(tables, place) for place in own)}"
-                for condition, own in others.items()
-            )
-            found.append(f"{measure.task} ({best[top].label} here; {names})")
-    return f"The best mean is another one elsewhere: {'; '.join(found)}. " if found else ""
+            best = best_mean(tables, measure, headline_place(tables))
+            found.append(f"{measure.task} ({best.label if best else EMPTY} here; {names})")
+    return f"Another strategy is better elsewhere (p ≤ 0.05): {'; '.join(found)}. " if found else ""
 
 
 def _place_label(tables: Tables, place: Place) -> str:
