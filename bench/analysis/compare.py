@@ -14,7 +14,7 @@ import pandas as pd
 
 from bench.analysis.error_model import Difference, best_is_clear, mean_of, sample
 from bench.analysis.error_model import difference as difference_of
-from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
+from bench.analysis.frames import BASELINE, TRIVIAL, Cell, Condition, Measure, Tables
 from bench.analysis.stats import LEVEL, Interval, holm, pool
 from bench.records import PRETRAINING_ONLY
 
@@ -159,7 +159,7 @@ def _verdict(tables: Tables, row: HeadlineRow, p_holm: float) -> str:
     if row.inapplicable is not None:
         return "not applicable"
     if row.condition.is_external:
-        return "external reference"
+        return row.condition.label if row.condition.strategy == TRIVIAL else "external reference"
     if not tables.measures[row.measure].sign:
         return "descriptive"
     if row.to_scratch is None and row.interval is not None:

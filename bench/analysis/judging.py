@@ -39,6 +39,7 @@ from bench.analysis.error_model import (
 )
 from bench.analysis.format import cell_label
 from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
+from bench.analysis.gate import why_not
 from bench.analysis.inference import Crossover, Decided, Estimate, equivalence, superiority
 from bench.analysis.stats import LEVEL, MIN_SEEDS
 
@@ -155,6 +156,7 @@ Verdict = Literal[
     "opposite direction",
     "contradicted",
     "undecided",
+    "not informative here",
     "not run",
 ]
 
@@ -172,6 +174,7 @@ class Evidence:
     correlation: float | None = None  # of the two sides over seeds
     is_paired: bool = False  # by the design
     why_not: str = ""  # why there is no evidence
+    gated: str = ""  # why the task is not informative in this study, so that the claim has no verdict
 
     @property
     def cells(self) -> list[Cell]:
@@ -216,6 +219,8 @@ def verdict_of(claim: Claim, evidence: Evidence, alpha: float) -> Verdict:
     """Return the verdict on a claim, whose interval has the error rate alpha."""
     if evidence.why_not or evidence.decided is None:
         return "not run"
+    if evidence.gated:
+        return "not informative here"
     if evidence.estimate is not None:
         return _BY_TEST[claim.test](Place(evidence.estimate, smallest_effect(claim), alpha / 2))
     if evidence.decided.p_for <= alpha:
@@ -281,7 +286,7 @@ def examine(tables: Tables, claim: Claim) -> Evidence:
     found = Evidence()
     try:
         measure = measure_of(tables, claim)
-        found = replace(found, measure=measure)
+        found = replace(found, measure=measure, gated=why_not(tables, measure.task))
         sign = sign_of(tables, claim, measure)
         if claim.test == SLOPE:
             found = replace(found, levels=_levels_of(tables, claim))

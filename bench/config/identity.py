@@ -21,6 +21,7 @@ from bench.records import CHOICE, PRETRAINING_ONLY, by_choice, read_records, stu
 
 NOT_SCIENCE = ("study", "task", "trainer", "energy", "logger", "callbacks", "launcher", "sweeper", "paths")
 _ABSENT_IF_UNUSED = ("retries_on_divergence", "warmup_tokens")
+_ACROSS = "attention_across_documents"
 _NAMED = ("strategy", "corpus", "task")  # parts of a config whose classes follow from names
 _TARGET = "_target_"
 
@@ -43,6 +44,9 @@ def science_of(config: Mapping[str, Any], strategy: str, corpus: Mapping[str, st
     # An unused setting changes nothing, and ids stay those of before the setting existed.
     optim = config["optim"].items()
     science["optim"] = {key: value for key, value in optim if value or key not in _ABSENT_IF_UNUSED}
+    # True is how rows have always been read; only text has such rows.
+    if config.get(_ACROSS, True) or config["strategy"]["modality"] != "text":
+        science.pop(_ACROSS, None)
     # Without pretraining, budget and optimizer cannot change the weights.
     is_pretrained = config["strategy"]["modality"] != "none"
     used = {key: value for key, value in science.items() if is_pretrained or key not in PRETRAINING_ONLY}

@@ -95,7 +95,7 @@ def _sections(
 ) -> list[Section]:
     """Return every section of a study's page; a table that is None does not apply to the study."""
     results = [
-        Section("headline", "Headline", [views.headline(tables)], latex=True),
+        Section("headline", "Headline", _applicable(views.headline(tables), views.gated(tables)), latex=True),
         Section("decisions", "Best strategy", [views.decision_table(tables)], latex=True),
         Section("figures", "Figures"),
         Section(
