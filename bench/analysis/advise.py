@@ -198,7 +198,7 @@ def _rivals(decision: Decision) -> list[str]:
     if decision.n_candidates == 1:
         return ["no rival was measured"]
     share, n = certainty(decision), decision.interval.n
-    sure = [f"best in {share} of resamples of {n} seeds"] if decision.certainty is not None else []
+    sure = [f"best in {share} of simulated outcomes ({n} seeds)"] if decision.certainty is not None else []
     return [*sure, f"not distinguishable: {_names(decision.tied)}"]
 
 
@@ -214,11 +214,12 @@ def _against_scratch(tables: Tables, decision: Decision) -> str:
     if decision.scratch == decision.best:
         return ""
     if gap is None:
-        return "no seed in common with scratch"
+        return "no scratch to compare with"
     n = gap.interval.n
     word = "ahead of scratch by" if decision.best in decision.ahead else "difference to scratch"
     p = p_value(decision.p_holm, equals="= ")
-    compared = f"{n} paired seed{'s' if n > 1 else ''}, p {p} (Holm, {decision.n_tested} compared)"
+    kind = "paired seeds" if gap.is_paired else "seeds each"
+    compared = f"{n} {kind}, p {p} (Holm, {decision.n_tested} compared)"
     return f"{word} {with_interval(gap.interval, signed=True)}, {compared}"
 
 

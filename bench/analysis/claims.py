@@ -13,10 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.errors import ConfigError
 
 SUPERIORITY, NON_INFERIORITY, EQUIVALENCE = "superiority", "non_inferiority", "equivalence"
-CROSSOVER, VARIANCE_RATIO = "crossover", "variance_ratio"
-TESTS = (SUPERIORITY, NON_INFERIORITY, EQUIVALENCE, CROSSOVER, VARIANCE_RATIO)
-AXES, BETTER = ("labels", "tokens"), ("higher", "lower")
+CROSSOVER, VARIANCE_RATIO, SLOPE = "crossover", "variance_ratio", "slope"
+TESTS = (SUPERIORITY, NON_INFERIORITY, EQUIVALENCE, CROSSOVER, VARIANCE_RATIO, SLOPE)
+AXES, BETTER = {CROSSOVER: ("labels", "tokens"), SLOPE: ("linear", "log2")}, ("higher", "lower")
 FILE = "claims.yaml"
+MOST_PRIMARY = 6
+PRIMARY_SHARE = 0.8  # of the error rate, where a study has secondary claims, too
 
 
 @dataclass  # not frozen, since OmegaConf cannot merge into a nested frozen dataclass
@@ -27,21 +29,29 @@ class Side:
     variant: str | None = None
     model: str | None = None
     budget: str | None = None
-    seeds: list[int] | None = None  # paired with those of the other side, in this order
+    seeds: list[int] | None = None  # None: all; as many as of the other side
 
     def within(self, shared: "Side") -> "Side":
         """Return this selection, completed by the shared one where it leaves a value open."""
-        return Side(
-            **{name: ours if ours is not None else getattr(shared, name) for name, ours in vars(self).items()}
-        )
+        names = [part.name for part in fields(Side)]
+        own = {name: getattr(self, name) for name in names}
+        return Side(**{name: getattr(shared, name) if own[name] is None else own[name] for name in names})
+
+
+@dataclass
+class Level(Side):
+    """One condition of a slope, at a number of the axis."""
+
+    at: float = MISSING
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A falsifiable statement about `left` against `right`.
+    """A falsifiable statement about `left` against `right`, or about the slope over `levels`.
 
     `smallest_effect` is the smallest difference that matters, in the metric's own unit: the margin of
-    non-inferiority and equivalence; for a ratio of variances, the smallest ratio, above 1.
+    non-inferiority and equivalence; for a ratio of variances, the smallest ratio, above 1; for a slope, the
+    smallest change of the score for each unit of the axis, or for each doubling.
     """
 
     statement: str = MISSING
@@ -55,8 +65,11 @@ class Claim:
     n_labels: int | None = None  # None: the largest
     better: str | None = None  # higher | lower, for a metric that only describes
     smallest_effect: float | None = None
-    axis: str | None = None  # labels | tokens, for a crossover
+    reason: str | None = None  # why the smallest effect is what it is
+    primary: bool = False
+    axis: str | None = None  # labels | tokens, for a crossover; linear | log2, for a slope
     between: list[float] | None = None  # where the crossover is claimed to lie
+    levels: list[Level] = field(default_factory=list)  # of a slope, three or more
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,20 @@ class Claims:
 
     written: str  # a date
     claims: dict[str, Claim]
+    amendments: dict[str, str] = field(default_factory=dict)  # what was changed after the runs, by date
+
+    def error_rates(self, alpha: float) -> dict[str, float]:
+        """Return the error rate of each claim; they add up to alpha, so all intervals hold together.
+
+        Weighted Bonferroni (Rosenthal and Rubin 1983): primary claims share `PRIMARY_SHARE` of alpha equally,
+        and secondary claims the rest. If all claims are of one kind, they share alpha.
+        """
+        kinds = [claim.primary for claim in self.claims.values()]
+        shares = {True: PRIMARY_SHARE, False: 1 - PRIMARY_SHARE} if len(set(kinds)) > 1 else {kinds[0]: 1.0}
+        return {
+            name: alpha * shares[claim.primary] / kinds.count(claim.primary)
+            for name, claim in self.claims.items()
+        }
 
 
 def read_claims(study: Path) -> Claims | None:
@@ -83,13 +110,19 @@ def read_claims(study: Path) -> Claims | None:
     known = {"written", "claims"}
     if (
         not isinstance(raw, dict)
-        or set(raw) != known
+        or set(raw) - {"amendments"} != known
         or not isinstance(raw["claims"], dict)
         or not raw["claims"]
     ):
         raise ConfigError(f"{path}: has to have the keys `written`, a date, and `claims`, a mapping by id")
+    amendments = raw.get("amendments", {})
+    if not isinstance(amendments, dict):
+        raise ConfigError(f"{path}: amendments: has to be a mapping from dates to what was changed")
     found = {str(name): _claim(node, f"{path}: claims.{name}") for name, node in raw["claims"].items()}
-    return Claims(str(raw["written"]), found)
+    n_primary = sum(claim.primary for claim in found.values())
+    if n_primary > MOST_PRIMARY:
+        raise ConfigError(f"{path}: {n_primary} primary claims; name at most {MOST_PRIMARY}")
+    return Claims(str(raw["written"]), found, {str(day): str(text) for day, text in amendments.items()})
 
 
 def _claim(node: Any, where: str) -> Claim:
@@ -119,17 +152,21 @@ def _check(claim: Claim, where: str) -> None:
         ConfigError: names the key and the fix.
     """
     _require_one_of(claim.test, TESTS, f"{where}.test")
-    for name, side in (("left", claim.left), ("right", claim.right)):
+    sides = {"left": claim.left, "right": claim.right} if claim.test != SLOPE else {}
+    sides |= {f"levels.{i}": level for i, level in enumerate(claim.levels)}
+    for name, side in sides.items():
         if side.strategy is None:
             raise ConfigError(f"{where}.{name}.strategy: missing; name a strategy")
     if (claim.left.seeds is None) != (claim.right.seeds is None) or len(claim.left.seeds or ()) != len(
         claim.right.seeds or ()
     ):
-        raise ConfigError(
-            f"{where}: left.seeds and right.seeds are paired in order; list as many on both sides"
-        )
+        raise ConfigError(f"{where}: left.seeds and right.seeds differ in number; list as many on both sides")
     if claim.better is not None:
         _require_one_of(claim.better, BETTER, f"{where}.better")
+    if claim.test in AXES:
+        _require_one_of(str(claim.axis), AXES[claim.test], f"{where}.axis")
+    if claim.test == SLOPE:
+        _check_slope(claim, where)
     if claim.test == CROSSOVER:
         _check_crossover(claim, where)
     elif claim.smallest_effect is None or not claim.smallest_effect > (claim.test == VARIANCE_RATIO):
@@ -137,15 +174,27 @@ def _check(claim: Claim, where: str) -> None:
             "a ratio above 1" if claim.test == VARIANCE_RATIO else "a difference above 0 in the metric's unit"
         )
         raise ConfigError(f"{where}.smallest_effect={claim.smallest_effect}: give {least}")
+    elif not (claim.reason or "").strip():
+        raise ConfigError(
+            f"{where}.reason: missing; say why smallest_effect is {claim.smallest_effect}: a share of the "
+            "lead over the trivial baseline, a published difference, or another reason"
+        )
 
 
 def _check_crossover(claim: Claim, where: str) -> None:
-    _require_one_of(str(claim.axis), AXES, f"{where}.axis")
     between = claim.between or []
     if len(between) != 2 or not 0 < between[0] < between[1]:
         raise ConfigError(
             f"{where}.between={claim.between}: give two numbers of the axis, the lower one first"
         )
+
+
+def _check_slope(claim: Claim, where: str) -> None:
+    xs = [level.at for level in claim.levels]
+    if len(set(xs)) < 3 or len(set(xs)) < len(xs):
+        raise ConfigError(f"{where}.levels: give three or more levels, each with another number `at`")
+    if claim.axis == "log2" and min(xs) <= 0:
+        raise ConfigError(f"{where}.levels: at={min(xs):g} has no logarithm; give numbers above 0")
 
 
 def _require_one_of(value: str, known: Sequence[str], where: str) -> None:
@@ -170,27 +219,17 @@ class Sweep(NamedTuple):
 
 def plan(asked: Claims, sweep: Sweep) -> list[str]:
     """Return a line on the number of seeds, and one for each claim that the sweep cannot test."""
+    from bench.analysis.stats import MIN_SEEDS  # scipy, which `bench train` needs for claims only
+
     n, n_seeds = len(asked.claims), len(sweep.seeds)
-    lines = [f"{n} claim{'s' if n > 1 else ''} to be judged, {n_seeds} seeds. {flip_note(n, n_seeds)}"]
+    few = f"; a test takes {MIN_SEEDS} or more" if n_seeds < MIN_SEEDS else ""
+    lines = [f"{n} claim{'s' if n > 1 else ''} to be judged, {n_seeds} seeds{few}"]
     for name, claim in asked.claims.items():
-        sides = [side.within(claim.cells) for side in (claim.left, claim.right)]
+        own = claim.levels or (claim.left, claim.right)
+        sides = [side.within(claim.cells) for side in own]
         missing = [f"strategy {side.strategy}" for side in sides if side.strategy not in sweep.strategies]
         missing += [f"budget {side.budget}" for side in sides if side.budget not in (None, *sweep.budgets)]
         missing += [f"task {claim.task}"] if claim.task not in sweep.tasks else []
         if missing:
             lines.append(f"claim {name}: {', '.join(dict.fromkeys(missing))} not in this sweep")
     return lines
-
-
-def flip_note(n_claims: int, n_seeds: int) -> str:
-    """Return whether an exact sign-flip test over so many seeds can reach the level of one of the claims."""
-    from bench.analysis.format import p_value  # pandas and scipy, which `bench train` needs for claims only
-    from bench.analysis.inference import sign_flip_floor, sign_flip_seeds
-
-    needed = sign_flip_seeds(n_claims)
-    floor = p_value(sign_flip_floor(n_seeds), equals="= ")
-    can = "can" if n_seeds >= needed else "cannot"
-    return (
-        f"An exact sign-flip test over {n_seeds} seeds has p {floor} at least: it {can} reach the "
-        f"level of one of {n_claims} claims, which takes {needed} seeds."
-    )

@@ -1,7 +1,8 @@
 """Tables -> comparisons: cell summaries, differences to scratch, verdicts, and which strategy to choose.
 
-Comparisons are paired by seed and made within a cell's model. Over several cells they are averaged within
-each seed first, since the seed is the unit; a comparison that lacks a cell is not made.
+Every mean and difference has the error of `bench.analysis.error_model`. The headline compares strategies at
+one place, the largest model and data budget that most strategies were run at: means over models and budgets
+would hide that their order differs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,22 +12,16 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from bench.analysis.error_model import Difference, best_is_clear, mean_of, sample
+from bench.analysis.error_model import difference as difference_of
 from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
-from bench.analysis.stats import (
-    LEVEL,
-    Floats,
-    Interval,
-    Paired,
-    holm,
-    interval,
-    intervals,
-    paired,
-    paired_rows,
-    pool,
-    t_test_p,
-    verdict,
-)
+from bench.analysis.stats import LEVEL, Interval, holm, pool
 from bench.records import PRETRAINING_ONLY
+
+AHEAD, BEHIND, INCONCLUSIVE = "ahead of scratch", "behind scratch", "inconclusive"
+LEANS_AHEAD, LEANS_BEHIND = f"{INCONCLUSIVE}, leaning ahead", f"{INCONCLUSIVE}, leaning behind"
+
+Place = tuple[str, str | None]  # model and data budget
 
 
 @dataclass(frozen=True)
@@ -36,20 +31,19 @@ class Summary:
     measure: Measure
     cell: Cell
     interval: Interval | None
-    to_scratch: Paired | None  # None for scratch itself, external models and where no seed is shared
+    to_scratch: Difference | None  # None for scratch itself, external models and where one has no score
 
 
 @dataclass(frozen=True)
-class Pooled:
-    """A condition on one measure, over all cells of the study's grid."""
+class HeadlineRow:
+    """A condition on one measure, at the headline's model and data budget."""
 
     measure: Measure
     condition: Condition
-    interval: Interval | None  # None where a cell is missing
-    to_scratch: Paired | None
-    n_missing: int
-    n_cells: int
-    n_lost: int  # runs of its cells that did not finish
+    cell: Cell
+    interval: Interval | None
+    to_scratch: Difference | None
+    n_lost: int  # runs of the cell that did not finish
     inapplicable: str | None  # why the strategy cannot do the task at all
     verdict: str
 
@@ -63,7 +57,7 @@ class Choice:
     budget: str | None
     best: Condition
     interval: Interval
-    to_scratch: Paired | None
+    to_scratch: Difference | None
     tied: tuple[Condition, ...]
     beaten: tuple[Condition, ...]
     missing: tuple[Condition, ...]
@@ -80,25 +74,32 @@ def baseline_cell(cell: Cell) -> Cell:
     return Cell(Condition(BASELINE, " ".join(shared)), cell.model, None)
 
 
+@lru_cache(maxsize=2**6)
+def headline_place(tables: Tables) -> Place:
+    """Return the model and data budget of the headline: the largest ones that most conditions were run at."""
+    tried = places(tables)
+    counts = {
+        place: len({c.condition for c in tables.cells if (c.model, c.budget) == place}) for place in tried
+    }
+    most = max(counts.values(), default=0)
+    largest = [place for place in tried if counts[place] == most]
+    return largest[-1] if largest else (tables.models[-1], None)
+
+
 @lru_cache(maxsize=2**10)  # cached, since tables and figures need it repeatedly
 def grid(tables: Tables, condition: Condition) -> tuple[Cell, ...]:
-    """Return the cells that a condition needs for a comparison over the whole study.
-
-    An external condition needs only its own cells.
-    """
+    """Return the cell of a condition at the headline's place; an external condition has its own cells."""
     if condition.is_external:
         return tuple(cell for cell in tables.cells if cell.condition == condition)
-    if condition.strategy == BASELINE or all(
-        c.budget is None for c in tables.cells if c.condition == condition
-    ):
-        return tuple(Cell(condition, model, None) for model in tables.models)
-    tried = {(cell.model, cell.budget) for cell in tables.cells if cell.budget is not None}
-    return tuple(
-        Cell(condition, model, budget)
-        for model in tables.models
-        for budget in tables.budgets
-        if (model, budget) in tried
-    )
+    return (_at(tables, condition, *headline_place(tables)),)
+
+
+def place_name(tables: Tables) -> str:
+    """Return the headline's place for a note: `model 1m, data budget 4mb`, as far as the study varies it."""
+    model, budget = headline_place(tables)
+    parts = [f"model {model}"] if len(tables.models) > 1 else []
+    parts += [f"data budget {budget}"] if len(tables.budgets) > 1 else []
+    return ", ".join(parts)
 
 
 def level(tables: Tables, measure: Measure, cells: Iterable[Cell]) -> pd.Series:
@@ -106,26 +107,9 @@ def level(tables: Tables, measure: Measure, cells: Iterable[Cell]) -> pd.Series:
     return pd.Series(pool(tables.values(measure, cells)), index=tables.seeds).dropna()
 
 
-def gain(tables: Tables, measure: Measure, cells: Sequence[Cell]) -> pd.Series:
-    """Return differences to scratch by seed, in the metric's own unit, averaged over cells."""
-    return pd.Series(pool(_gaps(tables, measure, cells)), index=tables.seeds).dropna()
-
-
-def _gaps(tables: Tables, measure: Measure, cells: Sequence[Cell]) -> Floats:
-    """Return differences to scratch (C, S), NaN where either lacks a seed."""
-    scratch = [baseline_cell(cell) for cell in cells]
-    return tables.values(measure, cells) - tables.values(measure, scratch)
-
-
-def _by_seed(tables: Tables, values: Floats) -> dict[int, float]:
-    """Return values (S,) by seed, without the absent ones: faster than a Series for one cell of many."""
-    return {seed: value for seed, value in zip(tables.seeds, values.tolist(), strict=True) if value == value}
-
-
-def difference(tables: Tables, measure: Measure, left: Cell, right: Cell) -> pd.Series:
-    """Return left - right by seed, in the metric's own unit, for the seeds that both have."""
-    values = tables.values(measure, [left, right])
-    return pd.Series(values[0] - values[1], index=tables.seeds).dropna()
+def difference(tables: Tables, measure: Measure, left: Cell, right: Cell) -> Difference | None:
+    """Return left - right, in the metric's own unit; None if one of them has no score."""
+    return difference_of(sample(tables, measure, [left]), sample(tables, measure, [right]))
 
 
 def is_compared(condition: Condition) -> bool:
@@ -136,39 +120,40 @@ def is_compared(condition: Condition) -> bool:
 @lru_cache(maxsize=2**8)
 def summaries(tables: Tables, measure: Measure) -> tuple[Summary, ...]:
     """Return a summary of every cell that was tried, on one measure."""
-    gaps = _gaps(tables, measure, tables.cells)  # (C, S)
-    gaps[[not is_compared(cell.condition) for cell in tables.cells]] = np.nan
-    spreads = intervals(tables.values(measure, tables.cells))
-    rows = zip(tables.cells, spreads, paired_rows(gaps, tables.seeds), strict=True)
-    return tuple(Summary(measure, *row) for row in rows)
+    return tuple(
+        Summary(
+            measure,
+            cell,
+            mean_of(tables, measure, [cell]),
+            difference(tables, measure, cell, baseline_cell(cell)) if is_compared(cell.condition) else None,
+        )
+        for cell in tables.cells
+    )
 
 
-def pooled(tables: Tables, measures: Iterable[Measure]) -> list[Pooled]:
-    """Return mean, difference to scratch and verdict of every condition on these measures, over the grid.
+def headline_rows(tables: Tables, measures: Iterable[Measure]) -> list[HeadlineRow]:
+    """Return mean, difference to scratch and verdict of every condition on these measures, at one place.
 
     The verdicts' p values are Holm-corrected over all differences among them.
     """
-    found = [_pooled(tables, measure, condition) for measure in measures for condition in tables.conditions]
-    tested = [i for i, row in enumerate(found) if row.to_scratch is not None]
-    p_values = [gap.p_t for i in tested if (gap := found[i].to_scratch) is not None]
-    p_holm = dict(zip(tested, holm(p_values), strict=True))
+    found = [_row(tables, measure, condition) for measure in measures for condition in tables.conditions]
+    p_values = {i: row.to_scratch.p for i, row in enumerate(found) if row.to_scratch is not None}
+    p_holm = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return [replace(row, verdict=_verdict(tables, row, p_holm.get(i, 1.0))) for i, row in enumerate(found)]
 
 
 @lru_cache(maxsize=2**12)
-def _pooled(tables: Tables, measure: Measure, condition: Condition) -> Pooled:
+def _row(tables: Tables, measure: Measure, condition: Condition) -> HeadlineRow:
     cells = grid(tables, condition)
-    n_missing = int(np.isnan(tables.values(measure, cells)).all(axis=1).sum())
-    spread = interval(_by_seed(tables, pool(tables.values(measure, cells))).values())
+    cell, spread = cells[-1], mean_of(tables, measure, cells)
     judged = is_compared(condition) and tables.measures[measure].sign != 0
-    gap = paired(_by_seed(tables, pool(_gaps(tables, measure, cells)))) if judged else None
-    reason = tables.inapplicable.get((condition, measure.task)) if n_missing == len(cells) else None
-    lost = tables.why_lost(measure.task)
-    n_lost = sum(why is not None for cell in cells for why in lost[tables.rows_of(cell)])
-    return Pooled(measure, condition, spread, gap, n_missing, len(cells), n_lost, reason, verdict="")
+    gap = difference(tables, measure, cell, baseline_cell(cell)) if judged else None
+    reason = tables.inapplicable.get((condition, measure.task)) if spread is None else None
+    n_lost = sum(why is not None for why in tables.why_lost(measure.task)[tables.rows_of(cell)])
+    return HeadlineRow(measure, condition, cell, spread, gap, n_lost, reason, verdict="")
 
 
-def _verdict(tables: Tables, row: Pooled, p_holm: float) -> str:
+def _verdict(tables: Tables, row: HeadlineRow, p_holm: float) -> str:
     if row.condition.strategy == BASELINE:
         return "baseline"
     if row.inapplicable is not None:
@@ -177,31 +162,49 @@ def _verdict(tables: Tables, row: Pooled, p_holm: float) -> str:
         return "external reference"
     if not tables.measures[row.measure].sign:
         return "descriptive"
-    if row.to_scratch is None and row.n_missing == 0:
+    if row.to_scratch is None and row.interval is not None:
         baselines = [condition for condition in tables.conditions if condition.strategy == BASELINE]
         if any((condition, row.measure.task) in tables.inapplicable for condition in baselines):
             return "no verdict (scratch cannot do the task)"
-        return "no verdict (no scratch with the same settings and seeds)"
-    lacking = "missing cells" if row.n_missing else f"{row.n_lost} runs lost" if row.n_lost else ""
+        return "no verdict (no scratch with the same settings)"
+    lacking = "no score" if row.interval is None else f"{row.n_lost} runs lost" if row.n_lost else ""
     better = tables.measures[row.measure].sign > 0
     return verdict(row.to_scratch, higher_is_better=better, p_holm=p_holm, lacking=lacking)
 
 
-def places(tables: Tables) -> list[tuple[str, str | None]]:
+def verdict(gap: Difference | None, *, higher_is_better: bool, p_holm: float, lacking: str) -> str:
+    """Return the verdict on a difference to scratch: ahead, behind, or why it is inconclusive.
+
+    Args:
+        gap: the difference.
+        higher_is_better: of the metric.
+        p_holm: the corrected p value; ahead or behind needs at most 1 - LEVEL.
+        lacking: what is missing for a verdict, "" if nothing is.
+    """
+    if lacking or gap is None:
+        return f"{INCONCLUSIVE} ({lacking or 'no score'})"
+    if not gap.is_tested:
+        return f"{INCONCLUSIVE} (fewer than three seeds)"
+    is_better = (gap.interval.mean > 0) == higher_is_better
+    if p_holm <= 1 - LEVEL:
+        return AHEAD if is_better else BEHIND
+    if gap.p > 1 - LEVEL:
+        return INCONCLUSIVE
+    return LEANS_AHEAD if is_better else LEANS_BEHIND
+
+
+def places(tables: Tables) -> list[Place]:
     """Return every pair of model and data budget that was tried, in order of size."""
-    pretrained: set[tuple[str, str | None]]
-    pretrained = {(cell.model, cell.budget) for cell in tables.cells if cell.budget is not None}
+    pretrained: set[Place] = {(cell.model, cell.budget) for cell in tables.cells if cell.budget is not None}
     found = pretrained or {(c.model, c.budget) for c in tables.cells if not c.condition.is_external}
     return sorted(found, key=lambda place: (tables.models.index(place[0]), _rank(tables, place[1])))
 
 
 def between(
     tables: Tables, measure: Measure, left: Condition, right: Condition, model: str, budget: str | None
-) -> Paired | None:
-    """Return left - right at one model and data budget, paired by seed; None if no seed is shared."""
-    cells = _at(tables, left, model, budget), _at(tables, right, model, budget)
-    first, second = tables.values(measure, cells)
-    return paired(_by_seed(tables, first - second))
+) -> Difference | None:
+    """Return left - right at one model and data budget; None if one of them has no score."""
+    return difference(tables, measure, *(_at(tables, side, model, budget) for side in (left, right)))
 
 
 def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> Choice | None:
@@ -215,7 +218,7 @@ def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> 
         for condition in tables.conditions
         if not condition.is_external
     }
-    spreads = {condition: interval(tables.seed_values(measure, cell)) for condition, cell in cells.items()}
+    spreads = {condition: mean_of(tables, measure, [cell]) for condition, cell in cells.items()}
     present = {condition: spread for condition, spread in spreads.items() if spread is not None}
     if not present or not sign:
         return None
@@ -231,22 +234,43 @@ def choose(tables: Tables, measure: Measure, model: str, budget: str | None) -> 
         for condition in cells
         if condition not in present and (condition, measure.task) not in tables.inapplicable
     ]
-    gap = paired(difference(tables, measure, cells[best], baseline_cell(cells[best])))
+    gap = difference(tables, measure, cells[best], baseline_cell(cells[best]))
     to_scratch = None if best.strategy == BASELINE else gap
     return Choice(
         measure, model, budget, best, present[best], to_scratch, tuple(tied), tuple(beaten), tuple(missing)
     )
 
 
-def is_clear(differences: pd.Series, sign: int) -> bool:
-    """Return whether differences by seed are on the better side, by an uncorrected t test."""
-    values = differences.tolist()
-    return t_test_p(values) <= 1 - LEVEL and sign * sum(values) > 0
+def is_clear(gap: Difference | None, sign: int) -> bool:
+    """Return whether a difference is on the better side, by an uncorrected t test."""
+    return gap is not None and gap.p <= 1 - LEVEL and sign * gap.interval.mean > 0
+
+
+def clear_best(tables: Tables, measure: Measure, cells: Sequence[Cell]) -> Cell | None:
+    """Return the cell that is better than each of the others, if one is; see `best_is_clear`."""
+    known = [cell for cell in cells if len(sample(tables, measure, [cell]).seeds)]
+    samples = [sample(tables, measure, [cell]) for cell in known]
+    best = best_is_clear(samples, tables.measures[measure].sign)
+    return None if best is None else known[best]
+
+
+def leaders(tables: Tables, measure: Measure) -> dict[Place, Condition]:
+    """Return the condition with the best mean at each place where two or more have a score."""
+    sign, found = tables.measures[measure].sign, {}
+    for place in places(tables):
+        cells = [_at(tables, c, *place) for c in tables.conditions if not c.is_external]
+        means = {
+            cell: sign * own.mean for cell in cells if len((own := sample(tables, measure, [cell])).seeds)
+        }
+        if sign and len(means) > 1:
+            found[place] = max(means, key=means.__getitem__).condition
+    return found
 
 
 def _at(tables: Tables, condition: Condition, model: str, budget: str | None) -> Cell:
     unbudgeted = Cell(condition, model, None)
-    return unbudgeted if unbudgeted in tables.position else Cell(condition, model, budget)
+    is_unbudgeted = condition.strategy == BASELINE or unbudgeted in tables.position
+    return unbudgeted if is_unbudgeted else Cell(condition, model, budget)
 
 
 def _rank(tables: Tables, budget: str | None) -> int:

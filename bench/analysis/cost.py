@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.compare import difference, is_clear, summaries
+from bench.analysis.error_model import Difference
 from bench.analysis.format import amount
 from bench.analysis.frames import BASELINE, Cell, Measure, Tables
-from bench.analysis.stats import Interval, Paired, paired
+from bench.analysis.stats import Interval
 
 STAGES = ("pretraining", "evaluation")
 SOURCES = ("measured", "estimated")
@@ -92,7 +93,7 @@ class Member:
     cell: Cell
     cost: float
     interval: Interval
-    gain: Paired | None  # over the next cheaper member, in the metric's own unit
+    gain: Difference | None  # over the next cheaper member, in the metric's own unit
     is_clear: bool | None
 
 
@@ -115,8 +116,8 @@ def front(tables: Tables, measure: Measure, costs: Mapping[Cell, float]) -> list
     for cell in _undominated(scores) if sign else ():
         cost, spread = points[cell]
         cheaper = [member for member in members if member.cost < cost]
-        gap = difference(tables, measure, cell, cheaper[-1].cell) if cheaper else {}
-        members.append(Member(cell, cost, spread, paired(gap), is_clear(gap, sign) if cheaper else None))
+        gap = difference(tables, measure, cell, cheaper[-1].cell) if cheaper else None
+        members.append(Member(cell, cost, spread, gap, is_clear(gap, sign) if cheaper else None))
     return members
 
 

@@ -1,7 +1,8 @@
 """Scores, data and compute -> a decision: the best strategy and model within a budget, and its certainty.
 
 Candidates are the cells whose unique data and pretraining FLOPs lie within the caps; scratch is always one.
-The certainty is the share of bootstraps over seeds, of all cells together, in which the best mean stays best.
+The certainty is the share of simulated means, given the errors of seeds and items, in which the best mean
+stays best.
 Nothing is interpolated or extrapolated.
 """
 
@@ -14,23 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.analysis.compare import difference
 from bench.analysis.cost import flops
-from bench.analysis.format import (
-    EMPTY,
-)
+from bench.analysis.error_model import Difference, Sample, difference, mean_of, sample, simulated_means
+from bench.analysis.format import EMPTY
 from bench.analysis.frames import BASELINE, Cell, Measure, Tables
-from bench.analysis.stats import (
-    LEVEL,
-    Floats,
-    Interval,
-    Paired,
-    best_shares,
-    holm,
-    interval,
-    paired,
-    t_tests_p,
-)
+from bench.analysis.stats import LEVEL, MIN_SEEDS, Floats, Interval, holm
 
 _APART = 2  # compute levels that are closer than this factor are merged
 
@@ -50,9 +39,9 @@ class Decision:
     caps: Caps
     best: Cell
     interval: Interval
-    certainty: float | None  # None for a single seed
+    certainty: float | None  # None if a candidate has fewer than three seeds
     scratch: Cell | None  # the best without pretraining; None: none was measured
-    to_scratch: Paired | None  # best - scratch
+    to_scratch: Difference | None  # best - scratch
     p_holm: float  # of `to_scratch`, corrected over all pretrained candidates
     ahead: tuple[Cell, ...]  # pretrained candidates that are shown to beat scratch, by p_holm
     tied: tuple[Cell, ...]
@@ -121,7 +110,9 @@ class _Grid:
     """C cells with scores for S seeds, and the cells whose scores are missing."""
 
     cells: tuple[Cell, ...]
-    values: Floats  # (C, S), higher is better; NaN: not measured
+    sign: int  # 1 where higher is better, -1 where lower is
+    samples: tuple[Sample, ...]  # (C,)
+    means: Floats  # (C,), higher is better
     takes: Floats  # (C, 2) as in Need; NaN: not known
     is_scratch: NDArray[np.bool_]  # (C,)
     lacking: tuple[tuple[Cell, Need], ...]
@@ -134,18 +125,32 @@ class _Grid:
 
 @lru_cache(maxsize=2**10)  # the best cell and the best of scratch are the same at many levels
 def _p_against(grid: _Grid, i: int) -> Floats:
-    """Return the p values (C,) of t tests of each cell against the i-th, over the seeds of both."""
-    return np.array(t_tests_p(grid.values - grid.values[i]))
+    """Return the p values (C,) of the differences of all cells to the i-th."""
+    gaps = (difference(own, grid.samples[i]) for own in grid.samples)
+    return np.array([1.0 if gap is None else gap.p for gap in gaps])
+
+
+@lru_cache(maxsize=2**6)
+def _draws(grid: _Grid) -> Floats:
+    """Return simulated means (R, C) of the cells with three or more seeds; NaN for the others."""
+    known = [i for i, own in enumerate(grid.samples) if len(own.seeds) >= MIN_SEEDS]
+    drawn = grid.sign * simulated_means([grid.samples[i] for i in known])
+    found = np.full((len(drawn), len(grid.samples)), np.nan)
+    found[:, known] = drawn
+    return found
 
 
 def _grid(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> _Grid:
     scored = set(tables.cells_with(measure))
     cells = [cell for cell in takes if cell in scored]
-    values = tables.measures[measure].sign * tables.values(measure, cells)
+    sign = tables.measures[measure].sign
+    samples = tuple(sample(tables, measure, [cell]) for cell in cells)
     tried = [cell for cell in takes if cell not in scored]
     return _Grid(
         tuple(cells),
-        values[:, ~np.isnan(values).all(axis=0)],
+        sign,
+        samples,
+        np.array([sign * own.mean for own in samples], dtype=np.float64),
         np.array([[np.nan if own is None else own for own in takes[cell]] for cell in cells]).reshape(-1, 2),
         np.array([cell.condition.strategy == BASELINE for cell in cells], dtype=np.bool_),
         tuple(
@@ -158,30 +163,27 @@ def _decide(tables: Tables, measure: Measure, caps: Caps, grid: _Grid) -> Decisi
     own = np.flatnonzero(grid.within(caps)) if tables.measures[measure].sign else np.array([], dtype=int)
     if not len(own):
         return None
-    cells, values, is_scratch = [grid.cells[i] for i in own], grid.values[own], grid.is_scratch[own]
-    values = values[:, ~np.isnan(values).all(axis=0)]  # without seeds that no candidate has
-    means = np.nanmean(values, axis=1)
+    cells, means, is_scratch = [grid.cells[i] for i in own], grid.means[own], grid.is_scratch[own]
     best = int(np.argmax(means))
     scratch = int(np.argmax(np.where(is_scratch, means, -np.inf))) if is_scratch.any() else None
-    spread = interval(tables.seed_values(measure, cells[best]))
+    spread = mean_of(tables, measure, [cells[best]])
     assert spread is not None
-    gains = values - (np.nan if scratch is None else values[scratch])
-    tested = np.flatnonzero(~is_scratch & ~np.isnan(gains).all(axis=1))  # those that share a seed with it
+    tested = np.flatnonzero(~is_scratch) if scratch is not None else np.array([], dtype=int)
     p_scratch = np.ones(len(own)) if scratch is None else _p_against(grid, int(own[scratch]))[own]
     p_holm = dict(zip(tested.tolist(), holm(p_scratch[tested]), strict=True))
-    is_above = np.nansum(gains, axis=1) > 0
-    gaps = values[best] - values
-    is_behind = (_p_against(grid, int(own[best]))[own] <= 1 - LEVEL) & (np.nansum(gaps, axis=1) > 0)
+    is_above = means > (np.inf if scratch is None else means[scratch])
+    is_behind = (_p_against(grid, int(own[best]))[own] <= 1 - LEVEL) & (means < means[best])
+    drawn = _draws(grid)[:, own]
     return Decision(
         measure,
         caps,
         cells[best],
         spread,
-        certainty=float(best_shares(values)[best]) if spread.n > 1 else None,
+        certainty=None if np.isnan(drawn).any() else float((drawn.argmax(axis=1) == best).mean()),
         scratch=None if scratch is None else cells[scratch],
         to_scratch=None
         if scratch in (None, best)
-        else paired(difference(tables, measure, cells[best], cells[scratch])),
+        else difference(grid.samples[own[best]], grid.samples[own[scratch]]),
         p_holm=p_holm.get(best, 1.0),
         ahead=tuple(cells[i] for i, p in p_holm.items() if p <= 1 - LEVEL and is_above[i]),
         tied=tuple(cell for i, cell in enumerate(cells) if not is_behind[i] and i != best),
@@ -235,7 +237,7 @@ def decisions(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> l
 
 
 def certainty(row: Decision) -> str:
-    """Format the certainty: `98 %`, or a word if there is one seed or one candidate."""
+    """Format the certainty: `98 %`, or a word if there are too few seeds or one candidate."""
     if row.n_candidates == 1:
         return "no rival"
     return EMPTY if row.certainty is None else f"{100 * row.certainty:.0f} %"

@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from bench.analysis.error_model import Difference
 from bench.analysis.frames import Cell, Measure, Tables
-from bench.analysis.stats import LEVEL, Interval, Paired
+from bench.analysis.stats import LEVEL, MIN_SEEDS, Interval
 
 EMPTY = "–"  # no value; never 0
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -80,12 +81,12 @@ def number(value: float, *, signed: bool = False) -> str:
 
 
 def with_interval(interval: Interval | None, *, signed: bool = False) -> str:
-    """Format `mean [low, high]`, or `mean [one seed]`."""
+    """Format `mean [low, high]`, or `mean [2 seeds]` where there are too few for an interval."""
     if interval is None:
         return EMPTY
     mean = number(interval.mean, signed=signed)
     if interval.low is None or interval.high is None:
-        return f"{mean} [one seed]"
+        return f"{mean} [{n_seeds(interval.n)}]"
     return f"{mean} [{number(interval.low, signed=signed)}, {number(interval.high, signed=signed)}]"
 
 
@@ -93,19 +94,25 @@ def with_seeds(interval: Interval | None) -> str:
     """Format `mean [low, high], n = 5 seeds`, for prose."""
     if interval is None:
         return "no result"
-    if interval.n == 1:
-        return f"{number(interval.mean)} (one seed, no interval)"
+    if interval.low is None:
+        return f"{number(interval.mean)} ({n_seeds(interval.n)}, no interval)"
     return f"{with_interval(interval)}, n = {interval.n} seeds"
 
 
-def with_p(difference: Paired | None) -> str:
-    """Format `+0.050 [+0.030, +0.070], 5 paired seeds, p = 0.062`, with the p value of the t test."""
+def n_seeds(n: int) -> str:
+    """Format a number of seeds: `one seed`, `5 seeds`."""
+    return "one seed" if n == 1 else f"{n} seeds"
+
+
+def with_p(difference: Difference | None) -> str:
+    """Format `+0.050 [+0.030, +0.070], 5 seeds each, p = 0.062`; paired seeds are called so."""
     if difference is None:
         return EMPTY
-    n = difference.interval.n
-    seeds = f"{n} paired seed{'s' if n > 1 else ''}"
-    p = p_value(difference.p_t, equals="= ")
-    return f"{with_interval(difference.interval, signed=True)}, {seeds}, p {p}"
+    effect = with_interval(difference.interval, signed=True)
+    if not difference.is_tested:
+        return effect
+    kind = "paired seeds" if difference.is_paired else "seeds each"
+    return f"{effect}, {difference.interval.n} {kind}, p {p_value(difference.p, equals='= ')}"
 
 
 def p_value(p: float, equals: str = "") -> str:
@@ -281,10 +288,10 @@ def run_anchor(run_id: str) -> str:
 
 def seeds_note(seeds: Iterable[int]) -> str:
     """Return a note on the intervals of tables, for these numbers of seeds."""
-    counts = sorted(set(seeds))
-    base = f"Brackets: {100 * LEVEL:.0f} % t interval of the mean over seeds, on these items."
-    if 2 in counts:
-        base += " With two seeds the interval is 12.7 standard errors wide to either side."
-    if 1 in counts:
-        base += " One seed has no interval."
-    return base
+    base = (
+        f"Brackets: {100 * LEVEL:.0f} % t interval over new seeds, and over new items where outcomes by item "
+        "are recorded (seeds and items crossed, Satterthwaite's degrees of freedom). Seeds pair only where "
+        "runs share a trunk or a checkpoint; other differences are Welch's. Shares end at 0 and 1."
+    )
+    few = any(n < MIN_SEEDS for n in seeds)
+    return base + (f" Fewer than {MIN_SEEDS} seeds have no interval and no test." if few else "")

@@ -1,7 +1,7 @@
 """Claims and tables -> verdicts: each claim is tested with the runs of its study.
 
 All claims of a study are one family of tests, those without numbers included. Each claim has one interval, at
-the level of Bonferroni's correction over the family, so that all intervals hold together; the verdict is the
+its share of the error rate (`Claims.error_rates`), so that all intervals hold together; the verdict is the
 place of that interval against the smallest effect of interest. Intervals at the levels of Holm's steps would
 be narrower, but they do not hold together where a verdict depends on more than one bound.
 """
@@ -9,15 +9,16 @@ be narrower, but they do not hold together where a verdict depends on more than 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
-import pandas as pd
+import scipy.special
 
 from bench.analysis.claims import (
     CROSSOVER,
     EQUIVALENCE,
     NON_INFERIORITY,
+    SLOPE,
     SUPERIORITY,
     VARIANCE_RATIO,
     Claim,
@@ -25,25 +26,21 @@ from bench.analysis.claims import (
     Side,
     suggestion,
 )
+from bench.analysis.error_model import (
+    Sample,
+    correlation,
+    crossing,
+    estimate,
+    fits,
+    is_paired,
+    sample,
+)
 from bench.analysis.format import cell_label
 from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
-from bench.analysis.inference import (
-    Array,
-    Crossover,
-    Decided,
-    Estimate,
-    Ratio,
-    crossed,
-    crossover,
-    equivalence,
-    matrix,
-    outcomes,
-    seeds_alone,
-    superiority,
-    variance_ratio,
-)
-from bench.analysis.stats import LEVEL, pool_series, sign_flip_p
+from bench.analysis.inference import Crossover, Decided, Estimate, equivalence, superiority
+from bench.analysis.stats import LEVEL, MIN_SEEDS
 
+MIN_FITS = 5  # of one checkpoint, for a claim on the spread over fine-tunings
 Pair = tuple[Cell, Cell]  # left and right
 
 
@@ -125,11 +122,9 @@ def _require_known(name: str, known: Sequence[str], what: str) -> None:
         raise LackingError(f"no {what} {name!r} in this study{suggestion(name, known)}")
 
 
-def require_complete(tables: Tables, claim: Claim, measure: Measure, pairs: Sequence[Pair]) -> None:
+def require_complete(tables: Tables, measure: Measure, sides: Sequence[tuple[Cell, Side]]) -> None:
     """Raise if a cell is missing or a run was lost, since the others would be a biased sample."""
-    for cell, side in (
-        (cell, side) for pair in pairs for cell, side in zip(pair, (claim.left, claim.right), strict=True)
-    ):
+    for cell, side in sides:
         seeds = [seed for _, seed in tables.ids_of(cell)]
         wanted = [side.seeds is None or seed in side.seeds for seed in seeds]
         where = cell_label(cell, " ")
@@ -160,7 +155,6 @@ Verdict = Literal[
     "undecided",
     "not run",
 ]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -169,12 +163,18 @@ class Evidence:
 
     measure: Measure | None = None
     pairs: tuple[Pair, ...] = ()  # of cells, left and right
-    estimate: Estimate | None = None
-    ratio: Ratio | None = None
+    levels: tuple[Cell, ...] = ()  # of a slope
+    estimate: Estimate | None = None  # for a ratio of variances, of its logarithm
     crossing: Crossover | None = None
     decided: Decided | None = None
-    p_flip: float | None = None  # exact sign-flip test over seeds, where the claim has a bound to test
+    correlation: float | None = None  # of the two sides over seeds
+    is_paired: bool = False  # by the design
     why_not: str = ""  # why there is no evidence
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Return all cells of both sides or of all levels."""
+        return list(dict.fromkeys((*(cell for pair in self.pairs for cell in pair), *self.levels)))
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Judged:
     claim: Claim
     evidence: Evidence
     verdict: Verdict
-    p_adjusted: float | None  # times the number of claims, at most 1
+    p_adjusted: float | None  # multiplied by what its error rate was divided by, at most 1
     level: float  # of the claim's interval, so that the intervals of all claims hold together
 
 
@@ -193,30 +193,29 @@ def judge(tables: Tables, claims: Claims) -> list[Judged]:
     """Return a verdict on each claim, in the order of the file.
 
     All claims of a study are one family, those without numbers included: each is judged by its interval at
-    the level of Bonferroni, so the intervals of all claims hold together with at least 95 % probability.
+    its share of the error rate, so the intervals of all claims hold together with at least 95 % probability.
     """
-    n = len(claims.claims)
-    alpha = (1 - LEVEL) / n
-    found = {name: (claim, examine(tables, claim)) for name, claim in claims.claims.items()}
-    return [
-        Judged(
-            name,
-            claim,
-            evidence,
-            _verdict(claim, evidence, alpha),
-            min(1.0, n * evidence.decided.p) if evidence.decided else None,
-            1 - alpha,
-        )
-        for name, (claim, evidence) in found.items()
-    ]
+    found = []
+    for name, alpha in claims.error_rates(1 - LEVEL).items():
+        claim = claims.claims[name]
+        evidence = examine(tables, claim)
+        p = min(1.0, evidence.decided.p * (1 - LEVEL) / alpha) if evidence.decided else None
+        found.append(Judged(name, claim, evidence, verdict_of(claim, evidence, alpha), p, 1 - alpha))
+    return found
 
 
-def _verdict(claim: Claim, evidence: Evidence, alpha: float) -> Verdict:
+def smallest_effect(claim: Claim) -> float:
+    """Return the smallest effect of interest on the scale of the estimate: of a ratio, its logarithm."""
+    effect = claim.smallest_effect or 0.0
+    return math.log(effect) if claim.test == VARIANCE_RATIO else effect
+
+
+def verdict_of(claim: Claim, evidence: Evidence, alpha: float) -> Verdict:
+    """Return the verdict on a claim, whose interval has the error rate alpha."""
     if evidence.why_not or evidence.decided is None:
         return "not run"
     if evidence.estimate is not None:
-        effect = claim.smallest_effect or 0.0
-        return _BY_TEST[claim.test](Place(evidence.estimate, effect, alpha / 2))
+        return _BY_TEST[claim.test](Place(evidence.estimate, smallest_effect(claim), alpha / 2))
     if evidence.decided.p_for <= alpha:
         return "supported"
     return "contradicted" if evidence.decided.p_against <= alpha else "undecided"
@@ -270,6 +269,8 @@ _BY_TEST: Mapping[str, Callable[[Place], Verdict]] = {
     SUPERIORITY: superiority_verdict,
     NON_INFERIORITY: _no_worse,
     EQUIVALENCE: _equivalent,
+    VARIANCE_RATIO: superiority_verdict,
+    SLOPE: superiority_verdict,
 }
 
 
@@ -279,9 +280,17 @@ def examine(tables: Tables, claim: Claim) -> Evidence:
     try:
         measure = measure_of(tables, claim)
         found = replace(found, measure=measure)
+        sign = sign_of(tables, claim, measure)
+        if claim.test == SLOPE:
+            found = replace(found, levels=_levels_of(tables, claim))
+            require_complete(tables, measure, list(zip(found.levels, claim.levels, strict=True)))
+            return _slope(tables, claim, found, measure, sign)
         found = replace(found, pairs=pairs_of(tables, claim))
-        require_complete(tables, claim, measure, found.pairs)
-        return _tested(tables, claim, found, measure, sign_of(tables, claim, measure))
+        sides = (claim.left, claim.right)
+        require_complete(
+            tables, measure, [own for pair in found.pairs for own in zip(pair, sides, strict=True)]
+        )
+        return _tested(tables, claim, found, measure, sign)
     except LackingError as lacking:
         return replace(found, why_not=str(lacking))
 
@@ -291,87 +300,115 @@ def _tested(tables: Tables, claim: Claim, found: Evidence, measure: Measure, sig
         return _crossing(tables, claim, found, measure, sign)
     if claim.test == VARIANCE_RATIO:
         return _spread(tables, claim, found, measure)
-    gains = _gains(tables, claim, measure, found.pairs, sign)
-    estimate, gaps = gains.estimate, gains.by_seed
+    left, right = _sides(tables, claim, measure, found.pairs)
+    own = _estimate((left, right), (sign, -sign))
     margin = claim.smallest_effect or 0.0
-    if claim.test == EQUIVALENCE:
-        return replace(found, estimate=estimate, decided=equivalence(estimate, margin))
-    bound = -margin if claim.test == NON_INFERIORITY else 0.0
-    flipped = sign_flip_p([gap - bound for gap in gaps])
-    return replace(found, estimate=estimate, decided=superiority(estimate, bound), p_flip=flipped)
+    decided = (
+        equivalence(own, margin)
+        if claim.test == EQUIVALENCE
+        else superiority(own, -margin if claim.test == NON_INFERIORITY else 0.0)
+    )
+    return replace(
+        found,
+        estimate=own,
+        decided=decided,
+        correlation=correlation(left, right),
+        is_paired=is_paired(left, right),
+    )
 
 
-@dataclass(frozen=True)
-class Gains:
-    """Differences above 0 if `left` is better: by seed, and by seed and item (S, I) where items are known."""
-
-    by_seed: pd.Series
-    items: Array | None
-
-    @property
-    def estimate(self) -> Estimate:
-        """Estimate their mean, over new seeds and new items where items are known."""
-        return seeds_alone(self.by_seed) if self.items is None else crossed(self.items)
+def _sides(tables: Tables, claim: Claim, measure: Measure, pairs: Sequence[Pair]) -> tuple[Sample, Sample]:
+    """Return the scores of both sides, averaged over their cells within each seed."""
+    left, right = zip(*pairs, strict=True)
+    return (
+        sample(tables, measure, left, claim.left.seeds),
+        sample(tables, measure, right, claim.right.seeds),
+    )
 
 
-def _gains(tables: Tables, claim: Claim, measure: Measure, pairs: Sequence[Pair], sign: int) -> Gains:
-    """Return the differences on a measure, averaged over the pairs of cells.
+def _estimate(samples: Sequence[Sample], weights: Sequence[float]) -> Estimate:
+    """Return the estimate of a weighted sum.
 
     Raises:
-        LackingError: fewer than two seeds are shared.
+        LackingError: there are too few seeds.
     """
-    gaps = pool_series([_gaps(tables, claim, measure, pair, sign) for pair in pairs])
-    if len(gaps) < 2:
-        raise LackingError(
-            f"{len(gaps)} seed{'s' if len(gaps) != 1 else ''} in common: a test takes two or more"
-        )
-    matrices = []
-    for left, right in pairs:
-        sides = (
-            _renumbered(outcomes(tables, measure, cell), side.seeds)
-            for cell, side in ((left, claim.left), (right, claim.right))
-        )
-        found = matrix(*sides)
-        if found is None or found[0] != tuple(gaps.index):
-            return Gains(gaps, None)
-        matrices.append(sign * found[1])
-    if len({values.shape for values in matrices}) != 1:
-        return Gains(gaps, None)
-    return Gains(gaps, np.mean(matrices, axis=0))
-
-
-def _gaps(tables: Tables, claim: Claim, measure: Measure, pair: Pair, sign: int) -> pd.Series:
-    sides = zip(pair, (claim.left, claim.right), strict=True)
-    left, right = (_values(tables, measure, *side) for side in sides)
-    return sign * (left - right).dropna()
-
-
-def _values(tables: Tables, measure: Measure, cell: Cell, side: Side) -> pd.Series:
-    own = dict(tables.seed_values(measure, cell))
-    return pd.Series(_renumbered(own, side.seeds), dtype="float64")
-
-
-def _renumbered(by_seed: Mapping[int, T], seeds: Sequence[int] | None) -> dict[int, T]:
-    """Return values by seed, or by position among `seeds` if these are given."""
-    if seeds is None:
-        return dict(sorted(by_seed.items()))
-    return {i: by_seed[seed] for i, seed in enumerate(seeds) if seed in by_seed}
+    found = estimate(samples, weights)
+    if found is None:
+        n = min(len(own.seeds) for own in samples)
+        raise LackingError(f"{n} seed{'s' if n != 1 else ''}: a test takes {MIN_SEEDS} or more of each side")
+    return found
 
 
 def _spread(tables: Tables, claim: Claim, found: Evidence, measure: Measure) -> Evidence:
-    sides = [
-        pool_series([_values(tables, measure, pair[i], side) for pair in found.pairs])
-        for i, side in enumerate((claim.left, claim.right))
+    """Compare the spread over fine-tunings of one checkpoint, right over left, on a logarithmic scale.
+
+    The logarithm of the variance over fits is one value for each seed, and these values are compared over
+    seeds (Bartlett and Kendall 1946), so a heavy tail of scores widens the interval.
+    """
+    sides = (claim.left, claim.right)
+    spreads = [
+        _log_variances(tables, measure, [pair[i] for pair in found.pairs], side)
+        for i, side in enumerate(sides)
     ]
-    both = pd.concat(sides, axis=1, join="inner").sort_index()
-    ratio = variance_ratio(*both.to_numpy().T)
-    if ratio is None:
-        raise LackingError(
-            f"{len(both)} seeds in common, or no spread: a ratio takes three seeds with a spread"
-        )
-    is_less = ratio.ratio > 1  # the right side spreads more
+    own = _estimate(spreads, (-1.0, 1.0))
+    return replace(found, estimate=own, decided=superiority(own), is_paired=is_paired(*spreads))
+
+
+def _log_variances(tables: Tables, measure: Measure, cells: Sequence[Cell], side: Side) -> Sample:
+    """Return the logarithm of the variance over fits by seed, averaged over cells, without its known bias."""
+    own = sample(tables, measure, cells, side.seeds)
+    logs = np.zeros(len(own.seeds))
+    for cell in cells:
+        ids = {seed: run_id for run_id, seed in tables.ids_of(cell)}
+        for i, seed in enumerate(own.seeds):
+            outcomes = fits(tables.arrays(ids[seed], measure.task), measure)
+            n = 1 if outcomes is None else len(outcomes)
+            if outcomes is None or n < MIN_FITS:
+                raise LackingError(
+                    f"needs {MIN_FITS} fits of each checkpoint; {cell_label(cell, ' ')} has {n}"
+                )
+            variance = float(outcomes.mean(axis=1).var(ddof=1))
+            if not variance:
+                raise LackingError(f"all fits of {cell_label(cell, ' ')} with seed {seed} have one score")
+            half = (n - 1) / 2
+            logs[i] += (math.log(variance) - float(scipy.special.digamma(half)) + math.log(half)) / len(cells)
+    return Sample(own.seeds, logs, None, own.origins)
+
+
+def _levels_of(tables: Tables, claim: Claim) -> tuple[Cell, ...]:
+    """Return the cell of each level of a slope.
+
+    Raises:
+        LackingError: a level has no cell, or several.
+    """
+    found = []
+    for level in claim.levels:
+        condition, own = _condition(tables, level), level.within(claim.cells)
+        cells = [cell for cell in tables.cells if cell.condition == condition and _is_at(cell, own)]
+        if not cells:
+            raise LackingError(_no_cell(tables, condition, own))
+        if len(cells) > 1:
+            raise LackingError(f"level {level.at:g} has {len(cells)} cells; give its model and budget")
+        found.append(cells[0])
+    return tuple(found)
+
+
+def _slope(tables: Tables, claim: Claim, found: Evidence, measure: Measure, sign: int) -> Evidence:
+    """Estimate the least-squares slope of the score over the axis; levels that share a trunk pair by seed."""
+    samples = [
+        sample(tables, measure, [cell], level.seeds)
+        for cell, level in zip(found.levels, claim.levels, strict=True)
+    ]
+    xs = np.array([level.at for level in claim.levels], dtype=np.float64)
+    xs = np.log2(xs) if claim.axis == "log2" else xs
+    centred = xs - xs.mean()
+    own = _estimate(samples, (sign * centred / (centred**2).sum()).tolist())
     return replace(
-        found, ratio=ratio, decided=Decided(ratio.p if is_less else 1.0, 1.0 if is_less else ratio.p)
+        found,
+        estimate=own,
+        decided=superiority(own),
+        correlation=correlation(samples[0], samples[-1]),
+        is_paired=all(is_paired(samples[0], other) for other in samples[1:]),
     )
 
 
@@ -381,15 +418,23 @@ def _crossing(tables: Tables, claim: Claim, found: Evidence, measure: Measure, s
     The crossover lies within the range if `left` leads at its lower end and trails at its upper end; both
     one-sided tests have to reject (intersection-union test, Berger 1982), so p is the larger of the two.
     """
-    points = _points(tables, claim, measure, found.pairs)
-    gains = {x: _gains(tables, claim, *points[x], sign) for x in sorted(points)}
-    crossing = crossover(pd.DataFrame({x: own.by_seed for x, own in gains.items()}))
-    if crossing is None:
-        raise LackingError(f"no two points of {claim.axis} with two seeds in common")
-    low, high = (_interpolated(gains, x).estimate for x in claim.between or (0.0, 0.0))
+    points = {
+        x: _sides(tables, claim, *place) for x, place in _points(tables, claim, measure, found.pairs).items()
+    }
+    crossed = crossing(points, sign)
+    if crossed is None:
+        raise LackingError(f"no two points of {claim.axis} with scores of both sides")
+    low, high = (_interpolated(points, x, sign) for x in claim.between or (0.0, 0.0))
     inside = max(low.p_above(0.0), high.p_below(0.0))
     outside = min(1.0, 2 * min(low.p_below(0.0), high.p_above(0.0)))
-    return replace(found, crossing=crossing, decided=Decided(inside, outside))
+    most = points[max(points)]
+    return replace(
+        found,
+        crossing=crossed,
+        decided=Decided(inside, outside),
+        correlation=correlation(*most),
+        is_paired=is_paired(*most),
+    )
 
 
 def _points(
@@ -405,23 +450,19 @@ def _points(
     return found
 
 
-def _interpolated(gains: Mapping[int, Gains], at: float) -> Gains:
-    """Return the gains at a point, linear in the logarithm of the axis between the measured points.
+def _interpolated(points: Mapping[int, tuple[Sample, Sample]], at: float, sign: int) -> Estimate:
+    """Return the gain at a point, linear in the logarithm of the axis between the measured points.
 
     A point outside of what was measured stands for the nearest measured one.
     """
-    xs = sorted(gains)
+    xs = sorted(points)
     at = min(max(at, xs[0]), xs[-1])
     right = next(i for i, x in enumerate(xs) if x >= at)
-    one, other = gains[xs[max(right - 1, 0)]], gains[xs[right]]
-    width = math.log(xs[right] / xs[max(right - 1, 0)])
-    share = math.log(at / xs[right - 1]) / width if width else 1.0
-    by_seed = ((1 - share) * one.by_seed + share * other.by_seed).dropna()
-    if len(by_seed) < 2:
-        raise LackingError(f"{len(by_seed)} seeds in common at the ends of the range: a test takes two")
-    if one.items is None or other.items is None or one.items.shape != other.items.shape:
-        return Gains(by_seed, None)
-    return Gains(by_seed, (1 - share) * one.items + share * other.items)
+    if xs[right] == at:
+        return _estimate(points[xs[right]], (sign, -sign))
+    share = math.log(at / xs[right - 1]) / math.log(xs[right] / xs[right - 1])
+    weights = [sign * (1 - share), -sign * (1 - share), sign * share, -sign * share]
+    return _estimate((*points[xs[right - 1]], *points[xs[right]]), weights)
 
 
 def _tokens(tables: Tables, pair: Pair) -> int:

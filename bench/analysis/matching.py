@@ -1,8 +1,9 @@
 """Two studies' tables -> the cells that both have, the differences between them, the cells of only one.
 
-Pure functions. Cells are matched by strategy, variant, model, data budget and measure. If both have two or
-more seeds in common, differences are paired by seed; otherwise Welch's t test (1947) compares samples of
-unequal variance.
+Pure functions. Cells are matched by strategy, variant, model, data budget and measure. One cell of two
+studies is one design, so that equal seeds pair: if both have three or more seeds in common, differences are
+taken by seed; otherwise Welch's t test (1947) compares samples of unequal variance. The error is that of
+seeds alone, since two studies may have other items.
 """
 
 from collections import Counter
@@ -16,10 +17,11 @@ import scipy
 
 from bench.analysis.format import flatten
 from bench.analysis.frames import Cell, Measure, Tables
-from bench.analysis.stats import LEVEL, Interval, holm, interval, paired
+from bench.analysis.inference import Estimate, superiority
+from bench.analysis.stats import LEVEL, MIN_SEEDS, Interval, holm, interval
 from bench.records import settings_agree
 
-Test = Literal["paired", "Welch", "one seed"]
+Test = Literal["paired", "Welch", "too few seeds"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Matched:
     right: Interval
     difference: Interval
     test: Test
-    p: float | None  # None where there is nothing to test: one seed, or no spread at all
+    p: float | None  # None where there is nothing to test: too few seeds, or no spread at all
     p_holm: float | None = None  # corrected over all rows that were matched together
     is_equal: bool = False  # the same seeds with the same values
 
@@ -142,16 +144,18 @@ def _match(measure: Measure, cell: Cell, left: pd.Series, right: pd.Series) -> M
     own, other = interval(left), interval(right)
     assert own is not None
     assert other is not None
-    gap = paired((right - left).dropna())
+    gaps = (right - left).dropna().to_numpy()
     test: Test = "paired"
     p: float | None
-    if gap is not None and gap.interval.n > 1:
-        difference, p = gap.interval, gap.p_t
-    elif min(own.n, other.n) > 1:
+    if len(gaps) >= MIN_SEEDS:
+        found = Estimate(float(gaps.mean()), float(gaps.std(ddof=1)), 0.0, len(gaps) - 1, len(gaps))
+        difference, p = Interval(found.mean, *found.bounds(), found.n_seeds), superiority(found).p
+    elif min(own.n, other.n) >= MIN_SEEDS:
         test, (difference, p) = "Welch", welch(left, right)
     else:
-        test, p = "one seed", None
-        difference = Interval(other.mean - own.mean, None, None, 1) if gap is None else gap.interval
+        test, p = "too few seeds", None
+        gap = float(gaps.mean()) if len(gaps) else other.mean - own.mean
+        difference = Interval(gap, None, None, len(gaps) or min(own.n, other.n))
     return Matched(measure, cell, own, other, difference, test, p, is_equal=left.equals(right))
 
 

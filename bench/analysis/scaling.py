@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.analysis.stats import Floats, Interval, interval, t_bound
+from bench.analysis.stats import MIN_SEEDS, Floats, Interval, interval, t_bound
 
 N_STEPS = 300
 _TOLERANCE = 1e-8  # relative gain of a step below which a fit has converged
@@ -108,7 +108,7 @@ class Observations:
 class Fit:
     """A fit of the means over seeds, and refits to resampled seeds.
 
-    `free` names the fitted parameters; the others have no term. `refits` is empty for one seed.
+    `free` names the fitted parameters; the others have no term. `refits` is empty for too few seeds.
     """
 
     seen: Observations
@@ -129,6 +129,14 @@ class Fit:
         index = {"E": _E, "alpha": _ALPHA, "beta": _BETA, "R*": _R}[name]
         low, high = _bounds(self.seen.values.mean(axis=0))[index]
         return bool(min(self.best[index] - low, high - self.best[index]) < 1e-3 * (high - low))
+
+    def is_identified(self, name: str) -> bool:
+        """Return whether a parameter's bounds are above 0, less than `MOST_RATIO` apart, and not its "
+        "limits."""
+        found = self.exponent(name)
+        if found is None or self.is_at_bound(name) or found.low is None or found.high is None:
+            return False
+        return found.low > 0 and found.high < MOST_RATIO * found.low
 
     def curve(self, parameters: float, tokens: Floats, epochs: Floats | float = 1.0) -> tuple[Floats, Floats]:
         """Return the values at T token counts: (T,) of the fit, (R, T) of the refits."""
@@ -307,16 +315,16 @@ def _bounds(means: Floats) -> list[tuple[float, float]]:
 
 
 def _resampled(values: Floats) -> Floats:
-    """Return means (R, C) over resampled seeds, the same in all cells; none for one seed."""
+    """Return means (R, C) over resampled seeds, the same in all cells; none for too few seeds."""
     n = len(values)
-    if n < 2:
+    if n < MIN_SEEDS:
         return np.empty((0, values.shape[1]))
     draws = np.random.default_rng(0).integers(0, n, (N_REFITS, n))
     return np.asarray(values[np.sort(draws, axis=1)].mean(axis=1))
 
 
 def banded(best: float, draws: Floats, n_seeds: int) -> Interval:
-    """Return a number of the fit with the t interval from its refits (R,); no bounds for one seed."""
+    """Return a number of the fit with the t interval from its refits (R,); no bounds without refits."""
     if not len(draws):
         return Interval(float(best), None, None, n_seeds)
     half = float(half_width(draws, n_seeds))
@@ -338,6 +346,7 @@ def exponential(of_log: Interval) -> Interval:
     return Interval(float(np.exp(of_log.mean)), low, high, of_log.n)
 
 
+MOST_RATIO = 10  # of the bounds of a number that counts as identified
 MAX_EXTRAPOLATION = 4  # times the largest N or D that was measured
 
 
@@ -349,13 +358,25 @@ class HeldOut:
     tokens: float
     predicted: Interval
     measured: Interval
+    before: float  # the mean at the nearest smaller budget
 
     @property
     def is_inside(self) -> bool | None:
-        """Return whether the measured mean lies in the predicted band; None for one seed."""
+        """Return whether the measured mean lies in the predicted band; None without a band."""
+        return self._holds(self.measured.mean)
+
+    @property
+    def is_too_wide(self) -> bool:
+        """Return whether the band also holds the mean at the nearest smaller budget.
+
+        Then the check would pass, too, if more training changed nothing, so it identifies no law.
+        """
+        return self._holds(self.before) is True
+
+    def _holds(self, value: float) -> bool | None:
         if self.predicted.low is None or self.predicted.high is None:
             return None
-        return self.predicted.low <= self.measured.mean <= self.predicted.high
+        return self.predicted.low <= value <= self.predicted.high
 
 
 def predict(fitted: Fit, parameters: float, tokens: float, epochs: float = 1.0) -> Interval | str:
@@ -387,4 +408,8 @@ def held_out(seen: Observations) -> HeldOut | str:
         return predicted
     measured = interval(seen.values[:, last].tolist())
     assert measured is not None
-    return HeldOut(*place, predicted, measured)
+    nearest = max(
+        np.flatnonzero(others),
+        key=lambda i: (seen.parameters[i] == place[0], seen.tokens[i] < place[1], seen.tokens[i]),
+    )
+    return HeldOut(*place, predicted, measured, float(seen.values[:, nearest].mean()))

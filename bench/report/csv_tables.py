@@ -6,11 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis.compare import is_compared, pooled, summaries
+from bench.analysis.compare import headline_rows, is_compared, summaries
 from bench.analysis.decision import all_decisions
+from bench.analysis.error_model import Difference
 from bench.analysis.format import cell_label
 from bench.analysis.frames import Cell, Measure, Tables
-from bench.analysis.stats import Interval, Paired
+from bench.analysis.stats import Interval
 from bench.report.tables.claims import claim_frame
 
 # Spreadsheets skip blanks and invisible signs before a formula; some read full-width signs as well.
@@ -52,14 +53,13 @@ def _escaped(value: Any) -> Any:
 
 
 def headline(tables: Tables) -> pd.DataFrame:
-    """Return a row per condition and headline metric over the whole grid: mean, difference, verdict."""
+    """Return a row per condition and headline metric at the headline's place: mean, difference, verdict."""
     rows = []
-    for row in pooled(tables, tables.headlines):
-        names = {"strategy": row.condition.strategy, "variant": row.condition.variant} | row.measure._asdict()
+    for row in headline_rows(tables, tables.headlines):
+        names = _place(row.measure, row.cell)
         reference = {"chance": _single(tables.measures[row.measure].chance)}
-        counts = {"n_cells": row.n_cells, "n_missing": row.n_missing, "n_lost": row.n_lost}
-        gap = _gap(row.to_scratch)
-        rows.append(names | reference | _spread(row.interval) | gap | counts | {"verdict": row.verdict})
+        last = {"n_lost": row.n_lost, "verdict": row.verdict}
+        rows.append(names | reference | _spread(row.interval) | _gap(row.to_scratch) | last)
     return pd.DataFrame(rows)
 
 
@@ -75,7 +75,7 @@ def cells(tables: Tables) -> pd.DataFrame:
 
 
 def differences(tables: Tables) -> pd.DataFrame:
-    """Return a row per pretrained cell and measure with the seed-paired difference to scratch."""
+    """Return a row per pretrained cell and measure with the difference to scratch."""
     rows = (row for measure in tables.measures for row in summaries(tables, measure))
     compared = [row for row in rows if is_compared(row.cell.condition)]
     return pd.DataFrame([_place(row.measure, row.cell) | _gap(row.to_scratch) for row in compared])
@@ -112,12 +112,12 @@ def _spread(interval: Interval | None) -> dict[str, Any]:
     return {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}
 
 
-def _gap(gap: Paired | None) -> dict[str, Any]:
+def _gap(gap: Difference | None) -> dict[str, Any]:
     spread = _spread(gap.interval if gap else None)
     named = {f"difference_{name}": value for name, value in spread.items()}
     return named | {
-        "difference_p_t": gap.p_t if gap else None,
-        "difference_p_sign_flip": gap.p if gap else None,
+        "difference_p": gap.p if gap and gap.is_tested else None,
+        "difference_paired": gap.is_paired if gap else None,
     }
 
 

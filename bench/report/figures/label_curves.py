@@ -41,11 +41,10 @@ class LabelCurves(LineFigure):
         if not found:
             return self.nothing
         return (
-            "Each task's metric against the number of labelled items: mean over all models and data budgets "
-            "within each seed, then over seeds, with 95 % t intervals. Points are shifted sideways to avoid "
-            "overlap; a line has a gap if the strategy lacks a cell. Below: the number of labels at which "
-            "pretraining stops helping, with its bootstrap range over seeds; < and > mark bounds outside the "
-            "measured range. "
+            "Each task's metric against the number of labelled items: mean over seeds at the headline's "
+            "model and data budget, with 95 % t intervals. Points are shifted sideways to avoid overlap. "
+            "Below: the number of labels at which pretraining stops helping, with the measured label counts "
+            "between which the order is not clear; < and > mark bounds outside the measured range. "
             f"{'. '.join(_finding(tables, series) for series in found)}."
         )
 

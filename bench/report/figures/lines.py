@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from typing_extensions import override
 
-from bench.analysis.compare import grid, level
+from bench.analysis.compare import grid
+from bench.analysis.error_model import mean_of
 from bench.analysis.format import number, series_label
 from bench.analysis.frames import BASELINE, Condition, MeasureSeries, Tables
-from bench.analysis.stats import Interval, interval
+from bench.analysis.stats import Interval
 from bench.errors import ConfigError
 from bench.report.figures.base import Figure
 from bench.report.figures.style import GREY, blank, draw_lines, is_near, legend, looks, wrapped
@@ -25,7 +26,7 @@ class LineFigure(Figure):
     nothing: ClassVar[str]
     xlabel: ClassVar[str]
     ylabel: ClassVar[str] = ""  # if the titles do not state it
-    by_model: ClassVar[bool]  # False: means over all models, as in the headline
+    by_model: ClassVar[bool]  # False: at the headline's model and data budget
 
     @dataclass(frozen=True)
     class Options:
@@ -63,7 +64,7 @@ class LineFigure(Figure):
         return bool(self.series(tables))
 
     def models(self, tables: Tables) -> Sequence[str | None]:
-        """Return the models that have their own panels; None: all models together."""
+        """Return the models that have their own panels; None: the headline's model."""
         return tables.models if self.by_model else [None]
 
     @override
@@ -105,9 +106,9 @@ class LineFigure(Figure):
 def spreads(
     tables: Tables, series: MeasureSeries, condition: Condition, model: str | None = None
 ) -> list[Interval | None]:
-    """Return a strategy's mean at each number over its cells, of one model or of all."""
-    cells = [cell for cell in grid(tables, condition) if model in (None, cell.model)]
-    return [interval(level(tables, measure, cells)) for measure in series.measures]
+    """Return a strategy's mean at each number, with a model or at the headline's place."""
+    cells = [cell if model is None else cell._replace(model=model) for cell in grid(tables, condition)]
+    return [mean_of(tables, measure, cells) for measure in series.measures]
 
 
 def measured(tables: Tables, series: MeasureSeries, model: str | None) -> MeasureSeries:

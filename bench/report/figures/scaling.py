@@ -11,10 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from typing_extensions import override
 
-from bench.analysis.frames import Condition, Tables
+from bench.analysis.error_model import mean_of
+from bench.analysis.frames import Cell, Condition, Tables
 from bench.analysis.scaling import Fit, HeldOut, half_width, held_out
 from bench.analysis.scaling_data import Quantity, measured_cells, run_of
-from bench.analysis.stats import interval
+from bench.analysis.stats import Interval, interval
 from bench.errors import ConfigError
 from bench.report.figures.base import Figure
 from bench.report.figures.style import GREY, LONG_TITLE, Look, blank, draw_bars, looks, place_legend, wrapped
@@ -122,7 +123,7 @@ def _line(axes: Axes, tables: Tables, row: Row, model: str, look: Look) -> None:
         return
     runs = [run_of(tables, cell) for cell in cells]
     tokens = [float(run["forward_tokens"]) for run in runs]
-    spreads = [interval(quantity.values.loc[tables.position[cell]].dropna()) for cell in cells]
+    spreads = [_spread(tables, quantity, cell) for cell in cells]
     means = [math.nan if spread is None else spread.mean for spread in spreads]
     dash = _DASHES[tables.models.index(model) % len(_DASHES)]
     joined: dict[str, Any] = {"linestyle": dash if isinstance(result, str) else "none", "linewidth": 0.8}
@@ -136,6 +137,17 @@ def _line(axes: Axes, tables: Tables, row: Row, model: str, look: Look) -> None:
             factor = np.exp(half_width(np.log(draws), len(result.seen.values)))
             band = best / factor, best * factor
             axes.fill_between(places, *band, color=look.colour, alpha=0.18, linewidth=0)
+
+
+def _spread(tables: Tables, quantity: Quantity, cell: Cell) -> Interval | None:
+    """Return the mean of a cell with its interval; a share is drawn as its distance to 1."""
+    if quantity.measure is None:
+        return interval(quantity.values.loc[tables.position[cell]].dropna())
+    found = mean_of(tables, quantity.measure, [cell])
+    if found is None or tables.measures[quantity.measure].sign < 0:
+        return found
+    low, high = (None if bound is None else 1 - bound for bound in (found.high, found.low))
+    return Interval(1 - found.mean, low, high, found.n)
 
 
 def _hollow(axes: Axes, held: HeldOut, look: Look) -> None:

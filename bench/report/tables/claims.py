@@ -1,5 +1,6 @@
 """Verdicts on claims -> the table that a report opens with, and its CSV."""
 
+import math
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis.claims import CROSSOVER, EQUIVALENCE, VARIANCE_RATIO, Claims, flip_note, read_claims
+from bench.analysis.claims import CROSSOVER, EQUIVALENCE, SLOPE, VARIANCE_RATIO, Claims, read_claims
 from bench.analysis.format import (
     EMPTY,
     Entry,
@@ -27,12 +28,11 @@ from bench.analysis.inference import (
     Crossover,
     Estimate,
     detectable,
-    detectable_ratio,
     seeds_needed,
     t_reach,
     tost_reach,
 )
-from bench.analysis.judging import Judged, judge
+from bench.analysis.judging import Judged, judge, smallest_effect
 from bench.analysis.stats import LEVEL
 
 _MARKS = {
@@ -56,7 +56,8 @@ def claims(tables: Tables, study: Path) -> View | None:
     asked, judged = _judged(tables, study)
     if asked is None:
         return None
-    rows = [_row(tables, one) for one in judged]
+    is_split = any(one.claim.primary for one in judged)
+    rows = [_row(tables, one, is_split=is_split) for one in judged]
     header = [
         "claim",
         "verdict",
@@ -67,9 +68,9 @@ def claims(tables: Tables, study: Path) -> View | None:
         "left − right",
         "task: metric",
     ]
-    header += ["p (flip)", "power", "test", "source"]
+    header += ["correlation", "power", "test", "family", "reason for the smallest effect", "source"]
     note = f"{_counts(judged)} {_note(asked, judged)}"
-    return View("claims", "Claims and their verdicts", note, header, "llrrrlllrlll", rows)
+    return View("claims", "Claims and their verdicts", note, header, "llrrrlllrlllll", rows)
 
 
 @lru_cache(maxsize=1)  # for the page and for its CSV
@@ -78,7 +79,7 @@ def _judged(tables: Tables, study: Path) -> tuple[Claims | None, list[Judged]]:
     return asked, judge(tables, asked) if asked else []
 
 
-def _row(tables: Tables, one: Judged) -> list[Entry]:
+def _row(tables: Tables, one: Judged, *, is_split: bool) -> list[Entry]:
     evidence, measure = one.evidence, one.evidence.measure
     return [
         one.claim.statement,
@@ -89,17 +90,23 @@ def _row(tables: Tables, one: Judged) -> list[Entry]:
         _n(one),
         _contrast(tables, one),
         [measure_link(tables, measure)] if measure else f"{one.claim.task}: {one.claim.metric}",
-        EMPTY if evidence.p_flip is None else p_value(evidence.p_flip),
+        EMPTY if evidence.correlation is None else number(evidence.correlation, signed=True),
         _detail(one),
         one.claim.test.replace("_", " "),
+        "primary" if one.claim.primary else "secondary" if is_split else EMPTY,
+        one.claim.reason or EMPTY,
         one.claim.source,
     ]
 
 
 def _contrast(tables: Tables, one: Judged) -> Entry:
     """Return the cells of both sides, each as a link to its runs."""
+    if one.evidence.levels:
+        found = [_cells(tables, [cell]) for cell in one.evidence.levels]
+        return [link for i, own in enumerate(found) for link in ([Link("→")] if i else []) + own]
     if not one.evidence.pairs:
-        return f"{one.claim.left.strategy} − {one.claim.right.strategy}"
+        levels = " → ".join(str(level.strategy) for level in one.claim.levels)
+        return levels or f"{one.claim.left.strategy} − {one.claim.right.strategy}"
     sides = zip(*one.evidence.pairs, strict=True)
     left, right = (_cells(tables, dict.fromkeys(cells)) for cells in sides)
     return [*left, Link("−"), *right]
@@ -117,14 +124,20 @@ def _cells(tables: Tables, cells: Iterable[Cell]) -> list[Link]:
 def _effect(one: Judged) -> str:
     evidence = one.evidence
     if evidence.estimate is not None:
-        low, high = (number(bound, signed=True) for bound in evidence.estimate.bounds(one.level))
-        return f"{number(evidence.estimate.mean, signed=True)} [{low}, {high}]"
-    if evidence.ratio is not None:
-        ratio = evidence.ratio
-        return f"variance × {number(ratio.ratio)} [{number(ratio.low)}, {number(ratio.high)}]"
+        is_ratio = one.claim.test == VARIANCE_RATIO
+        mean, low, high = (number(value, signed=not is_ratio) for value in _numbers(one, evidence.estimate))
+        return f"{'variance × ' if is_ratio else ''}{mean} [{low}, {high}]"
     if evidence.crossing is not None:
         return _crossing(evidence.crossing, str(one.claim.axis))
     return EMPTY
+
+
+def _numbers(one: Judged, estimate: Estimate) -> tuple[float, float, float]:
+    """Return the effect with the bounds that decided; a ratio of variances is estimated by its logarithm."""
+    low, high = estimate.bounds(one.level)
+    if one.claim.test == VARIANCE_RATIO:
+        return math.exp(estimate.mean), math.exp(low), math.exp(high)
+    return estimate.mean, low, high
 
 
 def _crossing(point: Crossover, axis: str) -> str:
@@ -143,16 +156,21 @@ def _threshold(one: Judged) -> str:
         return f"{low:,.0f} to {high:,.0f}"
     effect = one.claim.smallest_effect
     sign = {EQUIVALENCE: "±", VARIANCE_RATIO: "× "}.get(one.claim.test, "")
-    return EMPTY if effect is None else f"{sign}{number(effect)}"
+    unit = (
+        {"linear": " per unit", "log2": " per doubling"}[str(one.claim.axis)]
+        if one.claim.test == SLOPE
+        else ""
+    )
+    return EMPTY if effect is None else f"{sign}{number(effect)}{unit}"
 
 
 def _n(one: Judged) -> str:
     evidence = one.evidence
     if evidence.estimate is not None:
         items = evidence.estimate.n_items
-        return f"{evidence.estimate.n_seeds} seeds" + (f" × {items:,} items" if items else "")
-    known = evidence.ratio or evidence.crossing
-    return EMPTY if known is None else f"{known.n} seeds"
+        kind = "paired seeds" if evidence.is_paired else "seeds each"
+        return f"{evidence.estimate.n_seeds} {kind}" + (f" × {items:,} items" if items else "")
+    return EMPTY if evidence.crossing is None else f"{evidence.crossing.n} seeds"
 
 
 def _detail(one: Judged) -> str:
@@ -161,45 +179,46 @@ def _detail(one: Judged) -> str:
         return one.evidence.why_not
     if one.verdict != "undecided":
         return EMPTY
-    alpha, effect = 1 - one.level, one.claim.smallest_effect or 0.0
-    if one.evidence.estimate is not None:
-        return _power(one.evidence.estimate, effect, alpha, is_equal=one.claim.test == EQUIVALENCE)
-    if one.evidence.ratio is not None:
-        least = detectable_ratio(one.evidence.ratio.n, alpha)
-        return f"{one.evidence.ratio.n} seeds detect a variance ratio of {number(least)} or more"
-    return "the interval of the crossover reaches beyond the claimed range"
-
-
-def _power(estimate: Estimate, effect: float, alpha: float, *, is_equal: bool) -> str:
-    if is_equal:
+    estimate, alpha, effect = one.evidence.estimate, 1 - one.level, smallest_effect(one.claim)
+    if estimate is None:
+        return "the order at one end of the claimed range is not clear"
+    if one.claim.test == EQUIVALENCE:
         seen, reach = tost_reach(alpha, estimate.df) * estimate.se, tost_reach
-        text = f"equivalence within ±{number(seen)} can be shown"
+        text = "equivalence within ±{} can be shown"
     else:
         seen, reach = detectable(estimate, alpha), t_reach
-        text = f"a difference of {number(seen)} or more can be detected"
+        what = {VARIANCE_RATIO: "variance ratio", SLOPE: "slope"}.get(one.claim.test, "difference")
+        text = f"a {what} of {{}} or more can be detected"
+    is_ratio = one.claim.test == VARIANCE_RATIO
+    text = text.format(number(math.exp(seen) if is_ratio else seen))
     if seen <= effect:
         return text
     n = seeds_needed(estimate, effect, alpha, reach)
     needed = "more items, since no number of seeds is enough" if n is None else f"{n} seeds"
-    return f"{text}; an effect of {number(effect)} needs {needed}"
+    return f"{text}; an effect of {number(one.claim.smallest_effect or 0.0)} needs {needed}"
 
 
 def _note(asked: Claims, judged: list[Judged]) -> str:
-    n = len(judged)
-    seeds = [one.evidence.estimate.n_seeds for one in judged if one.evidence.estimate is not None]
-    flips = f" {flip_note(n, max(seeds))}" if seeds else ""
+    n, n_primary = len(judged), sum(one.claim.primary for one in judged)
+    levels = {one.claim.primary: f"{100 * one.level:.2f} %" for one in judged}
+    at = f"at {levels.get(True) or levels[False]}"
+    if 0 < n_primary < n:
+        counts = f"{levels[False]} ({n - n_primary} secondary claims)"
+        at = f"at {levels[True]} ({n_primary} primary claims) or {counts}"
+    changes = "".join(f" Amended on {day}: {text.rstrip('.')}." for day, text in asked.amendments.items())
     return (
-        f"The claims were written on {asked.written}, before the runs. Effect: the difference paired by "
-        "seed, in the unit of the metric, positive where the left condition is better. Brackets: its t "
-        f"interval at {100 * judged[0].level:.2f} %, so that the intervals of all {n} claims hold "
-        f"together with {100 * LEVEL:.0f} % (Bonferroni; claims that were not run count, too). It covers "
-        "new seeds, and new items where the outcomes of single items are recorded. The verdict is the "
-        "place of the interval against 0 and the smallest effect of interest, as docs/claims.md defines "
-        "it. A variance ratio is tested by Brown and Forsythe, a crossover by one-sided t tests at both "
-        "ends of the claimed range; their brackets are 95 % bootstrap intervals over seeds. p "
-        "(adjusted): the p value of the test times the number of claims. Power: what the test detects "
-        f"with {100 * POWER:.0f} % power, if the variance found here is the true one. p (flip): exact "
-        f"sign-flip test over seeds, uncorrected.{flips}"
+        f"The claims were written on {asked.written}, before the runs.{changes} Effect: the difference in "
+        "the unit of the metric, positive where the left condition is better; for a slope, the change along "
+        f"its axis. Brackets: its t interval {at}, so that the intervals of all {n} claims hold together "
+        f"with {100 * LEVEL:.0f} % (Bonferroni; claims that were not run count, too). It covers new seeds, "
+        "and new items where the outcomes of single items are recorded. Seeds are paired only where the runs "
+        "share a trunk or a checkpoint; correlation: that of both sides over equal seeds, shown and not "
+        "used. The verdict is the place of the interval against 0 and the smallest effect of interest, as "
+        "docs/claims.md defines it. A variance ratio is that of fine-tunings of one checkpoint, compared "
+        "over seeds by its logarithm. A crossover is tested by one-sided tests at both ends of the claimed "
+        "range; its brackets are the measured points between which the order is not clear at 95 %. p "
+        "(adjusted): the p value of the test, corrected as its interval is. Power: what the test detects "
+        f"with {100 * POWER:.0f} % power, if the variance found here is the true one."
     )
 
 
@@ -216,19 +235,17 @@ def claim_frame(tables: Tables, study: Path) -> pd.DataFrame:
 
 
 def _record(tables: Tables, one: Judged) -> dict[str, Any]:
-    estimate, ratio, crossing = one.evidence.estimate, one.evidence.ratio, one.evidence.crossing
+    estimate, crossing = one.evidence.estimate, one.evidence.crossing
     spread: tuple[float | None, float | None, float | None, int | None] = (None, None, None, None)
     if estimate is not None:
-        spread = (estimate.mean, *estimate.bounds(one.level), estimate.n_seeds)
-    elif ratio is not None:
-        spread = (ratio.ratio, ratio.low, ratio.high, ratio.n)
+        spread = (*_numbers(one, estimate), estimate.n_seeds)
     elif crossing is not None:
         spread = (crossing.at, crossing.low, crossing.high, crossing.n)
     measure, decided = one.evidence.measure, one.evidence.decided
-    cells = dict.fromkeys(cell for pair in one.evidence.pairs for cell in pair)
     return {
         "claim": one.name,
         "test": one.claim.test,
+        "primary": one.claim.primary,
         "left": one.claim.left.strategy,
         "right": one.claim.right.strategy,
         "task": one.claim.task,
@@ -240,8 +257,9 @@ def _record(tables: Tables, one: Judged) -> dict[str, Any]:
         "p": decided.p if decided else None,
         "p_adjusted": one.p_adjusted,
         "level": one.level,
-        "p_sign_flip": one.evidence.p_flip,
+        "correlation": one.evidence.correlation,
+        "paired": one.evidence.is_paired,
         "verdict": one.verdict,
         "detail": _detail(one),
-        "run_ids": " ".join(run_id for cell in cells for run_id, _ in tables.ids_of(cell)),
+        "run_ids": " ".join(run_id for cell in one.evidence.cells for run_id, _ in tables.ids_of(cell)),
     }

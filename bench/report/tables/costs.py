@@ -235,7 +235,7 @@ def pareto(tables: Tables) -> View:
     note = (
         "A cell is on the front if no cheaper cell has an equal or better mean, and no cell of the same cost "
         "a better one; scratch has no cost of pretraining. The costs exclude evaluation, and seconds depend "
-        "on the machine. A gain is clear if the seed-paired t test against the next cheaper row of the task "
+        "on the machine. A gain is clear if the t test against the next cheaper row of the task "
         "has p ≤ 0.05, uncorrected; a gain that is not clear may be due to chance. "
         f"{seeds_note(member.interval.n for _, member in found)}"
     )

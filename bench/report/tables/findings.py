@@ -10,7 +10,19 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.analysis.compare import Pooled, baseline_cell, gain, grid, is_compared, level, pooled
+from bench.analysis.compare import (
+    AHEAD,
+    LEANS_AHEAD,
+    HeadlineRow,
+    baseline_cell,
+    difference,
+    grid,
+    headline_rows,
+    is_compared,
+    level,
+    place_name,
+)
+from bench.analysis.error_model import crossing, mean_of, sample
 from bench.analysis.format import (
     EMPTY,
     Entry,
@@ -24,19 +36,15 @@ from bench.analysis.format import (
     with_interval,
 )
 from bench.analysis.frames import BASELINE, Cell, Condition, Measure, MeasureSeries, Tables, label_series
-from bench.analysis.inference import BEFORE, BEYOND, Crossover, crossover
+from bench.analysis.inference import BEFORE, BEYOND, Crossover
 from bench.analysis.stats import (
-    AHEAD,
     CEILING,
-    LEANS_AHEAD,
     LEVEL,
     Floats,
     Interval,
     interquartile_mean,
-    interval,
     mean_over_tasks,
     normalised,
-    paired,
     probability_of_improvement,
 )
 
@@ -123,14 +131,19 @@ def across_tasks(tables: Tables) -> View | None:
     header = ["strategy", "interquartile mean", "mean", "P(better than scratch)", "tasks", "seeds"]
     marks = ["reference" if condition.strategy == BASELINE else "" for condition in found.matrices]
     title = "Across tasks"
-    return View("across_tasks", title, _note(found), header, "lrrrrr", rows, marks=marks)
+    return View("across_tasks", title, _where(tables) + _note(found), header, "lrrrrr", rows, marks=marks)
+
+
+def _where(tables: Tables) -> str:
+    name = place_name(tables)
+    return f"At {name}. " if name else ""
 
 
 def _note(found: Suite) -> str:
     return (
         "Each task's headline metric is scaled to (score − chance) / (1 − chance): 0 is chance and 1 is a "
-        "perfect score. It is averaged over all models and data budgets within each seed. The interquartile "
-        "mean is the mean of the middle half of all seeds × tasks. P(better than scratch) is the probability "
+        "perfect score. The interquartile mean is the mean of the middle half of all seeds × tasks. "
+        "P(better than scratch) is the probability "
         "that a run scores higher than a run of scratch on a randomly drawn task; a tie counts half (Agarwal "
         f"et al. 2021). Brackets: {100 * LEVEL:.0f} % percentile bootstrap over seeds, on these tasks; all "
         "tasks of a seed are resampled together, since they score one checkpoint. With few seeds these "
@@ -192,7 +205,7 @@ _MARK = {AHEAD: " ▲", LEANS_AHEAD: " △"}
 
 def learning(tables: Tables) -> View:
     """Return in how many runs each condition's losses fell, and on which tasks it is better than scratch."""
-    found = pooled(tables, tables.headlines)
+    found = headline_rows(tables, tables.headlines)
     rows: list[list[Entry]] = []
     nowhere: list[str] = []
     for condition in (condition for condition in tables.conditions if losses(tables, condition, HELD_OUT)):
@@ -206,7 +219,7 @@ def learning(tables: Tables) -> View:
         "than the first one, which is not the start of training; only finished runs count. A held-out loss "
         "that rises while the training loss falls indicates overfitting. For a strategy with phases, the "
         "held-out loss is that of the last phase, and the training loss changes between phases. Better than "
-        "scratch: the mean difference over all cells is an improvement. ▲: significant after Holm's "
+        "scratch: the mean difference is an improvement. ▲: significant after Holm's "
         "correction; △: significant before the correction only; no mark: not significant. "
     )
     note += (
@@ -238,13 +251,13 @@ def _fell(ends: list[tuple[float, float]]) -> str:
     return f"{sum(last < first for first, last in ends)} of {len(ends)} runs" if ends else EMPTY
 
 
-def _is_better(tables: Tables, row: Pooled) -> bool:
+def _is_better(tables: Tables, row: HeadlineRow) -> bool:
     if row.to_scratch is None:
         return False
     return tables.measures[row.measure].sign * row.to_scratch.interval.mean > 0
 
 
-def _gain(row: Pooled) -> str:
+def _gain(row: HeadlineRow) -> str:
     assert row.to_scratch is not None
     gain = number(row.to_scratch.interval.mean, signed=True)
     return f"{row.measure.task} {gain}{_MARK.get(row.verdict, '')}"
@@ -273,11 +286,11 @@ def label_budgets(tables: Tables) -> View | None:
     ]
     counts = [point.n for *_, point in found if point is not None]
     note = (
-        "The difference to scratch is averaged over all models and data budgets and paired by seed. "
-        "Pretraining stops helping at the label count from which on the mean difference is no improvement. "
-        "This count is interpolated linearly in log2 labels between two measured label counts and never "
-        "extrapolated. Range: its percentile bootstrap over seeds; < and > mark bounds outside the measured "
-        f"label counts. {seeds_note(counts)}"
+        f"{_where(tables)}Pretraining stops helping at the label count from which on the mean difference to "
+        "scratch is no improvement. This count is interpolated linearly in log2 labels between two measured "
+        "label counts and never extrapolated. Range: from the last measured label count with a clear "
+        "improvement to the first one from which on scratch is clearly better (p ≤ 0.05 at each); < and > "
+        f"mark bounds outside the measured label counts. {seeds_note(counts)}"
     )
     header = [
         "task: metric",
@@ -291,10 +304,11 @@ def label_budgets(tables: Tables) -> View | None:
 
 
 def crossover_of(tables: Tables, series: MeasureSeries, condition: Condition) -> Crossover | None:
-    """Return the crossover over the whole grid; None if scratch, a cell or a shared seed is missing."""
-    cells = grid(tables, condition)
-    gains = {x: tables.measures[m].sign * gain(tables, m, cells) for x, m in series.points}
-    return crossover(pd.DataFrame(gains))
+    """Return the crossover at the headline's place; None if scratch or the cell has no scores."""
+    cell = grid(tables, condition)[-1]
+    sides = (cell, baseline_cell(cell))
+    points = {x: (sample(tables, m, sides[:1]), sample(tables, m, sides[1:])) for x, m in series.points}
+    return crossing(points, tables.measures[series.measures[-1]].sign)
 
 
 def answer(point: Crossover) -> str:
@@ -310,7 +324,7 @@ def answer(point: Crossover) -> str:
 def range_of(point: Crossover, counts: list[int]) -> str:
     """Format the range of a crossover in labels: `[120, > 1,400]`."""
     bounds = point.bounds_as("{:,.0f}".format, f"< {counts[0]:,}", f"> {counts[-1]:,}")
-    return f"[{', '.join(dict.fromkeys(bounds)) or 'one seed'}]"
+    return f"[{', '.join(dict.fromkeys(bounds)) or 'too few seeds'}]"
 
 
 def _link(tables: Tables, series: MeasureSeries) -> Link:
@@ -321,7 +335,8 @@ def _link(tables: Tables, series: MeasureSeries) -> Link:
 
 
 def _difference(tables: Tables, series: MeasureSeries, condition: Condition, i: int) -> str:
-    gap = paired(gain(tables, series.measures[i], grid(tables, condition)))
+    cell = grid(tables, condition)[-1]
+    gap = difference(tables, series.measures[i], cell, baseline_cell(cell))
     return EMPTY if gap is None else with_interval(gap.interval, signed=True)
 
 
@@ -356,8 +371,8 @@ def stability(tables: Tables) -> View | None:
     if not rows:
         return None
     note = (
-        "Standard deviations of the score over fine-tunings of one checkpoint and over seeds of the whole "
-        "run; both are means over models and data budgets. A fine-tuning failed if it diverged or ended no "
+        f"{_where(tables)}Standard deviations of the score over fine-tunings of one checkpoint and over "
+        "seeds of the whole run. A fine-tuning failed if it diverged or ended no "
         "better than a constant prediction (Mosbach et al. 2021). "
         f"{seeds_note(counts)}"
     )
@@ -394,4 +409,4 @@ def sd_over_seeds(tables: Tables, measure: Measure, condition: Condition) -> flo
 
 
 def _mean(tables: Tables, measure: Measure, condition: Condition) -> Interval | None:
-    return interval(level(tables, measure, grid(tables, condition)))
+    return mean_of(tables, measure, grid(tables, condition))

@@ -3,23 +3,29 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
-from statistics import fmean
 from urllib.parse import quote
 
-import pandas as pd
-
 from bench.analysis.compare import (
-    Pooled,
+    AHEAD,
+    BEHIND,
+    LEANS_AHEAD,
+    LEANS_BEHIND,
+    HeadlineRow,
+    Place,
     Summary,
     between,
+    clear_best,
     grid,
+    headline_place,
+    headline_rows,
     is_compared,
-    level,
+    leaders,
+    place_name,
     places,
-    pooled,
     summaries,
 )
 from bench.analysis.decision import all_decisions, certainty
+from bench.analysis.error_model import N_DRAWS, sample
 from bench.analysis.format import (
     EMPTY,
     Entry,
@@ -40,7 +46,6 @@ from bench.analysis.format import (
     with_p,
 )
 from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables, text
-from bench.analysis.stats import AHEAD, BEHIND, LEANS_AHEAD, LEANS_BEHIND, paired
 
 _MARK = {AHEAD: " ▲", BEHIND: " ▼", LEANS_AHEAD: " △", LEANS_BEHIND: " ▽"}
 _MOST_COLUMNS = 8  # tasks side by side
@@ -55,66 +60,93 @@ def headline(tables: Tables) -> View:
     If there are many tasks, they are the rows.
     """
     measures = tables.headlines
-    table = {(row.condition, row.measure): row for row in pooled(tables, measures)}
+    table = {(row.condition, row.measure): row for row in headline_rows(tables, measures)}
     counts = [row.interval.n for row in table.values() if row.interval is not None]
     note = (
-        "Mean over all models and data budgets within each seed, then over seeds "
-        f"(n = {_range(counts)}). ▲ ahead of scratch, ▼ behind it: paired t test over seeds, "
-        "Holm-corrected, p ≤ 0.05. △ ▽ leaning: p ≤ 0.05 before the correction only. "
-        "No mark: inconclusive. "
-        f"{_external_note(tables)}{seeds_note(counts)}"
+        f"{_where(tables)}Mean over seeds (n = {_range(counts)}). ▲ ahead of scratch, ▼ behind it: t test, "
+        "Holm-corrected, p ≤ 0.05. △ ▽ leaning: p ≤ 0.05 before the correction only. No mark: inconclusive. "
+        "Bold: better than each other strategy, p ≤ 0.05 (Gutmann and Maymin 1987). "
+        f"{_interactions(tables)}{_external_note(tables)}{seeds_note(counts)}"
     )
     if len(measures) > min(len(tables.conditions), _MOST_COLUMNS):
         return _tasks_by_condition(tables, table, note)
     rows: list[list[Entry]] = [["chance", *(_chance(tables, measure) for measure in measures)]]
     for condition in tables.conditions:
         rows.append(
-            [condition.label, *(_pooled_entry(tables, table[condition, measure]) for measure in measures)]
+            [condition.label, *(_headline_entry(tables, table[condition, measure]) for measure in measures)]
         )
     header = ["strategy", *(measure_label(tables, measure) for measure in measures)]
     marks = ["reference" if _is_reference(condition) else "" for condition in (None, *tables.conditions)]
     align = "l" + "r" * len(measures)
-    best = frozenset((1 + i, 1 + j) for j, i in _best_conditions(tables, table))
+    best = frozenset((1 + i, 1 + j) for j, i in _best_conditions(tables))
     return View("headline", "Headline: strategies by task", note, header, align, rows, marks=marks, best=best)
 
 
-def _tasks_by_condition(tables: Tables, table: Mapping[tuple[Condition, Measure], Pooled], note: str) -> View:
+def _tasks_by_condition(
+    tables: Tables, table: Mapping[tuple[Condition, Measure], HeadlineRow], note: str
+) -> View:
     rows: list[list[Entry]] = [
         [
             [measure_link(tables, measure)],
             _chance(tables, measure),
-            *(_pooled_entry(tables, table[condition, measure]) for condition in tables.conditions),
+            *(_headline_entry(tables, table[condition, measure]) for condition in tables.conditions),
         ]
         for measure in tables.headlines
     ]
     header = ["task: metric", "chance", *(condition.label for condition in tables.conditions)]
     align = "l" + "r" * (len(header) - 1)
-    best = frozenset((j, 2 + i) for j, i in _best_conditions(tables, table))
+    best = frozenset((j, 2 + i) for j, i in _best_conditions(tables))
     return View("headline", "Headline: tasks by strategy", note, header, align, rows, best=best)
 
 
-def _best_conditions(
-    tables: Tables, table: Mapping[tuple[Condition, Measure], Pooled]
-) -> Iterator[tuple[int, int]]:
-    """Yield (number of a headline measure, number of the condition with the best mean), but external ones."""
+def _best_conditions(tables: Tables) -> Iterator[tuple[int, int]]:
+    """Yield (number of a headline measure, number of the condition that is clearly the best)."""
+    compared = [condition for condition in tables.conditions if not condition.is_external]
     for j, measure in enumerate(tables.headlines):
-        sign = tables.measures[measure].sign
-        spreads = [
-            (i, table[condition, measure].interval)
-            for i, condition in enumerate(tables.conditions)
-            if not condition.is_external
-        ]
-        means = {i: sign * spread.mean for i, spread in spreads if spread is not None}
-        if len(means) > 1:
-            yield j, max(means, key=lambda i: means[i])
+        best = clear_best(tables, measure, [grid(tables, condition)[0] for condition in compared])
+        if best is not None:
+            yield j, tables.conditions.index(best.condition)
+
+
+def _where(tables: Tables) -> str:
+    """Return the model and data budget of the headline, where the study has several."""
+    name = place_name(tables)
+    return f"At {name}, the largest that most strategies were run at. " if name else ""
+
+
+def _interactions(tables: Tables) -> str:
+    """Return for which tasks another strategy has the best mean at another model or data budget."""
+    top, found = headline_place(tables), []
+    for measure in tables.headlines:
+        best = leaders(tables, measure)
+        if top not in best:
+            continue
+        others: dict[Condition, list[Place]] = {}
+        for place, condition in best.items():
+            if condition != best[top]:
+                others.setdefault(condition, []).append(place)
+        if others:
+            names = "; ".join(
+                f"{condition.label} at {', '.join(_place_label(tables, place) for place in own)}"
+                for condition, own in others.items()
+            )
+            found.append(f"{measure.task} ({best[top].label} here; {names})")
+    return f"The best mean is another one elsewhere: {'; '.join(found)}. " if found else ""
+
+
+def _place_label(tables: Tables, place: Place) -> str:
+    """Return the parts of a place that the study varies."""
+    model, budget = place
+    parts = [model] if len(tables.models) > 1 else []
+    return " ".join([*parts, *([budget or EMPTY] if len(tables.budgets) > 1 or not parts else [])])
 
 
 def verdicts(tables: Tables) -> View:
-    """Return the difference of every condition to scratch over the whole grid, on each headline metric.
+    """Return the difference of every condition to scratch at the headline's place, on each headline metric.
 
     Tasks that a strategy cannot do are left out; the headline table states the reason.
     """
-    rivals = [row for row in pooled(tables, tables.headlines) if row.condition.strategy != BASELINE]
+    rivals = [row for row in headline_rows(tables, tables.headlines) if row.condition.strategy != BASELINE]
     found = [row for row in rivals if row.inapplicable is None]
     rows: list[list[Entry]] = [
         [
@@ -122,23 +154,19 @@ def verdicts(tables: Tables) -> View:
             row.condition.label,
             EMPTY if row.to_scratch is None else with_interval(row.to_scratch.interval, signed=True),
             EMPTY if row.to_scratch is None else str(row.to_scratch.interval.n),
-            EMPTY if row.to_scratch is None else p_value(row.to_scratch.p_t),
-            EMPTY if row.to_scratch is None else p_value(row.to_scratch.p),
-            f"{row.n_cells - row.n_missing} of {row.n_cells}",
+            EMPTY if row.to_scratch is None or not row.to_scratch.is_tested else p_value(row.to_scratch.p),
             row.verdict,
         ]
         for row in found
     ]
     counts = [row.to_scratch.interval.n for row in found if row.to_scratch is not None]
     note = (
-        "The difference to scratch of the same model is paired by seed and averaged over cells within a "
-        "seed. p (t): paired t test over seeds; p (flip): exact sign-flip test, never below 2^(1−n); both "
-        "two-sided and uncorrected. Ahead or behind: p (t) ≤ 0.05 after Holm's correction for "
+        f"{_where(tables)}The difference is to scratch of the same model. n: seeds on each side. p: t test, "
+        "two-sided and uncorrected. Ahead or behind: p ≤ 0.05 after Holm's correction for "
         f"{len(counts)} comparisons; leaning: p ≤ 0.05 before the correction only. {seeds_note(counts)}"
     )
-    header = ["task: metric", "strategy", "difference to scratch", "n", "p (t)", "p (flip)"]
-    header += ["cells", "verdict"]
-    return View("verdicts", "Verdicts against scratch", note, header, "llrrrrrl", rows)
+    header = ["task: metric", "strategy", "difference to scratch", "n", "p", "verdict"]
+    return View("verdicts", "Verdicts against scratch", note, header, "llrrrl", rows)
 
 
 def cells(tables: Tables, measure: Measure) -> View:
@@ -155,29 +183,33 @@ def cells(tables: Tables, measure: Measure) -> View:
                 with_interval(row.interval) if row.interval else _why_empty(tables, row),
                 str(row.interval.n) if row.interval else "0",
                 EMPTY if gap is None else with_interval(gap.interval, signed=True),
-                EMPTY if gap is None else p_value(gap.p_t),
+                EMPTY if gap is None or not gap.is_tested else p_value(gap.p),
                 _run_links(tables, row),
             ]
         )
     info = tables.measures[measure]
-    note = f"Chance level: {_chance(tables, measure)}. Test items: {_range(info.n_items)}."
+    note = (
+        f"Chance level: {_chance(tables, measure)}. Test items: {_range(info.n_items)}. Bold: better than "
+        "each other strategy of the same model and data budget, p ≤ 0.05."
+    )
     header = ["strategy", "model", "data budget", "mean", "n", "difference to scratch", "p", "runs, by seed"]
     title = measure_label(tables, measure)
-    best = frozenset((i, 3) for i in _best_cells(found, info.sign))
+    best = frozenset((i, 3) for i in _best_cells(tables, measure, found))
     return View(cells_anchor(tables, measure), title, note, header, "lllrrrrl", rows, best=best)
 
 
-def _best_cells(found: Sequence[Summary], sign: int) -> list[int]:
-    """Return the rows with the best mean of their model and data budget, if there are several."""
-    peers: dict[tuple[str, str | None], dict[int, float]] = {}
-    for i, row in enumerate(found):
-        if row.interval is not None and not row.cell.condition.is_external and sign:
-            peers.setdefault((row.cell.model, row.cell.budget), {})[i] = sign * row.interval.mean
-    return [max(means, key=lambda i: means[i]) for means in peers.values() if len(means) > 1]
+def _best_cells(tables: Tables, measure: Measure, found: Sequence[Summary]) -> list[int]:
+    """Return the rows that are clearly the best of their model and data budget."""
+    peers: dict[Place, list[Cell]] = {}
+    for row in found:
+        if row.interval is not None and not row.cell.condition.is_external:
+            peers.setdefault((row.cell.model, row.cell.budget), []).append(row.cell)
+    best = {clear_best(tables, measure, own) for own in peers.values()}
+    return [i for i, row in enumerate(found) if row.cell in best]
 
 
 def differences(tables: Tables) -> View:
-    """Return seed-paired differences to scratch of each cell, on every measure."""
+    """Return the difference to scratch of each cell, on every measure."""
     found = [row for measure in tables.measures for row in summaries(tables, measure)]
     rows: list[list[Entry]] = [
         [
@@ -197,13 +229,13 @@ def differences(tables: Tables) -> View:
 def pairs(tables: Tables) -> View:
     """Return the differences of all pairs of strategies at each model and data budget, on headline metrics.
 
-    If there are too many rows, the pairs are compared over the whole grid; if there are still too many, each
-    strategy is compared with the best.
+    If there are too many rows, the pairs are compared at the headline's place; if there are still too many,
+    each strategy is compared with the best.
     """
     conditions = [condition for condition in tables.conditions if condition.strategy != BASELINE]
     couples, where = list(combinations(conditions, 2)), places(tables)
     if len(couples) * len(where) * len(tables.headlines) > _MOST_PAIRS:
-        return _over_grid(tables, conditions, to_best=len(couples) * len(tables.headlines) > _MOST_PAIRS)
+        return _at_headline(tables, conditions, to_best=len(couples) * len(tables.headlines) > _MOST_PAIRS)
     found = [
         (measure, place, left, right, between(tables, measure, left, right, *place))
         for measure in tables.headlines
@@ -216,18 +248,19 @@ def pairs(tables: Tables) -> View:
         if gap is not None
     ]
     counts = [gap.interval.n for *_, gap in found if gap is not None]
-    note = f"Difference: first minus second, paired by seed. p: t test, uncorrected. {seeds_note(counts)}"
+    note = f"Difference: first minus second. p: t test, uncorrected. {seeds_note(counts)}"
     header = ["task: metric", "first", "second", "model", "data budget", "difference"]
     return View("pairs", "Differences between strategies", note, header, "lllllr", rows)
 
 
-def _over_grid(tables: Tables, conditions: Sequence[Condition], *, to_best: bool) -> View:
+def _at_headline(tables: Tables, conditions: Sequence[Condition], *, to_best: bool) -> View:
     rows: list[list[Entry]] = []
     counts: list[int] = []
+    place = headline_place(tables)
     for measure in tables.headlines:
-        levels = {condition: level(tables, measure, grid(tables, condition)) for condition in conditions}
-        for left, right in _with_best(tables, measure, levels) if to_best else combinations(conditions, 2):
-            gap = paired((levels[left] - levels[right]).dropna())
+        couples = _with_best(tables, measure, conditions) if to_best else combinations(conditions, 2)
+        for left, right in couples:
+            gap = between(tables, measure, left, right, *place)
             if gap is not None:
                 rows.append([measure_label(tables, measure), left.label, right.label, with_p(gap)])
                 counts.append(gap.interval.n)
@@ -237,20 +270,20 @@ def _over_grid(tables: Tables, conditions: Sequence[Condition], *, to_best: bool
         else "first minus second"
     )
     note = (
-        f"Difference: {what}. It is averaged over all models and data budgets within each seed, since a "
-        f"table of all cells would be too long, and paired by seed. p: t test, uncorrected. "
-        f"{seeds_note(counts)}"
+        f"Difference: {what}. {_where(tables)}A table of all cells would be too long. p: t test, "
+        f"uncorrected. {seeds_note(counts)}"
     )
     header = ["task: metric", *(("strategy", "best") if to_best else ("first", "second")), "difference"]
-    title = f"Differences {'to the best strategy' if to_best else 'between strategies'} over the whole grid"
+    title = f"Differences {'to the best strategy' if to_best else 'between strategies'}"
     return View("pairs", title, note, header, "lllr", rows)
 
 
 def _with_best(
-    tables: Tables, measure: Measure, levels: Mapping[Condition, pd.Series]
+    tables: Tables, measure: Measure, conditions: Sequence[Condition]
 ) -> list[tuple[Condition, Condition]]:
     sign = tables.measures[measure].sign
-    means = {condition: sign * fmean(by_seed) for condition, by_seed in levels.items() if len(by_seed)}
+    samples = {condition: sample(tables, measure, grid(tables, condition)[-1:]) for condition in conditions}
+    means = {condition: sign * own.mean for condition, own in samples.items() if len(own.seeds)}
     best = max(means, key=means.__getitem__, default=None)
     return [(condition, best) for condition in means if best is not None and condition != best]
 
@@ -274,13 +307,12 @@ def runs(tables: Tables, records_href: str) -> View:
     return View("runs", "Runs", "", header, align, rows, anchors, marks)
 
 
-def _pooled_entry(tables: Tables, row: Pooled) -> Entry:
+def _headline_entry(tables: Tables, row: HeadlineRow) -> Entry:
     if row.inapplicable is not None:
         return [Link("n/a", "", row.inapplicable)]
     href = f"#{cells_anchor(tables, row.measure)}"
     if row.interval is None:
-        why = f"{row.n_cells - row.n_missing} of {row.n_cells} cells"
-        why = why if row.n_missing else "no seed has every cell"
+        why = f"{row.n_lost} runs lost" if row.n_lost else "not run"
         return [Link(f"{EMPTY} ({why})", href, row.verdict)]
     text = with_interval(row.interval) + _MARK.get(row.verdict, "")
     return [Link(text, href, f"n = {row.interval.n}; {row.verdict}")]
@@ -359,9 +391,9 @@ def decision_table(tables: Tables) -> View:
         "Each row shows the cell with the best mean among those that use no more unique text and pretraining "
         "FLOPs than the row allows. Image-text strategies train on the pairs of the same data budget. A "
         "compute level is the FLOPs of the most expensive strategy of a model and budget; levels are at "
-        "least a factor of two apart. Certainty is the share of 10,000 bootstraps over seeds in which the "
-        "cell stays the best; with few seeds it is too high. Difference to scratch: to the best cell without "
-        "pretraining, of any model; p: t test paired by seed, Holm-corrected over the candidates of the row. "
+        f"least a factor of two apart. Certainty is the share of {N_DRAWS:,} simulated outcomes, given the "
+        "errors of seeds and items, in which the cell is the best. Difference to scratch: to the best cell "
+        "without pretraining, of any model; p: t test, Holm-corrected over the candidates of the row. "
         "Not distinguishable: p > 0.05 against the best cell, uncorrected. The mean of the best of several "
         "cells is biased upward (winner's curse), and so is its certainty. "
         f"{seeds_note(row.interval.n for row in found)}"

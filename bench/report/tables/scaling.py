@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import pandas as pd
 
 from bench.analysis.compare import is_compared
-from bench.analysis.format import EMPTY, Entry, Link, View, number, power, seeds_note, with_interval
+from bench.analysis.error_model import crossing, sample
+from bench.analysis.format import EMPTY, Entry, Link, View, power, seeds_note, with_interval
 from bench.analysis.frames import Cell, Condition, Tables
-from bench.analysis.inference import BEFORE, BEYOND, Crossover, bounds, crossover, stops_helping
-from bench.analysis.scaling import MAX_EXTRAPOLATION, N_REFITS, Fit, HeldOut, fit, held_out
+from bench.analysis.inference import BEFORE, BEYOND, Crossover, bounds, stops_helping
+from bench.analysis.scaling import MAX_EXTRAPOLATION, MOST_RATIO, N_REFITS, Fit, HeldOut, fit, held_out
 from bench.analysis.scaling_data import (
     MOST_CONDITIONS,
     Quantity,
@@ -20,7 +20,6 @@ from bench.analysis.scaling_data import (
     observe,
     quantities,
     run_of,
-    values_of,
 )
 from bench.analysis.stats import LEVEL
 
@@ -52,11 +51,12 @@ def scaling(tables: Tables) -> View | None:
         "tokens. If only one model size or one D was run, its term is dropped. R*: the number of repeats "
         "over which the value of repeated data decays, fitted if cells of one D differ in unique data "
         f"(Muennighoff et al. 2023). Brackets: {100 * LEVEL:.0f} % t interval from {N_REFITS} refits that "
-        "resample seeds, the same in all cells. Check: a fit without the largest budget predicts it; inside "
-        "the band: the measured mean lies in the predicted band. Nothing is predicted beyond "
-        f"{MAX_EXTRAPOLATION} times the largest measured N or D. Not included: metrics that are not a task's "
-        "headline metric, and those that rise without a known ceiling. Losses are comparable only within an "
-        "objective."
+        "resample seeds, the same in all cells. Not identified: the interval reaches 0 or spans a factor of "
+        f"{MOST_RATIO} or more. Check: a fit without the largest budget predicts it; inside the band: the "
+        "measured mean lies in the predicted band, and the mean at the next smaller budget does not. Nothing "
+        f"is predicted beyond {MAX_EXTRAPOLATION} times the largest measured N or D. Not included: metrics "
+        "that are not a task's headline metric, and those that rise without a known ceiling. Losses are "
+        "comparable only within an objective."
     )
     return View("scaling", "Scaling fits", note, header, "llrrrrrrrl", rows)
 
@@ -75,17 +75,26 @@ def check(result: HeldOut | str) -> str:
     """Return the result of the held-out check in a few words."""
     if isinstance(result, str):
         return f"not checked ({result})"
-    words = {True: "inside the band", False: "outside the band", None: "no band (one seed)"}
+    words = {True: "inside the band", False: "outside the band", None: "no band (too few seeds)"}
+    word = words[result.is_inside]
+    if result.is_inside and result.is_too_wide:
+        word = "not identified: the band also holds the next smaller budget"
     off = result.measured.mean / result.predicted.mean - 1
-    return f"{words[result.is_inside]}, measured {100 * off:+.1f} % off".replace("-", "−")
+    return f"{word}, measured {100 * off:+.1f} % off".replace("-", "−")
 
 
 def exponent(result: Fit, name: str) -> str:
-    """Format an exponent: `0.34 [0.30, 0.38]`; one that ended at a bound has no interval."""
+    """Format an exponent: `0.34 [0.30, 0.38]`, or why it is not identified."""
     found = result.exponent(name)
-    if found is not None and result.is_at_bound(name):
-        return f"{number(found.mean)} (not determined: at its bound)"
-    return with_interval(found)
+    if found is None or found.low is None or found.high is None or result.is_identified(name):
+        return with_interval(found)
+    if result.is_at_bound(name):
+        return "not identified (at its bound)"
+    return f"not identified [{_brief(found.low)}, {_brief(found.high)}]"
+
+
+def _brief(value: float) -> str:
+    return f"{value:.2g}".replace("-", "−")
 
 
 def _fitted(tables: Tables, quantity: Quantity, condition: Condition, result: Fit) -> list[Entry]:
@@ -153,11 +162,12 @@ def budget_crossings(tables: Tables) -> View | None:
     note = (
         f"Of {tried} pairs of strategies (by measure and model) {len(found)} cross; only these are listed. "
         "Validation losses are not compared, since they are comparable only within an objective. The "
-        "crossing is the number of training tokens D from which on the second strategy is ahead; the range "
-        "is its percentile bootstrap over the seeds that both have. If both strategies have a fit, the "
-        f"crossing is that of the fits, without repeated data, up to {MAX_EXTRAPOLATION} times the largest "
-        "measured D; otherwise it is interpolated linearly in log D between measured budgets. < and > mark "
-        f"bounds outside that range. {seeds_note(row.point.n for row in found)}"
+        "crossing is the number of training tokens D from which on the second strategy is ahead. If both "
+        "strategies have a fit, the crossing is that of the fits, without repeated data, up to "
+        f"{MAX_EXTRAPOLATION} times the largest measured D, and the range is its percentile bootstrap over "
+        "seeds; otherwise it is interpolated linearly in log D between measured budgets, and the range ends "
+        "at the measured budgets between which the order is not clear. < and > mark bounds outside the "
+        f"measured range. {seeds_note(row.point.n for row in found)}"
     )
     header = ["task: metric", "model", "overtaken → overtaking", "D at the crossing", "range", "n", "basis"]
     return View(
@@ -193,24 +203,26 @@ def _overtaking(
     fits: tuple[Fit | str, Fit | str],
 ) -> Overtaking | None:
     """Return the crossing of a pair; None if they share fewer than two amounts of training."""
+    measure = quantity.measure
+    assert measure is not None
     left, right = (_by_budget(tables, quantity, condition, model) for condition in conditions)
     pairs = [(left[budget], right[budget]) for budget in left if budget in right]
-    values = values_of(tables, quantity, [cell for pair in pairs for cell in pair])
-    tokens = [int(run_of(tables, cell)["forward_tokens"]) for cell, _ in pairs]
-    gains = pd.DataFrame(
-        values.iloc[:, 1::2].to_numpy() - values.iloc[:, ::2].to_numpy(), values.index, tokens
-    )
-    gains = gains.loc[:, ~gains.columns.duplicated(keep="last")].sort_index(axis=1)
-    if gains.shape[1] < 2 or gains.empty:
+    points = {
+        int(run_of(tables, early)["forward_tokens"]): (
+            sample(tables, measure, [early]),
+            sample(tables, measure, [late]),
+        )
+        for early, late in pairs
+    }
+    if len(points) < 2:
         return None
-    smallest, largest = gains.columns[0], gains.columns[-1]
-    if gains[smallest].sum() < 0:
+    sign, smallest, largest = tables.measures[measure].sign, min(points), max(points)
+    early, late = points[smallest]
+    if sign * (early.mean - late.mean) < 0:
         return _overtaking(tables, quantity, model, (conditions[1], conditions[0]), (fits[1], fits[0]))
-    basis, point = "between budgets", crossover(gains)
+    basis, point = "between budgets", crossing(points, sign)
     one, two = fits
-    own = [values_of(tables, quantity, measured_cells(tables, quantity, c)).index for c in conditions]
-    same = all(index.equals(values.index) for index in own)  # then the refits of both resample the same seeds
-    if isinstance(one, Fit) and isinstance(two, Fit) and same:
+    if isinstance(one, Fit) and isinstance(two, Fit) and len(one.refits) == len(two.refits):
         sizes = [int(run_of(tables, cell)["parameters"]) for cell in pairs[0]]
         basis, point = "fits", fits_cross(one, two, (sizes[0], sizes[1]), smallest)
     return None if point is None else Overtaking(quantity, model, *conditions, point, largest, basis)
@@ -220,7 +232,7 @@ def fits_cross(early: Fit, late: Fit, sizes: tuple[float, float], smallest: floa
     """Return the D from which on `late` is lower than `early`, up to the limit of extrapolation.
 
     Args:
-        early, late: fits of the same seeds.
+        early, late: the two fits, of one number of seeds.
         sizes: the number of parameters of each.
         smallest: the D to begin at.
     """
@@ -228,9 +240,9 @@ def fits_cross(early: Fit, late: Fit, sizes: tuple[float, float], smallest: floa
     tokens = np.geomspace(smallest, largest, _N_POINTS)
     (one, ones), (two, twos) = early.curve(sizes[0], tokens), late.curve(sizes[1], tokens)
     at, ahead = float(stops_helping(tokens.tolist(), two - one)), bool((two > one).all())
-    n = len(early.seen.values)
-    if n == 1:
-        return Crossover(at, None, None, 1, ahead)
+    n = min(len(early.seen.values), len(late.seen.values))
+    if not (len(ones) and len(twos)):
+        return Crossover(at, None, None, n, ahead)
     return Crossover(at, *bounds(np.sort(stops_helping(tokens.tolist(), twos - ones))), n, ahead)
 
 
@@ -241,4 +253,4 @@ def _by_budget(tables: Tables, quantity: Quantity, condition: Condition, model: 
 
 
 def _range(row: Overtaking) -> str:
-    return f"[{', '.join(row.point.bounds_as(power, '< smallest D', '> largest D')) or 'one seed'}]"
+    return f"[{', '.join(row.point.bounds_as(power, '< smallest D', '> largest D')) or 'too few seeds'}]"

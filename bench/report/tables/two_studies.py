@@ -47,7 +47,7 @@ def comparison(left: Side, right: Side, rows: Sequence[Matched]) -> View:
     note = (
         f"Difference: {right.name} minus {left.name}. Paired: by seed, over the seeds that both have, so it "
         "may not equal the difference of the means. Welch: an unpaired t test for unequal variances, used if "
-        "fewer than two seeds are in both. "
+        "fewer than three seeds are in both. "
         f"p: two-sided t test, Holm-corrected over the {n_tested} rows that can be tested. "
         f"{seeds_note(n for row in rows for n in (row.left.n, row.right.n))}"
     )
