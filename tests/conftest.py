@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-pytest_plugins = ["places"]  # fixtures for tests of whole commands
+pytest_plugins = ["places", "toy_archive"]  # fixtures of whole commands, and of Debian packages
 
 
 @pytest.fixture(autouse=True)

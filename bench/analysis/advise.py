@@ -14,6 +14,7 @@ from typing import NamedTuple
 from bench.analysis.decision import Caps, Decision, Need, certainty, decide, needs, pretrained
 from bench.analysis.format import cell_label, n_bytes, p_value, power, with_interval, with_seeds
 from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables, load
+from bench.analysis.gate import why_not
 from bench.errors import BenchError, ConfigError
 from bench.records import studies
 
@@ -141,6 +142,8 @@ def _has_records(folder: Path) -> bool:
 
 def line(tables: Tables, measure: Measure, caps: Caps) -> str:
     """Return the advice of one study on one task."""
+    if reason := why_not(tables, measure.task):
+        return f"{measure.task}: not informative at this scale; {reason}; evidence: study {tables.study}"
     takes = needs(tables)
     decision = decide(tables, measure, caps, takes)
     own = pretrained(tables, measure, takes)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from bench.analysis.error_model import Difference, best_is_clear, mean_of, sample
 from bench.analysis.error_model import difference as difference_of
-from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
+from bench.analysis.frames import BASELINE, TRIVIAL, Cell, Condition, Measure, Tables
 from bench.analysis.stats import LEVEL, Interval, holm, pool
 from bench.records import PRETRAINING_ONLY
 
@@ -159,7 +159,7 @@ def _verdict(tables: Tables, row: HeadlineRow, p_holm: float) -> str:
     if row.inapplicable is not None:
         return "not applicable"
     if row.condition.is_external:
-        return "external reference"
+        return row.condition.label if row.condition.strategy == TRIVIAL else "external reference"
     if not tables.measures[row.measure].sign:
         return "descriptive"
     if row.to_scratch is None and row.interval is not None:
@@ -254,17 +254,30 @@ def clear_best(tables: Tables, measure: Measure, cells: Sequence[Cell]) -> Cell 
     return None if best is None else known[best]
 
 
-def leaders(tables: Tables, measure: Measure) -> dict[Place, Condition]:
-    """Return the condition with the best mean at each place where two or more have a score."""
-    sign, found = tables.measures[measure].sign, {}
+def reversals(tables: Tables, measure: Measure) -> dict[Condition, list[Place]]:
+    """Return who is clearly better than the headline's best one at other places, and where."""
+    sign, top = tables.measures[measure].sign, headline_place(tables)
+    found: dict[Condition, list[Place]] = {}
+    best = best_mean(tables, measure, top)
+    if best is None or not sign:
+        return found
     for place in places(tables):
-        cells = [_at(tables, c, *place) for c in tables.conditions if not c.is_external]
-        means = {
-            cell: sign * own.mean for cell in cells if len((own := sample(tables, measure, [cell])).seeds)
-        }
-        if sign and len(means) > 1:
-            found[place] = max(means, key=means.__getitem__).condition
+        other = best_mean(tables, measure, place)
+        if (
+            place != top
+            and other is not None
+            and is_clear(between(tables, measure, other, best, *place), sign)
+        ):
+            found.setdefault(other, []).append(place)
     return found
+
+
+def best_mean(tables: Tables, measure: Measure, place: Place) -> Condition | None:
+    """Return the condition with the best mean at a place, but external ones; None if none has a score."""
+    sign = tables.measures[measure].sign
+    cells = [_at(tables, c, *place) for c in tables.conditions if not c.is_external]
+    means = {c: sign * own.mean for c in cells if len((own := sample(tables, measure, [c])).seeds)}
+    return max(means, key=means.__getitem__).condition if means else None
 
 
 def _at(tables: Tables, condition: Condition, model: str, budget: str | None) -> Cell:

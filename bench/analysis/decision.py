@@ -19,6 +19,7 @@ from bench.analysis.cost import flops
 from bench.analysis.error_model import Difference, Sample, difference, mean_of, sample, simulated_means
 from bench.analysis.format import EMPTY
 from bench.analysis.frames import BASELINE, Cell, Measure, Tables
+from bench.analysis.gate import informative
 from bench.analysis.stats import LEVEL, MIN_SEEDS, Floats, Interval, holm
 
 _APART = 2  # compute levels that are closer than this factor are merged
@@ -220,7 +221,7 @@ def levels(takes: Mapping[Cell, Need]) -> list[Caps]:
 def all_decisions(tables: Tables) -> tuple[Decision, ...]:
     """Return the decisions on every task's headline metric."""
     takes = needs(tables)
-    return tuple(row for measure in tables.headlines for row in decisions(tables, measure, takes))
+    return tuple(row for measure in informative(tables) for row in decisions(tables, measure, takes))
 
 
 def decisions(tables: Tables, measure: Measure, takes: Mapping[Cell, Need]) -> list[Decision]:

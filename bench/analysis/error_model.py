@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from bench.analysis.frames import Cell, Measure, Tables
 from bench.analysis.inference import BEFORE, BEYOND, Crossover, Estimate, stops_helping, superiority
 from bench.analysis.stats import LEVEL, MIN_SEEDS, Interval
+from bench.errors import DataError
 from bench.records import Items
 
 Array = NDArray[np.float64]
@@ -85,9 +86,6 @@ def sample(
         measure: the score.
         cells: one or more.
         seeds: the seeds to use, in this order; None: all.
-
-    Raises:
-        DataError: a file of items is damaged.
     """
     found = _sample(tables, measure, tuple(cells))
     return found if seeds is None else found.of([seed for seed in seeds if seed in found.seeds])
@@ -291,22 +289,44 @@ def simulated_means(samples: Sequence[Sample], n_draws: int = N_DRAWS) -> Array:
 
 @lru_cache(maxsize=2**12)  # cached, since reading a file takes longest
 def outcomes(tables: Tables, measure: Measure, cell: Cell) -> Mapping[int, Array]:
-    """Return by seed the values (I,) whose mean is the score; empty if unknown for any run.
-
-    Raises:
-        DataError: a file of items is damaged.
-    """
+    """Return by seed the values (I,) whose mean is the score; empty if unknown for any run."""
     found: dict[int, Array] = {}
     scores = dict(tables.seed_values(measure, cell))
     for run_id, seed in tables.ids_of(cell):
         if seed not in scores:
             continue
-        values = by_item(tables.arrays(run_id, measure.task), measure)
+        values = by_item(arrays_of(tables, run_id, measure.task), measure)
         values = None if values is None else _averaging_to(scores[seed], values)
         if values is None:
             return {}
         found[seed] = values
     return found
+
+
+def arrays_of(tables: Tables, run_id: str, task: str) -> Items:
+    """Return the outcomes by item of a run; none where the file is absent or damaged, see `damaged`."""
+    found = _read(tables, run_id, task)
+    return {} if isinstance(found, DataError) else found
+
+
+def damaged(tables: Tables) -> list[DataError]:
+    """Return the errors of the files of items that cannot be read."""
+    tasks = {measure.task for measure in tables.measures}
+    found = [
+        _read(tables, run_id, task)
+        for run_id, files in tables.array_files.items()
+        for task in files
+        if task in tasks
+    ]
+    return list({str(error): error for error in found if isinstance(error, DataError)}.values())
+
+
+@lru_cache(maxsize=2**10)  # cached, since every metric of a task needs the file
+def _read(tables: Tables, run_id: str, task: str) -> Items | DataError:
+    try:
+        return tables.arrays(run_id, task)
+    except DataError as error:
+        return error
 
 
 def _averaging_to(score: float, values: Array) -> Array | None:
@@ -396,6 +416,7 @@ def crossing(points: Mapping[int, tuple[Sample, Sample]], sign: int) -> Crossove
         return Crossover(at, None, None, n, ahead)
     sides = [sign * gap.interval.mean * (gap.p <= 1 - LEVEL) for gap in known.values()]
     low = max((x for x, side in zip(known, sides, strict=True) if side > 0), default=BEFORE)
+    low = BEYOND if sides[-1] > 0 else low
     not_behind = [i for i, side in enumerate(sides) if side >= 0]
     first_behind = not_behind[-1] + 1 if not_behind else 0
     high = BEYOND if first_behind == len(sides) else list(known)[first_behind] if not_behind else BEFORE

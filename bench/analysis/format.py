@@ -70,7 +70,9 @@ class View:
     rows: list[list[Entry]]
     anchors: list[str] = field(default_factory=list)  # one id per row, or none
     marks: list[str] = field(default_factory=list)  # a CSS class per row, or none
-    best: frozenset[tuple[int, int]] = frozenset()  # (row, column) of the best means among their peers
+    best: frozenset[tuple[int, int]] = (
+        frozenset()
+    )  # (row, column) of the means that are clearly the best of their peers
 
 
 def number(value: float, *, signed: bool = False) -> str:
@@ -219,7 +221,7 @@ def latex_table(view: View) -> str:
         return " & ".join(bold) + r" \\"
 
     head = [f"% {' '.join(view.title.split())} (needs the packages booktabs and amssymb)"]
-    head += ["% bold: the best mean among its peers, however close the others"] if view.best else []
+    head += ["% bold: better than each other strategy, p <= 0.05"] if view.best else []
     head += [rf"\begin{{tabular}}{{{view.align}}}", r"\toprule"]
     body = [line(view.header), r"\midrule", *(line(row, i) for i, row in enumerate(view.rows))]
     return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"

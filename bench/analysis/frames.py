@@ -28,6 +28,7 @@ from bench.records import (
     TaskResult,
     finished,
     paths_of,
+    read_audit,
     read_evaluations,
     read_items,
     read_records,
@@ -38,6 +39,7 @@ Results = Mapping[str, Mapping[str, TaskResult]]  # by run id and task
 
 BASELINE = "scratch"  # the strategy without pretraining
 EXTERNAL = ("reference", "endpoint")  # strategies that measure a model which was trained elsewhere
+TRIVIAL = "trivial"  # the strategy without a model: the trivial baseline of each task
 AXES = ["run_id", "status", "strategy", "model", "budget", "variant", "seed"]
 DOCUMENTS = ("corpus", "config", "data", "environment", "command", "retried")  # of a run, not written as CSV
 _ABSENT_WHEN_ZERO = {"unique_bytes", "unique_tokens", "unique_pairs", "peak_memory_bytes"}
@@ -52,13 +54,18 @@ class Condition(NamedTuple):
     @property
     def label(self) -> str:
         """Return the name for tables and figures."""
+        if self.strategy == TRIVIAL:
+            return "trivial baseline"
         label = f"{self.strategy} [{self.variant}]" if self.variant else self.strategy
         return f"{label} (external)" if self.is_external else label
 
     @property
     def is_external(self) -> bool:
-        """Return whether the model was trained elsewhere; it is shown beside all others, never compared."""
-        return self.strategy.split("[")[0] in EXTERNAL
+        """Return whether it is a reference: shown beside all others, never compared.
+
+        Such are models that were trained elsewhere, and trivial baselines.
+        """
+        return self.strategy.split("[")[0] in (*EXTERNAL, TRIVIAL)
 
 
 class Cell(NamedTuple):
@@ -117,6 +124,7 @@ class Tables:
     cells: tuple[Cell, ...]  # every cell that was tried, finished or not; column `cell` is the place here
     measures: Mapping[Measure, MeasureInfo]  # column `measure` is the place here
     array_files: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)  # by run id and task
+    failed_audits: Mapping[str, str] = field(default_factory=dict)  # the first failed check, by task
 
     @property
     def headlines(self) -> list[Measure]:
@@ -138,7 +146,7 @@ class Tables:
         return pd.Index(self.seeds)
 
     def is_external(self, cells: pd.Series) -> NDArray[np.bool_]:
-        """Return for a column `cell` whether each row belongs to a model that was trained elsewhere."""
+        """Return for a column `cell` whether each row belongs to a reference, see `Condition.is_external`."""
         return np.array([cell.condition.is_external for cell in self.cells], dtype=np.bool_)[cells]
 
     @cached_property
@@ -276,7 +284,19 @@ def load(study: str, experiments_dir: Path) -> tuple[Tables, list[DataError]]:
         raise ConfigError(f"study={study}: no run record under {folder} ({why}); run it with `bench train`")
     results = {run_id: results_of(found) for run_id, found in evaluations.items()}
     arrays = {run_id: paths_of(beside, found, results[run_id]) for run_id, found in evaluations.items()}
-    return replace(tabulate(study, records, results), array_files=arrays), [*damaged, *unreadable]
+    failed, unaudited = _failed_audits(experiments_dir / study)
+    tables = replace(tabulate(study, records, results), array_files=arrays, failed_audits=failed)
+    return tables, [*damaged, *unreadable, *unaudited]
+
+
+def _failed_audits(folder: Path) -> tuple[dict[str, str], list[DataError]]:
+    """Return the first failed check of each task, and an error if the audit is unreadable."""
+    try:
+        audit = read_audit(folder)
+    except DataError as error:
+        return {}, [error]
+    failed = [check for check in audit.checks if check.verdict == "failed"] if audit else []
+    return {check.task: f"{check.check}: {check.detail}" for check in reversed(failed)}, []
 
 
 def tabulate(study: str, records: Sequence[RunRecord], results: Results) -> Tables:

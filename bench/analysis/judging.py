@@ -27,7 +27,9 @@ from bench.analysis.claims import (
     suggestion,
 )
 from bench.analysis.error_model import (
+    Array,
     Sample,
+    arrays_of,
     correlation,
     crossing,
     estimate,
@@ -37,6 +39,7 @@ from bench.analysis.error_model import (
 )
 from bench.analysis.format import cell_label
 from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
+from bench.analysis.gate import why_not
 from bench.analysis.inference import Crossover, Decided, Estimate, equivalence, superiority
 from bench.analysis.stats import LEVEL, MIN_SEEDS
 
@@ -153,6 +156,7 @@ Verdict = Literal[
     "opposite direction",
     "contradicted",
     "undecided",
+    "not informative here",
     "not run",
 ]
 
@@ -170,6 +174,7 @@ class Evidence:
     correlation: float | None = None  # of the two sides over seeds
     is_paired: bool = False  # by the design
     why_not: str = ""  # why there is no evidence
+    gated: str = ""  # why the task is not informative in this study, so that the claim has no verdict
 
     @property
     def cells(self) -> list[Cell]:
@@ -214,6 +219,8 @@ def verdict_of(claim: Claim, evidence: Evidence, alpha: float) -> Verdict:
     """Return the verdict on a claim, whose interval has the error rate alpha."""
     if evidence.why_not or evidence.decided is None:
         return "not run"
+    if evidence.gated:
+        return "not informative here"
     if evidence.estimate is not None:
         return _BY_TEST[claim.test](Place(evidence.estimate, smallest_effect(claim), alpha / 2))
     if evidence.decided.p_for <= alpha:
@@ -279,7 +286,7 @@ def examine(tables: Tables, claim: Claim) -> Evidence:
     found = Evidence()
     try:
         measure = measure_of(tables, claim)
-        found = replace(found, measure=measure)
+        found = replace(found, measure=measure, gated=why_not(tables, measure.task))
         sign = sign_of(tables, claim, measure)
         if claim.test == SLOPE:
             found = replace(found, levels=_levels_of(tables, claim))
@@ -361,18 +368,26 @@ def _log_variances(tables: Tables, measure: Measure, cells: Sequence[Cell], side
     for cell in cells:
         ids = {seed: run_id for run_id, seed in tables.ids_of(cell)}
         for i, seed in enumerate(own.seeds):
-            outcomes = fits(tables.arrays(ids[seed], measure.task), measure)
+            outcomes = fits(arrays_of(tables, ids[seed], measure.task), measure)
             n = 1 if outcomes is None else len(outcomes)
             if outcomes is None or n < MIN_FITS:
                 raise LackingError(
                     f"needs {MIN_FITS} fits of each checkpoint; {cell_label(cell, ' ')} has {n}"
                 )
-            variance = float(outcomes.mean(axis=1).var(ddof=1))
-            if not variance:
-                raise LackingError(f"all fits of {cell_label(cell, ' ')} with seed {seed} have one score")
-            half = (n - 1) / 2
-            logs[i] += (math.log(variance) - float(scipy.special.digamma(half)) + math.log(half)) / len(cells)
+            logs[i] += log_variance(outcomes.mean(axis=1)) / len(cells)
     return Sample(own.seeds, logs, None, own.origins)
+
+
+def log_variance(scores: Array) -> float:
+    """Return the logarithm of the variance of scores (F,) of fits, whose mean is that of the true variance.
+
+    Raises:
+        LackingError: all scores are equal.
+    """
+    half, variance = (len(scores) - 1) / 2, float(scores.var(ddof=1))
+    if not variance:
+        raise LackingError("all fits of one checkpoint have the same score")
+    return math.log(variance) - float(scipy.special.digamma(half)) + math.log(half)
 
 
 def _levels_of(tables: Tables, claim: Claim) -> tuple[Cell, ...]:
@@ -399,10 +414,8 @@ def _slope(tables: Tables, claim: Claim, found: Evidence, measure: Measure, sign
         sample(tables, measure, [cell], level.seeds)
         for cell, level in zip(found.levels, claim.levels, strict=True)
     ]
-    xs = np.array([level.at for level in claim.levels], dtype=np.float64)
-    xs = np.log2(xs) if claim.axis == "log2" else xs
-    centred = xs - xs.mean()
-    own = _estimate(samples, (sign * centred / (centred**2).sum()).tolist())
+    weights = slope_weights([level.at for level in claim.levels], str(claim.axis))
+    own = _estimate(samples, [sign * weight for weight in weights])
     return replace(
         found,
         estimate=own,
@@ -412,29 +425,50 @@ def _slope(tables: Tables, claim: Claim, found: Evidence, measure: Measure, sign
     )
 
 
-def _crossing(tables: Tables, claim: Claim, found: Evidence, measure: Measure, sign: int) -> Evidence:
-    """Return the crossover, and the p values of "within the claimed range" and of "outside it".
+def slope_weights(xs: Sequence[float], axis: str) -> list[float]:
+    """Return the weights of the scores at each number of the axis in their least-squares slope.
 
-    The crossover lies within the range if `left` leads at its lower end and trails at its upper end; both
-    one-sided tests have to reject (intersection-union test, Berger 1982), so p is the larger of the two.
+    >>> slope_weights([0, 50, 100], "linear")
+    [-0.01, 0.0, 0.01]
     """
+    places = np.log2(xs) if axis == "log2" else np.array(xs, dtype=np.float64)
+    centred = places - places.mean()
+    weights: list[float] = (centred / (centred**2).sum()).tolist()
+    return weights
+
+
+def _crossing(tables: Tables, claim: Claim, found: Evidence, measure: Measure, sign: int) -> Evidence:
     points = {
         x: _sides(tables, claim, *place) for x, place in _points(tables, claim, measure, found.pairs).items()
     }
     crossed = crossing(points, sign)
     if crossed is None:
         raise LackingError(f"no two points of {claim.axis} with scores of both sides")
-    low, high = (_interpolated(points, x, sign) for x in claim.between or (0.0, 0.0))
-    inside = max(low.p_above(0.0), high.p_below(0.0))
-    outside = min(1.0, 2 * min(low.p_below(0.0), high.p_above(0.0)))
+    decided = crosses_within(points, claim.between or (0.0, 0.0), sign)
     most = points[max(points)]
     return replace(
         found,
         crossing=crossed,
-        decided=Decided(inside, outside),
+        decided=decided,
         correlation=correlation(*most),
         is_paired=is_paired(*most),
     )
+
+
+def crosses_within(
+    points: Mapping[int, tuple[Sample, Sample]], between: Sequence[float], sign: int
+) -> Decided:
+    """Test whether the first condition leads at the lower end of a range and trails at its upper end.
+
+    Both one-sided tests have to reject (intersection-union test, Berger 1982), so p is the larger of the two.
+    The opposite is that one of the ends is reversed.
+
+    Raises:
+        LackingError: there are too few seeds.
+    """
+    low, high = (_interpolated(points, x, sign) for x in between)
+    inside = max(low.p_above(0.0), high.p_below(0.0))
+    return Decided(inside, min(1.0, 2 * min(low.p_below(0.0), high.p_above(0.0))))
 
 
 def _points(

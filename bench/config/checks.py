@@ -29,6 +29,11 @@ def validate(config: Config) -> None:
     if modality not in MODALITIES:
         raise OptionError("strategy.modality", modality, f"choose one of {', '.join(MODALITIES)}")
     _validate_model(config.model)
+    _require(
+        config.attention_across_documents or config.model.name is None or modality != "text",
+        "attention_across_documents=false: checkpoints of model.name attend across documents; "
+        "set it to true, or choose a model preset",
+    )
     _validate_budget(config.budget)
     _validate_optim(config.optim, config.budget)
     _validate_trainer(config.trainer)

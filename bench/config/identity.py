@@ -24,6 +24,7 @@ NOT_SCIENCE = (
     "tuned",  # its rates are in `optim`
 )
 _UNUSED = {"retries_on_divergence": 0, "warmup_tokens": None, "name": "adamw"}  # of `optim`; left out
+_ACROSS = "attention_across_documents"
 _NAMED = ("strategy", "corpus", "task")  # parts of a config whose classes follow from names
 _TARGET = "_target_"
 
@@ -46,6 +47,9 @@ def science_of(config: Mapping[str, Any], strategy: str, corpus: Mapping[str, st
     # An unused setting changes nothing, and ids stay those of before the setting existed.
     optim = config["optim"].items()
     science["optim"] = {key: value for key, value in optim if key not in _UNUSED or value != _UNUSED[key]}
+    # True is how rows have always been read; only text has such rows.
+    if config.get(_ACROSS, True) or config["strategy"]["modality"] != "text":
+        science.pop(_ACROSS, None)
     # Without pretraining, budget and optimizer cannot change the weights.
     is_pretrained = config["strategy"]["modality"] != "none"
     used = {key: value for key, value in science.items() if is_pretrained or key not in PRETRAINING_ONLY}

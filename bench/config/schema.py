@@ -175,6 +175,8 @@ class Config:
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     # Tokens of a text sequence, in pretraining and in tasks.
     sequence_length: Annotated[int, Interval(ge=8, le=MAX_SEQUENCE_TOKENS)] = MISSING
+    # Pretraining rows hold several documents; false: tokens attend within their own. Old configs lack it.
+    attention_across_documents: bool = True
     caption_length: Annotated[int, Interval(ge=2, le=MAX_CAPTION_TOKENS)] = MISSING  # tokens of a caption
     task: dict[str, Any] = field(default_factory=dict)
     optim: Optim = field(default_factory=Optim)

@@ -19,10 +19,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from bench.data.pairs import PairArray
 from bench.data.shards import TokenArray
+from bench.data.tokenizer import EOS
 from bench.errors import ConfigError
 
 Batch = dict[str, torch.Tensor]
 Corrupt = Callable[[Batch, torch.Generator, float], Batch]  # `Objective.corrupt_at`
+DOCUMENTS = "documents"  # key of a batch: the document of each token, where attention stays within documents
 VALIDATION_SEED = 0  # every run of a study is validated on the same rows with the same corruption
 
 
@@ -37,18 +39,37 @@ class Rows(Protocol):
 
 
 class TextRows:
-    """Consecutive token sequences of fixed length, cut from the packed documents."""
+    """Consecutive token sequences of fixed length, cut from the packed documents.
 
-    def __init__(self, tokens: TokenArray, sequence_length: int) -> None:
-        self.tokens, self.length = tokens, sequence_length
+    `numbered`: rows also say to which of their documents each token belongs, for attention within documents.
+    """
+
+    def __init__(self, tokens: TokenArray, sequence_length: int, *, numbered: bool = False) -> None:
+        self.tokens, self.length, self.numbered = tokens, sequence_length, numbered
 
     def __len__(self) -> int:
         return self.tokens.n_tokens // self.length
 
     def read(self, indices: NDArray[np.int64]) -> Batch:
-        """Return {"tokens": (B, T)}."""
+        """Return {"tokens": (B, T)}, and {DOCUMENTS: (B, T)} if numbered."""
         rows = [self.tokens.read(i * self.length, (i + 1) * self.length) for i in indices.tolist()]
-        return {"tokens": torch.from_numpy(np.stack(rows).astype(np.int64))}
+        tokens = torch.from_numpy(np.stack(rows).astype(np.int64))
+        return {"tokens": tokens} | ({DOCUMENTS: document_numbers(tokens)} if self.numbered else {})
+
+
+def document_numbers(tokens: torch.Tensor) -> torch.Tensor:
+    """Number the documents of packed rows from 0: (B, T) ids -> (B, T). EOS closes a document.
+
+    >>> document_numbers(torch.tensor([[7, EOS, 8, 9, EOS]])).tolist()
+    [[0, 0, 1, 1, 1]]
+    """
+    is_end = (tokens == EOS).long()
+    return is_end.cumsum(dim=1) - is_end
+
+
+def numbers_of(rows: Batch) -> Batch:
+    """Return the entry `DOCUMENTS` of rows, if they have one."""
+    return {DOCUMENTS: rows[DOCUMENTS]} if DOCUMENTS in rows else {}
 
 
 class PairRows:

@@ -149,7 +149,7 @@ def prepare_pairs(corpus: PairCorpus, tokenizer_path: Path, caption_length: int,
         "caption_length": caption_length,
         "image_size": corpus.image_size,
     }
-    key = corpus_key(corpus) | settings
+    key = corpus_key(corpus, data_dir) | settings
     folder = cache_folder(data_dir, f"{type(corpus).__name__.lower()}-pairs", key)
 
     def build(partial: Path) -> Manifest:
@@ -157,7 +157,12 @@ def prepare_pairs(corpus: PairCorpus, tokenizer_path: Path, caption_length: int,
         skipped = SkippedItems()
         items = skipped.separated(show_progress(corpus.pairs(), "reading pairs"))
         written = _write(
-            items, tokenizer, settings, partial, lambda sizes: check_splits(sizes, corpus, KEY, skipped)
+            items,
+            tokenizer,
+            settings,
+            partial,
+            check=lambda sizes: check_splits(sizes, corpus, KEY, skipped),
+            test_share=corpus.test_share,
         )
         return written | settings | account(corpus, skipped, KEY)
 
@@ -169,7 +174,9 @@ def _write(
     tokenizer: Tokenizer,
     settings: dict[str, Any],
     folder: Path,
+    *,
     check: Callable[[dict[Split, int]], None],
+    test_share: float,
 ) -> Manifest:
     """Write the pairs into `folder`, after a check of the splits' sizes."""
     hashes = {split: array("Q") for split in SPLITS}
@@ -185,7 +192,7 @@ def _write(
             if hashed in seen:
                 continue
             seen.add(hashed)
-            split = split_of(pair.group)
+            split = split_of(pair.group, test_share)
             row = json.dumps([pair.caption, pair.group, pair.labels], ensure_ascii=False)
             content.update(b"%d " % hashed + row.encode())
             hashes[split].append(hashed)

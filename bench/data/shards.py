@@ -173,7 +173,7 @@ def prepare_text(
     settings: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "train_bytes": tokenizer.train_bytes}
     if given is not None:
         settings = {"given_sha256": sha256(given.encode()).hexdigest()}
-    key = corpus_key(corpus) | {"tokenizer": settings}
+    key = corpus_key(corpus, data_dir) | {"tokenizer": settings}
     folder = cache_folder(data_dir, f"{type(corpus).__name__.lower()}-tokens", key)
 
     def build(partial: Path) -> Manifest:
@@ -196,6 +196,7 @@ def load_documents(corpus: TextCorpus, data_dir: Path, split: Split | None = Non
 
 
 def _items(corpus: TextCorpus, data_dir: Path) -> Iterator[Document | Skipped]:
+    corpus.keep_downloads_in(data_dir)
     return _cached_documents(corpus, data_dir) if corpus.labelled else corpus.documents()
 
 
@@ -208,8 +209,9 @@ def account(corpus: Corpus, skipped: SkippedItems, key: str) -> Manifest:
     return {"provenance": provenance | {"skipped": skipped.described()}, "skipped": dict(skipped.counts)}
 
 
-def corpus_key(corpus: Corpus) -> dict[str, Any]:
+def corpus_key(corpus: Corpus, data_dir: Path) -> dict[str, Any]:
     """Return what identifies the content of a corpus in the cache."""
+    corpus.keep_downloads_in(data_dir)
     name = f"{type(corpus).__module__}.{type(corpus).__qualname__}"
     return {"class": name, "fingerprint": corpus.fingerprint(), "format": FORMAT}
 
@@ -228,7 +230,9 @@ def _cached_documents(corpus: TextCorpus, data_dir: Path) -> Iterator[Document |
                     file.write(json.dumps([item.text, item.group, item.labels], ensure_ascii=False) + "\n")
         return {"documents": len(seen), "provenance": corpus.provenance()}
 
-    folder = cache_folder(data_dir, f"{type(corpus).__name__.lower()}-documents", corpus_key(corpus))
+    folder = cache_folder(
+        data_dir, f"{type(corpus).__name__.lower()}-documents", corpus_key(corpus, data_dir)
+    )
     prepare(folder, build)
     with (folder / "documents.jsonl").open(encoding="utf-8", newline="\n") as file:
         for line in file:

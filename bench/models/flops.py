@@ -2,7 +2,8 @@
 
 Only matrix products are counted, a multiply-add as two FLOPs, as in `torch.utils.flop_counter`; backward
 costs twice forward (Kaplan et al. 2020, arXiv:2001.08361, sec. 2.1). Attention is counted in full for causal
-masks too, which is the common convention (Chowdhery et al. 2022, arXiv:2204.02311, app. B). The embedding
+masks too, which is the common convention (Chowdhery et al. 2022, arXiv:2204.02311, app. B), and for masks
+that keep attention within documents. The embedding
 look-up is free; norms, softmax and activations are left out.
 """
 

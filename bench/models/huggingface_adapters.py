@@ -72,6 +72,7 @@ class HuggingFaceBackbone(nn.Module):
         *,
         causal: bool | None,
         prefix: Tensor | None = None,
+        documents: Tensor | None = None,
         dropout: float = 0.0,
         every_layer: bool = False,
         at: Tensor | None = None,
@@ -82,7 +83,7 @@ class HuggingFaceBackbone(nn.Module):
             tokens: (B, T), our ids.
             attended: (B, T) bool, False at padding, on the right; None: no padding.
             causal: the attention that the strategy needs; None: the checkpoint's own.
-            prefix, dropout: not supported.
+            prefix, documents, dropout: not supported; `documents` may be None only.
             every_layer: also return the input of the first layer and the output of each of the L layers.
             at: (N,) flat indices of the states to return, as in `states_at`; all are computed.
 
@@ -92,7 +93,7 @@ class HuggingFaceBackbone(nn.Module):
         Raises:
             ConfigError: the checkpoint does not support this attention.
         """
-        self._check_attention(causal, prefix, dropout)
+        self._check_attention(causal, documents if prefix is None else prefix, dropout)
         ids, mask = self.read(tokens, attended)
         output = self.text(input_ids=ids, attention_mask=mask, output_hidden_states=every_layer)
         last = output.last_hidden_state

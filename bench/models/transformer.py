@@ -8,18 +8,23 @@ Shapes: B batch, T tokens, D width, H heads, F feed-forward width, V vocabulary.
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from bench.config.schema import Model
 
 NORM_EPS = 1e-5
 INIT_STD = 0.02
 ROPE_THETA = 160_000.0  # ModernBERT's full-attention layers
+EVERY = -1  # document number of a token to which all documents of its row attend
+MIN_FLEX_WIDTH = 16  # of a head, in PyTorch's flex attention
+Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (row, head, query, key) -> may attend
 
 
 class Rope(nn.Module):
@@ -107,7 +112,7 @@ def flat_indices(positions: Tensor, length: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention by PyTorch's fused kernel. A mask is True where a token is attended to."""
+    """Multi-head self-attention by PyTorch's fused kernels. A mask is True where a token is attended to."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -119,13 +124,16 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         rope: tuple[Tensor, Tensor],
-        mask: Tensor | None,
+        mask: Tensor | BlockMask | None,
         causal: bool,
         at: Tensor | None = None,
     ) -> Tensor:
         """x: (B, T, D); mask: (B, 1, 1 or T, T) bool or None -> (B, T, D), or (N, D) as in `states_at`."""
         q, k, v = self._project(x, rope)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        if isinstance(mask, BlockMask):
+            mixed = _compiled_flex_attention()(q, k, v, block_mask=mask)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.Wo(states_at(mixed.transpose(1, 2).flatten(2), at))
 
     def weights(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool) -> Tensor:
@@ -176,7 +184,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rope: tuple[Tensor, Tensor],
-        mask: Tensor | None,
+        mask: Tensor | BlockMask | None,
         causal: bool,
         dropout: float,
         at: Tensor | None = None,
@@ -204,6 +212,7 @@ class Blocks(nn.Module):
         *,
         causal: bool = False,
         prefix: Tensor | None = None,
+        documents: Tensor | None = None,
         dropout: float = 0.0,
         every_layer: bool = False,
         at: Tensor | None = None,
@@ -216,6 +225,9 @@ class Blocks(nn.Module):
             causal: each token attends to itself and to the tokens on its left.
             prefix: (B,) lengths of the prefix, whose tokens attend to each other; the rest is causal. It
                 replaces `attended` and `causal`: no real token attends to padding outside the prefix.
+            documents: (B, T) number of the document of each token, in rows without padding. Tokens attend
+                within their own document, and to tokens of the number `EVERY`. Positions are relative, so a
+                document's states are those of the document alone.
             dropout: share of each block's output set to zero, drawn from torch's global generator.
             every_layer: also return the input of the first block and the output of each of the L blocks.
             at: (N,) flat indices of the states to return, as in `states_at`. The last block computes its
@@ -227,8 +239,11 @@ class Blocks(nn.Module):
             undefined.
         """
         # Under a causal mask no real token attends to padding on its right: no second mask is needed.
-        mask = None if attended is None or causal else attended[:, None, None, :]
-        if prefix is not None:
+        mask: Tensor | BlockMask | None = None if attended is None or causal else attended[:, None, None, :]
+        if documents is not None:
+            rule = rule_within(documents, causal=causal, prefix=prefix)
+            mask, causal = self._mask(rule, embedded), False
+        elif prefix is not None:
             mask, causal = prefix_mask(prefix, embedded.shape[1]), False
         rope = self.rope.tables(embedded.shape[1])
         x = self.embedding_norm(embedded)
@@ -239,6 +254,45 @@ class Blocks(nn.Module):
             x = layer(x, rope, mask, causal, dropout, at if i == len(self.layers) else None)
         x = self.final_norm(x)
         return torch.stack([*inputs, x]) if every_layer else x
+
+    def _mask(self, rule: Rule, embedded: Tensor) -> Tensor | BlockMask:
+        """Return the mask of a rule for embedded inputs (B, T, D), in the form that suits the device.
+
+        Flex attention skips blocks of tokens that do not attend to each other. Its kernels are for GPUs, on
+        which this has not been measured.
+        """
+        n_rows, length = embedded.shape[:2]
+        if embedded.is_cuda and 2 * len(self.rope.frequencies) >= MIN_FLEX_WIDTH:
+            return create_block_mask(rule, n_rows, None, length, length, device=str(embedded.device))
+        return dense_mask(rule, n_rows, length, embedded.device)
+
+
+@cache
+def _compiled_flex_attention() -> Any:
+    """Return flex attention as one kernel; without compilation it stores all scores."""
+    return torch.compile(flex_attention)
+
+
+def rule_within(documents: Tensor, *, causal: bool, prefix: Tensor | None = None) -> Rule:
+    """Return the rule by which tokens attend within their documents; see `Blocks.forward`.
+
+    documents: (B, T) numbers; prefix: (B,) lengths or None. The rule maps indices that broadcast to bool.
+    """
+
+    def rule(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        of_key = documents[row, key]
+        within = (documents[row, query] == of_key) | (of_key == EVERY)
+        if prefix is not None:
+            return within & ((key <= query) | (key < prefix[row]))
+        return within & (key <= query) if causal else within
+
+    return rule
+
+
+def dense_mask(rule: Rule, n_rows: int, length: int, device: torch.device) -> Tensor:
+    """Return a rule as a mask: (B, 1, T, T) bool."""
+    rows, tokens = torch.arange(n_rows, device=device), torch.arange(length, device=device)
+    return rule(rows[:, None, None], rows[:1], tokens[:, None], tokens)[:, None]
 
 
 def prefix_mask(prefix: Tensor, length: int) -> Tensor:
@@ -275,12 +329,19 @@ class Transformer(nn.Module):
         *,
         causal: bool,
         prefix: Tensor | None = None,
+        documents: Tensor | None = None,
         dropout: float = 0.0,
         every_layer: bool = False,
         at: Tensor | None = None,
     ) -> Tensor:
         """tokens: (B, T) ids; attended: (B, T) bool or None -> (B, T, D). See `Blocks.forward`."""
-        how = {"prefix": prefix, "dropout": dropout, "every_layer": every_layer, "at": at}
+        how = {
+            "prefix": prefix,
+            "documents": documents,
+            "dropout": dropout,
+            "every_layer": every_layer,
+            "at": at,
+        }
         return self.blocks(self.embedding(tokens), attended, causal=causal, **how)
 
     @contextlib.contextmanager

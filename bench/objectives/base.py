@@ -118,8 +118,10 @@ class Objective(LightningModule):
     likelihoods: frozenset[Likelihood] = frozenset()  # kinds that `token_nll` supports
     has_idle_weights = False  # some steps train only a part of the weights
     couples_rows = False  # the loss compares the rows of a step with each other
-    has_weights = True  # False: a server holds them; it implements `text_nll` and has no features
+    has_weights = True  # False: there is a server with them, which implements `text_nll`, or none at all
+    is_trivial = False  # no model at all: tasks answer by their trivial baselines
     run_folder: Path | None = None  # for what a strategy keeps beside its run; set before its tasks
+    isolates_documents = False  # `corrupt` keeps the batch key `DOCUMENTS`, and `loss` attends by it
     measures_checkpoint = False  # evaluates a Hugging Face checkpoint as it is, without training
     mask_shift: int = 0  # a masked token is predicted this many tokens to its left
     writes: str | None = None  # how it continues a text; None: it does not

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from bench.data.batches import Batch
+from bench.data.batches import DOCUMENTS, Batch
 from bench.data.tokenizer import MASK
 from bench.models.flops import StepCost
 from bench.objectives.base import Likelihood, Loss, TextObjective
@@ -19,6 +19,7 @@ class CausalLM(TextObjective):
     """Predict the next token everywhere."""
 
     likelihoods = frozenset[Likelihood]({"exact"})
+    isolates_documents = True
     writes = "left to right"
 
     Options = CausalLMOptions
@@ -42,7 +43,7 @@ class CausalLM(TextObjective):
     def loss(self, batch: Batch) -> Loss:
         """Return the NLL of tokens 1..T-1 given their prefixes: exact, except for noise in training."""
         tokens = batch.get("targets", batch["tokens"])  # (B, T)
-        hidden = self._noisy_states(batch) if self.training else self.backbone(tokens, causal=True)
+        hidden = self._noisy_states(batch) if self.training else self._states(tokens, batch)
         targets = tokens[:, 1:]
         return Loss(self.head.summed_nll(hidden[:, :-1], targets), targets.numel())
 
@@ -66,7 +67,10 @@ class CausalLM(TextObjective):
         """Return hidden states under noise: (B, T, D)."""
         tokens = batch["tokens"]
         if "seed" not in batch:
-            return self.backbone(tokens, causal=True)
+            return self._states(tokens, batch)
         with torch.random.fork_rng([tokens.device] if tokens.is_cuda else []):
             torch.manual_seed(int(batch["seed"][0]))  # ranks have other rows, hence other seeds
-            return self.backbone(tokens, causal=True, dropout=self.options.dropout)
+            return self._states(tokens, batch, dropout=self.options.dropout)
+
+    def _states(self, tokens: Tensor, batch: Batch, dropout: float = 0.0) -> Tensor:
+        return self.backbone(tokens, causal=True, documents=batch.get(DOCUMENTS), dropout=dropout)

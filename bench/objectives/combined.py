@@ -76,6 +76,11 @@ class Combined(TextObjective):
         return StepCost.mean(costs, [self.options.shares[name] for name in self.names])
 
     @property
+    def isolates_documents(self) -> bool:  # type: ignore[override]
+        """Whether all parts do."""
+        return all(self.part(name).isolates_documents for name in self.names)
+
+    @property
     def scorers(self) -> list[str]:
         """The names of the parts by which texts are scored."""
         return self.names

@@ -75,10 +75,20 @@ def split_at_spans(
     Returns:
         (B, T - noise + K) inputs; (B, noise + K + 1) targets.
     """
-    starts = mask & ~F.pad(mask[:, :-1], (1, 0), value=False)  # (B, T) first token of each span
+    starts = _span_starts(mask)
     sentinels = first_sentinel + starts.cumsum(dim=1) - 1
     inputs = torch.where(starts, sentinels, tokens)[starts | ~mask].view(len(tokens), -1)
     pairs = torch.stack([sentinels, tokens], dim=2)  # (B, T, 2) a sentinel before each token,
     kept = torch.stack([starts, mask], dim=2)  # kept where a span starts
     spans = pairs[kept].view(len(tokens), -1)
     return inputs, F.pad(spans, (0, 1), value=closing)
+
+
+def numbers_at_spans(numbers: Tensor, mask: Tensor) -> Tensor:
+    """Return the numbers (B, T) of what `split_at_spans` keeps; a span has that of its first token."""
+    return numbers[_span_starts(mask) | ~mask].view(len(numbers), -1)
+
+
+def _span_starts(mask: Tensor) -> Tensor:
+    """Return (B, T) bool, True at the first token of each span."""
+    return mask & ~F.pad(mask[:, :-1], (1, 0), value=False)

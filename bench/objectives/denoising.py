@@ -13,12 +13,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from bench.config.schema import Optim
-from bench.data.batches import Batch
+from bench.data.batches import DOCUMENTS, Batch
 from bench.data.tokenizer import BOS, EOS
 from bench.models.decoder import Decoder
 from bench.models.flops import StepCost, blocks_flops, decoder_flops, head_flops, rows_per_step
+from bench.models.transformer import EVERY
 from bench.objectives.base import Core, Loss, Shapes, StockClass, TextObjective
-from bench.objectives.corruption import noise_mask, span_counts, split_at_spans
+from bench.objectives.corruption import noise_mask, numbers_at_spans, span_counts, split_at_spans
 from bench.objectives.options import Denoiser, DenoisingOptions
 from bench.objectives.sampling import Sampling, left_to_right, writable
 
@@ -28,6 +29,7 @@ class Denoising(TextObjective):
 
     Options = DenoisingOptions
     options: DenoisingOptions
+    isolates_documents = True
     writes = "span by span"
 
     def __init__(
@@ -52,21 +54,28 @@ class Denoising(TextObjective):
         """Draw the step's denoiser, then the spans of each row.
 
         Returns:
-            tokens: (B, S) encoder inputs: the mode, if any, and the text with sentinels; targets: (B, U).
+            tokens: (B, S) encoder inputs: the mode, if any, and the text with sentinels; targets: (B, U);
+            DOCUMENTS: (B, S), if given, for the encoder. The decoder reads its states of the whole row.
         """
         tokens = rows["tokens"]
         denoiser = self._draw(generator)
         n_noise, n_spans = span_counts(tokens.shape[1], denoiser.rate, denoiser.mean_span)
         mask = noise_mask(*tokens.shape, n_noise=n_noise, n_spans=n_spans, generator=generator)
         inputs, targets = split_at_spans(tokens, mask, first_sentinel=self.shapes.vocab_size, closing=EOS)
+        batch = {"tokens": inputs, "targets": targets}
+        if DOCUMENTS in rows:
+            batch[DOCUMENTS] = numbers_at_spans(rows[DOCUMENTS], mask)
         if denoiser.mode is not None:
-            inputs = F.pad(inputs, (1, 0), value=self.mode_ids[denoiser.mode])
-        return {"tokens": inputs, "targets": targets}
+            before = {"tokens": self.mode_ids[denoiser.mode], DOCUMENTS: EVERY}
+            batch |= {
+                name: F.pad(batch[name], (1, 0), value=before[name]) for name in before if name in batch
+            }
+        return batch
 
     def loss(self, batch: Batch) -> Loss:
         """Return the NLL of the decoder's targets, each given those before it and the encoder's input."""
         targets = batch["targets"]  # (B, U)
-        context = self.backbone(batch["tokens"], causal=False)  # (B, S, D)
+        context = self.backbone(batch["tokens"], causal=False, documents=batch.get(DOCUMENTS))  # (B, S, D)
         written = F.pad(targets[:, :-1], (1, 0), value=BOS)
         hidden = self.decoder(self.backbone.embedding(written), context)  # (B, U, D)
         return Loss(self.head.summed_nll(hidden, targets), targets.numel())

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.data.batches import Batch
+from bench.data.batches import DOCUMENTS, Batch, numbers_of
 from bench.data.tokenizer import MASK
 from bench.models.cross_entropy import IGNORED
 from bench.models.flops import StepCost
@@ -25,6 +25,7 @@ class MaskedDiffusion(TextObjective):
     """Predict all masked tokens, of which there are 1 to T; special tokens are treated as any other."""
 
     likelihoods = frozenset[Likelihood]({"bound"})
+    isolates_documents = True
     writes = "reverse diffusion"
     Options = TextOptions
 
@@ -39,13 +40,14 @@ class MaskedDiffusion(TextObjective):
         strata = torch.arange(n_rows, dtype=torch.float64) / n_rows
         phases = (strata + torch.rand((), dtype=torch.float64, generator=generator)) % 1
         hidden = choose_any(hidden_counts(length, phases), length, generator)
-        return {"tokens": tokens.masked_fill(hidden, MASK), "targets": tokens.masked_fill(~hidden, IGNORED)}
+        batch = {"tokens": tokens.masked_fill(hidden, MASK), "targets": tokens.masked_fill(~hidden, IGNORED)}
+        return batch | numbers_of(rows)
 
     def loss(self, batch: Batch) -> Loss:
         """Return an estimate of an upper bound of the negative log-likelihood; the count is all tokens."""
         tokens, targets = batch["tokens"], batch["targets"]
         n_maskable = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
-        states, weights = self._masked_states(tokens, targets, n_maskable)
+        states, weights = self._masked_states(tokens, targets, n_maskable, batch.get(DOCUMENTS))
         return Loss(self.head.summed_nll(states, targets[targets != IGNORED], weights), tokens.numel())
 
     def weighted_nll(self, shown: Tensor, targets: Tensor, n_maskable: Tensor) -> Tensor:
@@ -64,11 +66,13 @@ class MaskedDiffusion(TextObjective):
         weighted = weights * F.cross_entropy(self.head(states), targets[is_masked], reduction="none")
         return weighted.new_zeros(targets.shape).masked_scatter(is_masked, weighted)
 
-    def _masked_states(self, shown: Tensor, targets: Tensor, n_maskable: Tensor) -> tuple[Tensor, Tensor]:
+    def _masked_states(
+        self, shown: Tensor, targets: Tensor, n_maskable: Tensor, documents: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the states of the N masked tokens (N, D) and their weights (N,), as in `weighted_nll`."""
         is_masked = targets != IGNORED  # (B, T')
         at = F.pad(is_masked, (shown.shape[1] - targets.shape[1], 0)).flatten().argwhere()[:, 0]
-        states = self.backbone(shown, attended(shown), causal=False, at=at)
+        states = self.backbone(shown, attended(shown), causal=False, documents=documents, at=at)
         weights = n_maskable[:, None] / is_masked.sum(dim=1, keepdim=True)  # (B, 1)
         return states, weights.expand_as(targets)[is_masked]
 

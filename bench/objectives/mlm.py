@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from bench.data.batches import Batch
+from bench.data.batches import DOCUMENTS, Batch, numbers_of
 from bench.data.tokenizer import MASK
 from bench.models.cross_entropy import IGNORED
 from bench.models.flops import StepCost
@@ -24,6 +24,7 @@ class MaskedLM(TextObjective):
     """Predict a fixed share of the tokens; logits are computed for these only."""
 
     likelihoods = frozenset[Likelihood]({"pseudo"})
+    isolates_documents = True
     writes = "mask-predict"
 
     Options = MaskedLMOptions
@@ -40,12 +41,14 @@ class MaskedLM(TextObjective):
         positions, targets = choose_tokens(tokens, self._n_targets(), generator)
         chosen = tokens.gather(1, positions)
         shown = torch.where(targets == IGNORED, chosen, self._mask(chosen, generator))
-        return {"tokens": tokens.scatter(1, positions, shown), "positions": positions, "targets": targets}
+        batch = {"tokens": tokens.scatter(1, positions, shown), "positions": positions, "targets": targets}
+        return batch | numbers_of(rows)
 
     def loss(self, batch: Batch) -> Loss:
         """Return the cross-entropy of the chosen tokens: a pseudo-likelihood, not a likelihood."""
         tokens, targets = batch["tokens"], batch["targets"].flatten()  # (B, T), (B K,)
-        hidden = self.backbone(tokens, causal=False, at=flat_indices(batch["positions"], tokens.shape[1]))
+        at = flat_indices(batch["positions"], tokens.shape[1])
+        hidden = self.backbone(tokens, causal=False, documents=batch.get(DOCUMENTS), at=at)
         return Loss(self.head.summed_nll(hidden, targets), (targets != IGNORED).sum())
 
     def step_cost(self, tokens_per_step: int) -> StepCost:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from bench.data.batches import Batch
+from bench.data.batches import DOCUMENTS, Batch, numbers_of
 from bench.data.tokenizer import MASK
 from bench.models.flops import StepCost
 from bench.models.transformer import flat_indices
@@ -25,6 +25,7 @@ class MaskedNextToken(TextObjective):
 
     mask_shift = 1
     likelihoods = frozenset[Likelihood]({"pseudo"})
+    isolates_documents = True
     writes = "mask-predict"
 
     Options = MaskedNextTokenOptions
@@ -40,16 +41,18 @@ class MaskedNextToken(TextObjective):
         tokens = rows["tokens"]
         order = torch.rand((len(tokens), tokens.shape[1] - 1), generator=generator)
         positions = 1 + order.topk(self._n_targets(), dim=1).indices.sort(dim=1).values
-        return {
+        batch = {
             "tokens": tokens.scatter(1, positions, MASK),
             "positions": positions,
             "targets": tokens.gather(1, positions),
         }
+        return batch | numbers_of(rows)
 
     def loss(self, batch: Batch) -> Loss:
         """Return the cross-entropy of the masked tokens, each predicted from the state on its left."""
         tokens, targets = batch["tokens"], batch["targets"].flatten()  # (B, T), (B K,)
-        hidden = self.backbone(tokens, causal=False, at=flat_indices(batch["positions"] - 1, tokens.shape[1]))
+        at = flat_indices(batch["positions"] - 1, tokens.shape[1])
+        hidden = self.backbone(tokens, causal=False, documents=batch.get(DOCUMENTS), at=at)
         return Loss(self.head.summed_nll(hidden, targets), targets.numel())
 
     def step_cost(self, tokens_per_step: int) -> StepCost:

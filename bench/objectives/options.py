@@ -73,6 +73,7 @@ class ScratchOptions(ObjectiveOptions):
     modality: Annotated[str, choice("none")] = MISSING
 
 
+TrivialOptions = ScratchOptions
 PrefixLMOptions = MaskedDiffusionOptions = TextOptions
 CaptioningOptions = PairOptions
 

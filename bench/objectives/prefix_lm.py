@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from bench.data.batches import Batch
+from bench.data.batches import DOCUMENTS, Batch
 from bench.models.flops import StepCost
 from bench.objectives.base import Likelihood, Loss, StockClass, TextObjective
 from bench.objectives.likelihood import next_token_nll, scored_tokens
@@ -18,6 +18,7 @@ class PrefixLM(TextObjective):
     """One stack with bidirectional attention in the prefix, whose length is drawn for each row."""
 
     likelihoods = frozenset[Likelihood]({"exact"})
+    isolates_documents = True
     writes = "left to right"
     Options = TextOptions
 
@@ -36,7 +37,8 @@ class PrefixLM(TextObjective):
         tokens, prefix = batch["tokens"], batch["prefix"]  # (B, T), (B,)
         follows = torch.arange(tokens.shape[1], device=tokens.device) >= prefix[:, None]  # (B, T)
         at = follows.flatten().argwhere()[:, 0] - 1  # each is predicted from the state on its left
-        hidden = self.backbone(tokens, causal=False, prefix=prefix, at=at)  # (N, D)
+        documents = batch.get(DOCUMENTS)
+        hidden = self.backbone(tokens, causal=False, prefix=prefix, documents=documents, at=at)  # (N, D)
         return Loss(self.head.summed_nll(hidden, tokens[follows]), len(at))
 
     def step_cost(self, tokens_per_step: int) -> StepCost:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bench.config.schema import Model, Optim
-from bench.data.batches import Batch
+from bench.data.batches import DOCUMENTS, Batch, numbers_of
 from bench.data.tokenizer import MASK
 from bench.errors import ConfigError
 from bench.models.cross_entropy import IGNORED
@@ -39,10 +39,11 @@ class Generator(nn.Module):
         nn.init.zeros_(self.decoder.bias)
         self.decoder.weight = embedding.weight
 
-    def forward(self, embedded: Tensor, positions: Tensor) -> Tensor:
-        """embedded: (B, T, D); positions: (B, K) -> logits at them (B, K, V)."""
+    def forward(self, embedded: Tensor, positions: Tensor, documents: Tensor | None = None) -> Tensor:
+        """embedded: (B, T, D); positions: (B, K); documents as in `Blocks` -> logits (B, K, V)."""
         at = flat_indices(positions, embedded.shape[1])
-        hidden = self.blocks(self.project(embedded), at=at).view(*positions.shape, -1)  # (B, K, its own D)
+        hidden = self.blocks(self.project(embedded), documents=documents, at=at)  # (B K, its own D)
+        hidden = hidden.view(*positions.shape, -1)  # (B, K, its own D)
         return self.decoder(self.norm(F.gelu(self.dense(hidden))))
 
 
@@ -66,6 +67,7 @@ class ReplacedTokenDetection(Objective):
     """Train a generator and a discriminator together; features are the discriminator's."""
 
     modality: ClassVar[Modality] = "text"
+    isolates_documents = True
 
     Options = ReplacedTokenDetectionOptions
     options: ReplacedTokenDetectionOptions
@@ -103,23 +105,25 @@ class ReplacedTokenDetection(Objective):
         tokens = rows["tokens"]
         positions, targets = choose_tokens(tokens, self._n_targets(), generator)
         shown = torch.where(targets == IGNORED, tokens.gather(1, positions), MASK)
-        return {
+        batch = {
             "originals": tokens,
             "tokens": tokens.scatter(1, positions, shown),
             "positions": positions,
             "targets": targets,
             "uniforms": torch.rand(positions.shape, generator=generator),
         }
+        return batch | numbers_of(rows)
 
     def loss(self, batch: Batch) -> Loss:
         """Return two terms: the generator's cross-entropy, lambda times the discriminator's binary one."""
         targets, originals = batch["targets"], batch["originals"]
-        logits = self.generator(self.backbone.embedding(batch["tokens"]), batch["positions"])  # (B, K, V)
+        documents, embedded = batch.get(DOCUMENTS), self.backbone.embedding(batch["tokens"])
+        logits = self.generator(embedded, batch["positions"], documents)  # (B, K, V)
         generator_nll = F.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORED
         )
         filled = self.fill(batch, logits)
-        predicted = self.head(self.backbone(filled, causal=False))  # (B, T)
+        predicted = self.head(self.backbone(filled, causal=False, documents=documents))  # (B, T)
         is_replaced = (filled != originals).to(predicted)  # a sample equal to the original counts as original
         detection_nll = F.binary_cross_entropy_with_logits(predicted, is_replaced, reduction="sum")
         sums = torch.stack([generator_nll, self.options.discriminator_weight * detection_nll])

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from bench.analysis.error_model import damaged as damaged_items
 from bench.analysis.format import EMPTY, Entry, Link, View
 from bench.analysis.frames import Tables, text
 from bench.errors import DataError, in_brief
@@ -78,6 +79,7 @@ def assemble(
         study: the study's folder, for its README, claims and audit.
     """
     unread = [f"Damaged record left out: {in_brief(error)}" for error in damaged]
+    unread += [f"Outcomes by item left out of the errors: {in_brief(e)}" for e in damaged_items(tables)]
     audit, unaudited = _audit(study)
     return Page(
         study=tables.study,
@@ -93,7 +95,7 @@ def _sections(
 ) -> list[Section]:
     """Return every section of a study's page; a table that is None does not apply to the study."""
     results = [
-        Section("headline", "Headline", [views.headline(tables)], latex=True),
+        Section("headline", "Headline", _applicable(views.headline(tables), views.gated(tables)), latex=True),
         Section("decisions", "Best strategy", [views.decision_table(tables)], latex=True),
         Section("figures", "Figures"),
         Section(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bench.config.bounds import Checked, OptionError
@@ -73,4 +74,6 @@ def _find_corpora(config: Config, seen: dict[str, Any]) -> None:
         node = vars(config.corpus)[kind]
         text = f"content of {kind} {json.dumps(node, sort_keys=True)}"
         if text not in seen:
-            seen[text] = build(node, base, f"corpus.{kind}").fingerprint()
+            corpus = build(node, base, f"corpus.{kind}")
+            corpus.keep_downloads_in(Path(config.paths.data))
+            seen[text] = corpus.fingerprint()

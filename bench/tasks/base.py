@@ -158,6 +158,14 @@ class Task(ABC):
         for name in self.nltk_corpora:
             corpus_reader(name, key)
 
+    def baseline(self, setting: Setting) -> Outcome | None:
+        """Return the outcome of a trivial predictor that knows nothing of pretraining; None without one.
+
+        It fits to the same labels and answers the same items as `evaluate`, under the same metrics; see
+        `bench.tasks.baselines`. A task on which no strategy beats it gives no verdict.
+        """
+        return None
+
     def ceiling(self, setting: Setting) -> Outcome | None:
         """Return the outcome of a model that knows every answer; None where no such model can exist."""
         return None

@@ -82,6 +82,14 @@ class Captioning(Task):
         return outcome([texts[i] for i in nearest], test, setting, constant=texts[0])
 
     @override
+    def baseline(self, setting: Setting) -> Outcome:
+        """Return the outcome of the most frequent training caption for every image."""
+        test = described(setting.pairs.test(), self.options.test_images)
+        (text,), _ = frequent_captions(setting.pairs.train(), 1)
+        is_chance = self.options.protocol != "generate"
+        return outcome([text] * len(test.images), test, setting, constant=text if is_chance else None)
+
+    @override
     def ceiling(self, setting: Setting) -> Outcome:
         """Score the first caption of each image against all of them."""
         test = described(setting.pairs.test(), self.options.test_images)

@@ -34,6 +34,7 @@ from bench.errors import DataError
 from bench.objectives.base import Objective
 from bench.objectives.contrastive import info_nce
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.baselines import likeness
 from bench.tasks.finetune import minimise
 from bench.tasks.likelihood import Continuation, continuation_nll, normalised
 from bench.tasks.options import DialogueFittedOptions, DialogueLikelihoodOptions, DialogueOptions
@@ -180,6 +181,18 @@ class Dialogue(Task):
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
         selection = self.selection()
         return self._outcome(self.scores(model, selection, setting), selection)
+
+    @override
+    def baseline(self, setting: Setting) -> Outcome:
+        """Return the outcome of the words that context and response share, weighted by TF-IDF."""
+        selection = self.selection()
+        texts = list(dict.fromkeys(text for row in selection.candidates for text in row))
+        cosine = likeness([TURN_END.join(item.context) for item in selection.items], texts)
+        place = {text: i for i, text in enumerate(texts)}
+        chosen = [
+            row[[place[text] for text in own]] for row, own in zip(cosine, selection.candidates, strict=True)
+        ]
+        return self._outcome(torch.from_numpy(np.stack(chosen)), selection)
 
     @override
     def ceiling(self, setting: Setting) -> Outcome:

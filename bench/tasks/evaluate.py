@@ -84,7 +84,7 @@ class Evaluation:
                 task = build(node, Task, f"task.{name}")  # type: ignore[type-abstract]
                 task.check(f"task.{name}")
                 with meter.reads(objective.backbone, objective.shapes.model):
-                    outcome = task.evaluate(objective, setting)
+                    outcome = _outcome(task, objective, setting)
                 done = self._scored(blank, outcome)
             except InterruptedRunError:
                 raise
@@ -113,6 +113,15 @@ class Evaluation:
         if items:
             write_items(items, items_path(folder, record))
         write_evaluation(record, folder)
+
+
+def _outcome(task: Task, objective: Objective, setting: Setting) -> Outcome:
+    if not objective.is_trivial:
+        return task.evaluate(objective, setting)
+    found = task.baseline(setting)
+    if found is None:
+        raise InapplicableError("the task has no trivial baseline besides chance")
+    return found
 
 
 def setting_of(spec: RunSpec, data: Prepared, keep_going: Callable[[], None], cache: FeatureCache) -> Setting:

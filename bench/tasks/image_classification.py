@@ -89,6 +89,16 @@ class ImageClassification(Task):
         return outcome(scores, test, names, counts)
 
     @override
+    def baseline(self, setting: Setting) -> Outcome | None:
+        """Return the outcome of a probe of raw pixels; None without training labels."""
+        if self.options.protocol != "probe":
+            return None
+        names, test, counts = self._test(setting)
+        train = self._drawn(names, setting)
+        seen, unseen = (part.images().flatten(1).float() for part in (train, test))
+        return outcome(probe(seen, setting.labels(train.targets()), unseen), test, names, counts)
+
+    @override
     def ceiling(self, setting: Setting) -> Outcome:
         names, test, counts = self._test(setting)
         return outcome(F.one_hot(test.targets(), len(names)).double(), test, names, counts)

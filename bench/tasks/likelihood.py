@@ -165,6 +165,23 @@ class BitsPerByte(Task):
         measured = Measured(f"bits_per_byte_{kind}", value, chance, len(windows), higher_is_better=False)
         return Outcome([measured], {} if nll is None else {"nats": nll.numpy()})
 
+    @override
+    def baseline(self, setting: Setting) -> Outcome:
+        """Return the outcome of an n-gram model of bytes of the training text."""
+        from bench.tasks.baselines import byte_ngrams, text_nats  # late: it reads tasks that need this one
+
+        windows = self._windows(setting)
+        texts = setting.tokenizer.decode_batch(windows[:, 1:].tolist(), skip_special_tokens=True)
+        before = setting.tokenizer.decode_batch(windows[:, :1].tolist(), skip_special_tokens=True)
+        nats = text_nats(byte_ngrams(setting), list(zip(before, texts, strict=True)))
+        return self._outcome(float(nats.sum()), windows, setting)
+
+    def _outcome(self, nats: float, windows: Tensor, setting: Setting) -> Outcome:
+        n_bytes = _n_bytes(windows[:, 1:], setting.tokenizer)
+        chance = math.log2(setting.text.vocab_size) * windows[:, 1:].numel() / n_bytes
+        name, value = f"bits_per_byte_{self.options.kind}", nats / math.log(2) / n_bytes
+        return Outcome([Measured(name, value, chance, len(windows), higher_is_better=False)])
+
     def _windows(self, setting: Setting) -> Tensor:
         rows = TextRows(setting.text.test(), setting.sequence_length)
         if not len(rows):

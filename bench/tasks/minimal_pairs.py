@@ -27,6 +27,7 @@ from bench.data.tokenizer import EOS
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.baselines import byte_ngrams, text_nats
 from bench.tasks.likelihood import (
     Continuation,
     continuation_nll,
@@ -194,6 +195,17 @@ class MinimalPairs(Task):
         # Pairs of equal lengths first, so that both sentences share the random draws of a bound.
         order = sorted(range(len(pairs)), key=lambda i: (len(good[i]) != len(bad[i]), len(good[i]), i))
         nll = [continuation_nll(model, side, self.options, setting, order=order) for side in (good, bad)]
+        return self._outcome(pairs, good, bad, nll, counts)
+
+    @override
+    def baseline(self, setting: Setting) -> Outcome:
+        """Return the outcome of an n-gram model of the training text."""
+        pairs, good, bad, counts = self._encoded(setting)
+        ngrams = byte_ngrams(setting)
+        nll = [
+            text_nats(ngrams, [("", text) for text in side])
+            for side in zip(*((p.good, p.bad) for p in pairs), strict=True)
+        ]
         return self._outcome(pairs, good, bad, nll, counts)
 
     @override

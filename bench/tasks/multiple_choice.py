@@ -20,6 +20,7 @@ from bench.data.corpora.hf import Row, label_text
 from bench.errors import DataError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.baselines import byte_ngrams, text_nats
 from bench.tasks.hub import open_split, require_columns, row_texts
 from bench.tasks.likelihood import Continuation, continuation_nll, normalised
 from bench.tasks.options import MultipleChoiceOptions
@@ -62,6 +63,15 @@ class MultipleChoice(Task):
         nll = normalised(
             continuation_nll(model, flat, self.options, setting), flat, self.options.length_normalisation
         )
+        return self._outcome(items, torch.from_numpy(-nll), counts)
+
+    @override
+    def baseline(self, setting: Setting) -> Outcome:
+        """Return the outcome of an n-gram model of the training text."""
+        items, encoded, counts = self._encoded(setting)
+        flat = [choice for choices in encoded for choice in choices]
+        texts = [pair for item in items for pair in zip(item.given, item.scored, strict=True)]
+        nll = normalised(text_nats(byte_ngrams(setting), texts), flat, self.options.length_normalisation)
         return self._outcome(items, torch.from_numpy(-nll), counts)
 
     @override

@@ -110,6 +110,17 @@ class QuestionSet:
         em, f1 = np.array(scores_of).T
         return AnswerScores(f1, em, answers)
 
+    def at(self, start: float, length: int) -> AnswerScores:
+        """Score the answers of `length` tokens that begin at a share of each context."""
+        found, answers = [], []
+        for golds, question, offsets in zip(self.golds, self.questions, self.windows.offsets, strict=True):
+            first = min(int(start * len(offsets)), len(offsets) - 1)
+            last = min(first + length, len(offsets)) - 1
+            answers.append(question.context[offsets[first, 0] : offsets[last, 1]])
+            found.append(golds.score(answers[-1]))
+        em, f1 = np.array(found).T
+        return AnswerScores(f1, em, answers)
+
     def oracle_logits(self) -> Tensor:
         """Return logits (W, C, 2) that point to the right answer, or to the longest part within a window."""
         windows, logits = self.windows, torch.zeros(len(self.windows), self.windows.n_candidates, 2)
@@ -196,6 +207,21 @@ class QuestionAnswering(Task):
         for budget, (fits, failed) in zip(train.budgets, run(model, train, test, setting), strict=True):
             outcome = _with(outcome, test, fits, failed, budget)
         return outcome
+
+    @override
+    def baseline(self, setting: Setting) -> Outcome:
+        """Return the outcome of the median place and length of the training answers, in every context."""
+        train = self._training(setting)
+        test = self._drawn("test", self.options.test_items, 0, setting)
+        found = Outcome([], {}, _counts(train, test))
+        for budget in train.budgets:
+            spans = train.spans[:budget]
+            sizes = torch.tensor([len(offsets) for offsets in train.windows.offsets[:budget]])
+            known = spans[:, 0] >= 0
+            start = float((spans[known, 0] / sizes[known]).median()) if known.any() else 0.0
+            length = int((spans[known, 1] - spans[known, 0] + 1).median()) if known.any() else 1
+            found = _with(found, test, [test.at(start, length)], [], budget)
+        return found
 
     @override
     def ceiling(self, setting: Setting) -> Outcome:

@@ -16,6 +16,7 @@ from typing_extensions import override
 from bench.errors import DataError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.baselines import likeness
 from bench.tasks.hub import open_split, require_columns, texts_in
 from bench.tasks.options import SentenceSimilarityOptions
 from bench.tasks.probe import as_attention, encode, text_features
@@ -47,6 +48,14 @@ class SentenceSimilarity(Task):
             sides.append(F.normalize(text_features(model, tokens, *how, cache=setting.cache).double(), dim=1))
         cosine = (sides[0] * sides[1]).sum(dim=1)
         return _outcome(cosine, gold, counts)
+
+    @override
+    def baseline(self, setting: Setting) -> Outcome:
+        """Return the outcome of the words that both sentences share, weighted by TF-IDF."""
+        pairs, gold, counts = self._pairs()
+        left, right = zip(*pairs, strict=True)
+        cosine = likeness(left, [*right, *left])[:, : len(right)].diagonal()
+        return _outcome(torch.from_numpy(cosine.copy()), gold, counts)
 
     @override
     def ceiling(self, setting: Setting) -> Outcome:

@@ -25,6 +25,7 @@ from bench.data.corpora.base import Split
 from bench.errors import DataError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.baselines import words_in_context
 from bench.tasks.finetune import fine_tune
 from bench.tasks.label_budgets import failed_fits, fit_spread, n_labels
 from bench.tasks.options import TaggingOptions
@@ -162,6 +163,23 @@ class Tagging(Task):
             counts |= _unusable(train, test, labelled)
             samples = samples or self._samples(test, tagged[0])
         return Outcome(scores, items, {reason: n for reason, n in counts.items() if n}, samples)
+
+    @override
+    def baseline(self, setting: Setting) -> Outcome:
+        """Return the outcome of a linear classifier of each word and its neighbours."""
+        train, test = self._draw("train", self.options.max_labels, setting), self._test(setting)
+        scores: list[Measured] = []
+        items: dict[str, NDArray[Any]] = {}
+        asked = [sentence.words for sentence in test.sentences]
+        for n in n_labels(self.options.label_budgets, len(train.sentences))[0]:
+            setting.keep_going()
+            known = [sentence.words for sentence in train.sentences[:n]]
+            counted = self.score.counts(test.gold, words_in_context(known, train.gold[:n], asked))
+            value, n_items = self.score.value(counted), self.score.n_items(counted)
+            chance = self.score.value(self._constant(test, labelled_words(train, n, setting.labels)))
+            scores.append(Measured(self.score.metric, value, chance, n_items, n_labels=n))
+            items |= {f"{self.score.metric}.{name}@{n}": rows for name, rows in counted.items()}
+        return Outcome(scores, items)
 
     @override
     def ceiling(self, setting: Setting) -> Outcome:

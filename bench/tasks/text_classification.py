@@ -24,6 +24,7 @@ from bench.data.corpora.base import Split
 from bench.errors import DataError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.baselines import bag_of_ngrams, texts_of
 from bench.tasks.class_scores import SCORES
 from bench.tasks.finetune import Tuned, fine_tune
 from bench.tasks.label_budgets import failed_fits, fit_spread
@@ -191,6 +192,16 @@ class TextClassification(Task):
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
         measure = {"probe": self._probe, "finetune": self._fine_tune, "layers": self._layers}
         return self._outcome(setting, lambda budget: measure[self.options.protocol](model, budget, setting))
+
+    @override
+    def baseline(self, setting: Setting) -> Outcome:
+        """Return the outcome of a bag of words and pairs of words."""
+
+        def bag(budget: BudgetData) -> Outcome:
+            train, test = (texts_of(part.tokens, setting.tokenizer) for part in (budget.train, budget.test))
+            return budget.outcome(self.metrics, [bag_of_ngrams(train, budget.train.labels, test)])
+
+        return self._outcome(setting, bag)
 
     @override
     def ceiling(self, setting: Setting) -> Outcome:

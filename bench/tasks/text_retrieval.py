@@ -22,6 +22,7 @@ from bench.data.corpora.hf import Row, label_text
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task
+from bench.tasks.baselines import likeness
 from bench.tasks.hub import bench_data, read_rows, require_columns
 from bench.tasks.options import TextRetrievalOptions
 from bench.tasks.probe import EVALUATION_BATCH, as_attention, encode, text_features
@@ -67,6 +68,13 @@ class TextRetrieval(Task):
             for query, own in zip(list(found.queries)[start:], cosine.numpy().round(DECIMALS), strict=False):
                 ranked[query] = own
         return outcome(found, ranked)
+
+    @override
+    def baseline(self, setting: Setting) -> Outcome:
+        """Return the outcome of the words that query and document share, weighted by TF-IDF."""
+        found = self._collection()
+        cosine = likeness(list(found.queries.values()), list(found.documents.values()))
+        return outcome(found, dict(zip(found.queries, cosine, strict=True)))
 
     @override
     def ceiling(self, setting: Setting) -> Outcome:

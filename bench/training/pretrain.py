@@ -19,7 +19,7 @@ from bench.config.schema import Config
 from bench.data.batches import VALIDATION_SEED, Batch, BatchModule, PairRows, Rows, TextRows, make_batch
 from bench.data.prepare import Prepared, check_epochs
 from bench.data.pretrained_files import CheckpointError, open_checkpoint
-from bench.errors import DataError, DivergedError
+from bench.errors import ConfigError, DataError, DivergedError
 from bench.models import flops
 from bench.models.flops import StepCost
 from bench.models.from_huggingface import Loaded, load
@@ -276,8 +276,11 @@ def rows_of(spec: RunSpec, objective: Objective, data: Prepared) -> tuple[Rows, 
     if objective.modality == "pairs":
         return PairRows(data.pairs.train(config.budget.unique_pairs)), PairRows(data.pairs.validation())
     length = config.sequence_length
-    train = TextRows(data.text.train(config.budget.unique_bytes), length)
-    validation = TextRows(data.text.validation(), length)
+    isolated = not config.attention_across_documents
+    if isolated and not objective.isolates_documents:
+        raise ConfigError(f"attention_across_documents=false: strategy={spec.strategy} does not support it")
+    train = TextRows(data.text.train(config.budget.unique_bytes), length, numbered=isolated)
+    validation = TextRows(data.text.validation(), length, numbered=isolated)
     if not len(validation):
         raise DataError(f"sequence_length={length}: the validation split has fewer tokens; lower it")
     return train, validation

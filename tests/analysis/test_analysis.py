@@ -1,17 +1,19 @@
 """Laws of the tables and the statistics, on records with values that can be checked by hand."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
+import scipy.stats
 from toy_runs import CLM, PROBE, cell, make_run, tables_of, toy_runs, toy_tables
 
-from bench.analysis import stats
-from bench.analysis.compare import baseline_cell, choose, pooled, summaries
+from bench.analysis import compare, stats
+from bench.analysis.compare import baseline_cell, choose, headline_place, headline_rows, summaries, verdict
 from bench.analysis.decision import Decision, decisions, needs
+from bench.analysis.error_model import Difference
 from bench.analysis.format import latex_escape, markdown_escape, plain, with_seeds
 from bench.analysis.frames import Cell, Condition, Tables
 from bench.records import CurvePoint, Divergence, RunRecord, Score, Spent, read_record, write_record
@@ -34,9 +36,9 @@ def test_interval_of_three_seeds_is_students():
     assert found.high == pytest.approx(0.2 + half, abs=1e-5)
 
 
-def test_interval_needs_two_seeds_and_ignores_their_order():
+def test_interval_needs_three_seeds_and_ignores_their_order():
     assert stats.interval([]) is None
-    assert stats.interval([0.5]) == stats.Interval(0.5, None, None, 1)
+    assert stats.interval([0.25, 0.75]) == stats.Interval(0.5, None, None, 2)
     values = [0.1, 0.5, 0.2, 0.9, 0.3, 0.4]
     assert stats.interval(values) == stats.interval(values[::-1])
 
@@ -46,17 +48,9 @@ def test_interval_refuses_what_is_not_finite():
         stats.interval([0.5, math.nan])
 
 
-def test_sign_flip_p_counts_patterns_and_has_its_floor():
-    assert stats.sign_flip_p([1.0, 2.0, 3.0]) == 2 / 8  # only +++ and --- reach the mean of 2
-    assert stats.sign_flip_p([3.0, -1.0]) == 1.0  # means 1, 2, -2, -1: none is closer to 0
-    assert stats.sign_flip_p([0.1] * 5) == 2.0 ** (1 - 5)
-    assert 0 < stats.sign_flip_p([0.1] * 20) <= 2.0**-14
-
-
 def test_how_little_two_seeds_know_is_told():
-    assert "12.7 standard errors" in views.seeds_note([2, 5])
-    assert "12.7 standard errors" not in views.seeds_note([3])
-    assert "One seed has no interval" in views.seeds_note([1])
+    assert "Fewer than 3 seeds have no interval" in views.seeds_note([2, 5])
+    assert "Fewer than 3 seeds" not in views.seeds_note([3])
 
 
 def test_pooling_averages_cells_within_seeds_that_have_all():
@@ -64,73 +58,90 @@ def test_pooling_averages_cells_within_seeds_that_have_all():
         [2.0, np.nan], nan_ok=True
     )
     assert np.isnan(stats.pool(np.empty((0, 2)))).all()
-    one, two = pd.Series({0: 1.0, 1: 2.0}), pd.Series({0: 3.0})
-    assert dict(stats.pool_series([one, two])) == {0: 2.0}
-    assert dict(stats.pool_series([])) == {}
 
 
-def test_cell_means_and_paired_differences_are_the_hand_computed_ones():
+def test_cell_means_and_differences_are_the_hand_computed_ones():
     row = summary_of(toy_tables(), cell("clm"))
     assert row.interval.mean == pytest.approx(0.63)
     assert row.to_scratch.interval.mean == pytest.approx(0.11)
-    half = 4.3027 * 0.01 / math.sqrt(3)
+    error, df = math.sqrt((0.03**2 + 0.02**2) / 3), (9 + 4) ** 2 / (81 / 2 + 16 / 2)  # Welch
+    half = scipy.stats.t(df).ppf(0.975) * error
     assert row.to_scratch.interval.low == pytest.approx(0.11 - half, abs=1e-5)
     assert row.to_scratch.interval.high == pytest.approx(0.11 + half, abs=1e-5)
-    assert (row.to_scratch.p, row.to_scratch.seeds) == (0.25, (0, 1, 2))
+    assert (row.to_scratch.is_paired, row.to_scratch.interval.n) == (False, 3)
 
 
-def test_differences_pair_by_seed_and_leave_out_the_unpaired():
+def test_two_seeds_of_scratch_leave_a_difference_without_an_interval():
     records = [record for record in toy_runs() if record.run_id != "scratch-None-0"]
     row = summary_of(tables_of(records), cell("clm"))
-    assert row.to_scratch.seeds == (1, 2)
+    assert (row.to_scratch.is_tested, row.to_scratch.interval.n) == (False, 2)
     assert row.interval.n == 3
 
 
-def word(gap: stats.Paired | None, *, better: bool = True, p_holm: float = 0.01, lacking: str = "") -> str:
-    return stats.verdict(gap, higher_is_better=better, p_holm=p_holm, lacking=lacking)
+def gap_of(mean: float, half: float | None, p: float) -> Difference:
+    low, high = (None, None) if half is None else (mean - half, mean + half)
+    return Difference(stats.Interval(mean, low, high, 3), p, is_paired=False)
+
+
+def word(gap: Difference | None, *, better: bool = True, p_holm: float = 0.01, lacking: str = "") -> str:
+    return verdict(gap, higher_is_better=better, p_holm=p_holm, lacking=lacking)
 
 
 def test_verdict_follows_the_better_side():
-    gap = stats.paired({0: 0.10, 1: 0.11, 2: 0.12})
-    assert word(gap) == stats.AHEAD
-    assert word(gap, better=False) == stats.BEHIND
-    assert word(stats.paired({0: -1.0, 1: 1.0}), p_holm=1.0) == "inconclusive"
-    assert "one seed" in word(stats.paired({0: 1.0}))
-    assert "missing cells" in word(gap, lacking="missing cells")
+    gap = gap_of(0.11, 0.05, 0.01)
+    assert word(gap) == compare.AHEAD
+    assert word(gap, better=False) == compare.BEHIND
+    assert word(gap_of(0.1, 0.2, 0.3), p_holm=1.0) == "inconclusive"
+    assert "fewer than three seeds" in word(gap_of(0.11, None, 1.0))
+    assert "no score" in word(gap, lacking="no score")
 
 
 def test_a_test_that_the_correction_undoes_leans_and_does_not_decide():
-    gap = stats.paired({0: 0.10, 1: 0.11, 2: 0.12})
-    assert word(stats.paired({0: 0.1, 1: 0.3}), p_holm=0.3) == stats.INCONCLUSIVE  # p = 0.295
-    assert word(gap, p_holm=0.06) == stats.LEANS_AHEAD
-    assert word(gap, p_holm=0.06, better=False) == stats.LEANS_BEHIND
+    gap = gap_of(0.11, 0.05, 0.01)
+    assert word(gap_of(0.2, 0.3, 0.295), p_holm=0.3) == compare.INCONCLUSIVE
+    assert word(gap, p_holm=0.06) == compare.LEANS_AHEAD
+    assert word(gap, p_holm=0.06, better=False) == compare.LEANS_BEHIND
 
 
-def test_the_t_test_and_holms_correction_by_hand():
-    assert stats.t_test_p([1.0, 2.0, 3.0]) == pytest.approx(0.0742, abs=1e-4)  # t = 3.464, 2 degrees
-    assert (stats.t_test_p([0.5]), stats.t_test_p([0.0, 0.0]), stats.t_test_p([1.0, 1.0])) == (1.0, 1.0, 0.5)
+def test_holms_correction_by_hand():
     assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert stats.holm([]) == []
 
 
-def test_pure_noise_is_seldom_decided():
-    rng = np.random.default_rng(0)
-    words = []
-    for _ in range(400):  # a study of four comparisons over five seeds
-        gaps = [stats.paired(dict(enumerate(rng.normal(size=5)))) for _ in range(4)]
-        p_values = stats.holm([gap.p_t for gap in gaps])
-        words.append([word(gap, p_holm=p) for gap, p in zip(gaps, p_values, strict=True)])
-    wrong = sum(any(w in (stats.AHEAD, stats.BEHIND) for w in study) for study in words)
-    assert wrong / 400 < 0.08  # 5 % familywise, and three standard errors
+def test_the_headline_is_the_largest_place_that_most_strategies_were_run_at():
+    larger = [make_run("mlm", seed, 0.7, budget="2kb") for seed in range(3)]
+    larger += [make_run("clm", seed, 0.6, budget="2kb", run_id=f"clm-2kb-{seed}") for seed in range(3)]
+    alone = make_run("mlm", 0, 0.9, budget="4kb", spent=Spent(steps=1, unique_bytes=4000))
+    spent = [replace(run, spent=Spent(steps=1, unique_bytes=2000)) for run in larger]
+    tables = toy_tables(*spent, alone)
+    assert headline_place(tables) == ("tiny", "2kb")
+    means = {row.condition.strategy: row.interval for row in headline_rows(tables, [PROBE])}
+    assert means["mlm"] is not None
+    assert means["mlm"].mean == pytest.approx(0.7)  # the run at 4kb is not averaged in
+    assert "At data budget 2kb" in views.headline(tables).note
 
 
-def test_a_missing_cell_leaves_the_pooled_mean_empty_and_the_verdict_open():
+def test_an_order_that_differs_elsewhere_is_named():
+    runs = [make_run("mlm", seed, 0.5 + 0.01 * seed) for seed in range(3)]
+    for strategy, value in (("mlm", 0.9), ("clm", 0.8)):
+        spent = Spent(steps=1, unique_bytes=2000)
+        runs += [make_run(strategy, seed, value, budget="2kb", spent=spent) for seed in range(3)]
+    note = views.headline(toy_tables(*runs)).note
+    assert "Another strategy is better elsewhere (p ≤ 0.05): probe (mlm here; clm at 1kb)." in note
+    assert "better elsewhere" not in views.headline(toy_tables()).note
+
+
+def test_bold_is_the_strategy_that_is_better_than_each_other_one():
+    close = [make_run("mlm", seed, value) for seed, value in enumerate((0.61, 0.62, 0.66))]
+    assert len(views.headline(toy_tables()).best) == 1
+    assert not views.headline(toy_tables(*close)).best
+    assert not views.cells(toy_tables(*close), PROBE).best
+
+
+def test_a_strategy_that_was_not_run_at_the_headlines_place_has_no_number():
     tables = toy_tables(*(make_run("mlm", seed, 0.7, budget="2kb") for seed in range(3)))
-    [row] = [
-        row for row in pooled(tables, [PROBE]) if row.condition == Condition("clm", "")
-    ]  # mlm alone has 2kb
-    assert (row.interval, row.n_missing) == (None, 1)
-    assert row.verdict == "inconclusive (missing cells)"
+    [row] = [row for row in headline_rows(tables, [PROBE]) if row.condition == Condition("clm", "")]
+    assert (row.interval, row.verdict) == (None, "inconclusive (no score)")
 
 
 def test_the_choice_names_the_tied_the_beaten_and_the_missing():
@@ -205,7 +216,7 @@ def test_markup_in_names_is_text():
 
 def test_a_lost_run_leaves_the_verdict_open():
     tables = toy_tables(make_run("clm", 3, None))
-    [row] = [row for row in pooled(tables, [PROBE]) if row.condition == Condition("clm", "")]
+    [row] = [row for row in headline_rows(tables, [PROBE]) if row.condition == Condition("clm", "")]
     assert (row.n_lost, row.verdict) == (1, "inconclusive (1 runs lost)")
 
 
@@ -222,8 +233,8 @@ def test_a_cell_is_compared_with_scratch_of_the_same_settings_or_with_none():
 
     assert beside("optim.lr_peak=0.1") == ""
     assert beside("corpus/text=nltk optim.lr_peak=0.1") == "corpus/text=nltk"
-    found = {row.condition.strategy: row for row in pooled(tables, [PROBE])}
-    assert found["clm"].verdict == "no verdict (no scratch with the same settings and seeds)"
+    found = {row.condition.strategy: row for row in headline_rows(tables, [PROBE])}
+    assert found["clm"].verdict == "no verdict (no scratch with the same settings)"
 
 
 # Training progress and gain over scratch
@@ -278,14 +289,14 @@ def external(seed: int, value: float, model: str = "hf[name=bert]", **changes: A
 
 def test_an_external_reference_is_marked_and_changes_no_other_row():
     without, tables = toy_tables(), toy_tables(*(external(seed, 0.9 + seed / 100) for seed in range(3)))
-    assert [row for row in pooled(tables, [PROBE]) if not row.condition.is_external] == pooled(
+    assert [row for row in headline_rows(tables, [PROBE]) if not row.condition.is_external] == headline_rows(
         without, [PROBE]
     )
-    [row] = [row for row in pooled(tables, [PROBE]) if row.condition.is_external]
+    [row] = [row for row in headline_rows(tables, [PROBE]) if row.condition.is_external]
     assert row.verdict == "external reference"
     assert row.interval is not None
     assert row.interval.mean == pytest.approx(0.91)
-    assert (row.to_scratch, row.n_missing) == (None, 0)
+    assert row.to_scratch is None
     assert choose(tables, PROBE, "tiny", "1kb") == choose(without, PROBE, "tiny", "1kb")
     assert decided(tables) == decided(without)
     other, ours = ({"tokenizer_sha256": text} for text in ("abc", "xyz"))
@@ -302,7 +313,7 @@ def test_every_external_model_is_a_row_of_its_own():
     tables = toy_tables(external(0, 0.9), external(0, 0.7, model="hf[name=gpt2]"))
     means = {
         r.condition.variant: r.interval.mean
-        for r in pooled(tables, [PROBE])
+        for r in headline_rows(tables, [PROBE])
         if r.condition.is_external and r.interval
     }
     assert means == {"hf[name=bert]": pytest.approx(0.9), "hf[name=gpt2]": pytest.approx(0.7)}
@@ -313,7 +324,7 @@ def test_scratch_of_its_architecture_makes_no_verdict_of_an_external_reference()
     name = "hf[name=bert]"
     scratch = [make_run("scratch", s, 0.5, model=name, run_id=f"hf-{s}") for s in range(3)]
     tables = toy_tables(*scratch, *(external(seed, 0.9 + seed / 100) for seed in range(3)))
-    rows = {row.condition: row for row in pooled(tables, [PROBE])}
+    rows = {row.condition: row for row in headline_rows(tables, [PROBE])}
     [reference] = [row for arm, row in rows.items() if arm.is_external]
     assert (reference.to_scratch, reference.verdict) == (None, "external reference")
     assert all(s.to_scratch is None for s in summaries(tables, PROBE) if s.cell.condition.is_external)
@@ -331,7 +342,7 @@ def test_what_trains_on_from_a_checkpoint_is_paired_with_it():
 def test_a_study_of_external_references_alone_is_a_table_without_verdicts():
     tables = tables_of([external(seed, 0.9) for seed in range(3)])
     assert decided(tables) == []
-    assert [row.verdict for row in pooled(tables, [PROBE])] == ["external reference"]
+    assert [row.verdict for row in headline_rows(tables, [PROBE])] == ["external reference"]
 
 
 def test_a_retried_run_says_so_in_its_record_and_in_the_table_of_runs(tmp_path: Path):

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_lines import composed_whole
 from omegaconf import OmegaConf
+from toy_archive import ToyArchive
 from toy_models import CONF, stems
 
 from bench.config.build import build, find_class
-from bench.data.corpora.base import Corpus, Document, Pair, PairCorpus, TextCorpus
+from bench.data.corpora.base import Corpus, Document, Pair, PairCorpus, SkippedItems, TextCorpus
 from bench.errors import ConfigError, DataError
 
 BASES: dict[str, Any] = {"text": TextCorpus, "pairs": PairCorpus}
@@ -24,12 +26,16 @@ SOME = 20
 
 
 def node_of(kind: str, stem: str) -> dict[str, Any]:
-    return OmegaConf.to_container(OmegaConf.load(CONF / "corpus" / kind / f"{stem}.yaml"))  # type: ignore[return-value]
+    node = OmegaConf.load(CONF / "corpus" / kind / f"{stem}.yaml")
+    if "defaults" in node:  # its parts are other files
+        node = composed_whole([f"corpus/{kind}={stem}"]).corpus[kind]
+        return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
+    return OmegaConf.to_container(node)  # type: ignore[return-value]
 
 
 @pytest.fixture
-def toy_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Text files, and a parquet file with texts, images and captions."""
+def toy_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_archive: ToyArchive) -> Path:
+    """Text files, a parquet file with texts, images and captions, and an archive of Debian packages."""
     import datasets
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -40,7 +46,9 @@ def toy_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.new("RGB", (40, 30), "red").save(picture, "png")
     texts = [f"A text, number {i}." for i in range(5)]
     images = [{"bytes": picture.getvalue(), "path": None}] * 5
-    pq.write_table(pa.table({"text": texts, "image": images, "caption": texts}), tmp_path / "rows.parquet")
+    columns = {"text": texts, "image": images, "caption": texts}
+    columns |= {"jpg": images, "txt": texts, "url": texts, "cocoid": list(range(5)), "filename": texts}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
     (tmp_path / "texts").mkdir()
     for i, text in enumerate(texts):
         (tmp_path / "texts" / f"{i}.txt").write_text(text)
@@ -48,20 +56,26 @@ def toy_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make(kind: str, stem: str, folder: Path) -> Corpus:
-    """The corpus as shipped, its ??? filled: a folder of texts, or a local file in place of the hub."""
+    """The corpus as shipped, its ??? filled: a folder of texts, or local files in place of a hub's."""
     node = node_of(kind, stem)
-    if "path" in node:
-        node["path"] = str(folder / "texts")
-    if "data_files" in node:
-        node |= {"name": "parquet", "data_files": [str(folder / "rows.parquet")]}
-    return build(node, BASES[kind], f"corpus.{kind}")
+    for part in [node, *node.get("parts", {}).values()]:
+        if "path" in part:
+            part["path"] = str(folder / "texts")
+        if "data_files" in part:
+            local = {"data_files": [str(folder / "rows.parquet")], "config": None, "split": "train"}
+            part |= {"name": "parquet", **local}
+        if part["_target_"].endswith(".DebianDocs"):
+            part["packages"] = ["toy-doc", "toy-dict"]
+    corpus: Corpus = build(node, BASES[kind], f"corpus.{kind}")
+    corpus.keep_downloads_in(folder / "data")
+    return corpus
 
 
 def read(corpus: Corpus) -> Sequence[Document | Pair]:
     """The first items, or a skip where the user has to get the data first."""
     try:
         items = corpus.documents() if isinstance(corpus, TextCorpus) else corpus.pairs()  # type: ignore[attr-defined]
-        return list(islice(items, SOME))
+        return list(islice(SkippedItems().separated(items), SOME))
     except DataError as error:
         if "nltk.downloader" in str(error):
             pytest.skip("needs NLTK data, named by NLTK_DATA")

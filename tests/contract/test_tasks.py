@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from toy_data import ToyPairs, prepare
 from toy_models import SHAPES, make_strategy, paths_of, stems
+from toy_runs import make_run, tables_of
 
+from bench.analysis.gate import RISK, gates
 from bench.config.build import build, find_class, listed_options
 from bench.config.plugins import plugins
 from bench.data.corpora.base import Pair, split_of
@@ -32,9 +34,10 @@ from bench.errors import ConfigError, InterruptedRunError
 from bench.objectives.base import Attention, Objective, Shapes, TextNLL
 from bench.objectives.endpoint import EndpointReference
 from bench.objectives.scratch import Scratch
+from bench.records import Score
 from bench.tasks import probe
 from bench.tasks.audit import Constant
-from bench.tasks.base import InapplicableError, Outcome, Setting, Task
+from bench.tasks.base import InapplicableError, Measured, Outcome, Setting, Task
 from bench.tasks.generation import token_shares
 from bench.tasks.library import MASKED, Library
 from bench.tasks.nltk_classification import SentencePolarity
@@ -128,18 +131,44 @@ def test_the_yaml_names_the_task_and_sets_exactly_the_options_that_it_uses(name:
         make_task(name, nonsense=1)
 
 
-@every_task
-def test_a_constant_model_scores_chance_exactly(name: str, setting: Setting):
+def constant_model(setting: Setting) -> Objective:
     constant = Constant(
         Scratch.Options(modality="none", attention="bidirectional", pooling="mean"),
         shapes=TOY_SHAPES,
         optimizer=make_strategy("scratch").optimizer,
     )
     constant.token_shares = token_shares(setting)
-    measured = make_task(name).evaluate(constant, setting).scores
+    return constant
+
+
+@every_task
+def test_a_constant_model_scores_chance_exactly(name: str, setting: Setting):
+    measured = make_task(name).evaluate(constant_model(setting), setting).scores
     assert measured
     for m in measured:
         assert m.chance is None or m.value == pytest.approx(m.chance, abs=1e-12), m.metric
+
+
+@pytest.mark.slow
+@every_task
+def test_the_trivial_baseline_answers_the_same_items_under_the_same_metrics(name: str, setting: Setting):
+    task = make_task(name)
+    found = task.baseline(setting)
+    if found is None:
+        return
+    ceiling = task.ceiling(setting)
+    usual = task.evaluate(able(task, setting), afresh(setting)).scores
+    of = {(m.metric, m.n_labels): m for m in usual}
+    assert found.scores
+    for score in found.scores:
+        known = of[score.metric, score.n_labels]
+        assert math.isfinite(score.value)
+        assert (score.n_items, score.chance) == (known.n_items, known.chance)
+        assert score.higher_is_better == known.higher_is_better
+    best = {(m.metric, m.n_labels): m.value for m in ceiling.scores} if ceiling else {}
+    head = found.scores[0]
+    if head.higher_is_better and (head.metric, head.n_labels) in best:
+        assert head.value <= best[head.metric, head.n_labels] + 1e-9
 
 
 @pytest.mark.slow
@@ -287,3 +316,38 @@ def test_every_review_sentence_is_in_one_split_with_its_polarity(reviews: list[s
         found = task.examples(split, whole_setting)
         for name in ("neg", "pos"):
             assert found[name] == [f"{s} {name}" for s in reviews if split_of(f"{s} {name}") == split]
+
+
+@pytest.mark.slow
+@every_kind_of_task
+def test_a_perfect_model_opens_the_gate_and_a_constant_one_does_not(name: str, setting: Setting):
+    task = make_task(name)
+    perfect, trivial = task.ceiling(setting), task.baseline(setting)
+    constant = task.evaluate(constant_model(setting), setting)
+    head = constant.scores[0]
+    if perfect is None or head.higher_is_better is None or head.metric.startswith(RISK):
+        return
+    best = same_measure(perfect, head)
+    rows: dict[str, Any] = {"clm": replace(best, chance=head.chance), "mlm": head}
+    if trivial is not None:
+        rows["trivial"] = same_measure(trivial, head)
+    bars = [rows["trivial"].value] if trivial is not None else []
+    bars += [head.chance] if head.chance is not None else []
+    assert is_open(name, rows, "clm") == (best.value not in bars)  # toy data may be solved by counting words
+    assert not bars or not is_open(name, rows, "mlm")
+
+
+def same_measure(outcome: Outcome, head: Measured) -> Measured:
+    of_all = (head.n_labels, None)  # a ceiling may be the same for all label counts
+    return next(m for m in outcome.scores if m.metric == head.metric and m.n_labels in of_all)
+
+
+def is_open(name: str, rows: dict[str, Any], strategy: str) -> bool:
+    """Whether the gate opens for six seeds of one strategy beside the trivial baseline."""
+    runs = [
+        make_run(one, seed, 0.5, scores=(Score(task=name, **vars(rows[one])),), budget=budget)
+        for one, budget in ((strategy, "1kb"), ("trivial", None))
+        if one in rows
+        for seed in range(6)
+    ]
+    return gates(tables_of(runs))[name].is_open

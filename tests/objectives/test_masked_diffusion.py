@@ -142,7 +142,7 @@ class Markov(nn.Module):
         n_stays = int((text[1:] == text[:-1]).sum())
         return 0.5 * self.stay**n_stays * (1 - self.stay) ** (len(text) - 1 - n_stays)
 
-    def forward(self, shown: Tensor, attended: Tensor | None = None, *, causal: bool, at: Tensor) -> Tensor:
+    def forward(self, shown: Tensor, attended: Tensor | None = None, *, at: Tensor, **how: object) -> Tensor:
         """(B, T) ids -> (N, V) log p(token | what is shown), by summing over all texts that agree."""
         texts = FIRST + torch.tensor(list(product(range(2), repeat=shown.shape[1])))
         joint = torch.tensor([self.joint(text) for text in texts], dtype=torch.float64)

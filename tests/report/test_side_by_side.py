@@ -79,16 +79,17 @@ def test_other_seeds_are_compared_unpaired_and_the_table_says_so():
 
 
 def test_of_partly_shared_seeds_the_shared_ones_are_paired():
-    row = rows_of(tables_of(toy_runs()), tables_of([*toy_runs()[1:], make_run("scratch", 7, 0.9)]))["scratch"]
-    assert (row.test, row.difference.n, row.difference.mean) == ("paired", 2, 0)
-    assert row.right.n == 3
+    known, new = make_run("scratch", 3, 0.6), make_run("scratch", 7, 0.9)
+    row = rows_of(tables_of([*toy_runs(), known]), tables_of([*toy_runs()[1:], known, new]))["scratch"]
+    assert (row.test, row.difference.n, row.difference.mean) == ("paired", 3, 0)
+    assert row.right.n == 4
     assert not row.is_equal
 
 
 def test_one_seed_gives_a_difference_without_a_test():
     left, right = ([make_run("clm", 0, value)] for value in (0.5, 0.6))
     row = rows_of(tables_of(left), tables_of(right))["clm"]
-    assert (row.test, row.p, row.p_holm, row.difference.low) == ("one seed", None, None, None)
+    assert (row.test, row.p, row.p_holm, row.difference.low) == ("too few seeds", None, None, None)
     assert row.difference.mean == pytest.approx(0.1)
 
 

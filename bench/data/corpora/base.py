@@ -91,12 +91,12 @@ class SkippedItems:
                 yield item
 
 
-def split_of(group: str) -> Split:
+def split_of(group: str, test_share: float = HELD_OUT_SHARE) -> Split:
     """Return the split of a group. It depends on the group's name only, not on seeds or budgets."""
     share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
-    if share < HELD_OUT_SHARE:
+    if share < test_share:
         return "test"
-    return "validation" if share < 2 * HELD_OUT_SHARE else "train"
+    return "validation" if share < test_share + HELD_OUT_SHARE else "train"
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,14 @@ class Corpus(ABC):
     """
 
     Options: ClassVar[type[Any]]
+    data_dir = Path("data")  # for downloads; set by `keep_downloads_in`
 
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    def keep_downloads_in(self, data_dir: Path) -> None:
+        """Set the folder of downloads. It is called before a corpus is read or fingerprinted."""
+        self.data_dir = data_dir
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
@@ -209,6 +214,7 @@ class PairCorpus(Corpus):
     """
 
     image_size: int
+    test_share: float = HELD_OUT_SHARE  # of the groups; validation has HELD_OUT_SHARE
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
@@ -65,17 +66,30 @@ class HfCorpus(Corpus):
         return "add rows" if column is None else f"add rows, or set {key}.group_column=null"
 
     def provenance(self) -> dict[str, str]:
-        """Return name, revision, files and split of the data set."""
+        """Return name, commit of the hub, files and split of the data set."""
         from datasets import __version__
 
         options = self.options
         files = [name if "://" in name else Path(name).name for name in options.data_files or []]
-        parts = [options.name, options.config, options.revision, *files]
+        parts = [options.name, options.config, self.commit, *files]
         source = " ".join(str(part) for part in parts if part)
         return {
             "source": f"{source}, split {options.split}, datasets {__version__}",
             "licence": "see its card",
         }
+
+    @cached_property
+    def commit(self) -> str | None:
+        """The commit of the hub repository that is read; `revision` if the hub cannot be asked."""
+        options = self.options
+        if options.data_files or Path(options.name).exists():
+            return options.revision
+        from huggingface_hub import HfApi
+
+        try:
+            return HfApi().dataset_info(options.name, revision=options.revision, timeout=10).sha
+        except Exception:  # offline, gated or unknown: reading the data set, or its local copy, says which
+            return options.revision
 
     def open_rows(self) -> Any:
         """Return the data set, an iterable of rows.
@@ -102,7 +116,7 @@ class HfCorpus(Corpus):
                 name,
                 self.options.config,
                 data_files=[*local, *self._remote_files()] or None,
-                revision=self.options.revision,
+                revision=self.commit,
                 split=self.options.split,
                 streaming=self.options.streaming,
                 **as_text,
@@ -129,12 +143,14 @@ class HfCorpus(Corpus):
 
     def text_of(self, row: Row, option: str, number: int) -> str:
         """Return the text in the column that an option names, "" where it is null."""
-        column = getattr(self.options, option)
-        value = row[column]
+        return self.checked_text(row[getattr(self.options, option)], option, number)
+
+    def checked_text(self, value: Any, option: str, number: int) -> str:
+        """Return a value of the column that an option names as text, "" for null."""
         if not isinstance(value, str | None):
             raise ConfigError(
-                f"{self.key}.{option}={column!r} holds {type(value).__name__} in row {number}; "
-                "name a text column"
+                f"{self.key}.{option}={getattr(self.options, option)!r} holds {type(value).__name__} in row "
+                f"{number}; name a text column"
             )
         return without_surrogates(value or "").strip()
 
@@ -170,9 +186,14 @@ class HfCorpus(Corpus):
             cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
             problem = (str(cause).splitlines() or [type(cause).__name__])[0]
             key = self.key
+            advice = (
+                f"correct {key}.name, .config, .split or .data_files, or log in with `hf auth login` if it "
+            )
+            advice += "is gated"
+            if isinstance(error, ConnectionError):
+                advice = f"check the network, or give local files as {key}.data_files"
             raise DataError(
-                f"{key}.name={self.options.name!r} does not load ({problem}); correct {key}.name, .config, "
-                ".split or .data_files, or log in with `hf auth login` if it is gated"
+                f"{key}.name={self.options.name!r} does not load ({problem}); {advice}"
             ) from error
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from bench.config.bounds import Text
 from bench.data.corpora.base import Pair, PairCorpus, PairCorpusOptions, Skipped
-from bench.data.corpora.hf import HfCorpus, HfOptions, class_names, labels_of
+from bench.data.corpora.hf import HfCorpus, HfOptions, Row, class_names, labels_of
 
 NO_CAPTION = "row without a caption"
 UNDECODED = "image that does not decode"
@@ -33,7 +33,7 @@ class UnknownRangeError(ValueError):
 
 
 class HfImageText(HfCorpus, PairCorpus):
-    """One pair per row with a caption and an image that decodes. Captions of one image share a group."""
+    """One pair per caption of each row whose image decodes. Captions of one image share a group."""
 
     Options = HfImageTextOptions
     options: HfImageTextOptions
@@ -51,8 +51,8 @@ class HfImageText(HfCorpus, PairCorpus):
         rows = undecoded(self.open_rows(), image)
         names = class_names(rows, self.options.label_columns)
         for number, row in self.numbered_rows(rows, image_column=image, caption_column=caption):
-            text = self.text_of(row, "caption_column", number)
-            if not text:
+            texts = self._captions(row, number)
+            if not texts:
                 yield Skipped(NO_CAPTION, f"row {number}")
                 continue
             try:
@@ -64,7 +64,14 @@ class HfImageText(HfCorpus, PairCorpus):
                 yield Skipped(UNDECODED, f"row {number}")
                 continue
             group = self.group_of(row, pixels.tobytes())
-            yield Pair(image=pixels, caption=text, group=group, labels=labels_of(row, names))
+            for text in texts:
+                yield Pair(image=pixels, caption=text, group=group, labels=labels_of(row, names))
+
+    def _captions(self, row: Row, number: int) -> list[str]:
+        """Return the captions of a row: its text, or each text of a list; empty ones are left out."""
+        value = row[self.options.caption_column]
+        values = value if isinstance(value, list) else [value]
+        return [text for item in values if (text := self.checked_text(item, "caption_column", number))]
 
 
 def undecoded(rows: Any, column: str) -> Any:

@@ -43,6 +43,7 @@ _MARKS = {
     "opposite direction": "✗",
     "contradicted": "✗",
     "undecided": "?",
+    "not informative here": "–",
     "not run": "–",
 }
 
@@ -175,8 +176,8 @@ def _n(one: Judged) -> str:
 
 def _detail(one: Judged) -> str:
     """Return why a claim was not run, or the power of the study if the claim is undecided."""
-    if one.evidence.why_not:
-        return one.evidence.why_not
+    if one.evidence.why_not or one.evidence.gated:
+        return one.evidence.why_not or one.evidence.gated
     if one.verdict != "undecided":
         return EMPTY
     estimate, alpha, effect = one.evidence.estimate, 1 - one.level, smallest_effect(one.claim)

@@ -20,6 +20,7 @@ from bench.analysis.format import (
     with_p,
 )
 from bench.analysis.frames import Cell, Condition, Tables
+from bench.analysis.gate import informative
 
 _LINE_END = " ⏎ "
 _UNITS = ["FLOPs", "s", "kWh", "kg CO2"]
@@ -217,7 +218,7 @@ def _sharing(runs: pd.DataFrame) -> list[str]:
 def pareto(tables: Tables) -> View:
     """Return the Pareto front of each task's headline metric and pretraining FLOPs."""
     spent, taken = flops(tables), seconds(tables)
-    found = [(measure, member) for measure in tables.headlines for member in front(tables, measure, spent)]
+    found = [(measure, member) for measure in informative(tables) for member in front(tables, measure, spent)]
     rows: list[list[Entry]] = [
         [
             [measure_link(tables, measure)],

@@ -36,6 +36,7 @@ from bench.analysis.format import (
     with_interval,
 )
 from bench.analysis.frames import BASELINE, Cell, Condition, Measure, MeasureSeries, Tables, label_series
+from bench.analysis.gate import informative
 from bench.analysis.inference import BEFORE, BEYOND, Crossover
 from bench.analysis.stats import (
     CEILING,
@@ -74,7 +75,7 @@ class Suite:
 
 def suite(tables: Tables) -> Suite | None:
     """Return the tasks to aggregate and each condition's scores; None for fewer than `MIN_TASKS` tasks."""
-    scaled = [measure for measure in tables.headlines if _is_scaled(tables, measure)]
+    scaled = [measure for measure in informative(tables) if _is_scaled(tables, measure)]
     conditions = [condition for condition in tables.conditions if not condition.is_external]
     able = {
         condition: [m for m in scaled if len(level(tables, m, grid(tables, condition)))]
@@ -90,7 +91,7 @@ def suite(tables: Tables) -> Suite | None:
     return Suite(
         measures=tuple(shared),
         matrices=matrices,
-        unscaled=tuple(measure for measure in tables.headlines if measure not in scaled),
+        unscaled=tuple(measure for measure in informative(tables) if measure not in scaled),
         unshared=tuple(measure for measure in scaled if measure not in shared),
         excluded=tuple(condition for condition in conditions if condition not in matrices),
     )

@@ -13,15 +13,16 @@ from bench.analysis.compare import (
     HeadlineRow,
     Place,
     Summary,
+    best_mean,
     between,
     clear_best,
     grid,
     headline_place,
     headline_rows,
     is_compared,
-    leaders,
     place_name,
     places,
+    reversals,
     summaries,
 )
 from bench.analysis.decision import all_decisions, certainty
@@ -46,6 +47,7 @@ from bench.analysis.format import (
     with_p,
 )
 from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables, text
+from bench.analysis.gate import gates, is_informative, why_not
 
 _MARK = {AHEAD: " ▲", BEHIND: " ▼", LEANS_AHEAD: " △", LEANS_BEHIND: " ▽"}
 _MOST_COLUMNS = 8  # tasks side by side
@@ -99,10 +101,33 @@ def _tasks_by_condition(
     return View("headline", "Headline: tasks by strategy", note, header, align, rows, best=best)
 
 
+def gated(tables: Tables) -> View | None:
+    """Return the tasks that are not informative in this study, with the reasons; None if all are."""
+    rows: list[list[Entry]] = [
+        [[measure_link(tables, measure)], why_not(tables, measure.task)]
+        for measure in tables.headlines
+        if not is_informative(tables, measure)
+    ]
+    if not rows:
+        return None
+    untested = sum(bool(gate.reason) for gate in gates(tables).values() if gate.is_open)
+    note = (
+        "On these tasks no strategy is shown to do better than chance and than the trivial baseline "
+        "(strategy `trivial`: a bag of words, an n-gram model, a constant caption), or the audit failed. They"
+        " give no verdict, no rank and no advice. Tested over seeds and items, one-sided, with "
+        "Bonferroni's correction over the cells at the largest budgets."
+    )
+    if untested:
+        note += f" {untested} other tasks could only be held against a part of this."
+    return View("gated", "Tasks that are not informative here", note, ["task: metric", "why not"], "ll", rows)
+
+
 def _best_conditions(tables: Tables) -> Iterator[tuple[int, int]]:
     """Yield (number of a headline measure, number of the condition that is clearly the best)."""
     compared = [condition for condition in tables.conditions if not condition.is_external]
     for j, measure in enumerate(tables.headlines):
+        if not is_informative(tables, measure):
+            continue
         best = clear_best(tables, measure, [grid(tables, condition)[0] for condition in compared])
         if best is not None:
             yield j, tables.conditions.index(best.condition)
@@ -115,23 +140,18 @@ def _where(tables: Tables) -> str:
 
 
 def _interactions(tables: Tables) -> str:
-    """Return for which tasks another strategy has the best mean at another model or data budget."""
-    top, found = headline_place(tables), []
+    """Return for which tasks another strategy is clearly better at another model or data budget."""
+    found = []
     for measure in tables.headlines:
-        best = leaders(tables, measure)
-        if top not in best:
-            continue
-        others: dict[Condition, list[Place]] = {}
-        for place, condition in best.items():
-            if condition != best[top]:
-                others.setdefault(condition, []).append(place)
+        others = reversals(tables, measure)
+        names = "; ".join(
+            f"{condition.label} at {', '.join(_place_label(tables, place) for place in own)}"
+            for condition, own in others.items()
+        )
         if others:
-            names = "; ".join(
-                f"{condition.label} at {', '.join(_place_label(tables, place) for place in own)}"
-                for condition, own in others.items()
-            )
-            found.append(f"{measure.task} ({best[top].label} here; {names})")
-    return f"The best mean is another one elsewhere: {'; '.join(found)}. " if found else ""
+            best = best_mean(tables, measure, headline_place(tables))
+            found.append(f"{measure.task} ({best.label if best else EMPTY} here; {names})")
+    return f"Another strategy is better elsewhere (p ≤ 0.05): {'; '.join(found)}. " if found else ""
 
 
 def _place_label(tables: Tables, place: Place) -> str:
