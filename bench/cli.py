@@ -304,6 +304,14 @@ def _audit(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _plan(arguments: argparse.Namespace) -> int:
+    from bench.sweep.plan import Plan, lines  # scipy, for this command only
+
+    settings, words = split_settings("plan", Plan, arguments.overrides)
+    print("\n".join(map(printable, lines(words, settings))))
+    return 0
+
+
 def _tune(arguments: argparse.Namespace) -> int:
     from bench.sweep.tune import Tune, table, tune
 
@@ -404,6 +412,7 @@ COMMANDS: Sequence[tuple[str, Callable[[argparse.Namespace], int], str]] = (
     ("train", _train, "run one run, or with -m all unfinished runs of a sweep"),
     ("evaluate", _evaluate, "evaluate a study's finished runs on more tasks: study=NAME task=[A,B]"),
     ("audit", _audit, "check that tasks measure something, from chance level to ceiling: experiment=NAME"),
+    ("plan", _plan, "power and cost of a study, before its runs: experiment=NAME [plan.pilot=STUDY]"),
     ("tune", _tune, "choose each strategy's learning rate by an equal search: experiment=NAME"),
     ("report", _report, "rebuild the report of a study, or of all studies, from its records"),
     ("verify", _verify, "check that a study's report matches its records: study=NAME"),

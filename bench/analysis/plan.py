@@ -1,8 +1,8 @@
 """Claims and the spreads of a pilot -> the power of each claim, before any run. Pure functions, no torch.
 
-A pilot's estimate of a claim gives the spread over seeds and over items. Estimates of a planned study are drawn
-from them and put to the functions that judge claims, so plan and verdict cannot disagree. The spreads of a pilot
-are taken as the true ones.
+A pilot's estimate of a claim gives the spread over seeds and over items, which is taken as the true one.
+Estimates of a planned study are drawn from it and put to the functions that judge claims, so plan and verdict
+cannot disagree.
 """
 
 import itertools
@@ -16,6 +16,7 @@ from bench.analysis.claims import (
     CROSSOVER,
     EQUIVALENCE,
     NON_INFERIORITY,
+    SUPERIORITY,
     VARIANCE_RATIO,
     Assumed,
     Claim,
@@ -33,10 +34,19 @@ from bench.analysis.inference import (
     t_reach,
     tost_reach,
 )
-from bench.analysis.judging import Evidence, LackingError, Place, examine, measure_of, smallest_effect, verdict_of
+from bench.analysis.judging import (
+    Evidence,
+    LackingError,
+    Place,
+    examine,
+    measure_of,
+    smallest_effect,
+    verdict_of,
+)
 from bench.analysis.stats import LEVEL, MIN_SEEDS
 
 N_DRAWS = 2000  # of simulated studies; the error of a power is 1.1 % or less
+POOLABLE = (SUPERIORITY, EQUIVALENCE, NON_INFERIORITY)  # differences of two conditions
 MOST_CELLS = 8  # of a pilot that lacks a claim's conditions, for its mean spreads
 
 
@@ -62,7 +72,11 @@ class Outlook:
     @property
     def planned(self) -> Estimate | None:
         """Return a typical estimate with the planned seeds; None where a test is not possible."""
-        return with_seeds(self.spread.estimate, self.n_seeds) if self.spread and self.n_seeds >= MIN_SEEDS else None
+        return (
+            with_seeds(self.spread.estimate, self.n_seeds)
+            if self.spread and self.n_seeds >= MIN_SEEDS
+            else None
+        )
 
     @property
     def power(self) -> float | None:
@@ -121,6 +135,8 @@ def spread_of(claim: Claim, pilot: Tables | None) -> Spread:
             evidence.estimate,
             f"{pilot.study}, same conditions, {seeds}" + ("" if rho is None else f", correlation {rho:+.2f}"),
         )
+    if claim.test not in POOLABLE:
+        raise LackingError(f"pilot {pilot.study}: {evidence.why_not}")
     return pooled(claim, pilot)
 
 
@@ -141,15 +157,15 @@ def pooled(claim: Claim, pilot: Tables) -> Spread:
     Raises:
         LackingError: the pilot lacks the task or metric, or has fewer than two cells with seeds enough.
     """
-    if claim.test not in POOLABLE:
-        raise LackingError(f"pilot {pilot.study} lacks the claim's conditions, which a {claim.test} needs")
     measure = measure_of(pilot, claim)
     samples = [sample(pilot, measure, [cell]) for cell in pilot.cells]
     able = [own for own in samples if len(own.seeds) >= MIN_SEEDS][:MOST_CELLS]
     pairs = [estimate(pair, (1.0, -1.0)) for pair in itertools.combinations(able, 2)]
     known = [own for own in pairs if own is not None and own.n_samples == 2]
     if not known:
-        raise LackingError(f"pilot {pilot.study}: no two conditions of {measure.task} with {MIN_SEEDS} seeds each")
+        raise LackingError(
+            f"pilot {pilot.study}: no two conditions of {measure.task} with {MIN_SEEDS} seeds each"
+        )
     n = min(own.n_seeds for own in known)
     own = replace(
         known[0],
@@ -159,9 +175,6 @@ def pooled(claim: Claim, pilot: Tables) -> Spread:
         df_of_seeds=2.0 * (n - 1),
     )
     return Spread(with_seeds(own, n), f"{pilot.study}, mean of {len(known)} pairs of its conditions")
-
-
-POOLABLE = ("superiority", EQUIVALENCE, NON_INFERIORITY)
 
 
 def with_seeds(own: Estimate, n_seeds: int, items: float = 1.0) -> Estimate:
@@ -190,8 +203,8 @@ def _df(of_seeds: float, df_of_seeds: float, of_items: float, n_items: int | Non
 def simulated_power(claim: Claim, planned: Estimate, alpha: float, n_draws: int = N_DRAWS) -> float:
     """Return how often a study finds a claim that is true.
 
-    At a true effect of the smallest effect of interest, a superiority, slope or ratio of variances is found if
-    its interval excludes 0 on the right side. At a true difference of 0, an equivalence or a non-inferiority is
+    A superiority, a slope or a ratio of variances is true at the smallest effect of interest, and found if its
+    interval excludes 0 on the right side. An equivalence or a non-inferiority is true at a difference of 0, and
     found if it is supported.
     """
     reaches_bound = claim.test in (EQUIVALENCE, NON_INFERIORITY)
@@ -202,9 +215,13 @@ def simulated_power(claim: Claim, planned: Estimate, alpha: float, n_draws: int 
 def _is_found(claim: Claim, own: Estimate, alpha: float) -> bool:
     effect = smallest_effect(claim)
     if claim.test == EQUIVALENCE:
-        return verdict_of(claim, Evidence(estimate=own, decided=equivalence(own, effect)), alpha) == "supported"
+        return (
+            verdict_of(claim, Evidence(estimate=own, decided=equivalence(own, effect)), alpha) == "supported"
+        )
     if claim.test == NON_INFERIORITY:
-        return verdict_of(claim, Evidence(estimate=own, decided=superiority(own, -effect)), alpha) == "supported"
+        return (
+            verdict_of(claim, Evidence(estimate=own, decided=superiority(own, -effect)), alpha) == "supported"
+        )
     return Place(own, effect, alpha / 2).above(0)
 
 
