@@ -105,6 +105,7 @@ def _complete(words: Sequence[str]) -> int:
         found = [f"{key}=" for key in PLAIN[before[0]] if key.startswith(word)]
     else:
         found = suggestions(before[1:], word, ROOTS.get(before[0], "config"))
+        found += suggestions([], word, before[0]) if before[0] in OWN else []
     print("\n".join(found))
     return 0
 

@@ -203,9 +203,9 @@ def _df(of_seeds: float, df_of_seeds: float, of_items: float, n_items: int | Non
 def simulated_power(claim: Claim, planned: Estimate, alpha: float, n_draws: int = N_DRAWS) -> float:
     """Return how often a study finds a claim that is true.
 
-    A superiority, a slope or a ratio of variances is true at the smallest effect of interest, and found if its
-    interval excludes 0 on the right side. An equivalence or a non-inferiority is true at a difference of 0, and
-    found if it is supported.
+    A superiority, a slope or a ratio of variances is true at the smallest effect of interest, and found if
+    its interval excludes 0 on the right side. An equivalence or a non-inferiority is true at a difference of
+    0, and found if it is supported.
     """
     reaches_bound = claim.test in (EQUIVALENCE, NON_INFERIORITY)
     truth = 0.0 if reaches_bound else smallest_effect(claim)

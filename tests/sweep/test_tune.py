@@ -159,6 +159,7 @@ def test_rates_of_a_study_with_records_are_frozen(words: list[str], done: list[R
         ("tune.share=0.1", r"tune\.share=0\.1: use 0\.25 or more"),
         ("tune.seed=[1]", "tune.seed: there is no such key; did you mean seeds"),
         ("optim.lr_peak=1e-3,2e-3", "optim.lr_peak differs between the experiment's runs"),
+        ("tuned.strategies.clm.lr_peak=1", "tuned.strategies.clm.lr_peak has no effect here: set optim"),
         ("strategy=scratch", "no strategy of this experiment is pretrained"),
     ],
 )
