@@ -125,7 +125,8 @@ def test_an_order_that_differs_elsewhere_is_named():
     runs = [make_run("mlm", seed, 0.5 + 0.01 * seed) for seed in range(3)]
     for strategy, value in (("mlm", 0.9), ("clm", 0.8)):
         spent = Spent(steps=1, unique_bytes=2000)
-        runs += [make_run(strategy, seed, value, budget="2kb", spent=spent) for seed in range(3)]
+        values = (value - 0.01, value, value + 0.01)
+        runs += [make_run(strategy, i, v, budget="2kb", spent=spent) for i, v in enumerate(values)]
     note = views.headline(toy_tables(*runs)).note
     assert "Another strategy is better elsewhere (p ≤ 0.05): probe (mlm here; clm at 1kb)." in note
     assert "better elsewhere" not in views.headline(toy_tables()).note

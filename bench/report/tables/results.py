@@ -143,7 +143,7 @@ def _interactions(tables: Tables) -> str:
     """Return for which tasks another strategy is clearly better at another model or data budget."""
     found = []
     for measure in tables.headlines:
-        others = reversals(tables, measure)
+        others = reversals(tables, measure) if is_informative(tables, measure) else {}
         names = "; ".join(
             f"{condition.label} at {', '.join(_place_label(tables, place) for place in own)}"
             for condition, own in others.items()
