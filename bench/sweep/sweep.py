@@ -126,7 +126,10 @@ def planned(specs: Sequence[RunSpec]) -> list[str]:
         tasks={task for spec in specs for task in spec.config["task"]},
         seeds={spec.seed for spec in specs},
     )
-    return plan(asked, sweep)
+    from bench.sweep.plan import warning  # scipy, for studies with claims only
+
+    weak = warning(asked, specs)
+    return [*plan(asked, sweep), *([weak] if weak else [])]
 
 
 def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:
