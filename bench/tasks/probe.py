@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 EVALUATION_BATCH = 256
 CHARS_PER_TOKEN = 32
 INVERSE_PENALTY = 0.1  # of the probe's logistic regression, where no validation items choose it
-INVERSE_PENALTIES = (0.01, 0.1, 1.0)  # the grid, the same for every strategy
 # Inverse penalty of `beats_tag_frequencies`: stronger, since a probe of few words overfits its likelihood.
 INVERSE_PENALTY_OF_CHECK = 0.01
 MAX_ITERATIONS = 500
@@ -187,7 +186,13 @@ class Choice:
     inverse_penalty: float
 
 
-def choose(train: Tensor, labels: Tensor, validation: Tensor, score: Callable[[Tensor], float]) -> Choice:
+def choose(
+    train: Tensor,
+    labels: Tensor,
+    validation: Tensor,
+    score: Callable[[Tensor], float],
+    inverse_penalties: Sequence[float],
+) -> Choice:
     """Choose a probe's layer by validation items, and then its penalty; of equal ones the first.
 
     The most useful features may lie below the layers that serve a strategy's own predictions.
@@ -197,17 +202,18 @@ def choose(train: Tensor, labels: Tensor, validation: Tensor, score: Callable[[T
         labels: (N,) classes.
         validation: (V, L + 1, D).
         score: the score of a probe's decision scores (V, C); higher is better.
+        inverse_penalties: the grid; the layer is chosen at the middle one.
     """
-    middle = INVERSE_PENALTIES[len(INVERSE_PENALTIES) // 2]
+    middle = inverse_penalties[len(inverse_penalties) // 2]
     by_layer = [score(probe(train[:, i], labels, validation[:, i], middle)) for i in range(train.shape[1])]
     layer = int(np.argmax(by_layer))
     by_penalty = [
         by_layer[layer]
         if penalty == middle
         else score(probe(train[:, layer], labels, validation[:, layer], penalty))
-        for penalty in INVERSE_PENALTIES
+        for penalty in inverse_penalties
     ]
-    return Choice(layer, INVERSE_PENALTIES[int(np.argmax(by_penalty))])
+    return Choice(layer, inverse_penalties[int(np.argmax(by_penalty))])
 
 
 def probe(

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
+from bench.config.bounds import given
 from bench.data.corpora.base import Split
 from bench.errors import DataError
 from bench.objectives.base import Objective
@@ -241,7 +242,8 @@ class Tagging(Task):
                 return self.score.value(self.score.counts(validation.gold, tags))
 
             states = known[labelled.words]
-            chosen = choose(states, labelled.labels, held_out, score)
+            grid = given(self.options.inverse_penalties)
+            chosen = choose(states, labelled.labels, held_out, score, grid)
             own, share = states[:, chosen.layer], self.options.held_out_share
             if share and not beats_tag_frequencies(own, labelled.labels, share):
                 return [Predictions(torch.zeros(len(asked), dtype=torch.long), choice=chosen)]

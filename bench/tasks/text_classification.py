@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
+from bench.config.bounds import given
 from bench.data.corpora.base import Split
 from bench.errors import DataError
 from bench.objectives.base import Objective
@@ -235,7 +236,11 @@ class TextClassification(Task):
         train, validation, test = self._layer_features(model, budget, setting)
         labels = budget.train.labels
         chosen = choose(
-            train, labels, validation, lambda found: float(budget.hits(found, budget.validation).mean())
+            train,
+            labels,
+            validation,
+            lambda found: float(budget.hits(found, budget.validation).mean()),
+            given(self.options.inverse_penalties),
         )
         scores = probe(train[:, chosen.layer], labels, test[:, chosen.layer], chosen.inverse_penalty)
         outcome = budget.outcome(self.metrics, [scores])

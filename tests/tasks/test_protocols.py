@@ -291,8 +291,9 @@ def test_a_probe_takes_the_layer_and_the_penalty_that_validation_items_choose():
     labels = torch.arange(60) % 3
     told, noise = torch.eye(3)[labels], torch.randn(60, 3, generator=generator())
     layers = torch.stack([noise, told, told], dim=1)  # (N, 3, D): of equal layers the first
-    chosen = choose(layers[:30], labels[:30], layers[30:], lambda found: hits(found, labels[30:]).mean())
+    parts, grid = (layers[:30], labels[:30], layers[30:]), [0.01, 0.1, 1.0]
+    chosen = choose(*parts, lambda found: hits(found, labels[30:]).mean(), grid)
     assert chosen.layer == 1
     scores = {0.01: 0.5, 0.1: 0.5, 1.0: 0.9}
     given = iter([0.1, 0.5, 0.2, scores[0.01], scores[1.0]])  # three layers, then the other penalties
-    assert choose(layers[:30], labels[:30], layers[30:], lambda found: next(given)) == Choice(1, 1.0)
+    assert choose(*parts, lambda found: next(given), grid) == Choice(1, 1.0)

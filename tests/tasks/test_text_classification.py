@@ -56,12 +56,15 @@ TUNING: dict[str, Any] = {
 }
 
 
+PROBE: dict[str, Any] = {"inverse_penalties": [0.01, 0.1, 1.0]}
+OF_PROTOCOL: dict[str, dict[str, Any]] = {"probe": PROBE, "finetune": TUNING, "layers": {}}
+
+
 class Toy(TextClassification):
     """So many texts per split and class, each of which names its class."""
 
     def __init__(self, sizes: Mapping[Split, Mapping[str, int]] = ALL, **changes: Any) -> None:
-        tuning = TUNING if changes.get("protocol") == "finetune" else {}
-        super().__init__(ClassificationOptions(**OPTIONS | tuning | changes))
+        super().__init__(ClassificationOptions(**OPTIONS | OF_PROTOCOL[changes.get("protocol", "probe")] | changes))
         self.sizes = sizes
 
     def examples(self, split: Split, setting: Setting) -> dict[str, list[str]]:
@@ -404,7 +407,7 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def options(cls: type[TextClassification]) -> TextClassification:
-    return cls(ClassificationOptions(**OPTIONS))
+    return cls(ClassificationOptions(**OPTIONS | PROBE))
 
 
 def test_questions_are_in_their_official_split_with_their_coarse_class(corpora: Path, setting: Setting):
