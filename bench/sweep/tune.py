@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
@@ -25,7 +24,7 @@ from bench.config.bounds import check
 from bench.config.compose import SHARED, TUNED, compose_runs, refuse_several_studies, tuned_rates
 from bench.config.identity import identity_of, science_of
 from bench.config.overrides import parse, split_folders
-from bench.config.run_spec import RunSpec
+from bench.config.run_spec import RunSpec, now
 from bench.config.schema import COMPUTE, Seed
 from bench.config.search_path import find_choice, searching
 from bench.data.prepare import prepare
@@ -313,7 +312,7 @@ def _write(target: Path, base: RunSpec, choices: Sequence[Choice], settings: Tun
         )
     entries = {choice.strategy: _entry(choice) for choice in choices}
     share = {"share": settings.share, "seeds": settings.seeds}
-    node = {"study": f"{base.study}{TUNING}", "written": datetime.now(UTC).date().isoformat()}
+    node = {"study": f"{base.study}{TUNING}", "written": now().partition("T")[0]}
     header = "# Written by `bench tune`; losses are means over seeds in nats per predicted token.\n"
     target.parent.mkdir(exist_ok=True)
     write_atomically(target, header + yaml.safe_dump(node | share | {"strategies": entries}, sort_keys=False))
