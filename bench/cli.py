@@ -12,6 +12,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from typing_extensions import override
 
+from bench.config.command_settings import split_settings
 from bench.config.completion import described, listed, script, suggestions
 from bench.config.compose import compose_config, compose_evaluations, compose_runs, refuse_several_studies
 from bench.config.installation import version
@@ -26,10 +27,11 @@ from bench.sweep.sweep import check, evaluable, launch, planned
 from bench.sweep.validate import check_settings
 
 ROOTS = {  # the root config of each command that takes Hydra's overrides
-    **dict.fromkeys(("train", "evaluate", "audit"), "config"),
+    **dict.fromkeys(("train", "evaluate", "audit", "plan", "tune"), "config"),
     **dict.fromkeys(("report", "verify", "status"), "report"),
     **{"scale": "scale", "speed": "speed"},
 }
+OWN = ("plan", "tune")  # commands with settings of their own, in conf/NAME.yaml
 PLAIN: dict[str, dict[str, str | None]] = {  # settings of the other commands, None where one is required
     "compare": {"to": "", "experiments_dir": "experiments"},
     "advise": {"task": None, "data": "", "flops": "", "study": "", "experiments_dir": "experiments"},
@@ -41,6 +43,8 @@ EPILOG = """\
   bench train -m experiment=quickstart                     a study: strategies x sizes x budgets x seeds
   bench train -m strategy=mlm strategy.mask_rate=0.15,0.4  a sweep of your own (study=adhoc)
   bench train -m experiment=quickstart,aa --list           the runs of two studies, without starting them
+  bench plan experiment=quickstart plan.pilot=quickstart   power and hours of a study, before its runs
+  bench tune experiment=quickstart                         equal learning-rate search for all its strategies
   bench status study=quickstart                            list runs: done, running, failed
   bench evaluate study=quickstart task=[qc_probe]          more tasks for finished runs
   bench audit experiment=quickstart                        check that the tasks measure something
@@ -101,6 +105,7 @@ def _complete(words: Sequence[str]) -> int:
         found = [f"{key}=" for key in PLAIN[before[0]] if key.startswith(word)]
     else:
         found = suggestions(before[1:], word, ROOTS.get(before[0], "config"))
+        found += suggestions([], word, before[0]) if before[0] in OWN else []
     print("\n".join(found))
     return 0
 
@@ -151,7 +156,7 @@ class _Parser(argparse.ArgumentParser):
         lines = [line for line in EPILOG.splitlines() if line.startswith(f"  bench {name}".rstrip())]
         self.epilog = "\n".join(["examples:", *lines])
         if name in ROOTS:
-            self.epilog += "\n" + described(ROOTS[name])
+            self.epilog += "\n" + (described(name) + "\n" if name in OWN else "") + described(ROOTS[name])
         elif name in PLAIN:
             keys = (f"  {key}={'' if value is None else value}" for key, value in PLAIN[name].items())
             self.epilog += "\n" + "\n".join(["settings:", *keys])
@@ -300,6 +305,24 @@ def _audit(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _plan(arguments: argparse.Namespace) -> int:
+    from bench.sweep.plan import Plan, lines  # scipy, for this command only
+
+    settings, words = split_settings("plan", Plan, arguments.overrides)
+    print("\n".join(map(printable, lines(words, settings))))
+    return 0
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from bench.sweep.tune import Tune, table, tune
+
+    settings, words = split_settings("tune", Tune, arguments.overrides)
+    _stop_as_by_ctrl_c()
+    choices = tune(words, settings, lambda line: print(printable(line), flush=True))
+    print("\n".join(map(printable, table(choices))))
+    return 0
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from bench.report import write  # scipy and matplotlib, for this command only
 
@@ -390,6 +413,8 @@ COMMANDS: Sequence[tuple[str, Callable[[argparse.Namespace], int], str]] = (
     ("train", _train, "run one run, or with -m all unfinished runs of a sweep"),
     ("evaluate", _evaluate, "evaluate a study's finished runs on more tasks: study=NAME task=[A,B]"),
     ("audit", _audit, "check that tasks measure something, from chance level to ceiling: experiment=NAME"),
+    ("plan", _plan, "power and cost of a study, before its runs: experiment=NAME [plan.pilot=STUDY]"),
+    ("tune", _tune, "choose each strategy's learning rate by an equal search: experiment=NAME"),
     ("report", _report, "rebuild the report of a study, or of all studies, from its records"),
     ("verify", _verify, "check that a study's report matches its records: study=NAME"),
     ("compare", _compare, "compare two studies, or two git revisions: A[@REV] B[@REV] [to=X.md|.html|.csv]"),

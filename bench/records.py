@@ -85,6 +85,7 @@ class BudgetSettings(TypedDict, total=False):
 class OptimSettings(TypedDict, total=False):
     """Optimizer and schedule; see `bench.config.schema.Optim`."""
 
+    name: str  # absent for AdamW
     lr_peak: float
     lr_width: int
     schedule: str

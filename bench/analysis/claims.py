@@ -32,6 +32,11 @@ class Side:
     budget: str | None = None
     seeds: list[int] | None = None  # None: all; as many as of the other side
 
+    @property
+    def recorded(self) -> str:
+        """Return the strategy as runs record it."""
+        return SCRATCH if self.strategy == RANDOM_FEATURES else self.strategy or ""
+
     def within(self, shared: "Side") -> "Side":
         """Return this selection, completed by the shared one where it leaves a value open."""
         names = [part.name for part in fields(Side)]
@@ -44,6 +49,16 @@ class Level(Side):
     """One condition of a slope, at a number of the axis."""
 
     at: float = MISSING
+
+
+@dataclass
+class Assumed:
+    """Spreads that a claim expects before any run, for `bench plan`; all in the metric's unit."""
+
+    seed_sd: float = MISSING  # of one condition's score over seeds
+    item_sd: float = 0.0  # of the difference of two conditions over items
+    n_items: int | None = None
+    correlation: float | None = None  # of two conditions over seeds; None: their seeds are independent
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,7 @@ class Claim:
     axis: str | None = None  # labels | tokens, for a crossover; linear | log2, for a slope
     between: list[float] | None = None  # where the crossover is claimed to lie
     levels: list[Level] = field(default_factory=list)  # of a slope, three or more
+    assumed: Assumed | None = None
 
     def sides(self) -> dict[str, Side]:
         """Return the conditions that are compared, by their keys in the file."""
@@ -85,6 +101,7 @@ class Claims:
     written: str  # a date
     claims: dict[str, Claim]
     amendments: dict[str, str] = field(default_factory=dict)  # what was changed after the runs, by date
+    pilot: str | None = None  # the study whose spreads `bench plan` takes
 
     def error_rates(self, alpha: float) -> dict[str, float]:
         """Return the error rate of each claim; they add up to alpha, so all intervals hold together.
@@ -116,7 +133,7 @@ def read_claims(study: Path) -> Claims | None:
     known = {"written", "claims"}
     if (
         not isinstance(raw, dict)
-        or set(raw) - {"amendments"} != known
+        or set(raw) - {"amendments", "pilot"} != known
         or not isinstance(raw["claims"], dict)
         or not raw["claims"]
     ):
@@ -128,7 +145,8 @@ def read_claims(study: Path) -> Claims | None:
     n_primary = sum(claim.primary for claim in found.values())
     if n_primary > MOST_PRIMARY:
         raise ConfigError(f"{path}: {n_primary} primary claims; name at most {MOST_PRIMARY}")
-    return Claims(str(raw["written"]), found, {str(day): str(text) for day, text in amendments.items()})
+    dated = {str(day): str(text) for day, text in amendments.items()}
+    return Claims(str(raw["written"]), found, dated, raw.get("pilot") and str(raw["pilot"]))
 
 
 def _claim(node: Any, where: str) -> Claim:
@@ -171,6 +189,8 @@ def _check(claim: Claim, where: str) -> None:
         _require_one_of(str(claim.axis), AXES[claim.test], f"{where}.axis")
     if claim.test == SLOPE:
         _check_slope(claim, where)
+    if claim.assumed is not None:
+        _check_assumed(claim.assumed, f"{where}.assumed")
     if claim.test == CROSSOVER:
         _check_crossover(claim, where)
     elif claim.smallest_effect is None or not claim.smallest_effect > (claim.test == VARIANCE_RATIO):
@@ -191,6 +211,15 @@ def _check_crossover(claim: Claim, where: str) -> None:
         raise ConfigError(
             f"{where}.between={claim.between}: give two numbers of the axis, the lower one first"
         )
+
+
+def _check_assumed(own: Assumed, where: str) -> None:
+    if min(own.seed_sd, own.item_sd) < 0 or not own.seed_sd + own.item_sd > 0:
+        raise ConfigError(f"{where}: give seed_sd and item_sd of 0 or more, one of them above 0")
+    if own.item_sd and (own.n_items is None or own.n_items < 2):
+        raise ConfigError(f"{where}.n_items={own.n_items}: item_sd needs the number of items, 2 or more")
+    if own.correlation is not None and not -1 < own.correlation < 1:
+        raise ConfigError(f"{where}.correlation={own.correlation}: use a number between -1 and 1")
 
 
 def _check_slope(claim: Claim, where: str) -> None:
@@ -257,8 +286,7 @@ def plan(asked: Claims, sweep: Sweep) -> list[str]:
             require_baseline(side.strategy or "", claim.task, where, is_trained=is_trained)
         own = claim.levels or (claim.left, claim.right)
         sides = [side.within(claim.cells) for side in own]
-        names = [SCRATCH if side.strategy == RANDOM_FEATURES else side.strategy for side in sides]
-        missing = [f"strategy {own}" for own in names if own not in sweep.strategies]
+        missing = [f"strategy {side.recorded}" for side in sides if side.recorded not in sweep.strategies]
         missing += [f"budget {side.budget}" for side in sides if side.budget not in (None, *sweep.budgets)]
         missing += [f"task {claim.task}"] if claim.task not in sweep.tasks else []
         if missing:

@@ -256,17 +256,30 @@ def clear_best(tables: Tables, measure: Measure, cells: Sequence[Cell]) -> Cell 
     return None if best is None else known[best]
 
 
-def leaders(tables: Tables, measure: Measure) -> dict[Place, Condition]:
-    """Return the condition with the best mean at each place where two or more have a score."""
-    sign, found = tables.measures[measure].sign, {}
+def reversals(tables: Tables, measure: Measure) -> dict[Condition, list[Place]]:
+    """Return who is clearly better than the headline's best one at other places, and where."""
+    sign, top = tables.measures[measure].sign, headline_place(tables)
+    found: dict[Condition, list[Place]] = {}
+    best = best_mean(tables, measure, top)
+    if best is None or not sign:
+        return found
     for place in places(tables):
-        cells = [_at(tables, c, *place) for c in tables.conditions if not c.is_external]
-        means = {
-            cell: sign * own.mean for cell in cells if len((own := sample(tables, measure, [cell])).seeds)
-        }
-        if sign and len(means) > 1:
-            found[place] = max(means, key=means.__getitem__).condition
+        other = best_mean(tables, measure, place)
+        if (
+            place != top
+            and other is not None
+            and is_clear(between(tables, measure, other, best, *place), sign)
+        ):
+            found.setdefault(other, []).append(place)
     return found
+
+
+def best_mean(tables: Tables, measure: Measure, place: Place) -> Condition | None:
+    """Return the condition with the best mean at a place, but external ones; None if none has a score."""
+    sign = tables.measures[measure].sign
+    cells = [_at(tables, c, *place) for c in tables.conditions if not c.is_external]
+    means = {c: sign * own.mean for c in cells if len((own := sample(tables, measure, [c])).seeds)}
+    return max(means, key=means.__getitem__).condition if means else None
 
 
 def _at(tables: Tables, condition: Condition, model: str, budget: str | None) -> Cell:

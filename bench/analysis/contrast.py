@@ -14,7 +14,7 @@ from bench.analysis.frames import Condition, Measure, Tables
 from bench.analysis.inference import Estimate
 from bench.analysis.judging import Evidence, examine
 from bench.analysis.stats import holm, holm_levels
-from bench.analysis.untrained import fits_name, recorded, require_name
+from bench.analysis.untrained import fits_name, require_name
 from bench.errors import ConfigError
 
 COLUMNS = {
@@ -73,7 +73,7 @@ def contrast(
 def _side(tables: Tables, label: str) -> Side:
     """Return the side of a claim that a condition's label or its strategy's name stands for."""
     named = {condition.label: condition for condition in tables.conditions}
-    found = named.get(label, Condition(recorded(label), ""))
+    found = named.get(label, Condition(Side(strategy=label).recorded, ""))
     if found not in tables.conditions:
         raise ConfigError(f"no condition {label!r} in study {tables.study}{suggestion(label, list(named))}")
     return Side(strategy=found.strategy, variant=found.variant)

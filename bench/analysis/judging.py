@@ -42,7 +42,7 @@ from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
 from bench.analysis.gate import why_not
 from bench.analysis.inference import Crossover, Decided, Estimate, equivalence, superiority
 from bench.analysis.stats import LEVEL, MIN_SEEDS
-from bench.analysis.untrained import recorded, require_name, shown, shown_cell
+from bench.analysis.untrained import require_name, shown, shown_cell
 
 MIN_FITS = 5  # of one checkpoint, for a claim on the spread over fine-tunings
 Pair = tuple[Cell, Cell]  # left and right
@@ -100,9 +100,8 @@ def pairs_of(tables: Tables, claim: Claim) -> tuple[Pair, ...]:
 
 def _condition(tables: Tables, side: Side) -> Condition:
     strategies = sorted({condition.strategy for condition in tables.conditions})
-    name = recorded(side.strategy or "")
-    _require_known(name, strategies, "strategy")
-    condition = Condition(name, side.variant or "")
+    _require_known(side.recorded, strategies, "strategy")
+    condition = Condition(side.recorded, side.variant or "")
     variants = sorted(a.variant for a in tables.conditions if a.strategy == condition.strategy)
     _require_known(condition.variant, variants, f"variant of {condition.strategy}")
     return condition

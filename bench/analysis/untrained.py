@@ -32,11 +32,6 @@ def shown_cell(tables: Tables, cell: Cell, tasks: Iterable[str] | None = None) -
     return cell._replace(condition=shown(tables, cell.condition, tasks))
 
 
-def recorded(name: str) -> str:
-    """Return the strategy of the records that a claim's or a caller's name stands for."""
-    return BASELINE if name == claims.RANDOM_FEATURES else name
-
-
 def fits_name(tables: Tables, name: str, task: str) -> bool:
     """Return whether a name is not that of the baseline which the task does not have."""
     other = claims.RANDOM_FEATURES if task in tables.fine_tuned else claims.SCRATCH

@@ -38,6 +38,10 @@ def validate(config: Config) -> None:
     _validate_optim(config.optim, config.budget)
     _validate_trainer(config.trainer)
     _require(
+        config.optim.name != "muon" or config.trainer.sharding == "none",
+        "optim.name=muon needs whole matrices; use trainer=ddp instead of trainer.sharding=full",
+    )
+    _require(
         config.trainer.n_ranks == 1 or not config.optim.retries_on_divergence,
         "optim.retries_on_divergence needs trainer.devices=1; set only one of the two",
     )

@@ -54,7 +54,9 @@ def root_settings(root: str) -> tuple[list[str], dict[str, Any]]:
     """
     node = OmegaConf.load(CONF / f"{root}.yaml")
     assert isinstance(node, DictConfig)
-    defaults = (str(key) for entry in node.pop("defaults") if isinstance(entry, DictConfig) for key in entry)
+    defaults = (
+        str(key) for entry in node.pop("defaults", []) if isinstance(entry, DictConfig) for key in entry
+    )
     groups = [key.removeprefix("optional ") for key in defaults]
     plain = OmegaConf.to_container(node)
     assert isinstance(plain, dict)

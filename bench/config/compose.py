@@ -12,6 +12,7 @@ from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -44,10 +45,19 @@ from bench.config.overrides import (
     unknown_choice,
 )
 from bench.config.run_spec import RunSpec, read_spec
-from bench.config.search_path import AddedFolders, added_folders, choices, find_choice, search_path, searching
+from bench.config.search_path import (
+    AddedFolders,
+    added_folders,
+    choices,
+    find_choice,
+    search_path,
+    searching,
+)
 from bench.errors import ConfigError
 from bench.records import CHOICE, STUDY_NAME, RunRecord, finished, read_records
 
+TUNED, SHARED = "tuned", "none"  # the group of tuned rates, and its choice that tunes nothing
+TUNABLE = ("lr_peak", "weight_decay")  # settings of `optim` in a file of tuned rates
 LABELLED = ("strategy", "model", "budget")  # axes whose changed options are part of their name
 PLUGGABLE = ("strategy", "task", "corpus", "launcher", "logger", "callbacks")  # the class checks the options
 UNLABELLED = ("optim", "corpus/text", "corpus/pairs")  # groups that are part of a run's variant
@@ -246,7 +256,7 @@ def compose_evaluations(overrides: Sequence[str]) -> list[RunSpec]:
     keys = {o.key_or_group.split(".")[0] for o in parse(words)}
     if not {"study", "task"} <= keys:
         raise ConfigError("name a study and tasks: bench evaluate study=NAME task=[A,B]")
-    if other := sorted(keys - {"study", *NOT_SCIENCE} | keys & {"callbacks"}):  # which observe training
+    if other := sorted(keys - {"study", *NOT_SCIENCE} | keys & {"callbacks", TUNED}):  # used in training
         raise ConfigError(f"{other[0]} is fixed by the study's runs; only tasks are added to them")
     with searching(folders):
         plain = _complete(_without_hydra(compose_config("config", words)))
@@ -290,8 +300,12 @@ def _spec(line: Sequence[Override], command: str) -> RunSpec:
     _check_shape(plain)
     refuse_hidden(plain, _usual_targets(chosen))
     corpus = {kind: str(choices[f"corpus/{kind}"]) for kind in ("text", "pairs")}
+    names = _names(choices, _unchanged_science(chosen), science_of(plain, choices["strategy"], corpus))
+    if plain["strategy"]["modality"] != "none":
+        plain["optim"] |= _tuned_rates(choices, names["strategy"], line)
+    plain[TUNED] = None
     science = science_of(plain, choices["strategy"], corpus)
-    names = _names(choices, _unchanged_science(chosen), science)
+    names = _names(choices, _usual_science(chosen, choices, names["strategy"]), science)
     return RunSpec(
         run_id=identity_of(science),
         study=str(plain["study"]),
@@ -304,6 +318,55 @@ def _spec(line: Sequence[Override], command: str) -> RunSpec:
         config=plain,
         command=command,
     )
+
+
+def _tuned_rates(choices: DictConfig, strategy: str, line: Sequence[Override]) -> dict[str, float]:
+    """Return a strategy's tuned settings of the optimizer, without those that the command line gives.
+
+    Raises:
+        ConfigError: There is no such file of rates, or it lacks the strategy.
+    """
+    if (name := str(choices[TUNED])) == SHARED:
+        return {}
+    found = tuned_rates(name)
+    again = f"run `bench tune experiment={choices.get('experiment') or 'NAME'}`, or set tuned={SHARED}"
+    if found is None:  # the group is optional, so Hydra is silent
+        raise ConfigError(f"tuned={name}: there is no conf/tuned/{name}.yaml; {again}")
+    if strategy not in found:
+        raise ConfigError(f"tuned={name}: no rate of {strategy}; {again}")
+    given = {override.key_or_group for override in line}
+    return {key: value for key, value in found[strategy].items() if f"optim.{key}" not in given}
+
+
+def tuned_rates(name: str) -> dict[str, dict[str, float]] | None:
+    """Return the settings of the optimizer in a file of tuned rates, by strategy; None if there is no file.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
+    path = find_choice(TUNED, name)
+    return None if path is None else _rates_in(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _rates_in(path: Path, _: int) -> dict[str, dict[str, float]]:
+    try:
+        nodes = yaml.safe_load(path.read_text(encoding="utf-8"))["strategies"].items()
+        return {str(name): {key: float(node[key]) for key in TUNABLE if key in node} for name, node in nodes}
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        what = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not a file of tuned rates ({what}); run `bench tune` again") from error
+
+
+def _usual_science(chosen: tuple[str, ...], choices: DictConfig, strategy: str) -> dict[str, str]:
+    """Return the science of the chosen files, with the rates that the experiment tunes for the strategy.
+
+    So a run at its tuned rate has no variant, and one at another rate is named by it.
+    """
+    experiment = choices.get("experiment")
+    name = _composed((f"experiment={experiment}",)).hydra.runtime.choices[TUNED] if experiment else SHARED
+    rates = (tuned_rates(str(name)) or {}).get(strategy, {})
+    return {**_unchanged_science(chosen), **{f"optim.{key}": json.dumps(x) for key, x in rates.items()}}
 
 
 def _complete(settings: DictConfig) -> dict[str, Any]:

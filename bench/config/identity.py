@@ -19,8 +19,11 @@ from typing import Any
 from bench.errors import ConfigError
 from bench.records import CHOICE, PRETRAINING_ONLY, by_choice, read_records, studies
 
-NOT_SCIENCE = ("study", "task", "trainer", "energy", "logger", "callbacks", "launcher", "sweeper", "paths")
-_ABSENT_IF_UNUSED = ("retries_on_divergence", "warmup_tokens")
+NOT_SCIENCE = (
+    *("study", "task", "trainer", "energy", "logger", "callbacks", "launcher", "sweeper", "paths"),
+    "tuned",  # its rates are in `optim`
+)
+_UNUSED = {"retries_on_divergence": 0, "warmup_tokens": None, "name": "adamw"}  # of `optim`; left out
 _ACROSS = "attention_across_documents"
 _NAMED = ("strategy", "corpus", "task")  # parts of a config whose classes follow from names
 _TARGET = "_target_"
@@ -43,7 +46,7 @@ def science_of(config: Mapping[str, Any], strategy: str, corpus: Mapping[str, st
     science["strategy"] = {key: value for key, value in config["strategy"].items() if key != "access"}
     # An unused setting changes nothing, and ids stay those of before the setting existed.
     optim = config["optim"].items()
-    science["optim"] = {key: value for key, value in optim if value or key not in _ABSENT_IF_UNUSED}
+    science["optim"] = {key: value for key, value in optim if key not in _UNUSED or value != _UNUSED[key]}
     # True is how rows have always been read; only text has such rows.
     if config.get(_ACROSS, True) or config["strategy"]["modality"] != "text":
         science.pop(_ACROSS, None)

@@ -47,6 +47,7 @@ INSTEAD = {  # settings of Hydra and of Lightning's Trainer that have no effect 
     "logger.wandb_mode": "set logger.wandb.mode",
     "logger.wandb_project": "set logger.wandb.project",
     "logger.log_every_n_steps": "set trainer.log_every_n_steps",
+    "tuned.strategies": "set optim.lr_peak",
     "paths.config_dirs": "give the folder by --config-dir",
     "trainer.max_steps": "set budget.tokens",
     "trainer.max_epochs": "set budget.tokens",

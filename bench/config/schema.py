@@ -92,8 +92,9 @@ class Tokenizer:
 
 @dataclass
 class Optim:
-    """AdamW, warmup and schedule; the same for all strategies of a study."""
+    """Optimizer, warmup and schedule; the same for all strategies of a study, but for tuned rates."""
 
+    name: Annotated[str, choice("adamw", "muon")] = "adamw"  # configs of old runs lack it
     lr_peak: Positive = MISSING  # at width `lr_width`; bench.objectives.optim scales it to other widths
     lr_width: Annotated[int, Interval(ge=1, le=2**20)] = MISSING
     schedule: Annotated[str, choice("cosine", "wsd")] = MISSING
@@ -179,6 +180,7 @@ class Config:
     caption_length: Annotated[int, Interval(ge=2, le=MAX_CAPTION_TOKENS)] = MISSING  # tokens of a caption
     task: dict[str, Any] = field(default_factory=dict)
     optim: Optim = field(default_factory=Optim)
+    tuned: Any = None  # only while a run is composed, which takes its strategy's rate into `optim`
     trainer: Trainer = field(default_factory=Trainer)
     energy: EnergySettings = field(default_factory=EnergySettings)
     logger: dict[str, Any] = field(default_factory=dict)  # mirrors of the metric file, by name

@@ -289,9 +289,9 @@ class Objective(LightningModule):
         self.last_finite = checkpoint.get("last_finite")
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW and its schedule over the trainer's `max_steps`."""
+        """Return the optimizer and its schedule over the trainer's `max_steps`."""
         fused = self.trainer.precision != optim.FP16  # fp16 scales gradients
-        optimizer = optim.adamw(self, self.optimizer, self.shapes.model.d_model, fused=fused)
+        optimizer = optim.optimizer_of(self, self.optimizer, self.shapes.model.d_model, fused=fused)
         scheduler = optim.schedule(optimizer, self.optimizer, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

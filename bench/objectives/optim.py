@@ -1,11 +1,13 @@
-"""AdamW, its learning-rate schedule, and the rule that scales the rate with the width."""
+"""AdamW or Muon, the learning-rate schedule, and the rule that scales the rate with the width."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import override
 
 from bench.config.schema import Optim
 
@@ -50,20 +52,91 @@ def cooldown_start(total: int, optim: Optim) -> int:
     return total - max(1, round(optim.cooldown_share * total))
 
 
-def adamw(module: nn.Module, optim: Optim, d_model: int, *, fused: bool = True) -> torch.optim.AdamW:
-    """Return AdamW; norms, biases and other vectors and scalars have no weight decay.
+def optimizer_of(
+    module: nn.Module, optim: Optim, d_model: int, *, fused: bool = True
+) -> torch.optim.Optimizer:
+    """Return the optimizer that `optim.name` chooses, over all weights that are trained.
 
-    fused: update in one pass over memory; it cannot clip gradients that fp16 has scaled.
+    fused: AdamW updates in one pass over memory; it cannot clip gradients that fp16 has scaled.
     """
+    if optim.name == "adamw":
+        return adamw(module, optim, d_model, fused=fused)
+    matrices = _hidden_matrices(module)
+    known = {id(p) for p in matrices}
+    others = [p for p in _trained(module.parameters()) if id(p) not in known]
+    return MuonAndAdamW(matrices, others, optim, lr_peak(optim, d_model), fused=fused)
+
+
+def adamw(module: nn.Module, optim: Optim, d_model: int, *, fused: bool = True) -> torch.optim.AdamW:
+    """Return AdamW; norms, biases and other vectors and scalars have no weight decay."""
+    return _adamw(_trained(module.parameters()), optim, lr_peak(optim, d_model), fused=fused)
+
+
+def _adamw(
+    parameters: Iterable[nn.Parameter], optim: Optim, rate: float, *, fused: bool
+) -> torch.optim.AdamW:
+    trained = list(parameters)
     groups = [
-        {
-            "params": _trained(p for p in module.parameters() if p.ndim >= 2),
-            "weight_decay": optim.weight_decay,
-        },
-        {"params": _trained(p for p in module.parameters() if p.ndim < 2), "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    betas = (optim.beta1, optim.beta2)
-    return torch.optim.AdamW(groups, lr=lr_peak(optim, d_model), betas=betas, fused=fused)
+    return torch.optim.AdamW(groups, lr=rate, betas=(optim.beta1, optim.beta2), fused=fused)
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon for hidden matrices (Jordan et al. 2024, kellerjordan.github.io/posts/muon), AdamW for the rest.
+
+    Muon orthogonalizes the momentum of a matrix. Its updates are scaled to the root mean square of those of
+    AdamW (Liu et al. 2025, arXiv:2502.16982, eq. 4), so one rate and one weight decay serve both parts. The
+    groups and the state of both parts are held in one place, so schedules and checkpoints see one optimizer.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[nn.Parameter],
+        others: Iterable[nn.Parameter],
+        optim: Optim,
+        rate: float,
+        *,
+        fused: bool = True,
+    ) -> None:
+        muon = torch.optim.Muon(
+            list(matrices), lr=rate, weight_decay=optim.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        self.parts = (muon, _adamw(others, optim, rate, fused=fused))
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        self._share()
+
+    @override
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Update all weights once; `closure` computes the gradients and returns the loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state of both parts."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def _share(self) -> None:
+        """Give both parts the groups and the state of the whole, which loading replaces."""
+        muon, rest = self.parts
+        muon.param_groups, rest.param_groups = self.param_groups[:1], self.param_groups[1:]
+        muon.state = rest.state = self.state
+
+
+def _hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
+    """Return the weights of linear layers in stacks of blocks; embeddings and heads lie outside of them."""
+    stacks = [own for own in module.modules() if isinstance(own, nn.ModuleList)]
+    linear = [own for stack in stacks for own in stack.modules() if isinstance(own, nn.Linear)]
+    weights = [own for layer in linear for own in layer.parameters() if own.ndim == 2]
+    return list(dict.fromkeys(_trained(weights)))
 
 
 def schedule(optimizer: torch.optim.Optimizer, optim: Optim, total_steps: int) -> LambdaLR:

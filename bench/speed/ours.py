@@ -178,7 +178,7 @@ def bare_loop(task: Task, folder: Path, pace: Pace) -> Objective:
 def plain_steps(ready: Setup) -> Iterator[Tensor]:
     """Train on all batches in a plain loop, and yield the loss after each step."""
     objective, settings, place = ready.objective.to(ready.device), ready.config.optim, ready.config.trainer
-    optimizer = optim.adamw(objective, settings, objective.shapes.model.d_model)
+    optimizer = optim.optimizer_of(objective, settings, objective.shapes.model.d_model)
     scheduler = optim.schedule(optimizer, settings, ready.n_steps)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]  # in Lightning's order
     objective.train()

@@ -132,7 +132,10 @@ def planned(specs: Sequence[RunSpec]) -> list[str]:
             if node.get("protocol") == "finetune"
         },
     )
-    return plan(asked, sweep)
+    from bench.sweep.plan import warning  # scipy, for studies with claims only
+
+    weak = warning(asked, specs)
+    return [*plan(asked, sweep), *([weak] if weak else [])]
 
 
 def _prepare(specs: Sequence[RunSpec]) -> dict[str, str]:

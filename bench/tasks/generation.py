@@ -1,13 +1,15 @@
 """Generation: each strategy continues prompts from held-out documents, and the texts are scored.
 
-The main score is the perplexity under an n-gram model of bytes (`bench.tasks.text_metrics`), which is fitted
-to the training split and independent of every strategy and tokenizer. Such a model prefers frequent text, so
-a repetitive text can score better than a human one. Read it together with distinct-n and the repetition rate,
-and with the scores of the held-out text itself (`ceiling`): these are the target, not the best value.
+The score looks both ways, so that text in circles cannot win. Forward: how likely are the texts under an
+n-gram model of human text, which likes repetition too well? Reverse: how likely is human text under an
+n-gram model of the texts, which only diverse text teaches (Zhao et al. 2018, arXiv:1706.04223, sec. 4;
+Cífka et al. 2018, arXiv:1804.07972)? The score is the geometric mean of both perplexities per byte. The
+n-gram models (`bench.tasks.text_metrics`) are independent of every strategy and tokenizer. The scores of
+the held-out text itself (`ceiling`) are a reference; all other metrics only describe.
 Shapes: N prompts of P tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +37,9 @@ from bench.tasks.text_metrics import (
 
 DISTINCT_ORDERS = (1, 2, 3)
 REPEATED_ORDER = 4  # of Welleck et al.
+BLEU_TEXTS = 64  # of which self-BLEU is taken: its time grows with the square of their number
+REVERSE_ORDER = 3  # bytes, of the n-gram model of the generated texts, which are few
+HEADLINE = "forward_reverse_perplexity"
 COUNTED_TOKENS = 2_000_000  # of which token frequencies are estimated
 BATCH_DOCUMENTS = 512  # decoded at a time
 
@@ -57,7 +62,7 @@ class Generation(Task):
 
     @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
-        """Return the n-gram perplexity, distinct-n, the repetition rate and self-BLEU.
+        """Return the forward and reverse perplexity, and what describes the texts.
 
         Chance is the score of texts whose tokens are drawn independently by their frequency in training.
         """
@@ -66,9 +71,9 @@ class Generation(Task):
         shares = token_shares(setting)
         generator = torch.Generator().manual_seed(setting.seed)
         drawn = unigram_texts(shares, len(prompts), self.options.new_tokens, generator)
-        ngrams = self._ngrams(setting)
+        ngrams, others = self._ngrams(setting), self._other_texts(setting)
         found, real, chance = (continuations(prompts, ids, setting) for ids in (generated, held_out, drawn))
-        outcome, uninformed = _scored(found, ngrams), _scored(chance, ngrams)
+        outcome, uninformed = _scored(found, ngrams, others), _scored(chance, ngrams, others)
         by_metric = {m.metric: m.value for m in uninformed.scores}
         scores = [replace(m, chance=by_metric[m.metric]) for m in outcome.scores]
         return replace(outcome, scores=scores, samples=self._samples(found, real))
@@ -77,25 +82,47 @@ class Generation(Task):
     def ceiling(self, setting: Setting) -> Outcome:
         """Score the held-out text itself, which people wrote. A model can score higher or lower."""
         prompts, held_out = self._prompts(setting)
-        return _scored(continuations(prompts, held_out, setting), self._ngrams(setting))
+        texts = continuations(prompts, held_out, setting)
+        return _scored(texts, self._ngrams(setting), self._other_texts(setting))
 
     def _prompts(self, setting: Setting) -> tuple[Tensor, Tensor]:
         """Return the beginnings of documents (N, P) and their continuations (N, n_new)."""
         options = self.options
         length = options.prompt_tokens + options.new_tokens
         options.check_length(setting.sequence_length)
-        test = setting.text.test()
-        starts = test.offsets[:-1][np.diff(test.offsets) > length]  # the EOS is not counted
+        starts = self._starts(setting)
         if len(starts) < 2:
             raise DataError(
                 f"the test split has {len(starts)} documents of more than {length} tokens; lower "
                 "task.*.prompt_tokens or task.*.new_tokens, so that it has 2 or more"
             )
-        n = min(options.prompts, len(starts))
-        chosen = starts[np.arange(n) * len(starts) // n]
-        rows = np.stack([test.read(start, start + length) for start in chosen.tolist()])
-        tokens = torch.from_numpy(rows.astype(np.int64))
+        tokens = self._beginnings(starts[self._chosen(len(starts))], setting)
         return tokens[:, : options.prompt_tokens], tokens[:, options.prompt_tokens :]
+
+    def _starts(self, setting: Setting) -> NDArray[np.integer[Any]]:
+        """Return where the test documents begin that are longer than a prompt with its continuation."""
+        test = setting.text.test()
+        length = self.options.prompt_tokens + self.options.new_tokens
+        return test.offsets[:-1][np.diff(test.offsets) > length]  # the EOS is not counted
+
+    def _chosen(self, n_documents: int) -> NDArray[np.integer[Any]]:
+        """Return which documents give a prompt: half of them at most, since the others are held out again."""
+        n = min(self.options.prompts, max(1, n_documents // 2))
+        return np.arange(n) * n_documents // n
+
+    def _beginnings(self, starts: NDArray[np.integer[Any]], setting: Setting) -> Tensor:
+        length = self.options.prompt_tokens + self.options.new_tokens
+        rows = np.stack([setting.text.test().read(start, start + length) for start in starts.tolist()])
+        return torch.from_numpy(rows.astype(np.int64))
+
+    def _other_texts(self, setting: Setting) -> list[str]:
+        """Return human texts as long as the continuations, of documents that give no prompt."""
+        starts = self._starts(setting)
+        others = np.setdiff1d(np.arange(len(starts)), self._chosen(len(starts)))
+        n = min(self.options.prompts, len(others))
+        tokens = self._beginnings(starts[others[np.arange(n) * len(others) // n]], setting)
+        prompt = self.options.prompt_tokens
+        return continuations(tokens[:, :prompt], tokens[:, prompt:], setting).texts
 
     def _generated(self, model: Objective, prompts: Tensor, setting: Setting) -> Tensor:
         top_p = 1.0 if self.options.top_p is None else self.options.top_p
@@ -172,27 +199,43 @@ def _training_ids(setting: Setting, n: int) -> NDArray[np.integer[Any]]:
     return train.read(0, min(n, train.n_tokens))
 
 
-def _scored(found: Continuations, ngrams: ByteNGrams) -> Outcome:
+def _scored(found: Continuations, ngrams: ByteNGrams, others: Sequence[str]) -> Outcome:
     """Return all scores; they are defined for empty texts too, which count.
 
-    The items of the perplexity are nats per byte, including the end of a text that has ended. The scores of
-    repetition and self-BLEU are the means of their items. Distinct-n is defined for the whole set only.
+    The items of a perplexity are nats per byte, including the end of a text that has ended; those of the
+    headline are means of a text's and of a human text's. The scores of repetition and self-BLEU are the means
+    of their items. Distinct-n is defined for the whole set only.
+
+    Args:
+        found: the texts.
+        ngrams: an n-gram model of human text.
+        others: human texts, to be predicted from the texts that were found.
     """
     rows = zip(found.before, found.texts, found.are_closed, strict=True)
     nll = np.array([ngrams.nll(b, text, is_closed=closed or not text).mean() for b, text, closed in rows])
+    of_texts = fit_byte_ngrams(found.texts, REVERSE_ORDER)
+    reverse = np.array([of_texts.nll("", text, is_closed=False).mean() for text in others if text])
+    both = (nll + reverse[np.arange(len(nll)) * len(reverse) // len(nll)]) / 2
     texts = words(found.texts)
-    repeated, bleu = repetition(texts, REPEATED_ORDER), self_bleu(found.texts)
+    repeated, bleu = repetition(texts, REPEATED_ORDER), self_bleu(found.texts[:BLEU_TEXTS])
 
-    def measured(metric: str, value: float, *, higher_is_better: bool = False) -> Measured:
+    def measured(metric: str, value: float, *, higher_is_better: bool | None = None) -> Measured:
         return Measured(metric, value, None, len(texts), higher_is_better=higher_is_better)
 
-    scores = [measured("ngram_perplexity", perplexity(nll))]
-    scores += [measured(f"distinct_{n}", distinct(texts, n), higher_is_better=True) for n in DISTINCT_ORDERS]
+    scores = [measured(HEADLINE, perplexity(both), higher_is_better=False)]
+    scores += [measured("ngram_perplexity", perplexity(nll))]
+    scores += [measured("reverse_perplexity", perplexity(reverse))]
+    scores += [measured(f"distinct_{n}", distinct(texts, n)) for n in DISTINCT_ORDERS]
     scores += [measured(f"repetition_{REPEATED_ORDER}", float(repeated.mean()))]
     scores += [measured("self_bleu", float(bleu.mean()))]
     counts = {
         "continuation without a word": sum(not text for text in texts),
         "continuation too short to repeat": sum(len(text) < REPEATED_ORDER for text in texts),
     }
-    items = {"ngram_perplexity": nll, f"repetition_{REPEATED_ORDER}": repeated, "self_bleu": bleu}
+    items = {
+        HEADLINE: both,
+        "ngram_perplexity": nll,
+        f"repetition_{REPEATED_ORDER}": repeated,
+        "self_bleu": bleu,
+    }
     return Outcome(scores, items, {reason: n for reason, n in counts.items() if n})

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.tasks.base import Measured
+from bench.tasks.probe import Choice
 
 
 def n_labels(budgets: Sequence[int | None], n_items: int) -> tuple[list[int], int]:
@@ -27,6 +28,12 @@ def fit_spread(metric: str, by_fit: NDArray[np.float64], n_labels: int | None) -
         return []
     spread = float(by_fit.std(ddof=1))
     return [Measured(f"{metric}_fit_sd", spread, None, len(by_fit), False, n_labels)]
+
+
+def probe_choice(choice: Choice, n_labels: int) -> list[Measured]:
+    """Return the layer and the penalty that validation items chose for a probe, as descriptive metrics."""
+    values = {"probe_layer": float(choice.layer), "probe_inverse_penalty": choice.inverse_penalty}
+    return [Measured(name, value, None, n_labels, None, n_labels) for name, value in values.items()]
 
 
 def failed_fits(failed: Sequence[bool], n_labels: int | None) -> Measured:

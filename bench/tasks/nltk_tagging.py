@@ -19,6 +19,7 @@ from bench.tasks.tagging import Sentence, Tagging
 BIO = re.compile(r"O|[BI]-\S+")
 DOCUMENT = "-DOCSTART-"  # a line of its own before each document of the Dutch files, not a word
 FILES_2002 = {"es": "esp", "nl": "ned"}
+TEST_SHARE = 0.4  # of a corpus without an official split, so that a thousand sentences are tested
 VALIDATION_SHARE_2000 = 0.1  # the end of the training file, since there is no official validation split
 
 
@@ -111,7 +112,7 @@ class Ieer(Tagging):
                 long = [" ".join(s.words) for s in sentences if len(s.words) >= SHARED_WORDS]
                 story = next((stories[text] for text in long if text in stories), document.docno)
                 stories |= dict.fromkeys(long, story)
-                if split_of(f"ieer/{story}") == split:
+                if split_of(f"ieer/{story}", TEST_SHARE) == split:
                     found += sentences
         return found
 
@@ -171,7 +172,7 @@ class Treebank(Tagging):
         reader = corpus_reader("treebank", "task.pos_treebank")
         found: list[Sentence] = []
         for file in reader.fileids():
-            if split_of(f"treebank/{file}") == split:
+            if split_of(f"treebank/{file}", TEST_SHARE) == split:
                 found += _read_trees(reader.raw(file), file)
         return found
 

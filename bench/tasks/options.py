@@ -20,6 +20,7 @@ from bench.config.bounds import (
     Count,
     IfUsed,
     Names,
+    Positive,
     PositiveShare,
     Rate,
     Repeats,
@@ -55,6 +56,8 @@ Budgets = Annotated[list[Count | None], MinLen(1)]
 HalfShare = Annotated[float, Interval(ge=0, le=0.5)]
 FitRate = Annotated[float, Interval(ge=0, le=10)]
 Grid = Annotated[list[Rate], MinLen(1)]
+# Of a frozen probe's logistic regression, of which validation items choose one, beside the layer.
+Penalties = Annotated[list[Positive], MinLen(1)]
 AtLeastTwo = Annotated[int, Interval(ge=2, le=10**9)]
 # {} stands for the class.
 Template = Annotated[str, must(lambda text: text.count("{}") == 1, "write {} once in each")]
@@ -205,6 +208,11 @@ class ClassificationOptions(LabelledOptions):
 
     protocol: Annotated[str, choice("probe", "finetune", "layers")] = MISSING
     pooling: Pooling = MISSING
+    inverse_penalties: IfUsed[Penalties] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_given(self.protocol == "probe", "protocol", "inverse_penalties")
 
 
 @dataclass(frozen=True)
@@ -244,12 +252,13 @@ class TaggingOptions(LabelledOptions):
 
     # Of training words, for protocol probe; see `beats_tag_frequencies`; 0: no such check.
     held_out_share: IfUsed[HalfShare] = None
+    inverse_penalties: IfUsed[Penalties] = None
     word_state: Annotated[str, choice("first", "mean")] = MISSING  # of the word's tokens
     context_share: HalfShare = MISSING  # of a further window of a long sentence: re-read as left context
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_given(self.protocol == "probe", "protocol", "held_out_share")
+        self.require_given(self.protocol == "probe", "protocol", "held_out_share", "inverse_penalties")
 
 
 @dataclass(frozen=True)

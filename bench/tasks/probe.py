@@ -5,6 +5,7 @@ Shapes: N items, T tokens, D features, C classes or candidates.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 EVALUATION_BATCH = 256
 CHARS_PER_TOKEN = 32
-INVERSE_PENALTY = 0.1  # of the probe's logistic regression
+INVERSE_PENALTY = 0.1  # of the probe's logistic regression, where no validation items choose it
 # Inverse penalty of `beats_tag_frequencies`: stronger, since a probe of few words overfits its likelihood.
 INVERSE_PENALTY_OF_CHECK = 0.01
 MAX_ITERATIONS = 500
@@ -177,7 +178,47 @@ def require_numbers(scores: Tensor) -> None:
         raise FloatingPointError("a score is NaN; the model or the fit diverged")
 
 
-def probe(train: Tensor, train_labels: Tensor, test: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Choice:
+    """What validation items chose for a probe: the layer, 0 for the embedding, and the inverse penalty."""
+
+    layer: int
+    inverse_penalty: float
+
+
+def choose(
+    train: Tensor,
+    labels: Tensor,
+    validation: Tensor,
+    score: Callable[[Tensor], float],
+    inverse_penalties: Sequence[float],
+) -> Choice:
+    """Choose a probe's layer by validation items, and then its penalty; of equal ones the first.
+
+    The most useful features may lie below the layers that serve a strategy's own predictions.
+
+    Args:
+        train: (N, L + 1, D) features of the embedding and of each layer.
+        labels: (N,) classes.
+        validation: (V, L + 1, D).
+        score: the score of a probe's decision scores (V, C); higher is better.
+        inverse_penalties: the grid; the layer is chosen at the middle one.
+    """
+    middle = inverse_penalties[len(inverse_penalties) // 2]
+    by_layer = [score(probe(train[:, i], labels, validation[:, i], middle)) for i in range(train.shape[1])]
+    layer = int(np.argmax(by_layer))
+    by_penalty = [
+        by_layer[layer]
+        if penalty == middle
+        else score(probe(train[:, layer], labels, validation[:, layer], penalty))
+        for penalty in inverse_penalties
+    ]
+    return Choice(layer, inverse_penalties[int(np.argmax(by_penalty))])
+
+
+def probe(
+    train: Tensor, train_labels: Tensor, test: Tensor, inverse_penalty: float = INVERSE_PENALTY
+) -> Tensor:
     """Fit a logistic regression to standardised features (N, D) and classes (N,): the frozen probe.
 
     Returns the decision scores (M, C) of test features (M, D) for the C classes that occur in training, in
@@ -185,7 +226,7 @@ def probe(train: Tensor, train_labels: Tensor, test: Tensor) -> Tensor:
     """
     if len(train_labels.unique()) == 1:
         return torch.zeros(len(test), 1, dtype=torch.float64)
-    classifier, (features,) = _logistic(INVERSE_PENALTY, train, train_labels, test)
+    classifier, (features,) = _logistic(inverse_penalty, train, train_labels, test)
     decision = np.asarray(classifier.decision_function(features)).round(decimals=9)
     return torch.from_numpy(np.stack([-decision, decision], axis=1) if decision.ndim == 1 else decision)
 

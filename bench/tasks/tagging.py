@@ -21,15 +21,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
+from bench.config.bounds import given
 from bench.data.corpora.base import Split
 from bench.errors import DataError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.baselines import words_in_context
 from bench.tasks.finetune import fine_tune
-from bench.tasks.label_budgets import failed_fits, fit_spread, n_labels
+from bench.tasks.label_budgets import failed_fits, fit_spread, n_labels, probe_choice
 from bench.tasks.options import TaggingOptions
-from bench.tasks.probe import as_attention, beats_tag_frequencies, probe, require_numbers
+from bench.tasks.probe import Choice, as_attention, beats_tag_frequencies, choose, probe, require_numbers
 from bench.tasks.tag_scores import Counts, SpanF1, TagScore
 from bench.tasks.word_states import WordWindows, all_words, read_words, windows
 
@@ -120,6 +121,7 @@ class Predictions:
 
     classes: Tensor
     failed: bool = False  # see `bench.tasks.finetune.Tuned`
+    choice: Choice | None = None  # of a probe
 
 
 Predict = Callable[[LabelledWords], list[Predictions]]
@@ -224,15 +226,29 @@ class Tagging(Task):
     def _probe(
         self, model: Objective, train: EncodedSentences, test: EncodedSentences, setting: Setting
     ) -> Predict:
-        attention = as_attention(self.options.attention)
-        known, asked = (all_words(model, part.text, attention).cpu() for part in (train, test))
-        asked = asked[test.text.has_state]
+        def states_of(part: EncodedSentences) -> Tensor:
+            """Return the states of words in every layer (K, L + 1, D)."""
+            attention = as_attention(self.options.attention)
+            return all_words(model, part.text, attention, every_layer=True).cpu()
+
+        known, asked = states_of(train), states_of(test)[test.text.has_state]
 
         def predict(labelled: LabelledWords) -> list[Predictions]:
-            states, share = known[labelled.words], self.options.held_out_share
-            if share and not beats_tag_frequencies(states, labelled.labels, share):
-                return [Predictions(torch.zeros(len(asked), dtype=torch.long))]
-            return [Predictions(_best(probe(states, labelled.labels, asked)))]
+            validation = self._draw("validation", min(self.options.validation_items, labelled.n), setting)
+            held_out = states_of(validation)[validation.text.has_state]
+
+            def score(decisions: Tensor) -> float:
+                tags = self._tagged(validation, labelled, _best(decisions))
+                return self.score.value(self.score.counts(validation.gold, tags))
+
+            states = known[labelled.words]
+            grid = given(self.options.inverse_penalties)
+            chosen = choose(states, labelled.labels, held_out, score, grid)
+            own, share = states[:, chosen.layer], self.options.held_out_share
+            if share and not beats_tag_frequencies(own, labelled.labels, share):
+                return [Predictions(torch.zeros(len(asked), dtype=torch.long), choice=chosen)]
+            decisions = probe(own, labelled.labels, asked[:, chosen.layer], chosen.inverse_penalty)
+            return [Predictions(_best(decisions), choice=chosen)]
 
         return predict
 
@@ -295,7 +311,7 @@ class Tagging(Task):
         found += fit_spread(metric, values, n)
         if self.options.protocol == "finetune":
             found.append(failed_fits([fit.failed for fit in fits], n))
-        return found
+        return found + [part for fit in fits if fit.choice for part in probe_choice(fit.choice, n)]
 
     def _items(self, counted: list[Counts], n: int) -> dict[str, NDArray[Any]]:
         """Return the counts by sentence: (N,), or (fits, N) for fine-tuning."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import override
 
+from bench.config.bounds import given
 from bench.data.corpora.base import Split
 from bench.errors import DataError
 from bench.objectives.base import Objective
@@ -27,10 +28,11 @@ from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.baselines import bag_of_ngrams, texts_of
 from bench.tasks.class_scores import SCORES
 from bench.tasks.finetune import Tuned, fine_tune
-from bench.tasks.label_budgets import failed_fits, fit_spread
+from bench.tasks.label_budgets import failed_fits, fit_spread, probe_choice
 from bench.tasks.options import ClassificationOptions
 from bench.tasks.probe import (
     as_attention,
+    choose,
     encode,
     hits,
     layer_features,
@@ -169,7 +171,7 @@ class TextClassification(Task):
     that are also test texts are left out and counted.
 
     Validation labels are additional to the budget, but never more than it has. Fine-tuning uses them to
-    choose its learning rate and state, `layers` to choose its layer; the probe does not use them.
+    choose its learning rate and state, a probe to choose its layer and penalty.
     """
 
     Options: ClassVar[type[Any]] = ClassificationOptions
@@ -230,24 +232,34 @@ class TextClassification(Task):
     # Protocols
 
     def _probe(self, model: Objective, budget: BudgetData, setting: Setting) -> Outcome:
-        how = as_attention(self.options.attention), self.options.pooling
-        train, test = (
-            text_features(model, items.all_tokens, *how, cache=setting.cache)[: len(items.labels)]
-            for items in (budget.train, budget.test)
+        """Probe the layer, with the penalty, that validation items choose."""
+        train, validation, test = self._layer_features(model, budget, setting)
+        labels = budget.train.labels
+        chosen = choose(
+            train,
+            labels,
+            validation,
+            lambda found: float(budget.hits(found, budget.validation).mean()),
+            given(self.options.inverse_penalties),
         )
-        return budget.outcome(self.metrics, [probe(train, budget.train.labels, test)])
+        scores = probe(train[:, chosen.layer], labels, test[:, chosen.layer], chosen.inverse_penalty)
+        outcome = budget.outcome(self.metrics, [scores])
+        return replace(outcome, scores=[*outcome.scores, *probe_choice(chosen, budget.n_labels)])
+
+    def _layer_features(self, model: Objective, budget: BudgetData, setting: Setting) -> list[Tensor]:
+        """Return the features of training, validation and test texts in every layer, each (N, L + 1, D)."""
+        how = as_attention(self.options.attention), self.options.pooling
+        return [
+            layer_features(model, items.all_tokens, *how, cache=setting.cache)[: len(items.labels)]
+            for items in (budget.train, budget.validation, budget.test)
+        ]
 
     def _layers(self, model: Objective, budget: BudgetData, setting: Setting) -> Outcome:
         """Probe every layer; the headline is the layer with the best validation accuracy, the first of ties.
 
-        Protocol `probe` measures the last layer. The most useful features may lie below the layers that
-        serve the strategy's own predictions; choosing the layer on validation items costs no test item.
+        Protocol `probe` measures the chosen layer alone, and chooses the penalty, too.
         """
-        how = as_attention(self.options.attention), self.options.pooling
-        train, validation, test = (
-            layer_features(model, items.all_tokens, *how, cache=setting.cache)[: len(items.labels)]
-            for items in (budget.train, budget.validation, budget.test)
-        )
+        train, validation, test = self._layer_features(model, budget, setting)
         n, validated, correct = len(validation), [], {}
         for layer in range(train.shape[1]):
             setting.keep_going()

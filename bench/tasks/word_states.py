@@ -105,25 +105,40 @@ def _starts_word(owner: list[int], i: int) -> bool:
 
 
 def read_words(
-    model: Objective, tokens: Tensor, owner: Tensor, attention: Attention
+    model: Objective, tokens: Tensor, owner: Tensor, attention: Attention, *, every_layer: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the words in some windows (k,), ascending, on CPU, and their states (k, D)."""
+    """Return the words in some windows (k,), ascending, on CPU, and their states (k, D).
+
+    With `every_layer` those of the embedding and of each of the L blocks: (k, L + 1, D).
+    """
     width = int((tokens != PAD).sum(dim=1).max())
     tokens, owner = tokens[:, :width], owner[:, :width]
     read = owner != NOT_READ
-    hidden = model.states(tokens.to(model.device), attention)[read.to(model.device)]
+    if every_layer:
+        hidden = model.layer_states(tokens.to(model.device), attention).permute(1, 2, 0, 3)
+    else:
+        hidden = model.states(tokens.to(model.device), attention)
+    hidden = hidden[read.to(model.device)]  # (tokens, D) or (tokens, L + 1, D)
     words, place, n_tokens = owner[read].unique(return_inverse=True, return_counts=True)
-    total = hidden.new_zeros(len(words), hidden.shape[1]).index_add(0, place.to(model.device), hidden)
-    return words, total / n_tokens.to(total)[:, None]
+    total = hidden.new_zeros(len(words), *hidden.shape[1:]).index_add(0, place.to(model.device), hidden)
+    return words, total / n_tokens.to(total).view(-1, *[1] * (total.ndim - 1))
 
 
 @torch.no_grad()
-def all_words(model: Objective, text: WordWindows, attention: Attention) -> Tensor:
-    """Return frozen states (K, D) of all words, in batches of similar length; NaN for words without one."""
+def all_words(
+    model: Objective, text: WordWindows, attention: Attention, *, every_layer: bool = False
+) -> Tensor:
+    """Return frozen states of all words, as `read_words` does; NaN for words without one.
+
+    They are computed in batches of similar length.
+    """
     model.eval()
-    states = torch.full((len(text.has_state), model.shapes.model.d_model), torch.nan, device=model.device)
     lengths = (text.tokens != PAD).sum(dim=1)
-    for index in lengths.argsort(stable=True).split(probe.EVALUATION_BATCH):
-        words, found = read_words(model, text.tokens[index], text.owner[index], attention)
-        states[words.to(model.device)] = found
+    read = [
+        read_words(model, text.tokens[index], text.owner[index], attention, every_layer=every_layer)
+        for index in lengths.argsort(stable=True).split(probe.EVALUATION_BATCH)
+    ]
+    words, found = torch.cat([part for part, _ in read]), torch.cat([part for _, part in read])
+    states = found.new_full((len(text.has_state), *found.shape[1:]), torch.nan)
+    states[words.to(states.device)] = found
     return states

@@ -33,6 +33,9 @@ def completed(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ("bench report reports", ["reports_dir="]),
         ("bench report strat", [""]),
         ("bench speed warm", ["warmup_steps="]),
+        ("bench tune tune.see", ["tune.seeds="]),
+        ("bench plan plan.pilot=", ["plan.pilot=null"]),
+        ("bench train tuned=", ["tuned=none"]),
         ("bench export ", ["run=", "to=", "experiments_dir="]),
     ],
 )

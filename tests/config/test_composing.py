@@ -16,7 +16,9 @@ pytestmark = pytest.mark.slow
 
 
 def resolved(overrides: Sequence[str]) -> Any:
-    return OmegaConf.to_container(composed_whole(overrides), resolve=True)
+    whole = OmegaConf.to_container(composed_whole(overrides), resolve=True)
+    assert isinstance(whole, dict)
+    return whole | {"tuned": None}  # a file of rates is read into `optim`
 
 
 # Sweeps

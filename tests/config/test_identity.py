@@ -14,6 +14,7 @@ from toy_models import CONF
 from bench.analysis.frames import load
 from bench.analysis.matching import changes
 from bench.config import identity
+from bench.config.checks import validate
 from bench.config.compose import compose_evaluations, read_run
 from bench.config.run_spec import RunSpec
 from bench.errors import ConfigError
@@ -49,6 +50,15 @@ def test_another_choice_is_another_id_even_with_the_same_options():
         replace(spec, corpus=spec.corpus | {"text": "other"}),
     ):
         assert identity.identity_of(changed.science) != spec.run_id
+
+
+def test_muon_is_another_id_and_needs_whole_matrices():
+    usual, muon = one("strategy=clm"), one("strategy=clm", "optim.name=muon")
+    assert usual.run_id != muon.run_id
+    assert "name" not in usual.science["optim"]
+    assert muon.variant == "optim.name=muon"
+    with pytest.raises(ConfigError, match=r"optim\.name=muon needs whole matrices"):
+        validate(one("strategy=clm", "optim.name=muon", "trainer=fsdp", "trainer.accelerator=gpu").typed())
 
 
 def test_the_table_of_old_and_new_ids_is_current(capsys: pytest.CaptureFixture[str]):
@@ -157,7 +167,9 @@ def test_recorded_keys_of_no_effect_leave_nothing_to_do_and_changed_ones_do():
     assert set(recorded) - set(today) == {
         *("steps", "batch_size", "lr_grid", "n_fits", "n_validations", "patience")
     }
-    assert spec.pending_tasks() == {}
+    assert list(spec.pending_tasks()) == ["library_probe"]  # its penalty is chosen since, which is a setting
+    del today["inverse_penalties"]
+    assert holds_settings(recorded, today)
     assert not holds_settings(recorded, today | {"test_items": today["test_items"] + 1})
     assert not holds_settings(recorded, today | {"protocol": "finetune"})
     assert not holds_settings(recorded, today | {"a_new_option": 1})

@@ -1,6 +1,7 @@
 """The learning rate's rule and schedule, and what is decayed."""
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
 
@@ -78,3 +79,49 @@ def test_what_is_frozen_is_not_optimised():
     module = torch.nn.Linear(2, 2)
     module.weight.requires_grad_(False)
     assert [len(group["params"]) for group in optim.adamw(module, OPTIM, 64).param_groups] == [0, 1]
+
+
+MUON = replace(OPTIM, name="muon")
+
+
+def trained(optimizer: torch.optim.Optimizer, model: torch.nn.Module, steps: range) -> None:
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+
+
+def test_muon_updates_the_matrices_of_blocks_and_adamw_all_else():
+    model = make_strategy("mlm")
+    optimizer = optim.optimizer_of(model, MUON, MODEL.d_model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    matrices, *others = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
+    assert {name.rpartition(".")[0].split(".")[-1] for name in matrices} == {"Wqkv", "Wo", "Wi"}
+    assert "backbone.embedding.weight" in others[0]
+    assert sorted([*matrices, *others[0], *others[1]]) == sorted(names.values())
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trained(optimizer, model, range(1))
+    name = matrices[0]
+    change = (model.get_parameter(name).detach() - before[name] * (1 - 0.1 * lr_peak(OPTIM, 32))).double()
+    values = torch.linalg.svdvals(change)
+    assert values.max() / values.min() < 3  # orthogonal up to the error of five Newton-Schulz steps
+    assert change.pow(2).mean().sqrt() == pytest.approx(0.2 * lr_peak(OPTIM, 32), rel=0.2)
+
+
+def test_muon_resumes_to_the_same_bits_at_the_scheduled_rate():
+    whole, resumed = make_strategy("clm"), make_strategy("clm")
+    resumed.load_state_dict(whole.state_dict())
+    first = optim.optimizer_of(whole, MUON, MODEL.d_model)
+    rates = optim.schedule(first, COSINE, 10)
+    trained(first, whole, range(2))
+    rates.step()
+    saved = deepcopy(first.state_dict()), deepcopy(whole.state_dict())
+    trained(first, whole, range(2, 5))
+    second = optim.optimizer_of(resumed, MUON, MODEL.d_model)
+    resumed.load_state_dict(saved[1])
+    second.load_state_dict(saved[0])
+    trained(second, resumed, range(2, 5))
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert len({group["lr"] for group in second.param_groups}) == 1

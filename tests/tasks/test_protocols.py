@@ -14,7 +14,9 @@ from bench.tasks import probe as protocol
 from bench.tasks.finetune import ContrastiveFit
 from bench.tasks.meter import Meter
 from bench.tasks.probe import (
+    Choice,
     FeatureCache,
+    choose,
     encode,
     hits,
     in_batches,
@@ -283,3 +285,15 @@ def test_a_fitted_tower_finds_the_images_of_features_and_changes_nothing_else():
     assert_close(b.norm(dim=1), torch.ones(24))
     assert hits(a @ b.T, torch.arange(24)).mean() > 0.9
     assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_probe_takes_the_layer_and_the_penalty_that_validation_items_choose():
+    labels = torch.arange(60) % 3
+    told, noise = torch.eye(3)[labels], torch.randn(60, 3, generator=generator())
+    layers = torch.stack([noise, told, told], dim=1)  # (N, 3, D): of equal layers the first
+    parts, grid = (layers[:30], labels[:30], layers[30:]), [0.01, 0.1, 1.0]
+    chosen = choose(*parts, lambda found: hits(found, labels[30:]).mean(), grid)
+    assert chosen.layer == 1
+    scores = {0.01: 0.5, 0.1: 0.5, 1.0: 0.9}
+    given = iter([0.1, 0.5, 0.2, scores[0.01], scores[1.0]])  # three layers, then the other penalties
+    assert choose(*parts, lambda found: next(given), grid) == Choice(1, 1.0)

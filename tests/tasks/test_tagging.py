@@ -23,7 +23,7 @@ from bench.data.tokenizer import EOS, PAD, train_tokenizer
 from bench.errors import ConfigError, DataError
 from bench.objectives.base import Attention, Shapes
 from bench.objectives.scratch import Scratch
-from bench.tasks.base import Setting, Task
+from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.probe import beats_tag_frequencies
 from bench.tasks.tagging import Sentence, Tagging
 from bench.tasks.word_states import NOT_READ, WordWindows, all_words, windows
@@ -126,19 +126,31 @@ def without_sign(tokenizer: Tokenizer) -> Tokenizer:
 # Tasks on a toy language: a word's tag is a function of the word
 
 
-class Reader(Scratch):
+class OneLayer(Scratch):
+    """A strategy whose states are the same in all layers."""
+
+    def layer_states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
+        return self.states(tokens, attention)[None]
+
+
+class Reader(OneLayer):
     """A strategy that knows a token, and nothing of where it stands."""
 
     def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
         return F.one_hot(tokens, self.shapes.model.d_model).float()
 
 
-class Noise(Scratch):
+class Noise(OneLayer):
     """A strategy whose states say nothing of the tokens."""
 
     def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
         random = torch.Generator().manual_seed(int(tokens.sum()))
         return torch.randn(*tokens.shape, self.shapes.model.d_model, generator=random)
+
+
+def judged(outcome: Outcome) -> list[Measured]:
+    """The scores without those that only describe the probe."""
+    return [m for m in outcome.scores if m.higher_is_better is not None]
 
 
 def strategy(cls: type[Scratch], d_model: int) -> Scratch:
@@ -178,7 +190,7 @@ def test_one_who_can_tell_the_words_gets_the_ceiling(
 ):
     task = toy_task(monkeypatch, stem)
     ceiling = task.ceiling(setting).scores
-    found = task.evaluate(strategy(Reader, 300), setting).scores
+    found = judged(task.evaluate(strategy(Reader, 300), setting))
     assert ceiling[0].value == 1.0
     assert [(m.metric, m.value, m.n_items, m.n_labels) for m in found] == [
         (m.metric, m.value, m.n_items, m.n_labels) for m in ceiling
@@ -262,14 +274,15 @@ def test_a_constant_inside_tag_is_one_span_a_sentence(setting: Setting, monkeypa
 def test_a_score_is_made_of_its_items_at_every_budget(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     task = toy_task(monkeypatch, label_budgets=[2, 8, None])
     outcome = task.evaluate(strategy(Reader, 300), setting)
-    assert [m.n_labels for m in outcome.scores] == [150, 8, 2]  # null means all, and comes first
-    for m in outcome.scores:
+    scores = judged(outcome)
+    assert [m.n_labels for m in scores] == [150, 8, 2]  # null means all, and comes first
+    for m in scores:
         names = ("true_positives", "predicted", "gold")
         right, found, real = (outcome.items[f"f1.{name}@{m.n_labels}"] for name in names)
         assert right.shape == found.shape == real.shape == (150,)
         assert m.value == pytest.approx(2 * right.sum() / (found.sum() + real.sum()), abs=1e-12)
         assert m.n_items == real.sum()
-    assert len({m.value for m in outcome.scores}) > 1
+    assert len({m.value for m in scores}) > 1
 
 
 def test_a_budget_is_a_prefix_of_the_seeds_draw(setting: Setting, monkeypatch: pytest.MonkeyPatch):

@@ -16,6 +16,7 @@ from bench.data.corpora.base import split_of
 from bench.data.shards import SPLITS
 from bench.errors import ConfigError, DataError
 from bench.tasks.base import Task
+from bench.tasks.nltk_tagging import TEST_SHARE
 from bench.tasks.tagging import Tagging
 
 NAMES = ("ieer", "conll2000", "conll2002", "treebank")
@@ -132,7 +133,7 @@ def test_a_language_without_files_is_named():
 
 def news(corpora: Path, text: str) -> list[list[tuple[str, str]]]:
     """The sentences of a document that the training split has."""
-    number = next(f"N{i}" for i in range(100) if split_of(f"ieer/N{i}") == "train")
+    number = next(f"N{i}" for i in range(100) if split_of(f"ieer/N{i}", TEST_SHARE) == "train")
     write(corpora / "ieer" / "APW_1", DOCUMENT.format(number=number, text=text))
     return pairs("ner_ieer", "train")
 
@@ -160,7 +161,7 @@ def test_documents_never_straddle_a_split(corpora: Path):
     write(corpora / "ieer" / "APW_1", whole)
     for split in SPLITS:
         words = [s[0][0] for s in pairs("ner_ieer", split)]
-        expected = [n for n in numbers if split_of(f"ieer/{n}") == split]
+        expected = [n for n in numbers if split_of(f"ieer/{n}", TEST_SHARE) == split]
         assert words == [n for n in expected for _ in range(2)]
         assert words
 
@@ -171,7 +172,7 @@ def test_versions_of_a_story_never_straddle_a_split(corpora: Path):
     write(corpora / "ieer" / "APW_1", whole)
     counts = {split: len(task("ner_ieer").sentences(split)) for split in SPLITS}
     assert sorted(counts.values()) == [0, 0, 80]
-    assert counts[split_of("ieer/N0")] == 80
+    assert counts[split_of("ieer/N0", TEST_SHARE)] == 80
 
 
 def test_a_damaged_document_is_named(corpora: Path):
@@ -186,7 +187,8 @@ TREE = "( (S \n    (NP-SBJ (-NONE- *) )\n    (VP (VB Go) (-LRB- -LRB-) (CD 1\\/2
 
 
 def treebank(corpora: Path, text: str) -> list[list[tuple[str, str]]]:
-    name = next(f"wsj_{i:04}.mrg" for i in range(100) if split_of(f"treebank/wsj_{i:04}.mrg") == "train")
+    names = [f"wsj_{i:04}.mrg" for i in range(100)]
+    name = next(name for name in names if split_of(f"treebank/{name}", TEST_SHARE) == "train")
     write(corpora / "treebank" / "combined" / name, text)
     return pairs("pos_treebank", "train")
 

@@ -1,7 +1,7 @@
 """Verdicts on claims -> the table that a report opens with, and its CSV."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from bench.analysis.inference import (
     t_reach,
     tost_reach,
 )
-from bench.analysis.judging import Judged, judge, smallest_effect
+from bench.analysis.judging import Judged, Verdict, judge, smallest_effect
+from bench.analysis.rates import at_shared_rate
 from bench.analysis.stats import LEVEL
 from bench.analysis.untrained import shown_cell
 
@@ -71,8 +72,20 @@ def claims(tables: Tables, study: Path) -> View | None:
         "task: metric",
     ]
     header += ["correlation", "power", "test", "family", "reason for the smallest effect", "source"]
-    note = f"{_counts(judged)} {_note(asked, judged)}"
-    return View("claims", "Claims and their verdicts", note, header, "llrrrlllrlllll", rows)
+    note, align = f"{_counts(judged)} {_note(asked, judged)}", "llrrrlllrlllll"
+    if shared := at_shared_rate(tables, asked):
+        header, align = [*header, "verdict at the shared rate"], align + "l"
+        rows = [[*row, _at_rate(one, shared)] for row, one in zip(rows, judged, strict=True)]
+        note += " Verdicts are those at tuned rates; the last column marks those that depend on the rate."
+    return View("claims", "Claims and their verdicts", note, header, align, rows)
+
+
+def _at_rate(one: Judged, shared: Mapping[str, Verdict]) -> str:
+    """Return the verdict at the shared rate, and whether it differs."""
+    if one.name not in shared:
+        return EMPTY
+    other = shared[one.name]
+    return other if other == one.verdict else f"{other} (depends on the rate)"
 
 
 @lru_cache(maxsize=1)  # for the page and for its CSV

@@ -165,8 +165,8 @@ def _note(found: Suite, baseline: str) -> str:
         f"that a run scores higher than a run of {baseline} on a randomly drawn task; a tie counts half "
         f"(Agarwal et al. 2021). Brackets: {100 * LEVEL:.0f} % percentile bootstrap over seeds, on these "
         "tasks; all tasks of a seed are resampled together, since they score one checkpoint. With few seeds "
-        "these intervals are too narrow: in simulations they covered the true value in 75 % of cases with 3 seeds "
-        f"and in 90 % with 10. No verdict uses these numbers. {_left_out(found)}"
+        "these intervals are too narrow: in simulations they covered the true value in 75 % of cases with 3 "
+        f"seeds and in 90 % with 10. No verdict uses these numbers. {_left_out(found)}"
     )
 
 

@@ -13,15 +13,16 @@ from bench.analysis.compare import (
     HeadlineRow,
     Place,
     Summary,
+    best_mean,
     between,
     clear_best,
     grid,
     headline_place,
     headline_rows,
     is_compared,
-    leaders,
     place_name,
     places,
+    reversals,
     summaries,
 )
 from bench.analysis.decision import all_decisions, certainty
@@ -144,24 +145,20 @@ def _where(tables: Tables) -> str:
 
 
 def _interactions(tables: Tables) -> str:
-    """Return for which tasks another strategy has the best mean at another model or data budget."""
-    top, found = headline_place(tables), []
+    """Return for which tasks another strategy is clearly better at another model or data budget."""
+    found = []
     for measure in tables.headlines:
-        best = leaders(tables, measure)
-        if top not in best:
-            continue
-        others: dict[Condition, list[Place]] = {}
-        for place, condition in best.items():
-            if condition != best[top]:
-                others.setdefault(condition, []).append(place)
+        others = reversals(tables, measure) if is_informative(tables, measure) else {}
+        names = "; ".join(
+            f"{shown(tables, condition, [measure.task]).label} at "
+            f"{', '.join(_place_label(tables, place) for place in own)}"
+            for condition, own in others.items()
+        )
         if others:
-            names = "; ".join(
-                f"{shown(tables, condition, [measure.task]).label} at "
-                f"{', '.join(_place_label(tables, place) for place in own)}"
-                for condition, own in others.items()
-            )
-            found.append(f"{measure.task} ({shown(tables, best[top], [measure.task]).label} here; {names})")
-    return f"The best mean is another one elsewhere: {'; '.join(found)}. " if found else ""
+            best = best_mean(tables, measure, headline_place(tables))
+            here = shown(tables, best, [measure.task]).label if best else EMPTY
+            found.append(f"{measure.task} ({here} here; {names})")
+    return f"Another strategy is better elsewhere (p ≤ 0.05): {'; '.join(found)}. " if found else ""
 
 
 def _place_label(tables: Tables, place: Place) -> str:
@@ -194,7 +191,8 @@ def verdicts(tables: Tables) -> View:
     note = (
         f"{_where(tables)}The difference is to {name} of the same model. {baseline_note(tables)}"
         "n: seeds on each side. p: t test, two-sided and uncorrected. Ahead or behind: p ≤ 0.05 after Holm's "
-        f"correction for {len(counts)} comparisons; leaning: p ≤ 0.05 before the correction only. {seeds_note(counts)}"
+        f"correction for {len(counts)} comparisons; leaning: p ≤ 0.05 before the correction only. "
+        f"{seeds_note(counts)}"
     )
     header = ["task: metric", "strategy", f"difference to {name}", "n", "p", "verdict"]
     return View("verdicts", f"Verdicts against {name}", note, header, "llrrrl", rows)
