@@ -3,20 +3,23 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
 from matplotlib.figure import Figure as Canvas
-from toy_runs import CLM, SCRATCH, make_run, toy_runs, write_study
+from toy_runs import CLM, SCRATCH, make_run, results_from, toy_runs, write_study
 
 import bench
 from bench.analysis.contrast import verdict_of
 from bench.analysis.stats import holm, holm_levels
 from bench.errors import ConfigError
 from bench.records import Score
+from bench.report.csv_tables import csv_tables
 from bench.report.study import Study
+from bench.report.tables.results import cells, headline
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,6 +89,28 @@ def test_tasks_of_one_call_are_one_family(tmp_path: Path):
     found = bench.load("toy", write_study(tmp_path, runs) / "experiments").compare("clm", "mlm")
     assert found["p_holm"].tolist() == holm(found["p"].tolist())
     assert found["level"].tolist() == pytest.approx([0.975, 0.95])
+
+
+def test_the_baseline_has_the_name_that_its_task_gives_it(tmp_path: Path):
+    runs = []
+    for run in toy_runs():
+        frozen = results_from([replace(run.results[0].scores[0], task="frozen")], "probe")
+        runs.append(replace(run, results=(*run.results, *frozen)))
+    write_study(tmp_path, runs)
+    study = bench.load("toy", tmp_path / "experiments")
+    assert study.compare("clm", "scratch")["task"].tolist() == ["probe"]
+    assert study.compare("clm", "random_features")["task"].tolist() == ["frozen"]
+    with pytest.raises(ConfigError, match="right=scratch: frozen keeps the network frozen"):
+        study.compare("clm", "scratch", task="frozen")
+    view = headline(study.tables)
+    assert [row[0] for row in view.rows] == ["chance", "random features / scratch", "clm"]
+    assert "scratch, the network trained on the task itself (probe), and random features" in view.note
+    names = {measure.task: cells(study.tables, measure).rows[0][0] for measure in study.tables.headlines}
+    assert names == {"probe": "scratch", "frozen": "random features"}
+    assert set(csv_tables(study.tables, study.folder)["headline"]["baseline"]) == {
+        "scratch",
+        "random features",
+    }
 
 
 @pytest.mark.parametrize(

@@ -367,7 +367,7 @@ def test_all_studies_are_listed_with_their_verdicts(study: Path):
     (study / "experiments/other/records").mkdir(parents=True)
     text = write.write_index(study / "experiments", study / "reports").read_text()
     assert '<a href="toy/report.html" title="toy">' in text
-    assert "1 ahead of scratch" in text
+    assert "1 ahead" in text
     assert "no report yet: bench report study=other" in text
     (study / "reports/toy/summary.json").write_text("{")
     with pytest.raises(DataError, match=r"summary.json.*bench report"):

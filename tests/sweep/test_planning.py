@@ -26,7 +26,12 @@ from bench.sweep.sweep import planned
 
 CLAIM = {
     **{"statement": "s", "source": "s", "test": "superiority", "task": "library_probe", "metric": "accuracy"},
-    **{"left": {"strategy": "clm"}, "right": {"strategy": "scratch"}, "smallest_effect": 0.03, "reason": "r"},
+    **{
+        "left": {"strategy": "clm"},
+        "right": {"strategy": "random_features"},
+        "smallest_effect": 0.03,
+        "reason": "r",
+    },
 }
 
 
