@@ -17,6 +17,7 @@ CROSSOVER, VARIANCE_RATIO, SLOPE = "crossover", "variance_ratio", "slope"
 TESTS = (SUPERIORITY, NON_INFERIORITY, EQUIVALENCE, CROSSOVER, VARIANCE_RATIO, SLOPE)
 AXES, BETTER = {CROSSOVER: ("labels", "tokens"), SLOPE: ("linear", "log2")}, ("higher", "lower")
 FILE = "claims.yaml"
+SCRATCH, RANDOM_FEATURES = "scratch", "random_features"  # see `bench.analysis.untrained`
 MOST_PRIMARY = 6
 PRIMARY_SHARE = 0.8  # of the error rate, where a study has secondary claims, too
 
@@ -30,6 +31,11 @@ class Side:
     model: str | None = None
     budget: str | None = None
     seeds: list[int] | None = None  # None: all; as many as of the other side
+
+    @property
+    def recorded(self) -> str:
+        """Return the strategy as runs record it."""
+        return SCRATCH if self.strategy == RANDOM_FEATURES else self.strategy or ""
 
     def within(self, shared: "Side") -> "Side":
         """Return this selection, completed by the shared one where it leaves a value open."""
@@ -81,6 +87,11 @@ class Claim:
     between: list[float] | None = None  # where the crossover is claimed to lie
     levels: list[Level] = field(default_factory=list)  # of a slope, three or more
     assumed: Assumed | None = None
+
+    def sides(self) -> dict[str, Side]:
+        """Return the conditions that are compared, by their keys in the file."""
+        sides: dict[str, Side] = {"left": self.left, "right": self.right} if self.test != SLOPE else {}
+        return sides | {f"levels.{i}": level for i, level in enumerate(self.levels)}
 
 
 @dataclass(frozen=True)
@@ -165,9 +176,7 @@ def _check(claim: Claim, where: str) -> None:
         ConfigError: names the key and the fix.
     """
     _require_one_of(claim.test, TESTS, f"{where}.test")
-    sides = {"left": claim.left, "right": claim.right} if claim.test != SLOPE else {}
-    sides |= {f"levels.{i}": level for i, level in enumerate(claim.levels)}
-    for name, side in sides.items():
+    for name, side in claim.sides().items():
         if side.strategy is None:
             raise ConfigError(f"{where}.{name}.strategy: missing; name a strategy")
     if (claim.left.seeds is None) != (claim.right.seeds is None) or len(claim.left.seeds or ()) != len(
@@ -239,19 +248,45 @@ class Sweep(NamedTuple):
     budgets: Collection[str | None]
     tasks: Collection[str]
     seeds: Collection[int]
+    fine_tuned: Collection[str] = ()  # the tasks that train the network itself
+
+
+def require_baseline(name: str, task: str, where: str, *, is_trained: bool) -> None:
+    """Refuse the name of the baseline without pretraining that a task does not have.
+
+    Args:
+        name: a strategy, which may be another one.
+        task: the task.
+        where: the key, for the message.
+        is_trained: whether the task trains the network itself, so that its baseline is `scratch`.
+
+    Raises:
+        ConfigError: names the key and the right name.
+    """
+    right = SCRATCH if is_trained else RANDOM_FEATURES
+    if name in (SCRATCH, RANDOM_FEATURES) and name != right:
+        does = "trains the network itself" if is_trained else "keeps the network frozen"
+        raise ConfigError(f"{where}={name}: {task} {does}, so its baseline without pretraining is {right}")
 
 
 def plan(asked: Claims, sweep: Sweep) -> list[str]:
-    """Return a line on the number of seeds, and one for each claim that the sweep cannot test."""
+    """Return a line on the number of seeds, and one for each claim that the sweep cannot test.
+
+    Raises:
+        ConfigError: a claim names the baseline without pretraining that its task does not have.
+    """
     from bench.analysis.stats import MIN_SEEDS  # scipy, which `bench train` needs for claims only
 
     n, n_seeds = len(asked.claims), len(sweep.seeds)
     few = f"; a test takes {MIN_SEEDS} or more" if n_seeds < MIN_SEEDS else ""
     lines = [f"{n} claim{'s' if n > 1 else ''} to be judged, {n_seeds} seeds{few}"]
     for name, claim in asked.claims.items():
+        for key, side in claim.sides().items() if claim.task in sweep.tasks else ():
+            where, is_trained = f"claims.{name}.{key}.strategy", claim.task in sweep.fine_tuned
+            require_baseline(side.strategy or "", claim.task, where, is_trained=is_trained)
         own = claim.levels or (claim.left, claim.right)
         sides = [side.within(claim.cells) for side in own]
-        missing = [f"strategy {side.strategy}" for side in sides if side.strategy not in sweep.strategies]
+        missing = [f"strategy {side.recorded}" for side in sides if side.recorded not in sweep.strategies]
         missing += [f"budget {side.budget}" for side in sides if side.budget not in (None, *sweep.budgets)]
         missing += [f"task {claim.task}"] if claim.task not in sweep.tasks else []
         if missing:

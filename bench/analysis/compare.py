@@ -16,9 +16,10 @@ from bench.analysis.error_model import Difference, best_is_clear, mean_of, sampl
 from bench.analysis.error_model import difference as difference_of
 from bench.analysis.frames import BASELINE, TRIVIAL, Cell, Condition, Measure, Tables
 from bench.analysis.stats import LEVEL, Interval, holm, pool
+from bench.analysis.untrained import baseline_name
 from bench.records import PRETRAINING_ONLY
 
-AHEAD, BEHIND, INCONCLUSIVE = "ahead of scratch", "behind scratch", "inconclusive"
+AHEAD, BEHIND, INCONCLUSIVE = "ahead", "behind", "inconclusive"  # of the baseline without pretraining
 LEANS_AHEAD, LEANS_BEHIND = f"{INCONCLUSIVE}, leaning ahead", f"{INCONCLUSIVE}, leaning behind"
 
 Place = tuple[str, str | None]  # model and data budget
@@ -164,16 +165,17 @@ def _verdict(tables: Tables, row: HeadlineRow, p_holm: float) -> str:
         return "descriptive"
     if row.to_scratch is None and row.interval is not None:
         baselines = [condition for condition in tables.conditions if condition.strategy == BASELINE]
+        name = baseline_name(tables, [row.measure.task])
         if any((condition, row.measure.task) in tables.inapplicable for condition in baselines):
-            return "no verdict (scratch cannot do the task)"
-        return "no verdict (no scratch with the same settings)"
+            return f"no verdict ({name} cannot do the task)"
+        return f"no verdict (no {name} with the same settings)"
     lacking = "no score" if row.interval is None else f"{row.n_lost} runs lost" if row.n_lost else ""
     better = tables.measures[row.measure].sign > 0
     return verdict(row.to_scratch, higher_is_better=better, p_holm=p_holm, lacking=lacking)
 
 
 def verdict(gap: Difference | None, *, higher_is_better: bool, p_holm: float, lacking: str) -> str:
-    """Return the verdict on a difference to scratch: ahead, behind, or why it is inconclusive.
+    """Return the verdict on a difference to the untrained baseline: ahead, behind, or why it is inconclusive.
 
     Args:
         gap: the difference.

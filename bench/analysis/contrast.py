@@ -14,6 +14,7 @@ from bench.analysis.frames import Condition, Measure, Tables
 from bench.analysis.inference import Estimate
 from bench.analysis.judging import Evidence, examine
 from bench.analysis.stats import holm, holm_levels
+from bench.analysis.untrained import fits_name, require_name
 from bench.errors import ConfigError
 
 COLUMNS = {
@@ -44,10 +45,17 @@ def contrast(
     is better", "right is better", "equivalent" (the interval lies within ± `smallest_effect`), "undecided" or
     "not comparable", with the `reason`.
 
+    The baseline without pretraining is `scratch` on tasks that train the network and `random_features` on the
+    others; only measures of its own tasks are compared.
+
     Raises:
-        ConfigError: a condition is not in the study.
+        ConfigError: a condition is not in the study, or the only task has the other baseline.
     """
     sides = [_side(tables, label) for label in (left, right)]
+    if len(measures) == 1:
+        for where, label in (("left", left), ("right", right)):
+            require_name(tables, label, measures[0].task, where)
+    measures = [m for m in measures if all(fits_name(tables, label, m.task) for label in (left, right))]
     cells = Side(model=model, budget=budget)
     found = [_evidence(tables, measure, sides, cells) for measure in measures]
     p = [evidence.decided.p for evidence in found if evidence.decided is not None]
@@ -65,7 +73,7 @@ def contrast(
 def _side(tables: Tables, label: str) -> Side:
     """Return the side of a claim that a condition's label or its strategy's name stands for."""
     named = {condition.label: condition for condition in tables.conditions}
-    found = named.get(label, Condition(label, ""))
+    found = named.get(label, Condition(Side(strategy=label).recorded, ""))
     if found not in tables.conditions:
         raise ConfigError(f"no condition {label!r} in study {tables.study}{suggestion(label, list(named))}")
     return Side(strategy=found.strategy, variant=found.variant)

@@ -39,6 +39,7 @@ Results = Mapping[str, Mapping[str, TaskResult]]  # by run id and task
 
 BASELINE = "scratch"  # the strategy without pretraining
 EXTERNAL = ("reference", "endpoint")  # strategies that measure a model which was trained elsewhere
+FINE_TUNING = "finetune"  # the protocol of a task that trains the network itself
 TRIVIAL = "trivial"  # the strategy without a model: the trivial baseline of each task
 AXES = ["run_id", "status", "strategy", "model", "budget", "variant", "seed"]
 DOCUMENTS = ("corpus", "config", "data", "environment", "command", "retried")  # of a run, not written as CSV
@@ -144,6 +145,12 @@ class Tables:
     @cached_property
     def _seed_index(self) -> pd.Index:
         return pd.Index(self.seeds)
+
+    @cached_property
+    def fine_tuned(self) -> frozenset[str]:
+        """Return the tasks that train the network itself; on all others it stays frozen."""
+        protocols = zip(self.results["task"], self.results["config"], strict=True)
+        return frozenset(task for task, config in protocols if config.get("protocol") == FINE_TUNING)
 
     def is_external(self, cells: pd.Series) -> NDArray[np.bool_]:
         """Return for a column `cell` whether each row belongs to a reference, see `Condition.is_external`."""

@@ -42,6 +42,7 @@ from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
 from bench.analysis.gate import why_not
 from bench.analysis.inference import Crossover, Decided, Estimate, equivalence, superiority
 from bench.analysis.stats import LEVEL, MIN_SEEDS
+from bench.analysis.untrained import require_name, shown, shown_cell
 
 MIN_FITS = 5  # of one checkpoint, for a claim on the spread over fine-tunings
 Pair = tuple[Cell, Cell]  # left and right
@@ -99,8 +100,8 @@ def pairs_of(tables: Tables, claim: Claim) -> tuple[Pair, ...]:
 
 def _condition(tables: Tables, side: Side) -> Condition:
     strategies = sorted({condition.strategy for condition in tables.conditions})
-    _require_known(side.strategy or "", strategies, "strategy")
-    condition = Condition(side.strategy or "", side.variant or "")
+    _require_known(side.recorded, strategies, "strategy")
+    condition = Condition(side.recorded, side.variant or "")
     variants = sorted(a.variant for a in tables.conditions if a.strategy == condition.strategy)
     _require_known(condition.variant, variants, f"variant of {condition.strategy}")
     return condition
@@ -117,7 +118,7 @@ def _no_cell(tables: Tables, condition: Condition, side: Side) -> str:
         f"{cell.model} {cell.budget or ''}".strip() for cell in tables.cells if cell.condition == condition
     )
     asked = f"model={side.model or 'any'}, budget={side.budget or 'any'}"
-    return f"no run of {condition.label} with {asked}; there are {places}"
+    return f"no run of {shown(tables, condition).label} with {asked}; there are {places}"
 
 
 def _require_known(name: str, known: Sequence[str], what: str) -> None:
@@ -130,7 +131,7 @@ def require_complete(tables: Tables, measure: Measure, sides: Sequence[tuple[Cel
     for cell, side in sides:
         seeds = [seed for _, seed in tables.ids_of(cell)]
         wanted = [side.seeds is None or seed in side.seeds for seed in seeds]
-        where = cell_label(cell, " ")
+        where = cell_label(shown_cell(tables, cell, [measure.task]), " ")
         missing = sorted(set(side.seeds or ()) - set(seeds))
         chosen = tables.runs["exploratory"].iloc[tables.rows_of(cell)]
         if chosen.any():
@@ -139,7 +140,9 @@ def require_complete(tables: Tables, measure: Measure, sides: Sequence[tuple[Cel
             raise LackingError(f"no run of {where}{f' with seed {missing[0]}' if missing else ''}")
         if (cell.condition, measure.task) in tables.inapplicable:
             reason = tables.inapplicable[cell.condition, measure.task]
-            raise LackingError(f"{cell.condition.label} cannot do {measure.task}: {reason}")
+            raise LackingError(
+                f"{shown(tables, cell.condition, [measure.task]).label} cannot do {measure.task}: {reason}"
+            )
         lost = tables.why_lost(measure.task)[tables.rows_of(cell)]
         n_lost = sum(asked and why is not None for asked, why in zip(wanted, lost, strict=True))
         if n_lost:
@@ -199,10 +202,15 @@ def judge(tables: Tables, claims: Claims) -> list[Judged]:
 
     All claims of a study are one family, those without numbers included: each is judged by its interval at
     its share of the error rate, so the intervals of all claims hold together with at least 95 % probability.
+
+    Raises:
+        ConfigError: a claim names the baseline without pretraining that its task does not have.
     """
     found = []
     for name, alpha in claims.error_rates(1 - LEVEL).items():
         claim = claims.claims[name]
+        for where, side in claim.sides().items():
+            require_name(tables, side.strategy or "", claim.task, f"claims.{name}.{where}.strategy")
         evidence = examine(tables, claim)
         p = min(1.0, evidence.decided.p * (1 - LEVEL) / alpha) if evidence.decided else None
         found.append(Judged(name, claim, evidence, verdict_of(claim, evidence, alpha), p, 1 - alpha))
@@ -371,9 +379,8 @@ def _log_variances(tables: Tables, measure: Measure, cells: Sequence[Cell], side
             outcomes = fits(arrays_of(tables, ids[seed], measure.task), measure)
             n = 1 if outcomes is None else len(outcomes)
             if outcomes is None or n < MIN_FITS:
-                raise LackingError(
-                    f"needs {MIN_FITS} fits of each checkpoint; {cell_label(cell, ' ')} has {n}"
-                )
+                where = cell_label(shown_cell(tables, cell, [measure.task]), " ")
+                raise LackingError(f"needs {MIN_FITS} fits of each checkpoint; {where} has {n}")
             logs[i] += log_variance(outcomes.mean(axis=1)) / len(cells)
     return Sample(own.seeds, logs, None, own.origins)
 

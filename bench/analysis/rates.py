@@ -57,4 +57,4 @@ def _moved(claim: Claim, shared: Mapping[str, str]) -> Claim:
 
 
 def _at(side: S, shared: Mapping[str, str]) -> S:
-    return side if side.variant else replace(side, variant=shared.get(side.strategy or "", side.variant))
+    return side if side.variant else replace(side, variant=shared.get(side.recorded, side.variant))

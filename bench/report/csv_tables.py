@@ -12,6 +12,7 @@ from bench.analysis.error_model import Difference
 from bench.analysis.format import cell_label
 from bench.analysis.frames import Cell, Measure, Tables
 from bench.analysis.stats import Interval
+from bench.analysis.untrained import baseline_name, shown_cell
 from bench.report.tables.claims import claim_frame
 
 # Spreadsheets skip blanks and invisible signs before a formula; some read full-width signs as well.
@@ -57,7 +58,10 @@ def headline(tables: Tables) -> pd.DataFrame:
     rows = []
     for row in headline_rows(tables, tables.headlines):
         names = _place(row.measure, row.cell)
-        reference = {"chance": _single(tables.measures[row.measure].chance)}
+        reference = {
+            "baseline": baseline_name(tables, [row.measure.task]),
+            "chance": _single(tables.measures[row.measure].chance),
+        }
         last = {"n_lost": row.n_lost, "verdict": row.verdict}
         rows.append(names | reference | _spread(row.interval) | _gap(row.to_scratch) | last)
     return pd.DataFrame(rows)
@@ -75,10 +79,17 @@ def cells(tables: Tables) -> pd.DataFrame:
 
 
 def differences(tables: Tables) -> pd.DataFrame:
-    """Return a row per pretrained cell and measure with the difference to scratch."""
+    """Return a row per pretrained cell and measure with the difference to the untrained baseline."""
     rows = (row for measure in tables.measures for row in summaries(tables, measure))
     compared = [row for row in rows if is_compared(row.cell.condition)]
-    return pd.DataFrame([_place(row.measure, row.cell) | _gap(row.to_scratch) for row in compared])
+    return pd.DataFrame(
+        [
+            _place(row.measure, row.cell)
+            | {"baseline": baseline_name(tables, [row.measure.task])}
+            | _gap(row.to_scratch)
+            for row in compared
+        ]
+    )
 
 
 def _run_ids(tables: Tables, *, is_lost: bool) -> dict[Cell, str]:
@@ -92,11 +103,15 @@ def decisions(tables: Tables) -> pd.DataFrame:
     """Return a row per headline metric and level of data and compute: the best cell and its rivals."""
     rows = []
     for row in all_decisions(tables):
-        lists = {"ahead_of_scratch": row.ahead, "tied": row.tied, "missing": row.missing}
-        names = {name: "; ".join(map(cell_label, found)) for name, found in lists.items()}
+        task = row.measure.task
+        lists = {"ahead_of_baseline": row.ahead, "tied": row.tied, "missing": row.missing}
+        names = {
+            name: "; ".join(cell_label(shown_cell(tables, cell, [task])) for cell in found)
+            for name, found in lists.items()
+        }
         caps = {"data_bytes_cap": row.caps.data_bytes, "flops_cap": row.caps.flops}
         sure = {"certainty": row.certainty, "difference_p_holm": row.p_holm if row.to_scratch else None}
-        place = _place(row.measure, row.best) | caps
+        place = _place(row.measure, row.best) | {"baseline": baseline_name(tables, [task])} | caps
         rows.append(place | _spread(row.interval) | _gap(row.to_scratch) | sure | names)
     return pd.DataFrame(rows)
 

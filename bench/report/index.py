@@ -77,7 +77,8 @@ def studies_view(experiments_dir: Path, reports_dir: Path) -> View:
         for name in sorted(reported.keys() | recorded)
     ]
     note = (
-        "Verdicts are on the claims of a study; if it has none, on every strategy and task against scratch."
+        "Verdicts are on the claims of a study; if it has none, on every strategy and task against the "
+        "baseline without pretraining."
     )
     header = ["study", "question", "verdicts", "runs", "started"]
     return View("studies", "Studies", note, header, "lllll", rows)

@@ -13,10 +13,10 @@ from urllib.parse import quote
 from bench.analysis.error_model import damaged as damaged_items
 from bench.analysis.format import EMPTY, Entry, Link, View
 from bench.analysis.frames import Tables, text
+from bench.analysis.readme import blocks
 from bench.errors import DataError, in_brief
 from bench.records import AuditRecord, read_audit
 from bench.report.figures.base import Drawn
-from bench.report.readme import blocks
 from bench.report.tables import provenance
 from bench.report.tables import results as views
 from bench.report.tables.claims import claims

@@ -113,7 +113,7 @@ def _n_seeds(claim: Claim, seeds: Mapping[tuple[str, str], set[int]]) -> int:
     """Return the seeds of the side of a claim that has fewest."""
     counts = []
     for side in claim.levels or (claim.left, claim.right):
-        own = seeds.get((side.strategy or "", side.variant or ""), set())
+        own = seeds.get((side.recorded, side.variant or ""), set())
         counts.append(len(own if side.seeds is None else own & set(side.seeds)))
     return min(counts)
 

@@ -125,6 +125,12 @@ def planned(specs: Sequence[RunSpec]) -> list[str]:
         budgets={spec.budget for spec in specs},
         tasks={task for spec in specs for task in spec.config["task"]},
         seeds={spec.seed for spec in specs},
+        fine_tuned={
+            task
+            for spec in specs
+            for task, node in spec.config["task"].items()
+            if node.get("protocol") == "finetune"
+        },
     )
     from bench.sweep.plan import warning  # scipy, for studies with claims only
 

@@ -201,7 +201,7 @@ def test_the_figure_says_who_is_nowhere_below_scratch():
     figure = build(node["performance_profiles"], Figure, "figure")  # type: ignore[type-abstract,call-overload,index]
     tables = two_arms(run("mlm", 0, 0.1, 0.2, 0.7), run("mlm", 1, 0.1, 0.1, 0.9))
     caption = figure.caption(tables)
-    assert "Never below scratch's profile: clm." in caption
+    assert "Never below the profile of scratch: clm." in caption
     assert "and below it at others: mlm" in caption
     assert "clm 0.525 (2 seeds, no interval)" in caption  # keeps .5 .5 .5 .6 of six
     assert render(partial(figure.draw, tables), "x") == render(partial(figure.draw, tables), "x")

@@ -79,6 +79,11 @@ def places(node: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found + [way for key, value in items for way in places(value, (*place, key))]
 
 
+def is_free(place: tuple[Any, ...]) -> bool:
+    """Whether a value is a setting of a task, which may be of any type."""
+    return place[0] == "results" and "config" in place[:-1]
+
+
 def changed(tree: Any, place: tuple[Any, ...], value: Any) -> Any:
     """A copy with another value at a place."""
     made = copy.deepcopy(tree)
@@ -109,7 +114,7 @@ def test_a_value_that_is_not_of_its_fields_type_is_named_with_its_place(good: Pa
     @given(st.sampled_from(sorted(READERS)), st.data())
     def law(name: str, data: st.DataObject) -> None:
         tree = trees[name]
-        place = data.draw(st.sampled_from(places(tree)))
+        place = data.draw(st.sampled_from([way for way in places(tree) if not is_free(way)]))
         value = data.draw(st.sampled_from(NO_VALUE))
         distinct.add((name, place, repr(value)[:40]))
         path = tmp_path / Path(name).name

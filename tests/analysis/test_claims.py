@@ -1,12 +1,13 @@
 """Laws of claims.yaml and of the verdicts on it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from toy_runs import ToyRun, make_run, tables_of, toy_runs, toy_tables
+from toy_runs import ToyRun, make_run, results_from, tables_of, toy_runs, toy_tables
 
 from bench.analysis.claims import Claims, Side, Sweep, plan, read_claims
 from bench.analysis.format import plain
@@ -334,11 +335,31 @@ def test_what_is_open_says_what_it_takes(tmp_path: Path) -> None:
 
 def test_the_plan_names_what_the_sweep_lacks_and_the_seeds_it_takes(tmp_path: Path) -> None:
     asked = write(tmp_path)
-    whole = Sweep(strategies={"clm", "scratch"}, budgets={"1kb", None}, tasks={"probe"}, seeds=range(6))
+    whole = Sweep({"clm", "scratch"}, {"1kb", None}, {"probe"}, range(6), fine_tuned={"probe"})
     assert plan(asked, whole) == ["1 claim to be judged, 6 seeds"]
     [first, second] = plan(asked, whole._replace(strategies={"clm"}, tasks=set(), seeds=range(2)))
     assert "a test takes 3 or more" in first
     assert second == "claim first: strategy scratch, task probe not in this sweep"
+    with pytest.raises(
+        ConfigError, match=r"first\.right\.strategy=scratch: probe keeps .* is random_features"
+    ):
+        plan(asked, whole._replace(fine_tuned=()))
+
+
+def test_a_claim_names_the_baseline_that_its_task_has(tmp_path: Path) -> None:
+    tuned = toy_runs()
+    frozen = [replace(run, results=results_from(run.results[0].scores, "probe")) for run in tuned]
+    features = {"right": {"strategy": "random_features"}}
+    [as_scratch] = judge(tables_of(tuned), write(tmp_path))
+    with pytest.raises(ConfigError, match=r"claims\.first\.right\.strategy=scratch: .*is random_features"):
+        judge(tables_of(frozen), write(tmp_path))
+    with pytest.raises(ConfigError, match=r"strategy=random_features: probe trains .* is scratch"):
+        judge(tables_of(tuned), write(tmp_path, **features))
+    [as_features] = judge(tables_of(frozen), write(tmp_path, **features))
+    assert as_features.evidence.estimate == as_scratch.evidence.estimate
+    view = claims(tables_of(frozen), tmp_path)
+    assert view is not None
+    assert plain(view.rows[0][view.header.index("left − right")]) == "clm − random features"
 
 
 ESTIMATES = [  # of 100 seeds with a standard error of 0.01, whose 95 % interval is ±0.02 around the mean

@@ -1,11 +1,23 @@
 """Laws of the decision table and of `bench advise`, on records with values that can be checked by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import scipy.stats
-from toy_runs import CLM, PROBE, SCRATCH, ToyRun, make_run, tables_of, toy_runs, toy_tables, write_study
+from toy_runs import (
+    CLM,
+    PROBE,
+    SCRATCH,
+    ToyRun,
+    make_run,
+    results_from,
+    tables_of,
+    toy_runs,
+    toy_tables,
+    write_study,
+)
 
 from bench.analysis.advise import advise, matching, read_bytes, read_flops
 from bench.analysis.decision import Caps, Decision, decide, decisions, levels, needs
@@ -145,60 +157,139 @@ def answers(folder: Path, task: str = "probe", data: str = "", flops: str = "", 
     return advise(task, data, flops, study, folder).lines
 
 
-def test_advice_is_a_line_with_its_evidence(folder: Path):
+def add_study(folder: Path, name: str, runs: list[ToyRun]) -> None:
+    """Write one more study beside the others."""
+    (folder / "toy").rename(folder / "aside")
+    write_study(folder.parent, runs)
+    (folder / "toy").rename(folder / name)
+    (folder / "aside").rename(folder / "toy")
+
+
+def test_advice_is_six_lines_what_how_surely_scale_levels_studies_and_next(folder: Path):
     assert answers(folder) == [
-        "probe: clm, tiny, 1kb: accuracy 0.630 [0.555, 0.705], n = 3 seeds; ahead of scratch by +0.110 "
-        "[+0.049, +0.171], 3 seeds each, p = 0.009 (Holm, 1 compared); best in 98 % of simulated outcomes "
-        "(3 seeds); not distinguishable: none; evidence: study toy, runs clm-1k clm-1k clm-1k"
+        "probe: pretrain clm, tiny, 1kb",
+        "how surely: clm, tiny, 1kb: accuracy 0.630 [0.555, 0.705], n = 3 seeds; ahead of scratch by +0.110 "
+        "[+0.049, +0.171], 3 seeds each, p = 0.009 (Holm, 1 compared); best in 98 % of simulated outcomes; "
+        "not distinguishable: none",
+        "scale: model tiny (100 parameters); 1 kB of unique text; 1.0×10⁹ FLOPs; study toy, runs clm-1k "
+        "clm-1k clm-1k",
+        "levels: chance 0.250, no trivial baseline, scratch 0.520",
+        "studies: toy alone",
+        "to settle it: nothing is open between strategies at this scale; other scales have to be measured",
     ]
 
 
+def test_a_frozen_task_is_held_against_random_features(tmp_path: Path):
+    frozen = [replace(run, results=results_from(run.results[0].scores, "probe")) for run in toy_runs()]
+    text = " ".join(answers(write_study(tmp_path, frozen) / "experiments"))
+    assert "ahead of random features by +0.110" in text
+    assert "random features 0.520" in text
+    assert "scratch" not in text
+
+
 def test_nothing_measured_within_the_budget_is_said_and_not_extrapolated(folder: Path):
-    [line] = answers(folder, data="999", flops="1e12")
-    assert line.startswith(
-        "probe: nothing pretrained was measured within this budget; the least measured: 1 kB"
+    first, second = answers(folder, data="999", flops="1e12")
+    assert first == (
+        "probe: nothing pretrained was measured within this budget; the least measured: 1 kB of unique text "
+        "with 1.0×10⁹ FLOPs (clm, tiny, 1kb)"
     )
-    assert "1.0×10⁹ FLOPs (clm, tiny, 1kb)" in line
-    assert "scratch, tiny: accuracy 0.520" in line
-    assert "0.630" not in line
+    assert second == "studies: toy alone"
 
 
 def test_a_budget_beyond_what_was_measured_is_answered_by_what_was(folder: Path):
-    [line] = answers(folder, data="2MB", flops="1e13")
-    assert "nothing was measured beyond 1 kB of unique text and 1.0×10⁹ FLOPs" in line
-    assert "beyond" not in answers(folder, data="1kB", flops="1e9")[0]
+    scale = answers(folder, data="2MB", flops="1e13")[2]
+    assert "nothing was measured beyond 1 kB of unique text and 1.0×10⁹ FLOPs" in scale
+    assert "beyond" not in answers(folder, data="1kB", flops="1e9")[2]
 
 
 def test_no_pretraining_is_advised_where_none_is_shown_to_beat_scratch(tmp_path: Path):
+    none = "probe: no pretraining measured within this budget is shown to beat scratch"
     worse = arm_runs("scratch", SCRATCH) + arm_runs("clm", (0.4, 0.5, 0.6))  # -0.10 -0.02 +0.06
-    [line] = answers(write_study(tmp_path / "a", worse) / "experiments")
-    none = "probe: no pretraining measured within this budget is shown to beat scratch; best mean: "
-    assert line.startswith(f"{none}scratch, tiny: accuracy 0.520")
+    found = answers(write_study(tmp_path / "a", worse) / "experiments")
+    assert found[0] == none
+    assert found[1].startswith("how surely: best mean: scratch, tiny: accuracy 0.520")
     lucky = arm_runs("scratch", SCRATCH) + arm_runs("clm", (0.5, 0.7, 0.5))  # 0.00 +0.18 -0.04
-    [line] = answers(write_study(tmp_path / "b", lucky) / "experiments")
-    assert line.startswith(f"{none}clm, tiny, 1kb: accuracy 0.567")
-    assert "not distinguishable: (scratch, tiny)" in line
+    found = answers(write_study(tmp_path / "b", lucky) / "experiments")
+    assert found[0] == none
+    assert found[1].startswith("how surely: best mean: clm, tiny, 1kb: accuracy 0.567")
+    assert "not distinguishable: (scratch, tiny)" in found[1]
+    assert found[5].startswith("to settle it: clm, tiny, 1kb against scratch, tiny takes ")
 
 
 def test_who_is_shown_to_beat_scratch_is_named_where_the_best_mean_is_not(tmp_path: Path):
     runs = [*toy_runs(), *arm_runs("mlm", (0.5, 0.9, 0.8))]
-    [line] = answers(write_study(tmp_path, runs) / "experiments")
-    assert line.startswith("probe: mlm, tiny, 1kb: accuracy 0.733")
-    assert "; difference to scratch +0.213" in line
-    assert "shown to beat scratch: (clm, tiny, 1kb)" in line
+    what, surely, *_ = answers(write_study(tmp_path, runs) / "experiments")
+    assert what == "probe: pretrain one that is shown to beat scratch: (clm, tiny, 1kb)"
+    assert surely.startswith("how surely: best mean: mlm, tiny, 1kb: accuracy 0.733")
+    assert "; difference to scratch +0.213" in surely
 
 
-def test_where_there_is_no_scratch_or_no_rival_the_line_says_so(tmp_path: Path):
-    [line] = answers(write_study(tmp_path, arm_runs("clm", CLM)) / "experiments")
-    assert "no scratch to compare with; no rival was measured" in line
+def test_where_there_is_no_scratch_or_no_rival_the_answer_says_so(tmp_path: Path):
+    what, surely, *_ = answers(write_study(tmp_path, arm_runs("clm", CLM)) / "experiments")
+    assert what == "probe: clm, tiny, 1kb has the best mean; no scratch to compare with"
+    assert surely.endswith("no rival was measured")
 
 
-def test_each_study_answers_for_itself_unless_one_is_named(folder: Path):
-    (folder / "toy").rename(folder / "first")
-    write_study(folder.parent, arm_runs("scratch", SCRATCH) + arm_runs("clm", SCRATCH))
-    (folder / "toy").rename(folder / "second")
-    assert [line.rpartition("study ")[2].split(",")[0] for line in answers(folder)] == ["first", "second"]
-    assert len(answers(folder, study="second")) == 1
+MLM_WINS = [*arm_runs("scratch", SCRATCH), *arm_runs("clm", SCRATCH), *arm_runs("mlm", (0.80, 0.81, 0.82))]
+
+
+@pytest.mark.parametrize(
+    ("runs", "words"),
+    [
+        ([*toy_runs(), make_run("mlm", 0, 0.3)], "agrees (accuracy 0.630)"),
+        (arm_runs("scratch", SCRATCH) + arm_runs("clm", (0.5, 0.7, 0.5)), "not shown to beat scratch"),
+        (MLM_WINS, "disagrees: mlm, tiny, 1kb is better (accuracy 0.810)"),
+        ([*toy_runs(), *arm_runs("mlm", (0.61, 0.64, 0.67))], "does not decide: its best mean is mlm"),
+        (arm_runs("scratch", SCRATCH) + arm_runs("mlm", CLM), "has no clm; its best mean is mlm"),
+        (arm_runs("scratch", SCRATCH) + arm_runs("clm", (0.24, 0.25, 0.26)), "is not informative"),
+    ],
+)
+def test_several_studies_give_one_answer_that_says_where_they_disagree(
+    folder: Path, runs: list[ToyRun], words: str
+):
+    more = [make_run(name, 3, value) for name, value in (("scratch", 0.52), ("clm", 0.63))]  # so it answers
+    add_study(folder, "second", runs)
+    write_study(folder.parent, more)
+    found = answers(folder)
+    assert len(found) == 6
+    assert found[0] == "probe: pretrain clm, tiny, 1kb"
+    assert found[4].startswith("studies: toy answers; second ")
+    assert words in found[4]
+    assert "second" in answers(folder, study="second")[-2]
+
+
+def test_a_task_that_is_not_informative_gives_no_advice(tmp_path: Path):
+    runs = arm_runs("scratch", SCRATCH) + arm_runs("clm", (0.24, 0.25, 0.26))
+    found = answers(write_study(tmp_path, runs) / "experiments")
+    assert found[0] == "probe: not informative at this scale"
+    assert "no strategy is better than chance (0.250) by more than noise" in found[1]
+    assert "pretrain" not in " ".join(found)
+
+
+@pytest.mark.parametrize("text", ["advises: false", "advises: 0", "advice: false", "advises: [", "no"])
+def test_a_study_says_in_its_readme_that_it_gives_no_advice(folder: Path, text: str):
+    add_study(folder, "second", MLM_WINS)
+    (folder / "second/README.md").write_text(f"---\n{text}\n---\n# A sweep of rates\n")
+    if text != "advises: false":
+        with pytest.raises(ConfigError, match=r"second/README\.md: front matter"):
+            answers(folder)
+        return
+    assert answers(folder)[4] == "studies: toy alone"
+    with pytest.raises(ConfigError, match="study=second: it gives no advice"):
+        answers(folder, study="second")
+
+
+def test_of_several_tasks_the_one_that_trains_the_network_is_answered(tmp_path: Path):
+    runs = []
+    for run in toy_runs():
+        [score] = run.results[0].scores
+        frozen = results_from([replace(score, task="probe_frozen", value=score.value + 0.1)], "probe")
+        runs.append(replace(run, results=(*run.results, *frozen)))
+    folder = write_study(tmp_path, runs) / "experiments"
+    assert (
+        answers(folder, "pro")[0] == "probe: pretrain clm, tiny, 1kb; other tasks of this name: probe_frozen"
+    )
+    assert answers(folder, "probe_frozen")[0] == "probe_frozen: pretrain clm, tiny, 1kb"
 
 
 def test_a_damaged_record_is_told_and_does_not_stop_the_answer(folder: Path):
@@ -206,7 +297,7 @@ def test_a_damaged_record_is_told_and_does_not_stop_the_answer(folder: Path):
     (folder / "broken/records").mkdir(parents=True)
     (folder / "broken/records/bad.json").write_text("{")
     found = advise("probe", "", "", "", folder)
-    assert len(found.lines) == 1
+    assert found.lines[0] == "probe: pretrain clm, tiny, 1kb"
     assert len(found.warnings) == 2
     with pytest.raises(BenchError, match=r"bad\.json"):
         advise("probe", "", "", "broken", folder)
@@ -263,7 +354,7 @@ def test_unknown_names_are_one_line_with_what_there_is(folder: Path, capsys: pyt
 
 def test_the_command_prints_the_lines(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["advise", "task=pro", "data=1kB", f"experiments_dir={folder}"]) == 0
-    assert capsys.readouterr().out.startswith("probe: clm, tiny, 1kb:")
+    assert capsys.readouterr().out.startswith("probe: pretrain clm, tiny, 1kb\nhow surely: ")
 
 
 def test_lower_is_better_turns_the_advice(tmp_path: Path):
@@ -274,6 +365,6 @@ def test_lower_is_better_turns_the_advice(tmp_path: Path):
     runs = [error("scratch", i, v) for i, v in enumerate(CLM)] + [
         error("clm", i, v) for i, v in enumerate(SCRATCH)
     ]
-    [line] = answers(write_study(tmp_path, runs) / "experiments")
-    assert line.startswith("probe: clm, tiny, 1kb: error 0.520")
-    assert "ahead of scratch by −0.110" in line
+    what, surely, *_ = answers(write_study(tmp_path, runs) / "experiments")
+    assert what == "probe: pretrain clm, tiny, 1kb"
+    assert "ahead of scratch by −0.110" in surely

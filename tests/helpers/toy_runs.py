@@ -64,11 +64,16 @@ def make_run(strategy: str, seed: int, value: float | None, **changes: Any) -> T
     return replace(run, **changes)
 
 
-def results_from(scores: Sequence[Score]) -> tuple[TaskResult, ...]:
-    """One finished result per task."""
+def results_from(scores: Sequence[Score], protocol: str = "finetune") -> tuple[TaskResult, ...]:
+    """One finished result per task, which trains the network unless told otherwise."""
     names = dict.fromkeys(score.task for score in scores)
     return tuple(
-        TaskResult(name, "finished", {"steps": 1}, scores=tuple(s for s in scores if s.task == name))
+        TaskResult(
+            name,
+            "finished",
+            {"protocol": protocol, "steps": 1},
+            scores=tuple(s for s in scores if s.task == name),
+        )
         for name in names
     )
 

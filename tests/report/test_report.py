@@ -19,6 +19,7 @@ from toy_runs import PROBE, make_run, tables_of, toy_runs, toy_tables, write_stu
 
 from bench import analysis
 from bench.analysis.format import latex_escape
+from bench.analysis.readme import blocks
 from bench.config import schema
 from bench.config.build import build
 from bench.errors import BenchError, ConfigError, DataError
@@ -28,7 +29,6 @@ from bench.report.figures.base import Figure, render
 from bench.report.figures.quality_vs_cost import round_ticks
 from bench.report.figures.quality_vs_data import tick_label, with_room
 from bench.report.figures.style import STYLE
-from bench.report.readme import blocks
 from bench.report.rendering import visible
 from bench.sweep import status
 from bench.sweep.locks import lock

@@ -137,7 +137,10 @@ def test_settings_data_and_software_that_differ_are_listed_with_both_values():
 
 
 def test_scores_of_a_task_that_was_set_otherwise_do_not_tell_twins_apart():
-    other = replace(results_from((Score("probe", "accuracy", 0.1, 0.25, 100),))[0], config={"steps": 2})
+    other = replace(
+        results_from((Score("probe", "accuracy", 0.1, 0.25, 100),))[0],
+        config={"protocol": "finetune", "steps": 2},
+    )
     left, right = tables_of(toy_runs()), tables_of([replace(run, results=(other,)) for run in toy_runs()])
     assert twins(left, right) == ((), ())
     assert [change.key for change in changes(left, right)] == ["task.probe.steps"]

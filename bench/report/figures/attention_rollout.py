@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from bench.analysis.format import EMPTY, number
 from bench.analysis.frames import Condition, Tables
+from bench.analysis.untrained import shown
 from bench.report.figures.base import Figure
 from bench.report.figures.style import WIDTH_IN, blank
 from bench.report.tables.costs import Sample, shown_sample, visible
@@ -58,7 +59,7 @@ class AttentionRollout(Figure):
                 if run is None or shares is None:
                     continue
                 tokens = [row.get("token", EMPTY) for row in run.texts]
-                found.append(Map(task, condition, run, shares, tokens))
+                found.append(Map(task, shown(tables, condition, [task]), run, shares, tokens))
         return found
 
     @override

@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from bench.analysis.format import number, with_seeds
 from bench.analysis.frames import MeasureSeries, Tables, numbered_series
+from bench.analysis.untrained import shown
 from bench.report.figures.lines import LineFigure, spreads
 
 METRIC = r"(exposure(?:_[a-z]+)?)_at_(\d+)"  # name of the metric, in bits, at a number of copies
@@ -53,7 +54,9 @@ def _finding(tables: Tables, series: MeasureSeries) -> str:
         if not condition.is_external
     ]
     parts = ", ".join(
-        f"{condition.label} {with_seeds(spread)}" for condition, spread in found if spread is not None
+        f"{shown(tables, condition, [series.task]).label} {with_seeds(spread)}"
+        for condition, spread in found
+        if spread is not None
     )
     chance = "".join(f", chance {number(level)}" for level in tables.measures[measure].chance[:1])
     return f"{series.task} ({most:,} copies{chance}): {parts or 'no result'}"

@@ -8,6 +8,7 @@ from typing_extensions import override
 from bench.analysis.compare import is_compared
 from bench.analysis.frames import MeasureSeries, Tables, label_series
 from bench.analysis.inference import BEFORE, BEYOND
+from bench.analysis.untrained import baseline_name
 from bench.report.figures.lines import LineFigure
 from bench.report.tables.findings import answer, crossover_of, range_of
 
@@ -63,7 +64,8 @@ def _finding(tables: Tables, series: MeasureSeries) -> str:
         text = f"{condition.label}{place} {range_of(point, series.xs)}"
         groups.setdefault(answer(point) if is_outside else "stops helping", []).append(text)
     if not groups:
-        return f"{series.task} ({series.name}): no strategy shares a seed with scratch"
+        baseline = baseline_name(tables, [series.task])
+        return f"{series.task} ({series.name}): no strategy can be compared with {baseline}"
     n = " to ".join(map(str, dict.fromkeys((min(n_seeds), max(n_seeds)))))
     found = "; ".join(f"{kind}: {', '.join(conditions)}" for kind, conditions in groups.items())
     return f"{series.task} ({series.name}, n = {n} seeds), {found}"

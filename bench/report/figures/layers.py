@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from bench.analysis.format import with_seeds
 from bench.analysis.frames import MeasureSeries, Tables, numbered_series
+from bench.analysis.untrained import shown
 from bench.report.figures.lines import LineFigure, spreads
 
 METRIC = r"(\w+)_layer_(\d+)"  # name of a metric at a layer; layer 0 is the embedding
@@ -54,7 +55,6 @@ def _finding(tables: Tables, series: MeasureSeries, model: str) -> str:
         ]
         if found:
             spread, x = max(found, key=lambda pair: (sign * pair[0].mean, -pair[1]))
-            parts.append(
-                f"{condition.label} at layer {x} of {max(x for _, x in found)}, {with_seeds(spread)}"
-            )
+            name, last = shown(tables, condition, [series.task]).label, max(x for _, x in found)
+            parts.append(f"{name} at layer {x} of {last}, {with_seeds(spread)}")
     return f"{series.task}: {', '.join(parts) or 'no result'}"

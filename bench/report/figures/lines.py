@@ -69,7 +69,7 @@ class LineFigure(Figure):
 
     @override
     def draw(self, tables: Tables) -> Canvas:
-        """Draw means over seeds with their intervals; scratch is dashed with a band, chance dotted."""
+        """Draw means over seeds with their intervals; the baseline is dashed with a band, chance dotted."""
         series_by_model = ((series, model) for series in self.series(tables) for model in self.models(tables))
         places = [(measured(tables, *place), place[1]) for place in series_by_model]
         if not places:
@@ -79,7 +79,7 @@ class LineFigure(Figure):
             self._panel(axes, tables, series, model)
         canvas.supxlabel(self.xlabel, fontsize=8)
         canvas.supylabel(self.ylabel, fontsize=8)
-        legend(canvas, tables)
+        legend(canvas, tables, {series.task for series, _ in places})
         return canvas
 
     def _panel(self, axes: Axes, tables: Tables, series: MeasureSeries, model: str | None) -> None:

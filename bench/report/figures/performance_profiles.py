@@ -12,11 +12,12 @@ from bench.analysis.compare import is_compared
 from bench.analysis.format import with_interval, with_seeds
 from bench.analysis.frames import BASELINE, Condition, Tables
 from bench.analysis.stats import LEVEL, Floats, Profile, interquartile_mean, profile
+from bench.analysis.untrained import baseline_name, shown
 from bench.report.figures.base import Figure
 from bench.report.figures.style import (
     GREY,
-    SCRATCH,
     Stroke,
+    baseline_label,
     blank,
     bundles,
     draw_strokes,
@@ -32,7 +33,7 @@ _PALE = "#cfcfcf"
 
 
 class PerformanceProfiles(Figure):
-    """Draw a panel per strategy, with scratch as reference and all others in the background."""
+    """Draw a panel per strategy, with the baseline as reference and all others in the background."""
 
     title = "Performance profiles across tasks"
 
@@ -73,7 +74,7 @@ class PerformanceProfiles(Figure):
             axes.set_title(title)
         canvas.supxlabel("normalised score τ (0: chance, 1: perfect)", fontsize=8)
         canvas.supylabel("share of runs × tasks above τ", fontsize=8)
-        _legend(canvas)
+        _legend(canvas, baseline_label(tables, _tasks(found)))
         return canvas
 
     @override
@@ -84,14 +85,16 @@ class PerformanceProfiles(Figure):
         means = {condition: interquartile_mean(m.scores) for condition, m in found.matrices.items()}
         best = max(means, key=lambda condition: means[condition].mean)
         chances = improvement(tables, found, best)
-        over = f", P(better than scratch) {with_interval(chances)}" if chances is not None else ""
-        base = f"; scratch {with_seeds(means[_SCRATCH])}" if _SCRATCH in means and best != _SCRATCH else ""
+        name = baseline_name(tables, _tasks(found))
+        over = f", P(better than {name}) {with_interval(chances)}" if chances is not None else ""
+        base = f"; {name} {with_seeds(means[_SCRATCH])}" if _SCRATCH in means and best != _SCRATCH else ""
         return (
             f"Share of runs × tasks ({len(found.measures)} tasks) whose normalised score is above τ; bands: "
             f"{100 * LEVEL:.0f} % percentile bootstrap over whole seeds, pointwise; grey: the other "
-            f"strategies. {self._finding(found)}"
+            f"strategies. {self._finding(found, name)}"
             "Highest interquartile mean (biased upward, since it was chosen): "
-            f"{best.label} {with_seeds(means[best])}{over}{base}. The table across tasks lists the tasks."
+            f"{shown(tables, best, _tasks(found)).label} {with_seeds(means[best])}{over}{base}. "
+            "The table across tasks lists the tasks."
         )
 
     def _thresholds(self, found: Suite) -> Floats:
@@ -101,8 +104,8 @@ class PerformanceProfiles(Figure):
         margin = 0.02 * (high - low)
         return np.linspace(low - margin, high + margin, self.options.n_thresholds)
 
-    def _finding(self, found: Suite) -> str:
-        """Return strategies by whether their profile is above or below scratch's, at every threshold."""
+    def _finding(self, found: Suite, baseline: str) -> str:
+        """Return strategies by whether their profile is above or below the baseline's, at every threshold."""
         if _SCRATCH not in found.matrices:
             return ""
         thresholds = self._thresholds(found)
@@ -110,11 +113,15 @@ class PerformanceProfiles(Figure):
         groups: dict[str, list[str]] = {}
         for condition in _compared(found):
             gap = profile(found.matrices[condition].scores, thresholds).share - scratch
-            groups.setdefault(_side(gap, thresholds), []).append(condition.label)
+            groups.setdefault(_side(gap, baseline), []).append(condition.label)
         return (
             "; ".join(f"{side}: {', '.join(conditions)}" for side, conditions in sorted(groups.items()))
             + ". "
         )
+
+
+def _tasks(found: Suite) -> list[str]:
+    return [measure.task for measure in found.measures]
 
 
 def _compared(found: Suite) -> list[Condition]:
@@ -127,21 +134,21 @@ def _line(axes: Axes, thresholds: Floats, own: Profile, colour: str, dash: objec
         axes.fill_between(thresholds, own.low, own.high, color=colour, alpha=0.18, linewidth=0)
 
 
-def _legend(canvas: Canvas) -> None:
+def _legend(canvas: Canvas, baseline: str) -> None:
     """Draw the legend of all lines but each panel's own strategy, which its title names."""
-    drawn = ((GREY, "--", SCRATCH), (_PALE, "-", "other strategies"))
+    drawn = ((GREY, "--", baseline), (_PALE, "-", "other strategies"))
     handles = [Line2D([], [], color=colour, linestyle=dash, label=label) for colour, dash, label in drawn]
     handles.append(grey_line(":", "chance"))
     canvas.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=3)
 
 
-def _side(gap: Floats, thresholds: Floats) -> str:
-    """Return on which side of scratch a profile is, given their difference `gap` (K,)."""
+def _side(gap: Floats, baseline: str) -> str:
+    """Return on which side of the baseline a profile is, given their difference `gap` (K,)."""
     above, below = gap > 1e-9, gap < -1e-9
     if not above.any() and not below.any():
-        return "The same profile as scratch"
+        return f"The same profile as {baseline}"
     if not below.any():
-        return "Never below scratch's profile"
+        return f"Never below the profile of {baseline}"
     if not above.any():
-        return "Never above scratch's profile"
-    return "Above scratch's profile at some τ and below it at others"
+        return f"Never above the profile of {baseline}"
+    return f"Above the profile of {baseline} at some τ and below it at others"

@@ -20,6 +20,7 @@ from bench.analysis.compare import Summary, most_spread, summaries
 from bench.analysis.cost import SOURCES, Member, energy_note, flops, front, joules, seconds
 from bench.analysis.format import amount, cell_label, power, with_p
 from bench.analysis.frames import BASELINE, Cell, Measure, Tables
+from bench.analysis.untrained import shown_cell
 from bench.report.figures.base import TaskFigure
 from bench.report.figures.style import (
     GREY,
@@ -114,7 +115,7 @@ class QualityVsCost(TaskFigure):
             _panel(axes, tables, measure, costs)
             finish(axes, tables, measure, source)
         canvas.supxlabel(f"{self.cost.value} (log scale), evaluation not included", fontsize=8)
-        legend(canvas, tables, *_handles(tables))
+        legend(canvas, tables, [measure.task for measure, *_ in places], *_handles(tables))
         return canvas
 
     @override
@@ -127,8 +128,8 @@ class QualityVsCost(TaskFigure):
             f"Each task's metric against {self.cost.value}{self._remark(tables)}. Each point is a cell: its "
             "mean over seeds with the 95 % t interval. Smaller data budgets are fainter, and points are "
             "shifted sideways to avoid overlap. Lines join a strategy's cells at one data budget. The step "
-            "line is the Pareto front, which starts at scratch at no cost; its members are ringed, with a "
-            "dotted ring if the gain over the next cheaper member is not clear (p > 0.05, t test, "
+            "line is the Pareto front, which starts without pretraining at no cost; its members are ringed, "
+            "with a dotted ring if the gain over the next cheaper member is not clear (p > 0.05, t test, "
             "uncorrected)."
             f"{crowd_note(tables)}{lost_note(tables)}"
             f"{left_out_note(self.measures(tables), [measure for measure, *_ in places])} "
@@ -149,11 +150,15 @@ class QualityVsCost(TaskFigure):
         if not tables.measures[measure].sign:
             return f"{name}: descriptive, not ranked"
         members = front(tables, measure, costs)
-        clear = [self._gain(member) for member in members if member.is_clear]
+        clear = [
+            self._gain(shown_cell(tables, member.cell, [measure.task]), member)
+            for member in members
+            if member.is_clear
+        ]
         return f"{name}: {', '.join(clear) or 'none'}"
 
-    def _gain(self, member: Member) -> str:
-        return f"{cell_label(member.cell)} at {self._value(member.cost)}, {with_p(member.gain)}"
+    def _gain(self, cell: Cell, member: Member) -> str:
+        return f"{cell_label(cell)} at {self._value(member.cost)}, {with_p(member.gain)}"
 
 
 def _panel(axes: Axes, tables: Tables, measure: Measure, costs: Costs) -> None:

@@ -11,6 +11,7 @@ from typing_extensions import override
 from bench.analysis.compare import baseline_cell, choose, most_spread, summaries
 from bench.analysis.format import number, with_p, with_seeds
 from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables
+from bench.analysis.untrained import baseline_name, shown
 from bench.report.figures.base import TaskFigure
 from bench.report.figures.style import (
     N_COLUMNS,
@@ -59,7 +60,7 @@ class QualityVsData(TaskFigure):
             for axes, model in zip(row, tables.models, strict=True):
                 finish(axes, tables, measure, f"model {model}" if len(tables.models) > 1 else "")
         canvas.supxlabel("data budget (unique data, then compute), in order of size", fontsize=8)
-        legend(canvas, tables)
+        legend(canvas, tables, [measure.task for measure in measures])
         return canvas
 
     @override
@@ -126,9 +127,11 @@ def _finding(tables: Tables, measure: Measure, model: str, budget: str) -> str:
     choice = choose(tables, measure, model, budget)
     if choice is None:
         return f"{measure.task}: no result"
-    best = f"{measure.task} ({measure.metric}): {choice.best.label} {with_seeds(choice.interval)}"
+    name = shown(tables, choice.best, [measure.task]).label
+    best = f"{measure.task} ({measure.metric}): {name} {with_seeds(choice.interval)}"
     if choice.best.strategy == BASELINE:
         return f"{best}, ahead of every pretrained strategy's mean"
     values = tables.seed_values(measure, baseline_cell(Cell(choice.best, model, budget)))
     level = f" of {number(values.mean())}" if len(values) else ""
-    return f"{best}; difference to scratch{level}: {with_p(choice.to_scratch)}"
+    baseline = baseline_name(tables, [measure.task])
+    return f"{best}; difference to {baseline}{level}: {with_p(choice.to_scratch)}"

@@ -19,6 +19,7 @@ from bench.analysis.compare import is_compared
 from bench.analysis.format import measure_label, number
 from bench.analysis.frames import BASELINE, Condition, Measure, Tables
 from bench.analysis.stats import LEVEL, Floats, Interval
+from bench.analysis.untrained import baseline_name
 
 WIDTH_IN = 7.2  # a page's text width
 N_COLUMNS = 3  # panels side by side
@@ -57,7 +58,6 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 _DASHES = ["-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1))]
 GREY = "#6b6b6b"
-SCRATCH = f"{BASELINE} (band: {100 * LEVEL:.0f} %)"  # label of its line and band
 LONGEST_NAME = 60  # characters
 WIDTH_CHARACTERS = 110  # of a page, at a legend's size
 ROW_IN = 0.16
@@ -133,8 +133,13 @@ def blank(message: str) -> Canvas:
     return canvas
 
 
+def baseline_label(tables: Tables, tasks: Iterable[str]) -> str:
+    """Return the label of the line and band of the baseline without pretraining."""
+    return f"{baseline_name(tables, tasks)} (band: {100 * LEVEL:.0f} %)"
+
+
 def references(axes: Axes, scratch: Interval | None) -> None:
-    """Draw scratch as a line, with its interval as a band."""
+    """Draw the baseline without pretraining as a line, with its interval as a band."""
     if scratch is not None:
         axes.axhline(scratch.mean, color=GREY, linestyle="--", linewidth=1)
         if scratch.low is not None and scratch.high is not None:
@@ -234,8 +239,8 @@ def draw_bars(
         axes.add_collection(LineCollection(lines, colors=of_lines, linewidths=0.9))
 
 
-def legend(canvas: Canvas, tables: Tables, *extra: Line2D) -> None:
-    """Draw one legend for all panels, above them."""
+def legend(canvas: Canvas, tables: Tables, tasks: Iterable[str], *extra: Line2D) -> None:
+    """Draw one legend for all panels, which show these tasks, above them."""
     named = {
         (condition.strategy if is_crowded(tables) else condition.label): look
         for condition, look in looks(tables).items()
@@ -245,7 +250,7 @@ def legend(canvas: Canvas, tables: Tables, *extra: Line2D) -> None:
         for name, look in named.items()
     ]
     if any(condition.strategy == BASELINE for condition in tables.conditions):
-        handles.append(grey_line("--", SCRATCH))
+        handles.append(grey_line("--", baseline_label(tables, tasks)))
     handles += [grey_line(":", "chance"), *extra]
     place_legend(canvas, handles, most_columns=len(handles))
 

@@ -35,6 +35,7 @@ from bench.analysis.inference import (
 from bench.analysis.judging import Judged, Verdict, judge, smallest_effect
 from bench.analysis.rates import at_shared_rate
 from bench.analysis.stats import LEVEL
+from bench.analysis.untrained import shown_cell
 
 _MARKS = {
     "supported": "✓",
@@ -116,22 +117,23 @@ def _row(tables: Tables, one: Judged, *, is_split: bool) -> list[Entry]:
 def _contrast(tables: Tables, one: Judged) -> Entry:
     """Return the cells of both sides, each as a link to its runs."""
     if one.evidence.levels:
-        found = [_cells(tables, [cell]) for cell in one.evidence.levels]
+        found = [_cells(tables, one, [cell]) for cell in one.evidence.levels]
         return [link for i, own in enumerate(found) for link in ([Link("→")] if i else []) + own]
     if not one.evidence.pairs:
         levels = " → ".join(str(level.strategy) for level in one.claim.levels)
         return levels or f"{one.claim.left.strategy} − {one.claim.right.strategy}"
     sides = zip(*one.evidence.pairs, strict=True)
-    left, right = (_cells(tables, dict.fromkeys(cells)) for cells in sides)
+    left, right = (_cells(tables, one, dict.fromkeys(cells)) for cells in sides)
     return [*left, Link("−"), *right]
 
 
-def _cells(tables: Tables, cells: Iterable[Cell]) -> list[Link]:
+def _cells(tables: Tables, one: Judged, cells: Iterable[Cell]) -> list[Link]:
     found = []
     for cell in cells:
         runs = [run_id for run_id, _ in tables.ids_of(cell)]
         href = f"#{run_anchor(runs[0])}" if runs else ""
-        found.append(Link(short_label(tables, cell), href, f"runs {' '.join(runs)}"))
+        name = short_label(tables, shown_cell(tables, cell, [one.claim.task]))
+        found.append(Link(name, href, f"runs {' '.join(runs)}"))
     return found
 
 

@@ -21,6 +21,7 @@ from bench.analysis.format import (
 )
 from bench.analysis.frames import Cell, Condition, Tables
 from bench.analysis.gate import informative
+from bench.analysis.untrained import shown
 
 _LINE_END = " ⏎ "
 _UNITS = ["FLOPs", "s", "kWh", "kg CO2"]
@@ -85,17 +86,17 @@ def samples(tables: Tables) -> list[View]:
 
 
 def _samples(tables: Tables, task: str) -> View | None:
-    shown = {c: sample for c in tables.conditions if (sample := shown_sample(tables, c, task)) is not None}
-    texts = {condition: sample.texts for condition, sample in shown.items()}
+    found = {c: sample for c in tables.conditions if (sample := shown_sample(tables, c, task)) is not None}
+    texts = {condition: sample.texts for condition, sample in found.items()}
     columns = list(dict.fromkeys(name for rows in texts.values() for row in rows for name in row))
     rows: list[list[Entry]] = [
-        [condition.label, *(visible(row.get(name, EMPTY)) for name in columns)]
+        [shown(tables, condition, [task]).label, *(visible(row.get(name, EMPTY)) for name in columns)]
         for condition, own in texts.items()
         for row in (own if len(columns) > 1 else _joined(own))
     ]
     if not rows:
         return None
-    places = sorted({f"{s.cell.model}, {s.cell.budget or 'no data'}, seed {s.seed}" for s in shown.values()})
+    places = sorted({f"{s.cell.model}, {s.cell.budget or 'no data'}, seed {s.seed}" for s in found.values()})
     note = (
         "The texts are from one run of each strategy, of its largest cell and lowest seed "
         f"({'; '.join(places)}). ⏎ marks a line break."
@@ -139,7 +140,7 @@ def cost(tables: Tables) -> View:
     for i, cell in enumerate(tables.cells):
         n, n_lost = int(counts["size"][i]), int(counts["size"][i] - counts["sum"][i])
         names = [
-            cell.condition.label,
+            shown(tables, cell.condition).label,
             cell.model,
             cell.budget or EMPTY,
             f"{n}, {n_lost} lost" if n_lost else str(n),
@@ -222,7 +223,7 @@ def pareto(tables: Tables) -> View:
     rows: list[list[Entry]] = [
         [
             [measure_link(tables, measure)],
-            member.cell.condition.label,
+            shown(tables, member.cell.condition, [measure.task]).label,
             member.cell.model,
             member.cell.budget or EMPTY,
             with_interval(member.interval),
@@ -235,8 +236,9 @@ def pareto(tables: Tables) -> View:
     ]
     note = (
         "A cell is on the front if no cheaper cell has an equal or better mean, and no cell of the same cost "
-        "a better one; scratch has no cost of pretraining. The costs exclude evaluation, and seconds depend "
-        "on the machine. A gain is clear if the t test against the next cheaper row of the task "
+        "a better one; a baseline has no cost. The costs exclude evaluation, and "
+        "seconds depend on the machine. "
+        "A gain is clear if the t test against the next cheaper row of the task "
         "has p ≤ 0.05, uncorrected; a gain that is not clear may be due to chance. "
         f"{seeds_note(member.interval.n for _, member in found)}"
     )

@@ -48,6 +48,7 @@ from bench.analysis.stats import (
     normalised,
     probability_of_improvement,
 )
+from bench.analysis.untrained import baseline_name, shown
 
 MIN_TASKS = 3  # with two tasks the middle half mixes the worse seeds of one with the better ones of the other
 _SHARE = re.compile(r"(accuracy|em|f1|mrr|recall_at_\d+)(_\w+)?")  # metrics whose ceiling is 1
@@ -98,7 +99,7 @@ def suite(tables: Tables) -> Suite | None:
 
 
 def improvement(tables: Tables, found: Suite, condition: Condition) -> Interval | None:
-    """Return the probability that a condition is better than scratch of the same settings.
+    """Return the probability that a condition is better than the untrained baseline of the same settings.
 
     It uses the seeds of both, and is None if there are none.
     """
@@ -118,9 +119,10 @@ def across_tasks(tables: Tables) -> View | None:
     found = suite(tables)
     if found is None:
         return None
+    tasks = [measure.task for measure in found.measures]
     rows: list[list[Entry]] = [
         [
-            condition.label,
+            shown(tables, condition, tasks).label,
             with_interval(interquartile_mean(matrix.scores)),
             with_interval(mean_over_tasks(matrix.scores)),
             with_interval(improvement(tables, found, condition)),
@@ -129,10 +131,25 @@ def across_tasks(tables: Tables) -> View | None:
         ]
         for condition, matrix in found.matrices.items()
     ]
-    header = ["strategy", "interquartile mean", "mean", "P(better than scratch)", "tasks", "seeds"]
+    header = [
+        "strategy",
+        "interquartile mean",
+        "mean",
+        f"P(better than {baseline_name(tables, tasks)})",
+        "tasks",
+        "seeds",
+    ]
     marks = ["reference" if condition.strategy == BASELINE else "" for condition in found.matrices]
     title = "Across tasks"
-    return View("across_tasks", title, _where(tables) + _note(found), header, "lrrrrr", rows, marks=marks)
+    return View(
+        "across_tasks",
+        title,
+        _where(tables) + _note(found, baseline_name(tables, tasks)),
+        header,
+        "lrrrrr",
+        rows,
+        marks=marks,
+    )
 
 
 def _where(tables: Tables) -> str:
@@ -140,16 +157,16 @@ def _where(tables: Tables) -> str:
     return f"At {name}. " if name else ""
 
 
-def _note(found: Suite) -> str:
+def _note(found: Suite, baseline: str) -> str:
     return (
         "Each task's headline metric is scaled to (score − chance) / (1 − chance): 0 is chance and 1 is a "
         "perfect score. The interquartile mean is the mean of the middle half of all seeds × tasks. "
-        "P(better than scratch) is the probability "
-        "that a run scores higher than a run of scratch on a randomly drawn task; a tie counts half (Agarwal "
-        f"et al. 2021). Brackets: {100 * LEVEL:.0f} % percentile bootstrap over seeds, on these tasks; all "
-        "tasks of a seed are resampled together, since they score one checkpoint. With few seeds these "
-        "intervals are too narrow: in simulations they covered the true value in 75 % of cases with 3 seeds "
-        f"and in 90 % with 10. No verdict uses these numbers. {_left_out(found)}"
+        f"P(better than {baseline}) is the probability "
+        f"that a run scores higher than a run of {baseline} on a randomly drawn task; a tie counts half "
+        f"(Agarwal et al. 2021). Brackets: {100 * LEVEL:.0f} % percentile bootstrap over seeds, on these "
+        "tasks; all tasks of a seed are resampled together, since they score one checkpoint. With few seeds "
+        "these intervals are too narrow: in simulations they covered the true value in 75 % of cases with 3 "
+        f"seeds and in 90 % with 10. No verdict uses these numbers. {_left_out(found)}"
     )
 
 
@@ -205,31 +222,31 @@ _MARK = {AHEAD: " ▲", LEANS_AHEAD: " △"}
 
 
 def learning(tables: Tables) -> View:
-    """Return in how many runs each condition's losses fell, and on which tasks it is better than scratch."""
-    found = headline_rows(tables, tables.headlines)
+    """Return in how many runs each condition's losses fell, and on which tasks it beats the baseline."""
+    found, name = headline_rows(tables, tables.headlines), baseline_name(tables)
     rows: list[list[Entry]] = []
     nowhere: list[str] = []
     for condition in (condition for condition in tables.conditions if losses(tables, condition, HELD_OUT)):
         better = [row for row in found if row.condition == condition and _is_better(tables, row)]
         if not better:
-            nowhere.append(condition.label)
+            nowhere.append(shown(tables, condition).label)
         fell = [_fell(losses(tables, condition, kind)) for kind in (TRAINING, HELD_OUT)]
-        rows.append([condition.label, *fell, ", ".join(map(_gain, better)) or EMPTY])
+        rows.append([shown(tables, condition).label, *fell, ", ".join(map(_gain, better)) or EMPTY])
     note = (
         "The loss is that of the strategy's own objective. It fell if the last point of the curve is lower "
         "than the first one, which is not the start of training; only finished runs count. A held-out loss "
         "that rises while the training loss falls indicates overfitting. For a strategy with phases, the "
-        "held-out loss is that of the last phase, and the training loss changes between phases. Better than "
-        "scratch: the mean difference is an improvement. ▲: significant after Holm's "
+        "held-out loss is that of the last phase, and the training loss changes between phases. Better: "
+        "the mean difference is an improvement. ▲: significant after Holm's "
         "correction; △: significant before the correction only; no mark: not significant. "
     )
     note += (
-        f"Better than scratch on no task: {', '.join(nowhere)}."
+        f"Better than {name} on no task: {', '.join(nowhere)}."
         if nowhere
-        else "Every strategy is better than scratch on at least one task."
+        else f"Every strategy is better than {name} on at least one task."
     )
-    header = ["strategy", "training loss fell", "held-out loss fell", "better than scratch on"]
-    return View("learning", "Training progress and gain over scratch", note, header, "lrrl", rows)
+    header = ["strategy", "training loss fell", "held-out loss fell", f"better than {name} on"]
+    return View("learning", f"Training progress and gain over {name}", note, header, "lrrl", rows)
 
 
 def losses(tables: Tables, condition: Condition, kind: str) -> list[tuple[float, float]]:
@@ -286,18 +303,19 @@ def label_budgets(tables: Tables) -> View | None:
         for series, condition, point in found
     ]
     counts = [point.n for *_, point in found if point is not None]
+    name = baseline_name(tables, {series.task for series, *_ in found})
     note = (
         f"{_where(tables)}Pretraining stops helping at the label count from which on the mean difference to "
-        "scratch is no improvement. This count is interpolated linearly in log2 labels between two measured "
+        f"{name} is no improvement. This count is interpolated linearly in log2 labels between two measured "
         "label counts and never extrapolated. Range: from the last measured label count with a clear "
-        "improvement to the first one from which on scratch is clearly better (p ≤ 0.05 at each); < and > "
+        f"improvement to the first one from which on {name} is clearly better (p ≤ 0.05 at each); < and > "
         f"mark bounds outside the measured label counts. {seeds_note(counts)}"
     )
     header = [
         "task: metric",
         "strategy",
-        "difference to scratch, fewest labels",
-        "difference to scratch, most labels",
+        f"difference to {name}, fewest labels",
+        f"difference to {name}, most labels",
     ]
     header += ["pretraining stops helping at", "range", "n"]
     title = "Label budgets: where pretraining stops helping"
@@ -305,7 +323,7 @@ def label_budgets(tables: Tables) -> View | None:
 
 
 def crossover_of(tables: Tables, series: MeasureSeries, condition: Condition) -> Crossover | None:
-    """Return the crossover at the headline's place; None if scratch or the cell has no scores."""
+    """Return the crossover at the headline's place; None if the baseline or the cell has no scores."""
     cell = grid(tables, condition)[-1]
     sides = (cell, baseline_cell(cell))
     points = {x: (sample(tables, m, sides[:1]), sample(tables, m, sides[1:])) for x, m in series.points}
@@ -353,7 +371,7 @@ class Tuned(NamedTuple):
 
 
 def stability(tables: Tables) -> View | None:
-    """Return a row per fine-tuned measure and strategy, with scratch; None if nothing is fine-tuned."""
+    """Return a row per fine-tuned measure and strategy, the baseline, too; None if nothing is fine-tuned."""
     rows: list[list[Entry]] = []
     counts: list[int] = []
     for tuned in fine_tuned(tables):
@@ -368,7 +386,8 @@ def stability(tables: Tables) -> View | None:
                 EMPTY if between is None else number(between),
                 EMPTY if failed is None else number(failed.mean),
             ]
-            rows.append([[measure_link(tables, tuned.measure)], condition.label, *texts])
+            name = shown(tables, condition, [tuned.measure.task]).label
+            rows.append([[measure_link(tables, tuned.measure)], name, *texts])
     if not rows:
         return None
     note = (

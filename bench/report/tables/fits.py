@@ -8,6 +8,7 @@ import pandas as pd
 
 from bench.analysis.format import EMPTY, Entry, View, number
 from bench.analysis.frames import Condition, Tables
+from bench.analysis.untrained import shown
 
 AXES = ["task", "cell", "seed", "n_labels"]
 COLUMNS = [*AXES, "lr_at_64", "chosen", "stopped", "steps", "validation", "is_edge"]
@@ -46,7 +47,7 @@ def convergence(tables: Tables) -> View | None:
         for condition in tables.conditions:
             found = own[[tables.cells[cell].condition == condition for cell in own["cell"]]]
             if len(found):
-                rows.append([_name(task, labels), *_row(condition, found)])
+                rows.append([_name(task, labels), *_row(shown(tables, condition, [task]), found)])
                 marks.append("failure" if _is_doubtful(found) else "")
     note = (
         "Every learning rate of the grid is tried with one fit of each checkpoint; the others are made at "

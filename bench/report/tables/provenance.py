@@ -7,6 +7,7 @@ import pandas as pd
 
 from bench.analysis.format import EMPTY, Entry, Link, View, amount, flatten
 from bench.analysis.frames import Tables
+from bench.analysis.untrained import shown
 from bench.records import AuditCheck, AuditRecord, settings_agree
 
 _KEY_SETTINGS = [
@@ -37,7 +38,7 @@ def distinct(trees: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
 def axes_view(tables: Tables) -> View:
     """Return the study's grid: the values of each axis, in order of size."""
     rows: list[list[Entry]] = [
-        ["strategies", _joined(condition.label for condition in tables.conditions)],
+        ["strategies", _joined(shown(tables, condition).label for condition in tables.conditions)],
         ["models", _joined(_model(tables, name) for name in tables.models)],
         ["data budgets", _joined(_budget(tables, name) for name in tables.budgets)],
         ["corpora", _joined(_corpora(tables.runs))],

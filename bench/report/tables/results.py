@@ -48,6 +48,7 @@ from bench.analysis.format import (
 )
 from bench.analysis.frames import BASELINE, Cell, Condition, Measure, Tables, text
 from bench.analysis.gate import gates, is_informative, why_not
+from bench.analysis.untrained import baseline_name, baseline_note, shown, shown_cell
 
 _MARK = {AHEAD: " ▲", BEHIND: " ▼", LEANS_AHEAD: " △", LEANS_BEHIND: " ▽"}
 _MOST_COLUMNS = 8  # tasks side by side
@@ -57,7 +58,7 @@ _COSTS += ["unique_bytes", "unique_pairs", "pretrain_s", "evaluate_s", "evaluate
 
 
 def headline(tables: Tables) -> View:
-    """Return the scores of all conditions on each task's headline metric, with chance and scratch.
+    """Return the scores of all conditions on each task's headline metric, with chance and the baseline.
 
     If there are many tasks, they are the rows.
     """
@@ -65,17 +66,21 @@ def headline(tables: Tables) -> View:
     table = {(row.condition, row.measure): row for row in headline_rows(tables, measures)}
     counts = [row.interval.n for row in table.values() if row.interval is not None]
     note = (
-        f"{_where(tables)}Mean over seeds (n = {_range(counts)}). ▲ ahead of scratch, ▼ behind it: t test, "
-        "Holm-corrected, p ≤ 0.05. △ ▽ leaning: p ≤ 0.05 before the correction only. No mark: inconclusive. "
+        f"{_where(tables)}Mean over seeds (n = {_range(counts)}). ▲ ahead of {baseline_name(tables)}, "
+        "▼ behind: t test, Holm-corrected, p ≤ 0.05. △ ▽ leaning: p ≤ 0.05 before the correction only. "
+        "No mark: inconclusive. "
         "Bold: better than each other strategy, p ≤ 0.05 (Gutmann and Maymin 1987). "
-        f"{_interactions(tables)}{_external_note(tables)}{seeds_note(counts)}"
+        f"{_interactions(tables)}{baseline_note(tables)}{_external_note(tables)}{seeds_note(counts)}"
     )
     if len(measures) > min(len(tables.conditions), _MOST_COLUMNS):
         return _tasks_by_condition(tables, table, note)
     rows: list[list[Entry]] = [["chance", *(_chance(tables, measure) for measure in measures)]]
     for condition in tables.conditions:
         rows.append(
-            [condition.label, *(_headline_entry(tables, table[condition, measure]) for measure in measures)]
+            [
+                shown(tables, condition).label,
+                *(_headline_entry(tables, table[condition, measure]) for measure in measures),
+            ]
         )
     header = ["strategy", *(measure_label(tables, measure) for measure in measures)]
     marks = ["reference" if _is_reference(condition) else "" for condition in (None, *tables.conditions)]
@@ -95,7 +100,7 @@ def _tasks_by_condition(
         ]
         for measure in tables.headlines
     ]
-    header = ["task: metric", "chance", *(condition.label for condition in tables.conditions)]
+    header = ["task: metric", "chance", *(shown(tables, condition).label for condition in tables.conditions)]
     align = "l" + "r" * (len(header) - 1)
     best = frozenset((j, 2 + i) for j, i in _best_conditions(tables))
     return View("headline", "Headline: tasks by strategy", note, header, align, rows, best=best)
@@ -145,12 +150,14 @@ def _interactions(tables: Tables) -> str:
     for measure in tables.headlines:
         others = reversals(tables, measure) if is_informative(tables, measure) else {}
         names = "; ".join(
-            f"{condition.label} at {', '.join(_place_label(tables, place) for place in own)}"
+            f"{shown(tables, condition, [measure.task]).label} at "
+            f"{', '.join(_place_label(tables, place) for place in own)}"
             for condition, own in others.items()
         )
         if others:
             best = best_mean(tables, measure, headline_place(tables))
-            found.append(f"{measure.task} ({best.label if best else EMPTY} here; {names})")
+            here = shown(tables, best, [measure.task]).label if best else EMPTY
+            found.append(f"{measure.task} ({here} here; {names})")
     return f"Another strategy is better elsewhere (p ≤ 0.05): {'; '.join(found)}. " if found else ""
 
 
@@ -162,7 +169,7 @@ def _place_label(tables: Tables, place: Place) -> str:
 
 
 def verdicts(tables: Tables) -> View:
-    """Return the difference of every condition to scratch at the headline's place, on each headline metric.
+    """Return the difference of every condition to the baseline, at one place and on each headline metric.
 
     Tasks that a strategy cannot do are left out; the headline table states the reason.
     """
@@ -180,24 +187,26 @@ def verdicts(tables: Tables) -> View:
         for row in found
     ]
     counts = [row.to_scratch.interval.n for row in found if row.to_scratch is not None]
+    name = baseline_name(tables, {row.measure.task for row in found})
     note = (
-        f"{_where(tables)}The difference is to scratch of the same model. n: seeds on each side. p: t test, "
-        "two-sided and uncorrected. Ahead or behind: p ≤ 0.05 after Holm's correction for "
-        f"{len(counts)} comparisons; leaning: p ≤ 0.05 before the correction only. {seeds_note(counts)}"
+        f"{_where(tables)}The difference is to {name} of the same model. {baseline_note(tables)}"
+        "n: seeds on each side. p: t test, two-sided and uncorrected. Ahead or behind: p ≤ 0.05 after Holm's "
+        f"correction for {len(counts)} comparisons; leaning: p ≤ 0.05 before the correction only. "
+        f"{seeds_note(counts)}"
     )
-    header = ["task: metric", "strategy", "difference to scratch", "n", "p", "verdict"]
-    return View("verdicts", "Verdicts against scratch", note, header, "llrrrl", rows)
+    header = ["task: metric", "strategy", f"difference to {name}", "n", "p", "verdict"]
+    return View("verdicts", f"Verdicts against {name}", note, header, "llrrrl", rows)
 
 
 def cells(tables: Tables, measure: Measure) -> View:
-    """Return every cell that was tried with its difference to scratch and its runs, or why it is empty."""
+    """Return every cell that was tried with its difference to the baseline and runs, or why it is empty."""
     rows: list[list[Entry]] = []
     found = summaries(tables, measure)
     for row in found:
         gap = row.to_scratch
         rows.append(
             [
-                row.cell.condition.label,
+                shown(tables, row.cell.condition, [measure.task]).label,
                 row.cell.model,
                 row.cell.budget or EMPTY,
                 with_interval(row.interval) if row.interval else _why_empty(tables, row),
@@ -212,7 +221,8 @@ def cells(tables: Tables, measure: Measure) -> View:
         f"Chance level: {_chance(tables, measure)}. Test items: {_range(info.n_items)}. Bold: better than "
         "each other strategy of the same model and data budget, p ≤ 0.05."
     )
-    header = ["strategy", "model", "data budget", "mean", "n", "difference to scratch", "p", "runs, by seed"]
+    gain = f"difference to {baseline_name(tables, [measure.task])}"
+    header = ["strategy", "model", "data budget", "mean", "n", gain, "p", "runs, by seed"]
     title = measure_label(tables, measure)
     best = frozenset((i, 3) for i in _best_cells(tables, measure, found))
     return View(cells_anchor(tables, measure), title, note, header, "lllrrrrl", rows, best=best)
@@ -229,7 +239,7 @@ def _best_cells(tables: Tables, measure: Measure, found: Sequence[Summary]) -> l
 
 
 def differences(tables: Tables) -> View:
-    """Return the difference to scratch of each cell, on every measure."""
+    """Return the difference to the untrained baseline of each cell, on every measure."""
     found = [row for measure in tables.measures for row in summaries(tables, measure)]
     rows: list[list[Entry]] = [
         [
@@ -242,8 +252,9 @@ def differences(tables: Tables) -> View:
         for row in found
         if is_compared(row.cell.condition)
     ]
-    header = ["task: metric", "strategy", "model", "data budget", "difference to scratch"]
-    return View("differences", "Differences to scratch by cell", "", header, "llllr", rows)
+    gain = f"difference to {baseline_name(tables)}"
+    header = ["task: metric", "strategy", "model", "data budget", gain]
+    return View("differences", f"{gain.capitalize()} by cell", "", header, "llllr", rows)
 
 
 def pairs(tables: Tables) -> View:
@@ -390,20 +401,21 @@ def _why_empty(tables: Tables, row: Summary) -> str:
 def decision_table(tables: Tables) -> View:
     """Return the best strategy and model by task, data and compute, on headline metrics."""
     found = all_decisions(tables)
+    gain = f"difference to {baseline_name(tables, {row.measure.task for row in found})}"
     rows: list[list[Entry]] = [
         [
             [measure_link(tables, row.measure)],
             EMPTY if row.caps.data_bytes is None else n_bytes(row.caps.data_bytes),
             EMPTY if row.caps.flops is None else power(row.caps.flops),
-            row.best.condition.label,
+            shown(tables, row.best.condition, [row.measure.task]).label,
             row.best.model,
             row.best.budget or EMPTY,
             with_interval(row.interval),
             certainty(row),
             EMPTY if row.to_scratch is None else with_interval(row.to_scratch.interval, signed=True),
             EMPTY if row.to_scratch is None else p_value(row.p_holm),
-            _short_labels(tables, row.tied),
-            _short_labels(tables, row.missing),
+            _short_labels(tables, row.measure, row.tied),
+            _short_labels(tables, row.measure, row.missing),
         ]
         for row in found
     ]
@@ -412,17 +424,19 @@ def decision_table(tables: Tables) -> View:
         "FLOPs than the row allows. Image-text strategies train on the pairs of the same data budget. A "
         "compute level is the FLOPs of the most expensive strategy of a model and budget; levels are at "
         f"least a factor of two apart. Certainty is the share of {N_DRAWS:,} simulated outcomes, given the "
-        "errors of seeds and items, in which the cell is the best. Difference to scratch: to the best cell "
-        "without pretraining, of any model; p: t test, Holm-corrected over the candidates of the row. "
+        "errors of seeds and items, in which the cell is the best. "
+        f"{gain.capitalize()}: to the best cell without pretraining, of any model; p: t test, Holm-corrected "
+        f"over the candidates of the row. {baseline_note(tables)}"
         "Not distinguishable: p > 0.05 against the best cell, uncorrected. The mean of the best of several "
         "cells is biased upward (winner's curse), and so is its certainty. "
         f"{seeds_note(row.interval.n for row in found)}"
     )
     header = ["task: metric", "unique text ≤", "FLOPs ≤", "best", "model", "data budget", "mean", "certainty"]
-    header += ["difference to scratch", "p (Holm)", "not distinguishable", "missing"]
+    header += [gain, "p (Holm)", "not distinguishable", "missing"]
     title = "Best strategy and model by task, data and compute"
     return View("decisions", title, note, header, "lrrlllrrrrll", rows)
 
 
-def _short_labels(tables: Tables, cells: Iterable[Cell]) -> str:
-    return "; ".join(short_label(tables, cell) for cell in cells) or EMPTY
+def _short_labels(tables: Tables, measure: Measure, cells: Iterable[Cell]) -> str:
+    named = (shown_cell(tables, cell, [measure.task]) for cell in cells)
+    return "; ".join(short_label(tables, cell) for cell in named) or EMPTY

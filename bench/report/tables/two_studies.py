@@ -19,6 +19,7 @@ from bench.analysis.format import (
 from bench.analysis.frames import Cell, Measure, Tables
 from bench.analysis.matching import Matched, cells, changes, matches, measures, run_pairs, twins
 from bench.analysis.stats import LEVEL
+from bench.analysis.untrained import shown_cell
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def comparison(left: Side, right: Side, rows: Sequence[Matched]) -> View:
     found: list[list[Entry]] = [
         [
             _label(left, right, row.measure),
-            cell_label(row.cell, " "),
+            cell_label(shown_cell(left.tables, row.cell, [row.measure.task]), " "),
             with_interval(row.left),
             with_interval(row.right),
             "0 (equal)" if row.is_equal else with_interval(row.difference, signed=True),
@@ -61,7 +62,11 @@ def only_in_one(left: Side, right: Side, wanted: Sequence[Measure]) -> View:
     rows: list[list[Entry]] = []
     for side, other in ((left, right), (right, left)):
         rows += [
-            [side.name, cell_label(cell, " "), f"{_runs(side, cell)}; no run in {other.name}"]
+            [
+                side.name,
+                cell_label(shown_cell(side.tables, cell), " "),
+                f"{_runs(side, cell)}; no run in {other.name}",
+            ]
             for cell in side.tables.cells
             if cell not in shared
         ]
@@ -73,7 +78,7 @@ def only_in_one(left: Side, right: Side, wanted: Sequence[Measure]) -> View:
         rows += [
             [
                 side.name,
-                f"{_label(left, right, measure)}, {cell_label(cell, ' ')}",
+                f"{_label(left, right, measure)}, {_name(side, cell, measure)}",
                 f"{other.name}: {_runs(other, cell)}",
             ]
             for measure in wanted
@@ -152,6 +157,10 @@ def _numbers(row: Matched) -> dict[str, Any]:
 
 def _label(left: Side, right: Side, measure: Measure) -> str:
     return measure_label(left.tables if measure in left.tables.measures else right.tables, measure)
+
+
+def _name(side: Side, cell: Cell, measure: Measure) -> str:
+    return cell_label(shown_cell(side.tables, cell, [measure.task]), " ")
 
 
 def _runs(side: Side, cell: Cell) -> str:
