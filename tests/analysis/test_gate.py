@@ -74,6 +74,12 @@ def test_a_failed_audit_closes_the_gate():
     assert gate(audited, PROBE) == Gate(False, "its audit failed: constant: scores 0.9")
 
 
+def test_a_headline_that_circles_win_is_not_informative():
+    score = (Score("generation", "ngram_perplexity", 5.0, 40.0, 9, higher_is_better=False),)
+    made = [make_run("clm", seed, 0.5, scores=score) for seed in range(3)]
+    assert "forward_reverse_perplexity" in gates(tables_of(made))["generation"].reason
+
+
 def test_a_measure_of_risk_has_no_bar():
     score = (Score("canaries", "exposure_exact", 8.0, 1.4, 9, higher_is_better=False),)
     made = [make_run("clm", seed, 0.5, scores=score) for seed in range(3)]
