@@ -258,6 +258,12 @@ def test_several_studies_give_one_answer_that_says_where_they_disagree(
     assert "second" in answers(folder, study="second")[-2]
 
 
+def test_the_levels_name_the_trivial_baseline_where_it_was_recorded(tmp_path: Path):
+    trivial = [make_run("trivial", seed, 0.4, budget=None) for seed in range(3)]
+    found = answers(write_study(tmp_path, [*toy_runs(), *trivial]) / "experiments")
+    assert found[3] == "levels: chance 0.250, trivial baseline 0.400, scratch 0.520"
+
+
 def test_a_task_that_is_not_informative_gives_no_advice(tmp_path: Path):
     runs = arm_runs("scratch", SCRATCH) + arm_runs("clm", (0.24, 0.25, 0.26))
     found = answers(write_study(tmp_path, runs) / "experiments")
