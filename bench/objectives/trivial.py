@@ -1,5 +1,7 @@
 """No network at all: each task is answered by its trivial baseline, as a reference beside all strategies."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from typing_extensions import override
 
 from bench.config.schema import Optim
 from bench.errors import InapplicableError
-from bench.objectives.base import Attention, Core, Modality, Objective, Shapes
+from bench.objectives.base import Attention, Core, Modality, Objective, Shapes, TextNLL
 from bench.objectives.options import TrivialOptions
 
 
@@ -27,6 +29,10 @@ class Trivial(Objective):
     @override
     def states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:
         raise InapplicableError("a trivial baseline has no features")
+
+    @override
+    def text_nll(self, texts: Sequence[str], data_dir: Path) -> TextNLL:
+        raise InapplicableError("a trivial baseline has no likelihood of its own")
 
     @override
     def layer_states(self, tokens: Tensor, attention: Attention = "own") -> Tensor:

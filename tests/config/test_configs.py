@@ -26,8 +26,17 @@ GROUPS = sorted(
 OF_A_RUN = [group for group in GROUPS if group not in ("experiment", "figure")]
 CHOICES = [(group, stem) for group in OF_A_RUN for stem in stems(group)]
 ROOT = CONF.parent
-# Studies whose settings are those of conf/ today; the first ones also have all their tasks measured.
+# Studies whose settings are those of conf/ today; the first ones also have all tasks measured but those whose
+# protocol has changed since.
 DONE = ["aa", "compute_budgets", "quickstart", "scaling", "strategy_comparison"]
+CHANGED = {
+    "library_probe",
+    "qc_probe",
+    "ner_ieer",
+    "ner_ieer_finetune",
+    "docstring_qa_probe",
+    "generation_nucleus",
+}
 FOUND = [*DONE, "strategies", "suite_smoke"]
 TOLERANCE = 0.15  # of a preset's name against its parameters
 
@@ -88,7 +97,7 @@ def require_known_records(study: str, specs: Sequence[RunSpec]) -> None:
     records, _ = read_records(ROOT / "experiments" / study / "records")
     assert {spec.run_id for spec in specs} == {record.run_id for record in records}
     if study in DONE:
-        assert all(spec.is_done() for spec in specs)
+        assert all(spec.pending_tasks().keys() <= CHANGED for spec in specs)
 
 
 @pytest.mark.parametrize("stem", [stem for stem in stems("model") if stem != "hf"])

@@ -137,6 +137,6 @@ def test_captions_that_are_none_are_skipped_or_named(monkeypatch: pytest.MonkeyP
     good = encoded(RED, "PNG")
     items = pairs_of(monkeypatch, [good] * 4, ["", None, " \n", "words"])
     assert [type(item) for item in items] == [Skipped, Skipped, Skipped, Pair]
-    for caption in (3, ["a"], {"a": 1}, b"bytes"):
+    for caption in (3, [3], {"a": 1}, b"bytes"):  # a list of texts gives one pair each
         told = refusal(lambda caption=caption: pairs_of(monkeypatch, [good], [caption]))  # type: ignore[misc]
         assert "corpus.pairs.caption_column" in told

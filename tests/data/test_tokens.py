@@ -174,7 +174,7 @@ def test_the_manifest_tells_content_counts_and_source(toy: TextData) -> None:
     assert manifest["provenance"]["source"] == "toy"
     assert {len(manifest[name]) for name in ("content_sha256", "tokenizer_sha256")} == {64}
     assert sum(counts["documents"] for counts in manifest["splits"].values()) == 200
-    assert shards.corpus_key(ToyText([]))["class"].endswith("ToyText")
+    assert shards.corpus_key(ToyText([]), toy.folder)["class"].endswith("ToyText")
 
 
 def test_a_word_without_end_is_cut_before_a_tokenizer_is_trained_and_others_are_not() -> None:
