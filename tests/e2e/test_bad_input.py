@@ -187,6 +187,7 @@ def test_a_mistake_in_one_run_refuses_the_sweep_before_data_are_prepared(word: s
     assert not Path("prepared").exists()
 
 
+@pytest.mark.product  # half a minute
 def test_what_only_the_data_can_show_fails_the_run_with_its_reason(place: Place):
     words = ["optim.tokens_per_step=20480,1024", "budget.tokens=20480", "budget.unique_bytes=5000"]
     done = place.bench_here(*place.sweep("strategy=mlm", *words, "launcher.workers=1"))

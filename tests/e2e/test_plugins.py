@@ -45,6 +45,7 @@ def write_sentences(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.product  # half a minute
 def test_a_study_of_a_plug_ins_strategy_task_and_figure(place: Place):
     done = place.bench(
         *place.sweep("strategy=reversed_lm,clm", "task=[sentence_order]", "study=mine"),
