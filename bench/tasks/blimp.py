@@ -18,8 +18,8 @@ from bench.tasks.options import BlimpOptions
 class Blimp(MinimalPairs):
     """Prefer the grammatical sentence of each of BLiMP's pairs."""
 
-    Options = BlimpOptions  # type: ignore[assignment]
-    options: BlimpOptions  # type: ignore[assignment]
+    Options = BlimpOptions
+    options: BlimpOptions
     packages = ("datasets",)
 
     @override

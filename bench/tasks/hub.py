@@ -11,9 +11,10 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from bench.data.corpora.base import without_surrogates
 from bench.data.corpora.hf import HfCorpus, HfOptions, Row, label_text
 from bench.errors import ConfigError, DataError
-from bench.tasks.options import HubOptions
+from bench.tasks.options import HubClassificationOptions, HubOptions, SentenceSimilarityOptions
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 UNLABELLED = -1  # as a class number, by the hub's convention
@@ -153,14 +154,24 @@ def label_of(value: Any, names: Sequence[str] | None, column: str, number: int) 
     return names[int(text)]
 
 
-def texts_in(rows: Any, column: str) -> Iterator[tuple[int, str | None]]:
-    """Yield each row's number and its text in a column, None where the row has none."""
+def open_labelled_texts(
+    options: HubClassificationOptions | SentenceSimilarityOptions, split_option: str
+) -> Any:
+    """Return `open_split` after a check that the rows have the text columns and the label column."""
+    rows = open_split(options, split_option)
+    columns = {f"text_columns[{i}]": name for i, name in enumerate(options.text_columns)}
+    require_columns(rows, label_column=options.label_column, **columns)
+    return rows
+
+
+def texts_in(rows: Any, column: str) -> Iterator[str]:
+    """Yield each row's text in a column, "" where the row has none."""
     for number, value in enumerate(rows[column]):
         if value is not None and not isinstance(value, str):
             raise ConfigError(
                 f"column {column!r} holds {type(value).__name__} in row {number}; name a column of texts"
             )
-        yield number, (value.strip() or None) if value else None
+        yield without_surrogates((value or "").strip())
 
 
 def row_texts(row: Row) -> dict[str, str]:

@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
 
 from typing_extensions import override
 
-from bench.data.corpora.base import Split, without_surrogates
+from bench.data.corpora.base import Split
 from bench.errors import ConfigError, DataError
 from bench.tasks.base import Setting
-from bench.tasks.hub import label_names_of, label_of, open_split, require_columns, texts_in
+from bench.tasks.hub import label_names_of, label_of, open_labelled_texts, texts_in
 from bench.tasks.options import HubClassificationOptions
 from bench.tasks.text_classification import Text, TextClassification
 
@@ -18,7 +17,7 @@ class HubClassification(TextClassification):
     """Classify the rows of a data set by one label column.
 
     The test split is one with labels; GLUE's own test labels are not public, so its validation split is used.
-    Rows without a label or a text are left out and counted.
+    Rows without a label or a text are left out.
     """
 
     Options = HubClassificationOptions
@@ -29,7 +28,7 @@ class HubClassification(TextClassification):
     def check(self, key: str) -> None:
         super().check(key)
         for option in ("train_split", "test_split"):
-            self._open(option)
+            open_labelled_texts(self.options, option)
 
     @property
     @override
@@ -40,7 +39,7 @@ class HubClassification(TextClassification):
     def positive_class(self) -> str | None:
         if "f1" not in self.metrics:
             return None
-        rows = self._open("test_split")
+        rows = open_labelled_texts(self.options, "test_split")
         names = label_names_of(rows, self.options.label_column, self.options.label_names)
         if names is None:
             raise ConfigError(
@@ -50,10 +49,10 @@ class HubClassification(TextClassification):
 
     @override
     def examples(self, split: Split, setting: Setting) -> Mapping[str, list[Text]]:
-        rows = self._open(f"{split}_split")
+        rows = open_labelled_texts(self.options, f"{split}_split")
         column = self.options.label_column
         names = label_names_of(rows, column, self.options.label_names)
-        texts = [_column(rows, name) for name in self.options.text_columns]
+        texts = [texts_in(rows, name) for name in self.options.text_columns]
         found: dict[str, list[Text]] = defaultdict(list)
         for number, (value, *parts) in enumerate(zip(rows[column], *texts, strict=True)):
             label = label_of(value, names, column, number)
@@ -65,13 +64,3 @@ class HubClassification(TextClassification):
                 f"{column!r}; choose a split with labels"
             )
         return found
-
-    def _open(self, split_option: str) -> Any:
-        rows = open_split(self.options, split_option)
-        columns = {f"text_columns[{i}]": name for i, name in enumerate(self.options.text_columns)}
-        require_columns(rows, label_column=self.options.label_column, **columns)
-        return rows
-
-
-def _column(rows: Any, name: str) -> list[str]:
-    return [without_surrogates(text or "") for _, text in texts_in(rows, name)]

@@ -25,6 +25,10 @@ class HubQuestions(QuestionAnswering):
     options: HubQuestionsOptions
     packages = ("datasets",)
 
+    def __init__(self, options: HubQuestionsOptions) -> None:
+        super().__init__(options)
+        self._by_split: dict[str, list[Question]] = {}
+
     @override
     def check(self, key: str) -> None:
         super().check(key)
@@ -42,6 +46,13 @@ class HubQuestions(QuestionAnswering):
         return [q for q in found if (split_of(q.group) == "validation") == (split == "validation")]
 
     def _read(self, split_option: str) -> list[Question]:
+        """Return the questions of a split, which is read once: every label budget asks for it again."""
+        split = str(getattr(self.options, split_option))
+        if split not in self._by_split:
+            self._by_split[split] = self._questions(split_option)
+        return self._by_split[split]
+
+    def _questions(self, split_option: str) -> list[Question]:
         place = local_place(self.options)
         if place is not None and place.is_file():  # one file in SQuAD's JSON format
             return list(read_squad(place))

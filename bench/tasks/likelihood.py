@@ -160,9 +160,7 @@ class BitsPerByte(Task):
             nll, found = None, _remote_nll(model, windows, setting)
         if not math.isfinite(found.nll_nats):
             raise FloatingPointError("the likelihood is not finite; the model diverged")
-        value = found.nll_nats / math.log(2) / found.n_bytes
-        chance = math.log2(setting.text.vocab_size) * windows[:, 1:].numel() / n_bytes
-        measured = Measured(f"bits_per_byte_{kind}", value, chance, len(windows), higher_is_better=False)
+        measured = self._measured(found, windows, n_bytes, setting)
         return Outcome([measured], {} if nll is None else {"nats": nll.numpy()})
 
     @override
@@ -174,13 +172,16 @@ class BitsPerByte(Task):
         texts = setting.tokenizer.decode_batch(windows[:, 1:].tolist(), skip_special_tokens=True)
         before = setting.tokenizer.decode_batch(windows[:, :1].tolist(), skip_special_tokens=True)
         nats = text_nats(byte_ngrams(setting), list(zip(before, texts, strict=True)))
-        return self._outcome(float(nats.sum()), windows, setting)
-
-    def _outcome(self, nats: float, windows: Tensor, setting: Setting) -> Outcome:
         n_bytes = _n_bytes(windows[:, 1:], setting.tokenizer)
+        found = TextNLL(float(nats.sum()), n_bytes)
+        return Outcome([self._measured(found, windows, n_bytes, setting)])
+
+    def _measured(self, found: TextNLL, windows: Tensor, n_bytes: int, setting: Setting) -> Measured:
+        """Return bits per byte; chance is over the windows' own tokens and `n_bytes` bytes."""
+        value = found.nll_nats / math.log(2) / found.n_bytes
         chance = math.log2(setting.text.vocab_size) * windows[:, 1:].numel() / n_bytes
-        name, value = f"bits_per_byte_{self.options.kind}", nats / math.log(2) / n_bytes
-        return Outcome([Measured(name, value, chance, len(windows), higher_is_better=False)])
+        name = f"bits_per_byte_{self.options.kind}"
+        return Measured(name, value, chance, len(windows), higher_is_better=False)
 
     def _windows(self, setting: Setting) -> Tensor:
         rows = TextRows(setting.text.test(), setting.sequence_length)

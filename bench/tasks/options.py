@@ -181,18 +181,24 @@ class LikelihoodOptions(KindOptions):
 
 
 @dataclass(frozen=True)
-class HubOptions(TaskOptions):
-    """Which data set is read, and which of its splits; see `bench.tasks.hub`."""
+class LocalOptions(TaskOptions):
+    """The data set's local files, if it has any."""
 
-    name: Text = MISSING  # on the hub
-    config: Text | None = MISSING
-    revision: Text | None = MISSING
-    path: Text | None = MISSING  # a folder with a file per split, instead of the hub
+    path: Text | None = MISSING
 
     @override
     def check_run(self, config: Config) -> None:
         is_there = self.path is None or Path(self.path).expanduser().exists()
-        self.require(is_there, "path", "there is no such folder; correct the path")
+        self.require(is_there, "path", "there is no such file or folder; correct the path")
+
+
+@dataclass(frozen=True)
+class HubOptions(LocalOptions):
+    """Which data set is read; `path` is a folder with a file per split instead; see `bench.tasks.hub`."""
+
+    name: Text = MISSING  # on the hub
+    config: Text | None = MISSING
+    revision: Text | None = MISSING
 
 
 # Text classification
@@ -382,32 +388,21 @@ class DialogueLikelihoodOptions(LikelihoodOptions, DialogueOptions):
 
 
 @dataclass(frozen=True)
-class MinimalPairsOptions(LikelihoodOptions):
-    """The pairs."""
+class MinimalPairsOptions(LocalOptions, LikelihoodOptions):
+    """The pairs.
 
-    # JSONL file in BLiMP's format, or a folder of them; null: made from the text corpus.
-    path: Text | None = MISSING
-    pairs_per_uid: Count = MISSING  # at most, per phenomenon; spread evenly over its pairs
+    `path` is a JSONL file in BLiMP's format or a folder of them; null: they are made from the text corpus.
+    """
 
-    @override
-    def check_run(self, config: Config) -> None:
-        is_there = self.path is None or Path(self.path).expanduser().exists()
-        self.require(is_there, "path", "there is no such file or folder; correct the path")
+    pairs_per_uid: Count = MISSING  # at most, per paradigm; spread evenly over its pairs
 
 
 @dataclass(frozen=True)
-class BlimpOptions(LikelihoodOptions):
-    """Where the pairs lie: a folder of JSONL files, `$BENCH_DATA/blimp`, or the hub."""
+class BlimpOptions(MinimalPairsOptions):
+    """Where BLiMP lies, if `path` is null: in `$BENCH_DATA/blimp`, or on the hub."""
 
     name: Text = MISSING  # on the hub
     revision: Text | None = MISSING
-    path: Text | None = MISSING  # a folder with a JSONL file per paradigm, instead of the hub
-    pairs_per_uid: Count = MISSING  # at most, per paradigm; spread evenly over its pairs
-
-    @override
-    def check_run(self, config: Config) -> None:
-        is_there = self.path is None or Path(self.path).expanduser().exists()
-        self.require(is_there, "path", "there is no such folder; correct the path")
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ As in SentEval and SimCSE (Gao et al. 2021, arXiv:2104.08821, sec. 6): Spearman'
 without any fit. Shapes: N pairs, D features.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,7 +15,7 @@ from bench.errors import DataError
 from bench.objectives.base import Objective
 from bench.tasks.base import Measured, Outcome, Setting, Task
 from bench.tasks.baselines import likeness
-from bench.tasks.hub import open_split, require_columns, texts_in
+from bench.tasks.hub import open_labelled_texts, texts_in
 from bench.tasks.options import SentenceSimilarityOptions
 from bench.tasks.probe import as_attention, encode, text_features
 
@@ -34,7 +32,7 @@ class SentenceSimilarity(Task):
     @override
     def check(self, key: str) -> None:
         super().check(key)
-        self._open()
+        open_labelled_texts(self.options, "split")
 
     @override
     def evaluate(self, model: Objective, setting: Setting) -> Outcome:
@@ -64,8 +62,8 @@ class SentenceSimilarity(Task):
 
     def _pairs(self) -> tuple[list[tuple[str, str]], NDArray[np.float64], dict[str, int]]:
         """Return pairs of texts, their judgements (N,), and the number of rows without either."""
-        rows = self._open()
-        texts = [[text for _, text in texts_in(rows, name)] for name in self.options.text_columns]
+        rows = open_labelled_texts(self.options, "split")
+        texts = [texts_in(rows, name) for name in self.options.text_columns]
         labels = rows[self.options.label_column]
         whole = [
             (left, right, float(label))
@@ -83,12 +81,6 @@ class SentenceSimilarity(Task):
         counts = {"pair without a text or a judgement": skipped} if skipped else {}
         pairs = [(left, right) for left, right, _ in drawn]
         return pairs, np.array([label for *_, label in drawn]), counts
-
-    def _open(self) -> Any:
-        rows = open_split(self.options, "split")
-        columns = {f"text_columns[{i}]": name for i, name in enumerate(self.options.text_columns)}
-        require_columns(rows, label_column=self.options.label_column, **columns)
-        return rows
 
 
 def _outcome(predicted: Tensor, gold: NDArray[np.float64], counts: dict[str, int]) -> Outcome:
